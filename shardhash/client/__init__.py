@@ -1,0 +1,1 @@
+"""Clients of a hash equivalence server."""

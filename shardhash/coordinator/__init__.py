@@ -1,0 +1,1 @@
+"""The coordinator: listeners, sessions, permissions, routing to the workers, and their supervision."""

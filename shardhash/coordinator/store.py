@@ -1,0 +1,100 @@
+"""The Store: what a session asks for hashes, users and settings, whoever keeps them.
+
+Batch-first. The one Store of today is `router.Router` (worker processes); `upstream.ChainedStore` wraps any
+Store. Nothing above this interface may assume worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Key
+from shardhash.wire.messages import Report
+
+Columns: TypeAlias = dict[str, str | None]
+"""An outhash row as clients see it: method, taskhash, outhash, created (ISO 8601, UTC), owner, PN, PV, PR, task,
+outhash_siginfo; joined with its mapping also unihash and gc_mark."""
+
+Where: TypeAlias = dict[str, str]
+"""Conditions, column to value, ANDed; null values are left out before they get here."""
+
+
+class Mapping(NamedTuple):
+    """A mapping as the store holds it; `unihash` is the digest, `gc_mark` is '' when none."""
+
+    unihash: bytes
+    gc_mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class GcStatus:
+    """Mappings with the current mark, without it, and the mark (None when no collection runs)."""
+
+    keep: int
+    remove: int
+    mark: str | None
+
+
+Otherwise: TypeAlias = Callable[[], Awaitable[bytes | None]]
+"""Asked once for the unihash of an outhash that has no local equivalent (an upstream); None: it knows none."""
+
+
+class Store(Protocol):
+    """Raises UnavailableError when a shard does not answer in time, StorageError when the disk refuses."""
+
+    async def lookup(self, method: str, digests: bytes) -> Found:
+        """The unihash of each taskhash; `digests` is n * 32 bytes, answered in order."""
+
+    async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
+        """The same for taskhashes of any form: a unihash digest or None for each."""
+
+    async def exists(self, digests: bytes) -> bytes:
+        """For each unihash (n * 32 bytes) a byte: 1 when some mapping has it, else 0."""
+
+    async def get_row(self, method: str, taskhash: str) -> Columns | None:
+        """The oldest outhash row of a taskhash that has a mapping, joined with it (get with all)."""
+
+    async def get_outhash(self, method: str, outhash: str, with_unihash: bool) -> Columns | None:
+        """The oldest row of an outhash: with its mapping and joined with it, or mapped or not and not joined."""
+
+    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
+        """Store a report (PROTOCOL, "report, exactly"); the unihash in force, once it is durable."""
+
+    async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
+        """Insert a mapping unless there is one; the unihash in force, once it is durable."""
+
+    async def store_row(self, row: Columns) -> None:
+        """Insert a row and its mapping from elsewhere (upstream), each unless it is there. `created` is kept."""
+
+    async def remove(self, where: Where) -> int:
+        """PROTOCOL, "remove, exactly"; rows removed from both tables."""
+
+    async def clean_unused(self, max_age_seconds: int) -> int:
+        """Remove outhash rows older than this whose taskhash has no mapping; how many."""
+
+    async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
+        """For each (mark, where): make the mark current and set it on the mappings that match; how many each."""
+
+    async def gc_status(self) -> GcStatus:
+        """How a collection stands."""
+
+    async def gc_sweep(self, mark: str) -> int:
+        """Delete all mappings without the mark; how many. InvokeError unless it is the current mark."""
+
+    async def usage(self) -> dict[str, int]:
+        """Rows of each table: unihashes_v3, outhashes_v2, users, config."""
+
+    async def get_entry(self, kind: str, name: str) -> Any:
+        """An entry that is no hash (kind "user" or "config"): its JSON value, None when there is none."""
+
+    async def list_entries(self, kind: str) -> dict[str, Any]:
+        """All entries of a kind, by name."""
+
+    async def set_entry(self, kind: str, name: str, value: Any) -> None:
+        """Set an entry, durably; None deletes it."""
+
+    async def snapshot(self) -> None:
+        """Write a snapshot of every shard now; returns when they are verified."""

@@ -1,0 +1,1 @@
+"""One shard: its table, report log, snapshots, and the worker process that serves it."""
