@@ -1,0 +1,85 @@
+"""The layers of the code, read from its imports: a module may import downward only.
+
+errors < wire < shard, client < coordinator, admin < cli. Siblings do not know each other. The wire is pure.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "shardhash"
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "wire": ("errors", "wire"),
+    "shard": ("errors", "wire.hashes", "wire.batch", "shard"),
+    "client": ("errors", "wire", "client"),
+    # Of a shard, the coordinator knows how to ask it and the shape of a record, not how it keeps its files.
+    "coordinator": ("errors", "wire", "client", "shard.protocol", "shard.records", "coordinator"),
+    "admin": ("errors", "wire", "shard", "admin"),
+    "cli": ("errors", "wire", "shard", "client", "coordinator", "admin", "cli"),
+    "__main__": ("cli",),
+    "__init__": (),
+}
+"""For each folder or module of the package, what of the package it may import."""
+
+IMPURE = {"asyncio", "datetime", "os", "random", "select", "signal", "socket", "subprocess", "threading", "time"}
+"""What the pure layer keeps out: I/O, clocks, chance."""
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """The module's name below the package: ``wire.hashes``; a package's ``__init__`` is ``wire.__init__``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of each import, inside functions too; ``from a import b`` gives ``a.b``."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import; name the module in full"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def within(name: str, allowed: str) -> bool:
+    return name == allowed or name.startswith(allowed + ".")
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_point_downward(path: Path) -> None:
+    layer = name_of(path).split(".")[0]
+    assert layer in ALLOWED, f"{path}: this folder has no layer yet; give it one in {__file__}"
+    for line, name in imports_of(path):
+        if name.split(".")[0] != "shardhash" or name == "shardhash.__version__":
+            continue
+        inner = name.removeprefix("shardhash").removeprefix(".")
+        assert any(within(inner, allowed) for allowed in ALLOWED[layer]), f"{path}:{line}: {layer} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "wire").glob("*.py")), ids=name_of)
+def test_the_wire_is_pure(path: Path) -> None:
+    for line, name in imports_of(path):
+        assert name.split(".")[0] not in IMPURE, f"{path}:{line}: the wire imports {name}"
+
+
+def test_third_party_imports_are_declared() -> None:
+    """The product runs on its declared dependencies alone, not on what a test or a benchmark installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {requirement.split(">")[0].strip() for requirement in project["dependencies"]}
+    for path in modules():
+        for line, name in imports_of(path):
+            top = name.split(".")[0]
+            if top not in sys.stdlib_module_names:
+                assert top in declared | {"shardhash"}, f"{path}:{line}: {top} is not a dependency"
