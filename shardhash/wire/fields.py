@@ -1,0 +1,182 @@
+"""Fields of a request: each is read by kind, and refused by name if it is not what is due.
+
+=============  =================================================================================================
+token          text without white space, not empty, at most 1024 characters: method, taskhash, outhash, ...
+name           any text, not empty, at most 1024 characters: a user, a GC mark
+unihash        text of 64 lowercase hex digits, else "Invalid unihash", the reference's words
+text           any text, at most 64 KiB unless said
+flag           true or false; null counts as absent
+seconds        a number, 0 or more; a fraction is rounded up
+where          an object of conditions, column to text; null values and names that are no column are dropped
+=============  =================================================================================================
+
+No text may hold a NUL or half a surrogate pair: neither can be kept as the reference keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from shardhash.errors import InvalidRequestError
+from shardhash.wire.hashes import is_digest_text
+
+MAX_TOKEN = 1024
+"""Most characters of a token or name."""
+MAX_TEXT = 65536
+"""Most characters of a text, unless the field says otherwise."""
+MAX_SECONDS = 10_000_000_000
+"""Three centuries; anything longer is a mistake, and would overflow dates."""
+QUERY_COLUMNS = (
+    "method", "taskhash", "unihash", "gc_mark", "outhash", "owner", "PN", "PV", "PR", "task", "outhash_siginfo",
+)  # fmt: skip
+"""The columns that conditions may name: all text columns of the reference's tables."""
+
+
+def is_token(text: str) -> bool:
+    """Whether the text is one token: not empty, without white space."""
+    return text.split() == [text]
+
+
+def describe(value: object) -> str:
+    """What a JSON value is, for a message: "a number", "null", ..."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+class Fields:
+    """The fields of one request, `arguments` being the JSON value of its command key.
+
+    Each reader raises InvalidRequestError that names the command, the field, what was found and what is due.
+    """
+
+    __slots__ = ("_command", "_values")
+
+    def __init__(self, command: str, arguments: object) -> None:
+        self._command = command
+        if not isinstance(arguments, dict):
+            raise self._error(f"its fields must be an object, not {describe(arguments)}")
+        self._values: Mapping[str, Any] = arguments
+
+    def token(self, name: str) -> str:
+        """A token."""
+        value = self.text(name, MAX_TOKEN)
+        if not is_token(value):
+            raise self._error(f"'{name}' must not hold white space" if value else f"'{name}' must not be empty")
+        return value
+
+    def tokens(self, name: str) -> list[str]:
+        """A list of tokens; about 150 ns each, no Python bytecode runs for each."""
+        value = self._texts(name)
+        joined = "\n".join(value)
+        self._check_text(name, joined)
+        # Splitting gives the list back only if no item is empty or holds white space.
+        if joined.split() != value:
+            raise self._error(f"'{name}' must not hold empty texts or white space")
+        if value and max(map(len, value)) > MAX_TOKEN:
+            raise self._error(f"'{name}' must not hold texts of more than {MAX_TOKEN} characters")
+        return value
+
+    def name(self, name: str) -> str:
+        """A name."""
+        value = self.text(name, MAX_TOKEN)
+        if not value:
+            raise self._error(f"'{name}' must not be empty")
+        return value
+
+    def optional_name(self, name: str) -> str | None:
+        """A name, or None when absent or null."""
+        return None if self._values.get(name) is None else self.name(name)
+
+    def unihash(self, name: str) -> str:
+        """A unihash."""
+        value = self.text(name)
+        if not is_digest_text(value):
+            raise InvalidRequestError("Invalid unihash")
+        return value
+
+    def text(self, name: str, limit: int | None = MAX_TEXT) -> str:
+        """Any text of at most `limit` characters; None: only the message limits it."""
+        try:
+            value = self._values[name]
+        except KeyError:
+            raise self._error(f"'{name}' is missing") from None
+        if not isinstance(value, str):
+            raise self._error(f"'{name}' must be text, not {describe(value)}")
+        if limit is not None and len(value) > limit:
+            raise self._error(f"'{name}' has {len(value)} characters; at most {limit} are taken")
+        self._check_text(name, value)
+        return value
+
+    def optional_text(self, name: str, limit: int | None = MAX_TEXT) -> str | None:
+        """A text, or None when absent or null."""
+        return None if self._values.get(name) is None else self.text(name, limit)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false; `default` when absent or null."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self._error(f"'{name}' must be true or false, not {describe(value)}")
+        return value
+
+    def seconds(self, name: str) -> int:
+        """A duration in whole seconds."""
+        if name not in self._values:
+            raise self._error(f"'{name}' is missing")
+        value = self._values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._error(f"'{name}' must be a number of seconds, not {describe(value)}")
+        if not 0 <= value <= MAX_SECONDS:  # false for NaN too
+            raise self._error(f"'{name}' must be from 0 to {MAX_SECONDS} seconds")
+        return math.ceil(value)
+
+    def permissions(self, name: str) -> tuple[str, ...]:
+        """A list of permissions, in the order given; which ones exist is not checked here."""
+        if name in self._values and not isinstance(self._values[name], list):
+            raise InvalidRequestError(f"Unexpected type for {name}")  # the reference's words
+        return tuple(self.tokens(name))
+
+    def where(self, name: str) -> dict[str, str]:
+        """Conditions, column to text."""
+        if name not in self._values:
+            raise self._error(f"'{name}' is missing")
+        value = self._values[name]
+        if not isinstance(value, dict):
+            raise self._error(f"'{name}' must be an object of conditions, not {describe(value)}")
+        conditions = Fields(f"{self._command}: '{name}'", value)
+        return {column: conditions.text(column) for column in QUERY_COLUMNS if value.get(column) is not None}
+
+    def _texts(self, name: str) -> list[str]:
+        value = self._values.get(name)
+        if not isinstance(value, list):
+            what = f"must be a list of texts, not {describe(value)}" if name in self._values else "is missing"
+            raise self._error(f"'{name}' {what}")
+        if value and set(map(type, value)) != {str}:
+            raise self._error(f"'{name}' must hold nothing but texts")
+        return value
+
+    def _check_text(self, name: str, value: str) -> None:
+        if "\0" in value:
+            raise self._error(f"'{name}' must not hold a NUL")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise self._error(f"'{name}' must not hold half a surrogate pair") from None
+
+    def _error(self, what: str) -> InvalidRequestError:
+        return InvalidRequestError(f"{self._command}: {what}")

@@ -1,0 +1,136 @@
+"""Line framing: how lines and JSON messages travel over the stream transports (PROTOCOL, "Addresses and transports").
+
+A line is UTF-8 ended by ``\\n`` (``\\r\\n`` is taken too). A JSON message of 32 KiB or more is *chunked*: the line
+``{"chunk-stream": null}``, then its text cut into pieces, a line each, then an empty line. WebSocket needs none of
+this: a message is a message.
+
+The sizes of the protocol are in characters, ours in bytes of UTF-8: a piece of at most 32767 bytes has at most
+32767 characters, and fits the 64 KiB that asyncio's StreamReader of a stock client takes for a line, as a piece
+counted in characters need not. For the same reason a line that *arrives* may be four times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shardhash.errors import LimitError
+
+CHUNK_THRESHOLD = 32 * 1024
+"""Bytes from which on a JSON message is chunked."""
+PIECE_SIZE = 32767
+"""Most bytes, and so most characters, of a piece."""
+CHUNK_STREAM = "chunk-stream"
+"""The key of the message that announces pieces."""
+DEFAULT_LINE_LIMIT = 4 * CHUNK_THRESHOLD
+"""Holds any piece of 32767 characters: a character takes at most four bytes."""
+
+_ANNOUNCEMENT = b'{"chunk-stream": null}'
+
+
+class LineSplitter:
+    """Cuts bytes, however they arrive, into lines of at most `limit` bytes (the newline not counted)."""
+
+    __slots__ = ("_limit", "_overrun", "_tail")
+
+    def __init__(self, limit: int = DEFAULT_LINE_LIMIT) -> None:
+        self._limit = limit
+        self._tail = bytearray()
+        self._overrun = False
+
+    @property
+    def overrun(self) -> bool:
+        """Whether a line over the limit has begun to arrive; from then on `feed` only raises."""
+        return self._overrun
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their newlines; about 40 ns a line.
+
+        Lines before one over the limit are still returned, so that bytes give the same lines however they
+        arrive; look at `overrun` then. Raises LimitError when the limit is passed with no line to return.
+        """
+        if self._overrun:
+            raise self._error()
+        may_exceed = len(self._tail) + len(data) > self._limit
+        lines = self._split(data)
+        if may_exceed:
+            lines = self._check(lines)
+        self._tail += lines.pop()
+        if len(self._tail) > self._limit:
+            self._overrun = True
+            self._tail.clear()
+        if not lines:
+            if self._overrun:
+                raise self._error()
+        elif b"\r" in data or lines[0].endswith(b"\r"):
+            # Rare (a person at a terminal), so kept off the path of everybody else. Only the first line can
+            # have its \r from earlier data.
+            return [line.removesuffix(b"\r") for line in lines]
+        return lines
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, the first one with what was kept; then the rest, to be kept."""
+        lines = data.split(b"\n")
+        if self._tail and len(lines) > 1:
+            self._tail += lines[0]
+            lines[0] = bytes(self._tail)
+            self._tail.clear()
+        return lines
+
+    def _check(self, lines: list[bytes]) -> list[bytes]:
+        """The lines before the first one that is over the limit, and an empty rest if there is such a one."""
+        for index, line in enumerate(lines):
+            if len(line) > self._limit:
+                self._overrun = True
+                return [*lines[:index], b""]
+        return lines
+
+    def _error(self) -> LimitError:
+        return LimitError(f"a line is longer than {self._limit} bytes")
+
+
+class ChunkAssembler:
+    """Collects the pieces of one chunked message of at most `limit` bytes."""
+
+    __slots__ = ("_limit", "_pieces", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, line: bytes) -> bytes | None:
+        """Take one line after the announcement: the whole message at the empty line, until then None.
+
+        Raises LimitError as soon as the pieces exceed the limit; the memory is given up then.
+        """
+        if not line:
+            return b"".join(self._pieces)
+        self._size += len(line)
+        if self._size > self._limit:
+            self._pieces.clear()
+            raise LimitError(f"a message is longer than {self._limit} bytes")
+        self._pieces.append(line)
+        return None
+
+
+def encode_line(text: bytes) -> bytes:
+    """A line, for text that has no newline."""
+    return text + b"\n"
+
+
+def encode_json(message: bytes) -> bytes:
+    """A JSON message (UTF-8, no newline) as a line, or chunked if it is long."""
+    if len(message) < CHUNK_THRESHOLD:
+        return message + b"\n"
+    return b"\n".join((_ANNOUNCEMENT, *_pieces(message), b"", b""))
+
+
+def _pieces(message: bytes) -> Iterator[bytes]:
+    """Consecutive pieces of at most PIECE_SIZE bytes, none of which cuts a character in two."""
+    start = 0
+    while start < len(message):
+        end = start + PIECE_SIZE
+        while end < len(message) and message[end] & 0xC0 == 0x80:
+            end -= 1
+        yield message[start:end]
+        start = end

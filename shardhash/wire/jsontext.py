@@ -1,0 +1,47 @@
+"""JSON text to values and back.
+
+orjson does the work. It refuses some text that the reference's parser takes (NaN and the infinities, escaped lone
+surrogates, deep nesting); such text is tried again with the standard library's parser, so that a request is judged
+by the fields that it uses, not by what else stands in it. Both parsers end deep nesting with an error.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+from shardhash.errors import InvalidRequestError
+
+
+def decode(text: bytes | str) -> Any:
+    """The value of a JSON text. Raises InvalidRequestError that says what is wrong with the text."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _decode_as_reference(text)
+
+
+def _decode_as_reference(text: bytes | str) -> Any:
+    try:
+        # Decoded here, because json.loads guesses UTF-16 and UTF-32 from bytes.
+        return json.loads(text if isinstance(text, str) else text.decode())
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"a request must be UTF-8: byte {error.start} is not") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(f"a request must be JSON: {error}") from None
+    except ValueError:  # an integer of thousands of digits
+        raise InvalidRequestError("a request must be JSON: a number is too long") from None
+    except RecursionError:
+        raise InvalidRequestError("a request must be JSON: it is nested too deep") from None
+
+
+def encode_answer(value: object) -> bytes:
+    """The JSON text of an answer, UTF-8 without newline."""
+    return orjson.dumps(value)
+
+
+def encode_refusal(message: str) -> bytes:
+    """The JSON text of an ``invoke-error``, after which a server closes."""
+    return orjson.dumps({"invoke-error": {"message": message}})

@@ -1,0 +1,333 @@
+"""Messages: the requests of the protocol, and the table of commands that ask them (PROTOCOL, "Messages").
+
+A request is a JSON object with one command key; the key's value holds the fields. Each command is one row of
+`COMMANDS`: how its fields are read, which permissions it needs, and how it behaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from shardhash.errors import InvalidRequestError
+from shardhash.wire.fields import MAX_TOKEN, Fields, describe
+
+READ: Final = "@read"
+REPORT: Final = "@report"
+DB_ADMIN: Final = "@db-admin"
+USER_ADMIN: Final = "@user-admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """The unihash of a taskhash; with `all` the oldest outhash row of it that has a mapping."""
+
+    method: str
+    taskhash: str
+    all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GetOuthash:
+    """The oldest row of an outhash. The taskhash only matters to an upstream server."""
+
+    method: str
+    outhash: str
+    taskhash: str
+    with_unihash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A task's output. `unihash` is 64 lowercase hex digits; what is absent is None."""
+
+    method: str
+    taskhash: str
+    outhash: str
+    unihash: str
+    owner: str | None = None
+    PN: str | None = None
+    PV: str | None = None
+    PR: str | None = None
+    task: str | None = None
+    outhash_siginfo: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportEquiv:
+    """A mapping without a row. `unihash` is 64 lowercase hex digits."""
+
+    method: str
+    taskhash: str
+    unihash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Conditions, column to text, ANDed; nulls and names that are no column are left out."""
+
+    where: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUnused:
+    max_age_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class GcMark:
+    """`where` as in Remove."""
+
+    mark: str
+    where: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GcStatus:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GcSweep:
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetStats:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ResetStats:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GetDbUsage:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GetDbQueryColumns:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillWait:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    username: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """`username` is None when the connected user is meant; so in the other requests about users."""
+
+    username: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetUserPerms:
+    username: str
+    permissions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetUser:
+    username: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GetAllUsers:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    username: str
+    permissions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteUser:
+    username: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeUser:
+    username: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetStream:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ExistsStream:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GcMarkStream:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GetBatch:
+    """Native batch, JSON form (see wire/batch.py): taskhashes of any form, answered in order."""
+
+    method: str
+    taskhashes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ExistsBatch:
+    """Native batch, JSON form: a unihash that is not 64 lowercase hex digits does not exist."""
+
+    unihashes: list[str]
+
+
+Request: TypeAlias = (
+    Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
+    | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
+    | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | NewUser | DeleteUser | BecomeUser
+    | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its name on the wire, and how it is treated.
+
+    `parse` turns the JSON value of the command key into the request, or raises InvalidRequestError. `needs` are
+    the permissions; `or_self`: none are needed about oneself (PROTOCOL, "Permissions"). A read-only server does
+    not know commands with `writes`. A command with `stream` opens a stream mode.
+    """
+
+    name: str
+    parse: Callable[[object], Request]
+    needs: frozenset[str]
+    or_self: bool = False
+    writes: bool = False
+    stream: bool = False
+
+
+def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Request] | None:
+    """The command of a decoded message, and its request; None when the command is unknown.
+
+    Names that are no command are ignored beside one that is, as the reference does. Raises InvalidRequestError.
+    """
+    if not isinstance(message, dict):
+        raise InvalidRequestError(f"a request must be an object with one command, not {describe(message)}")
+    known = [name for name in message if name in commands]
+    if len(known) > 1:
+        raise InvalidRequestError(f"a request must have one command, not {' and '.join(known[:2])} together")
+    if not known:
+        return None
+    command = commands[known[0]]
+    return command, command.parse(message[command.name])
+
+
+def _get(fields: Fields) -> Get:
+    return Get(fields.token("method"), fields.token("taskhash"), fields.flag("all", default=False))
+
+
+def _get_outhash(fields: Fields) -> GetOuthash:
+    with_unihash = fields.flag("with_unihash", default=True)
+    return GetOuthash(fields.token("method"), fields.token("outhash"), fields.token("taskhash"), with_unihash)
+
+
+def _report(fields: Fields) -> Report:
+    return Report(
+        method=fields.token("method"),
+        taskhash=fields.token("taskhash"),
+        outhash=fields.token("outhash"),
+        unihash=fields.unihash("unihash"),
+        owner=fields.optional_text("owner"),
+        PN=fields.optional_text("PN"),
+        PV=fields.optional_text("PV"),
+        PR=fields.optional_text("PR"),
+        task=fields.optional_text("task"),
+        outhash_siginfo=fields.optional_text("outhash_siginfo", limit=None),
+    )
+
+
+def _report_equiv(fields: Fields) -> ReportEquiv:
+    return ReportEquiv(fields.token("method"), fields.token("taskhash"), fields.unihash("unihash"))
+
+
+def _gc_mark(fields: Fields) -> GcMark:
+    return GcMark(fields.name("mark"), fields.where("where"))
+
+
+def _set_user_perms(fields: Fields) -> SetUserPerms:
+    return SetUserPerms(fields.name("username"), fields.permissions("permissions"))
+
+
+def _new_user(fields: Fields) -> NewUser:
+    return NewUser(fields.name("username"), fields.permissions("permissions"))
+
+
+def _with_fields(
+    name: str, read: Callable[[Fields], Request], *needs: str, or_self: bool = False, writes: bool = False
+) -> Command:
+    return Command(name, lambda arguments: read(Fields(name, arguments)), frozenset(needs), or_self, writes)
+
+
+def _plain(name: str, request: Request, *needs: str, writes: bool = False, stream: bool = False) -> Command:
+    """A command without fields; whatever its key holds is ignored, as the reference does."""
+    return Command(name, lambda _: request, frozenset(needs), writes=writes, stream=stream)
+
+
+COMMANDS: Mapping[str, Command] = {
+    command.name: command
+    for command in (
+        _plain("ping", Ping()),
+        _with_fields("get", _get, READ),
+        _with_fields("get-outhash", _get_outhash, READ),
+        _plain("get-stream", GetStream(), READ, stream=True),
+        _plain("exists-stream", ExistsStream(), READ, stream=True),
+        _with_fields("get-batch", lambda f: GetBatch(f.token("method"), f.tokens("taskhashes")), READ),
+        _with_fields("exists-batch", lambda f: ExistsBatch(f.tokens("unihashes")), READ),
+        _with_fields("report", _report, READ),
+        _with_fields("report-equiv", _report_equiv, READ, REPORT, writes=True),
+        _with_fields("remove", lambda f: Remove(f.where("where")), DB_ADMIN, writes=True),
+        _with_fields("clean-unused", lambda f: CleanUnused(f.seconds("max_age_seconds")), DB_ADMIN, writes=True),
+        _with_fields("gc-mark", _gc_mark, DB_ADMIN, writes=True),
+        _plain("gc-mark-stream", GcMarkStream(), DB_ADMIN, writes=True, stream=True),
+        _plain("gc-status", GcStatus(), DB_ADMIN, writes=True),
+        _with_fields("gc-sweep", lambda f: GcSweep(f.name("mark")), DB_ADMIN, writes=True),
+        _plain("get-stats", GetStats(), READ),
+        _plain("reset-stats", ResetStats(), DB_ADMIN, writes=True),
+        _plain("get-db-usage", GetDbUsage(), DB_ADMIN),
+        _plain("get-db-query-columns", GetDbQueryColumns(), DB_ADMIN),
+        _plain("backfill-wait", BackfillWait(), READ, writes=True),
+        _with_fields("auth", lambda f: Auth(f.text("username", MAX_TOKEN), f.text("token"))),
+        _with_fields(
+            "refresh-token", lambda f: RefreshToken(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True
+        ),
+        _with_fields("set-user-perms", _set_user_perms, USER_ADMIN, writes=True),
+        _with_fields("get-user", lambda f: GetUser(f.optional_name("username")), USER_ADMIN, or_self=True),
+        _plain("get-all-users", GetAllUsers(), USER_ADMIN),
+        _with_fields("new-user", _new_user, USER_ADMIN, writes=True),
+        _with_fields(
+            "delete-user", lambda f: DeleteUser(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True
+        ),
+        _with_fields("become-user", lambda f: BecomeUser(f.name("username")), USER_ADMIN),
+    )
+}
+"""Every command, by name."""
+
+READ_ONLY_COMMANDS: Mapping[str, Command] = {name: command for name, command in COMMANDS.items() if not command.writes}
+"""The commands that a read-only server knows (PROTOCOL, "Permissions")."""
