@@ -216,7 +216,7 @@ class Command:
     """
 
     name: str
-    parse: Callable[[object], Request]
+    parse: Callable[[object], Request] = field(repr=False)
     needs: frozenset[str]
     or_self: bool = False
     writes: bool = False
