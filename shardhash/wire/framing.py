@@ -27,8 +27,8 @@ DEFAULT_LINE_LIMIT = 4 * CHUNK_THRESHOLD
 _ANNOUNCEMENT = b'{"chunk-stream": null}'
 
 
-class LineSplitter:
-    """Cuts bytes, however they arrive, into lines of at most `limit` bytes (the newline not counted)."""
+class LineBuffer:
+    """Cuts bytes, however they arrive, after whole lines of at most `limit` bytes (newlines not counted)."""
 
     __slots__ = ("_limit", "_overrun", "_tail")
 
@@ -42,50 +42,56 @@ class LineSplitter:
         """Whether a line over the limit has begun to arrive; from then on `feed` only raises."""
         return self._overrun
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their newlines; about 40 ns a line.
+    def feed(self, data: bytes) -> bytes:
+        """The lines that `data` completes, as one text in which each is ended by a newline; else b"".
 
         Lines before one over the limit are still returned, so that bytes give the same lines however they
         arrive; look at `overrun` then. Raises LimitError when the limit is passed with no line to return.
         """
         if self._overrun:
             raise self._error()
-        may_exceed = len(self._tail) + len(data) > self._limit
-        lines = self._split(data)
-        if may_exceed:
-            lines = self._check(lines)
-        self._tail += lines.pop()
-        if len(self._tail) > self._limit:
+        end = data.rfind(b"\n") + 1
+        text = b""
+        if end:
+            text = bytes(self._tail) + data[:end] if self._tail else data[:end]
+            self._tail.clear()
+        self._tail += data[end:]
+        whole = self._measure(text)
+        if whole < len(text) or len(self._tail) > self._limit:
+            text = text[:whole]
             self._overrun = True
             self._tail.clear()
-        if not lines:
-            if self._overrun:
+            if not text:
                 raise self._error()
-        elif b"\r" in data or lines[0].endswith(b"\r"):
-            # Rare (a person at a terminal), so kept off the path of everybody else. Only the first line can
-            # have its \r from earlier data.
-            return [line.removesuffix(b"\r") for line in lines]
-        return lines
+        return text.replace(b"\r\n", b"\n") if b"\r" in text else text
 
-    def _split(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, the first one with what was kept; then the rest, to be kept."""
-        lines = data.split(b"\n")
-        if self._tail and len(lines) > 1:
-            self._tail += lines[0]
-            lines[0] = bytes(self._tail)
-            self._tail.clear()
-        return lines
-
-    def _check(self, lines: list[bytes]) -> list[bytes]:
-        """The lines before the first one that is over the limit, and an empty rest if there is such a one."""
-        for index, line in enumerate(lines):
-            if len(line) > self._limit:
-                self._overrun = True
-                return [*lines[:index], b""]
-        return lines
+    def _measure(self, text: bytes) -> int:
+        """The size of the part of a text of whole lines that is before the first line over the limit."""
+        start = 0
+        while len(text) - start > self._limit + 1:
+            end = text.rfind(b"\n", start, start + self._limit + 1)
+            if end < 0:
+                return start
+            start = end + 1
+        return len(text)
 
     def _error(self) -> LimitError:
         return LimitError(f"a line is longer than {self._limit} bytes")
+
+
+class LineSplitter:
+    """The same as `LineBuffer`, but gives the lines one by one, without their newlines."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, limit: int = DEFAULT_LINE_LIMIT) -> None:
+        self._buffer = LineBuffer(limit)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes; about 40 ns a line. Raises as `LineBuffer.feed` does."""
+        lines = self._buffer.feed(data).split(b"\n")
+        lines.pop()
+        return lines
 
 
 class ChunkAssembler:
