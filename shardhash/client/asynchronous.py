@@ -1,0 +1,394 @@
+"""The client for asyncio: every command by its well-known name, over a connection that is made again when it breaks.
+
+A call that fails because of the network is tried again on a new connection, three times, and asks only for what is
+still unanswered; credentials, the user that the connection acts as, and the stream mode are the same there. Every
+command can be sent twice without harm, but the second new-user or delete-user of the same name is refused.
+
+Calls from several tasks take turns on the one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import compress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import orjson
+
+from shardhash.client.connection import BLOCK, Connection
+from shardhash.client.credentials import find_credentials
+from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests, digests_of
+from shardhash.client.transport import open_transport
+from shardhash.errors import ProtocolError
+from shardhash.wire.address import parse_address
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import is_digest_text
+
+TIMEOUT = 30.0
+"""Seconds without progress after which a connection counts as broken."""
+RETRY_PAUSES = (0.0, 0.05, 0.2)
+"""Seconds before each retry. Short, because a dead server is found dead once for every wave of a build."""
+MARKS_AT_ONCE = 50_000
+"""Rows of one gc_mark_stream exchange: bounds memory, and a round trip for so many costs nothing."""
+
+_T = TypeVar("_T")
+
+
+async def create_async_client(
+    address: str,
+    username: str | None = None,
+    password: str | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    native: bool = True,
+    block: int = BLOCK,
+) -> AsyncClient:
+    """A connected client of the server at ``unix://PATH``, ``HOST:PORT``, ``ws://HOST:PORT[/path]`` or ``wss://...``.
+
+    `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address.
+    `native=False` does without native batches; `block` is the number of hashes in one request of them.
+    Raises ConfigError for a bad address, ConnectionError, and InvokeError for wrong credentials.
+    """
+    client = AsyncClient(address, username, password, timeout=timeout, native=native, block=block)
+    await client.connect()
+    return client
+
+
+class AsyncClient:
+    """A client of one server. Make it with `create_async_client`.
+
+    Every method that asks the server raises ConnectionError when it cannot be reached, InvokeError when it refuses.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        native: bool = True,
+        block: int = BLOCK,
+    ) -> None:
+        self._address = parse_address(address)
+        self._timeout = timeout
+        self._native = native
+        self._block = block
+        self._credentials = find_credentials(address, self._address)
+        if username:
+            self._credentials = (username, password or "")
+        self._become: str | None = None
+        self._connection: Connection | None = None
+        self._closed = False
+        self._lock = asyncio.Lock()
+
+    # -- connecting, retrying, closing ---------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect now, unless connected; otherwise the first call does."""
+
+        async def nothing(connection: Connection) -> None:
+            pass
+
+        await self._attempt(nothing)
+
+    async def close(self) -> None:
+        """Say goodbye. The client is of no more use."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def disconnect(self) -> None:
+        """Close the connection at once, whatever is under way; the next call makes a new one."""
+        self._lock = asyncio.Lock()  # whoever holds the old one has lost the connection
+        await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _attempt(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """The outcome of `work` on a connection; on another one if it breaks, up to the number of retries."""
+        async with self._lock:
+            for pause in RETRY_PAUSES:
+                try:
+                    return await self._attempt_once(work)
+                except (OSError, ProtocolError):
+                    await asyncio.sleep(pause)
+            try:
+                return await self._attempt_once(work)
+            except (OSError, ProtocolError) as error:
+                raise ConnectionError(f"{self._address}: {self._describe(error)}") from error
+
+    async def _attempt_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        try:
+            if self._connection is None:
+                self._connection = await self._open()
+            return await work(self._connection)
+        except BaseException:
+            # Answers to what was sent may be under way still; a new connection knows nothing of them.
+            await self._drop()
+            raise
+
+    async def _open(self) -> Connection:
+        transport = await open_transport(self._address, self._timeout)
+        try:
+            connection = await Connection.open(transport, native=self._native, block=self._block)
+            if self._credentials is not None:
+                username, token = self._credentials
+                await connection.invoke({"auth": {"username": username, "token": token}})
+            if self._become is not None:
+                await connection.invoke({"become-user": {"username": self._become}})
+        except BaseException:
+            await transport.abort()
+            raise
+        return connection
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout:g} s"
+        return str(error) or type(error).__name__
+
+    async def _invoke(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
+        return await self._attempt(lambda connection: connection.invoke({command: arguments}))
+
+    async def _object_or_none(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        answer = await self._invoke(command, arguments)
+        if answer is None or isinstance(answer, dict):
+            return answer
+        raise self._malformed(command)
+
+    async def _object(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+        answer = await self._object_or_none(command, arguments)
+        if answer is None:
+            raise self._malformed(command)
+        return answer
+
+    async def _field(self, command: str, arguments: Mapping[str, Any] | None, name: str, kind: type[_T]) -> _T:
+        field = (await self._object(command, arguments)).get(name)
+        if not isinstance(field, kind):
+            raise self._malformed(command)
+        return field
+
+    def _malformed(self, command: str) -> ConnectionError:
+        return ConnectionError(f"{self._address}: the answer to {command} is not what the protocol says")
+
+    async def _ask(self, questions: Sequence[Question]) -> None:
+        async def ask(connection: Connection) -> None:
+            for question in questions:
+                await connection.ask(question)
+
+        if questions:
+            await self._attempt(ask)
+
+    # -- lookups -------------------------------------------------------------------------------------------------------
+
+    async def get_unihash(self, method: str, taskhash: str) -> str | None:
+        """The unihash of a taskhash, None if unknown."""
+        return (await self.get_unihash_batch([(method, taskhash)]))[0]
+
+    async def get_unihash_batch(self, args: Iterable[tuple[str, str]]) -> list[str | None]:
+        """The unihash of each (method, taskhash), in order; None where unknown. Many thousands are welcome."""
+        lookup = Lookup(args)
+        await self._ask(lookup.questions)
+        return lookup.unihashes()
+
+    async def get_unihashes(self, method: str, digests: bytes) -> Found:
+        """The unihash of each taskhash of a method, for callers that hold digests: the fastest form.
+
+        `digests` holds 32 bytes for each; so does the answer (wire/batch.py). Nothing is turned into text.
+        """
+        question = UnihashesOfDigests(method, digests)
+        await self._ask([question])
+        return question.found() if question.size else Found(b"", None)
+
+    async def get_taskhash(self, method: str, taskhash: str, all_properties: bool = False) -> dict[str, Any] | None:
+        """``{taskhash, method, unihash}`` of a taskhash, or None; with `all_properties` its oldest outhash row too."""
+        arguments = {"method": method, "taskhash": taskhash, "all": all_properties}
+        return await self._object_or_none("get", arguments)
+
+    async def get_outhash(
+        self, method: str, outhash: str, taskhash: str, with_unihash: bool = True
+    ) -> dict[str, Any] | None:
+        """The oldest row of an outhash that has a unihash, or None; any oldest row if not `with_unihash`."""
+        arguments = {"method": method, "outhash": outhash, "taskhash": taskhash, "with_unihash": with_unihash}
+        return await self._object_or_none("get-outhash", arguments)
+
+    async def unihash_exists(self, unihash: str) -> bool:
+        """Whether the unihash is that of some mapping."""
+        return (await self.unihash_exists_batch([unihash]))[0]
+
+    async def unihash_exists_batch(self, unihashes: Iterable[str]) -> list[bool]:
+        """Whether each unihash is that of some mapping, in order."""
+        texts = list(unihashes)
+        if (digests := digests_of(texts)) is None:
+            # What is not 64 hex digits is nobody's unihash (PROTOCOL, Terms) and need not be asked.
+            well_formed = list(map(is_digest_text, texts))
+            answers = iter(await self.unihash_exists_batch(compress(texts, well_formed)))
+            return [good and next(answers) for good in well_formed]
+        question = ExistenceOfDigests(digests)
+        await self._ask([question])
+        return list(map(bool, question.status()))
+
+    # -- reports -------------------------------------------------------------------------------------------------------
+
+    async def report_unihash(
+        self, taskhash: str, method: str, outhash: str, unihash: str, extra: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Report what a task produced; ``{taskhash, method, unihash}`` with the unihash that is now in force.
+
+        `extra` may hold owner, PN, PV, PR, task and outhash_siginfo.
+        """
+        row = {"taskhash": taskhash, "method": method, "outhash": outhash, "unihash": unihash}
+        return await self._object("report", {**(extra or {}), **row})
+
+    async def report_unihash_equiv(
+        self, taskhash: str, method: str, unihash: str, extra: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Give a taskhash a unihash unless it has one; ``{taskhash, method, unihash}`` in force."""
+        row = {"taskhash": taskhash, "method": method, "unihash": unihash}
+        return await self._object("report-equiv", {**(extra or {}), **row})
+
+    # -- the server and its data ---------------------------------------------------------------------------------------
+
+    async def ping(self) -> dict[str, Any]:
+        """``{"alive": True}``."""
+        return await self._object("ping", {})
+
+    async def get_stats(self) -> dict[str, Any]:
+        """``{"requests": {num, total_time, max_time, average, stdev}}``."""
+        return await self._object("get-stats", None)
+
+    async def reset_stats(self) -> dict[str, Any]:
+        """The same figures, as they were before they are set to zero."""
+        return await self._object("reset-stats", None)
+
+    async def get_db_usage(self) -> dict[str, Any]:
+        """``{table: {"rows": n}}``."""
+        return await self._field("get-db-usage", {}, "usage", dict)
+
+    async def get_db_query_columns(self) -> list[str]:
+        """The columns that `remove` takes."""
+        return await self._field("get-db-query-columns", {}, "columns", list)
+
+    async def backfill_wait(self) -> int:
+        """Wait until the upstream's answers are stored; how many were queued."""
+        return await self._field("backfill-wait", None, "tasks", int)
+
+    async def remove(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Remove what matches all columns given, from each table that has such columns; ``{"count": n}``."""
+        return await self._object("remove", {"where": dict(where)})
+
+    async def clean_unused(self, max_age: int) -> dict[str, Any]:
+        """Remove outhash rows without a unihash that are older than `max_age` seconds; ``{"count": n}``."""
+        return await self._object("clean-unused", {"max_age_seconds": max_age})
+
+    # -- garbage collection --------------------------------------------------------------------------------------------
+
+    async def gc_mark(self, mark: str, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Mark the mappings that match, to be kept by the sweep; ``{"count": n}``."""
+        return await self._object("gc-mark", {"mark": mark, "where": dict(where)})
+
+    async def gc_mark_stream(self, mark: str, rows: Iterable[str | Mapping[str, Any]]) -> dict[str, Any]:
+        """Mark for each row, which is a condition or its text ``COLUMN VALUE [COLUMN VALUE ...]``; ``{"count": n}``.
+
+        Rows may be millions: they are taken from the iterable as they are sent.
+        """
+        count = 0
+        lines: list[str] = []
+        for row in rows:
+            lines.append(_mark_line(mark, row))
+            if len(lines) == MARKS_AT_ONCE:
+                count += await self._mark(lines)
+                lines = []
+        if lines:
+            count += await self._mark(lines)
+        return {"count": count}
+
+    async def _mark(self, lines: list[str]) -> int:
+        answers: list[bytes] = []
+        await self._attempt(lambda connection: connection.stream("gc-mark-stream", lines[len(answers) :], answers))
+        try:
+            return sum(int(item["count"]) for item in orjson.loads(b"[" + b",".join(answers) + b"]"))
+        except (ValueError, TypeError, KeyError):
+            raise self._malformed("gc-mark-stream") from None
+
+    async def gc_status(self) -> dict[str, Any]:
+        """``{keep, remove, mark}``: mappings with the current mark, and without it."""
+        return await self._object("gc-status", {})
+
+    async def gc_sweep(self, mark: str) -> dict[str, Any]:
+        """Remove all mappings without the mark, which must be the current one; ``{"count": n}``."""
+        return await self._object("gc-sweep", {"mark": mark})
+
+    # -- users ---------------------------------------------------------------------------------------------------------
+
+    async def auth(self, username: str, token: str) -> dict[str, Any]:
+        """Log in; also on later connections. ``{"result": True, username, permissions}``."""
+        answer = await self._object("auth", {"username": username, "token": token})
+        self._credentials = (username, token)
+        self._become = None
+        return answer
+
+    async def refresh_token(self, username: str | None = None) -> dict[str, Any]:
+        """Replace a user's token, one's own without a name; ``{username, token}``. The old one stops working."""
+        answer = await self._object("refresh-token", _named(username))
+        if self._credentials is not None and self._credentials[0] == answer["username"]:
+            self._credentials = (answer["username"], answer["token"])
+        return answer
+
+    async def set_user_perms(self, username: str, permissions: Sequence[str]) -> dict[str, Any]:
+        """Give a user just these permissions; ``{username, permissions}``."""
+        arguments = {"username": username, "permissions": list(permissions)}
+        return await self._object("set-user-perms", arguments)
+
+    async def get_user(self, username: str | None = None) -> dict[str, Any] | None:
+        """``{username, permissions}`` of a user, oneself without a name; None if there is none."""
+        return await self._object_or_none("get-user", _named(username))
+
+    async def get_all_users(self) -> list[dict[str, Any]]:
+        """``{username, permissions}`` of each user."""
+        return await self._field("get-all-users", {}, "users", list)
+
+    async def new_user(self, username: str, permissions: Sequence[str]) -> dict[str, Any]:
+        """Create a user; ``{username, permissions, token}``."""
+        arguments = {"username": username, "permissions": list(permissions)}
+        return await self._object("new-user", arguments)
+
+    async def delete_user(self, username: str) -> dict[str, Any]:
+        """Delete a user; ``{username}``."""
+        return await self._object("delete-user", {"username": username})
+
+    async def become_user(self, username: str) -> dict[str, Any]:
+        """Act as another user from now on, on later connections too; ``{username, permissions}``."""
+        answer = await self._object("become-user", {"username": username})
+        self._become = username
+        return answer
+
+
+def _named(username: str | None) -> dict[str, str]:
+    return {} if username is None else {"username": username}
+
+
+def _mark_line(mark: str, row: str | Mapping[str, Any]) -> str:
+    """The stream line of a row; about 1 us. Raises ValueError for a text that is not pairs of words."""
+    if isinstance(row, str):
+        words = row.split()
+        if len(words) % 2:
+            raise ValueError(f"{row!r} is not pairs of COLUMN VALUE")
+        row = dict(zip(words[::2], words[1::2], strict=True))
+    return orjson.dumps({"mark": mark, "where": dict(row)}).decode()

@@ -1,0 +1,183 @@
+"""The blocking twin of the client, for programs without an event loop: the same methods, with the same types.
+
+A `Client` runs an `AsyncClient` on an event loop of its own, in the thread that calls, so no thread is left behind
+and nothing happens between calls. Calls from several threads take turns. It cannot be used in a thread whose event
+loop is running (RuntimeError); use the AsyncClient there.
+
+Forks: a child may go on using the client. It gets a new connection of its own at its first call, and leaves the
+parent's alone, whose socket it would otherwise share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import select
+import selectors
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from shardhash.client.asynchronous import TIMEOUT, AsyncClient
+from shardhash.client.connection import BLOCK
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def create_client(
+    address: str,
+    username: str | None = None,
+    password: str | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    native: bool = True,
+    block: int = BLOCK,
+) -> Client:
+    """A connected client; see `create_async_client`, which takes the same and raises the same."""
+    client = Client(AsyncClient(address, username, password, timeout=timeout, native=native, block=block))
+    try:
+        client.connect()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate[Client, _P], _R]:
+    """The blocking form of a method, with its name, types and docstring."""
+
+    @functools.wraps(method)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self._run(method, *args, **kwargs)
+
+    return call
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class Client:
+    """A client of one server. Make it with `create_client`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._closed = False
+        self._forked = False
+        self._start()
+        _clients.add(self)
+
+    def _start(self) -> None:
+        self._forked = False
+        self._selector = selectors.DefaultSelector()
+        self._runner = asyncio.Runner(loop_factory=functools.partial(asyncio.SelectorEventLoop, self._selector))
+
+    def _run(
+        self,
+        method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _R]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _R:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            if _loop_is_running():
+                raise RuntimeError("an event loop is running in this thread; await the methods of an AsyncClient there")
+            if self._forked:
+                self._leave_to_parent()
+            return self._runner.run(method(self._client, *args, **kwargs))
+
+    def after_fork(self) -> None:
+        """Called in a child by itself: from now on what is done to the inherited event loop stays in the child.
+
+        The two share one epoll instance, so that a socket closed here would go unwatched there. A new instance takes
+        the place of its descriptor. The lock is new too: the thread that held it is not in this process.
+        """
+        self._forked = True
+        self._lock = threading.Lock()
+        with select.epoll() as fresh:
+            os.dup2(fresh.fileno(), self._selector.fileno(), inheritable=False)
+
+    def _leave_to_parent(self) -> None:
+        """In a child: close this process's side of the connection, without a word to the server, and start anew."""
+        try:
+            self._runner.run(self._client.disconnect())
+            # Not Runner.close, which would wait for the threads of the parent.
+            self._runner.get_loop().close()
+        except RuntimeError:
+            pass  # another thread of the parent was in a call; its loop is left as it is
+        self._start()
+
+    connect = _blocking(AsyncClient.connect)
+
+    get_unihash = _blocking(AsyncClient.get_unihash)
+    get_unihash_batch = _blocking(AsyncClient.get_unihash_batch)
+    get_unihashes = _blocking(AsyncClient.get_unihashes)
+    get_taskhash = _blocking(AsyncClient.get_taskhash)
+    get_outhash = _blocking(AsyncClient.get_outhash)
+    unihash_exists = _blocking(AsyncClient.unihash_exists)
+    unihash_exists_batch = _blocking(AsyncClient.unihash_exists_batch)
+
+    report_unihash = _blocking(AsyncClient.report_unihash)
+    report_unihash_equiv = _blocking(AsyncClient.report_unihash_equiv)
+
+    ping = _blocking(AsyncClient.ping)
+    get_stats = _blocking(AsyncClient.get_stats)
+    reset_stats = _blocking(AsyncClient.reset_stats)
+    get_db_usage = _blocking(AsyncClient.get_db_usage)
+    get_db_query_columns = _blocking(AsyncClient.get_db_query_columns)
+    backfill_wait = _blocking(AsyncClient.backfill_wait)
+    remove = _blocking(AsyncClient.remove)
+    clean_unused = _blocking(AsyncClient.clean_unused)
+
+    gc_mark = _blocking(AsyncClient.gc_mark)
+    gc_mark_stream = _blocking(AsyncClient.gc_mark_stream)
+    gc_status = _blocking(AsyncClient.gc_status)
+    gc_sweep = _blocking(AsyncClient.gc_sweep)
+
+    auth = _blocking(AsyncClient.auth)
+    refresh_token = _blocking(AsyncClient.refresh_token)
+    set_user_perms = _blocking(AsyncClient.set_user_perms)
+    get_user = _blocking(AsyncClient.get_user)
+    get_all_users = _blocking(AsyncClient.get_all_users)
+    new_user = _blocking(AsyncClient.new_user)
+    delete_user = _blocking(AsyncClient.delete_user)
+    become_user = _blocking(AsyncClient.become_user)
+
+    def close(self) -> None:
+        """Say goodbye and give up the event loop. The client is of no more use; closing twice is harmless."""
+        if not self._closed:
+            self._run(AsyncClient.close)
+            self._closed = True
+            self._runner.close()
+            self._selector.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in _clients:
+        client.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,217 @@
+"""One connection to a server, from the handshake to its end: commands, stream modes, batches. No retries.
+
+::
+
+    handshake --> command mode <--> stream mode of one command
+                       |                  |
+                       +----> useless <---+
+
+Methods enter the mode that they need by themselves, and stay in it: a build that only looks up stays in get-stream.
+After any exception, cancellation included, the connection is useless (answers to what was sent may still arrive): the
+owner aborts it. Exceptions are InvokeError for what the server refused (it closes then), OSError for what the
+network did, ProtocolError for what the server must not send.
+
+Native batches (wire/batch.py) are asked for by ``needs-headers: true``; older servers have no headers to answer with,
+just the empty line, and get streams instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+
+from shardhash.client.questions import DigestQuestion, Question
+from shardhash.client.transport import Transport
+from shardhash.errors import InvokeError, ProtocolError
+from shardhash.wire.batch import HEAD_SIZE, OFFER
+from shardhash.wire.hashes import DIGEST_SIZE
+
+GREETING = "OEHASHEQUIV 1.1"
+HEADER_LIMIT = 64
+"""Most header lines that a server may send."""
+BLOCK = 16384
+"""Hashes in one request of a native batch: half a MiB of digests."""
+LINE_BLOCK = 1000
+"""Stream lines in one write; so many go out without waiting for answers, which fit into the socket's buffer."""
+_Work: TypeAlias = Coroutine[Any, Any, None]
+_REFUSAL = b'{"invoke-error"'
+
+
+class Connection:
+    """A connection that has said hello. `block` is the number of hashes in one native request."""
+
+    def __init__(self, transport: Transport, block: int = BLOCK) -> None:
+        self._transport = transport
+        self._block = block
+        self._mode: str | None = None
+        self.offers: dict[str, str] = {}
+        """The server's headers, tags in lower case."""
+
+    @classmethod
+    async def open(cls, transport: Transport, *, native: bool, block: int = BLOCK) -> Connection:
+        """Shake hands. With `native`, ask what the server offers: one round trip."""
+        connection = cls(transport, block)
+        await transport.send_lines([GREETING, f"needs-headers: {'true' if native else 'false'}", ""])
+        if native:
+            await connection._receive_headers()
+        return connection
+
+    async def _receive_headers(self) -> None:
+        for _ in range(HEADER_LIMIT + 1):
+            line = await self._receive_line()
+            if not line:
+                return
+            tag, colon, value = line.partition(":")
+            if not colon:
+                raise ProtocolError(f"the server sent {line!r} where a header line is due")
+            self.offers[tag.strip().lower()] = value.strip()
+        raise ProtocolError(f"the server sent more than {HEADER_LIMIT} header lines")
+
+    @property
+    def native(self) -> bool:
+        """Whether the server offers native batches."""
+        name, version = OFFER
+        return self.offers.get(name) == version
+
+    async def invoke(self, request: object) -> Any:
+        """The answer to one command, such as ``{"ping": {}}``."""
+        await self._enter(None)
+        await self._transport.send_message(orjson.dumps(request))
+        return await self._receive_answer()
+
+    async def stream(self, command: str, lines: Sequence[str], answers: list[bytes]) -> None:
+        """Send lines in a command's stream mode, and append an answer for each to `answers`.
+
+        When it fails, `answers` holds what had arrived. Many lines go out in blocks while answers come in.
+        """
+        await self._enter(command)
+        try:
+            receiving = self._transport.receive_lines(answers, len(answers) + len(lines))
+            if len(lines) <= LINE_BLOCK:
+                await _in_turn(self._transport.send_lines(lines), receiving)
+            else:
+                await _side_by_side(self._send_blocks(lines), receiving)
+        finally:
+            # A refusal takes the place of an answer, and the server hangs up behind it.
+            if answers and answers[-1].startswith(_REFUSAL):
+                _unwrap(answers.pop())
+
+    async def _send_blocks(self, lines: Sequence[str]) -> None:
+        for start in range(0, len(lines), LINE_BLOCK):
+            await self._transport.send_lines(lines[start : start + LINE_BLOCK])
+
+    async def ask(self, question: Question) -> None:
+        """Complete a question, in the best form that the server takes. What came before a failure is kept in it."""
+        if question.complete:
+            return
+        if not self.native:
+            await self._ask_stream(question)
+            return
+        await self._enter(None)
+        if isinstance(question, DigestQuestion) and self._transport.binary:
+            await self._ask(self._send_frames(question), self._receive_frames(question), question)
+        else:
+            await self._ask(self._send_messages(question), self._receive_answers(question), question)
+
+    async def _ask_stream(self, question: Question) -> None:
+        answers: list[bytes] = []
+        try:
+            await self.stream(question.stream, question.lines(), answers)
+        finally:
+            question.take_lines(answers)
+
+    async def _ask(self, sending: _Work, receiving: _Work, question: Question) -> None:
+        """Send requests and receive their answers, at once if there are several."""
+        one = question.size - question.done <= self._block
+        await (_in_turn if one else _side_by_side)(sending, receiving)
+
+    async def _send_frames(self, question: DigestQuestion) -> None:
+        for frame in question.frames(self._block):
+            await self._transport.send_frame(frame)
+
+    async def _receive_frames(self, question: DigestQuestion) -> None:
+        for count in question.block_sizes(self._block):
+            frame = await self._transport.receive_frame(HEAD_SIZE + count * (DIGEST_SIZE + 1))
+            if frame.startswith(b"{"):  # a batch answer starts with its version
+                _unwrap(frame)
+            question.take_frame(frame, count)
+
+    async def _send_messages(self, question: Question) -> None:
+        for message in question.messages(self._block):
+            await self._transport.send_message(message)
+
+    async def _receive_answers(self, question: Question) -> None:
+        for count in question.block_sizes(self._block):
+            question.take_answer(await self._receive_answer(), count)
+
+    async def _enter(self, mode: str | None) -> None:
+        """Enter the stream mode of a command, or (None) command mode.
+
+        The answer is awaited before lines follow: a server that refuses the mode closes, and lines under way to it
+        would make its kernel throw the refusal away.
+        """
+        if self._mode == mode:
+            return
+        if self._mode is not None:
+            await self._transport.send_lines(["END"])
+            if (line := await self._receive_line()) != "ok":
+                raise ProtocolError(f"the server answered END by {line!r}; 'ok' is due")
+            self._mode = None
+        if mode is not None:
+            await self._transport.send_message(orjson.dumps({mode: None}))
+            if (answer := await self._receive_answer()) != "ok":
+                raise ProtocolError(f"the server answered {mode} by {answer!r}; 'ok' is due")
+            self._mode = mode
+
+    async def _receive_line(self) -> str:
+        lines: list[bytes] = []
+        await self._transport.receive_lines(lines, 1)
+        try:
+            return lines[0].decode()
+        except UnicodeDecodeError:
+            raise ProtocolError("the server sent a line that is not UTF-8") from None
+
+    async def _receive_answer(self) -> Any:
+        return _unwrap(await self._transport.receive_message())
+
+    async def close(self) -> None:
+        """Leave in good order. Not after a failure."""
+        await self._transport.close()
+
+    async def abort(self) -> None:
+        """Close at once."""
+        await self._transport.abort()
+
+
+def _unwrap(message: bytes) -> Any:
+    """The value of an answer. Raises InvokeError if it is a refusal, ProtocolError if it is not JSON."""
+    try:
+        answer = orjson.loads(message)
+    except orjson.JSONDecodeError as error:
+        raise ProtocolError(f"the server sent a message that is not JSON: {error}") from None
+    if isinstance(answer, dict) and isinstance(refusal := answer.get("invoke-error"), dict):
+        raise InvokeError(str(refusal.get("message", "refused without a reason")))
+    return answer
+
+
+async def _in_turn(sending: _Work, receiving: _Work) -> None:
+    try:
+        await sending
+        await receiving
+    finally:
+        receiving.close()
+
+
+async def _side_by_side(sending: _Work, receiving: _Work) -> None:
+    """Send and receive at once: one after the other, two full socket buffers would wait for each other for ever."""
+    sender = asyncio.ensure_future(sending)
+    try:
+        # When sending fails so does the connection, and the receiver learns it, after any refusal that came before.
+        await receiving
+        await sender
+    finally:
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)

@@ -1,0 +1,48 @@
+"""Credentials from .netrc: the token of a user for a server.
+
+An entry's machine is the whole address, as people write it in BB_HASHSERVE, or its HOST:PORT, or just the host::
+
+    machine ws://hash.example.com:8686/ws  login builder  password TOKEN
+    machine hash.example.com               login builder  password TOKEN
+
+The most specific entry wins. A ``default`` entry is not used: it would hand a password to any server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+
+from shardhash.wire.address import Address
+
+_log = logging.getLogger(__name__)
+
+
+def find_credentials(text: str, address: Address) -> tuple[str, str] | None:
+    """The user name and token for a server, whose address was given as `text`; None without an entry.
+
+    Reads the file named by NETRC, else ~/.netrc. One that cannot be read is warned of and passed over.
+    """
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        entries = netrc(path).hosts
+    except FileNotFoundError:
+        return None
+    except (OSError, NetrcParseError, UnicodeDecodeError) as error:
+        _log.warning("credentials are not read from %s: %s", path, error)
+        return None
+    for machine in _machines(text, address):
+        if machine in entries:
+            login, _, password = entries[machine]
+            return (login, password) if login and password else None
+    return None
+
+
+def _machines(text: str, address: Address) -> list[str]:
+    """The names that an entry for an address may have, the most specific first."""
+    machines = [text, str(address)]
+    if address.host:
+        machines += [f"{address.host}:{address.port}", address.host]
+    return machines

@@ -1,0 +1,190 @@
+"""How lines, JSON messages and binary frames travel to a server: one interface, an implementation a kind of socket.
+
+A `Transport` keeps no protocol state. It raises OSError (ConnectionError, TimeoutError) when the connection fails and
+ProtocolError when what arrives cannot be framed; after either, and after a cancelled call, it is of no more use.
+Each wait has a limit of `timeout` seconds without progress, more for what is large (`SLOWEST`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from shardhash.errors import ProtocolError
+from shardhash.wire.address import Address
+from shardhash.wire.framing import CHUNK_STREAM, ChunkAssembler, LineSplitter, encode_json
+
+MESSAGE_LIMIT = 64 * 1024 * 1024
+"""Most bytes of a message that a server may send."""
+SLOWEST = 16 * 1024
+"""Bytes a second; a link that is slower than this may run into the time limit."""
+READ_SIZE = 256 * 1024
+"""Bytes taken from a socket at once."""
+
+# Keep-alive probes as the server has them, so that a dead peer or a forgetful NAT is noticed while nothing is asked.
+_KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+
+class Transport(ABC):
+    """One connection, as messages in order. Lines and messages are UTF-8 without a newline."""
+
+    binary = False
+    """Whether binary frames can be sent."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+
+    def patience(self, size: int) -> float:
+        """Seconds that `size` bytes may take."""
+        return self._timeout + size / SLOWEST
+
+    @abstractmethod
+    async def send_lines(self, lines: Sequence[str]) -> None:
+        """Send each line."""
+
+    @abstractmethod
+    async def send_message(self, message: bytes) -> None:
+        """Send a JSON message."""
+
+    async def send_frame(self, frame: bytes) -> None:
+        """Send a binary frame, where `binary` says that it can be sent."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def receive_lines(self, into: list[bytes], total: int) -> None:
+        """Append lines to `into` until it holds `total`; what has arrived before a failure is in it too."""
+
+    @abstractmethod
+    async def receive_message(self) -> bytes:
+        """The next JSON message."""
+
+    async def receive_frame(self, size: int) -> bytes:
+        """The next message, which is about `size` bytes long: a binary frame, or (a refusal) the bytes of a text."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Say goodbye, then close."""
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Close at once, whatever is under way."""
+
+
+class LineTransport(Transport):
+    """Lines over a stream socket: ``HOST:PORT`` and ``unix://PATH``."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float) -> None:
+        super().__init__(timeout)
+        self._reader = reader
+        self._writer = writer
+        self._splitter = LineSplitter(MESSAGE_LIMIT)
+        self._lines: list[bytes] = []
+
+    async def send_lines(self, lines: Sequence[str]) -> None:
+        await self._send(("\n".join(lines) + "\n").encode())
+
+    async def send_message(self, message: bytes) -> None:
+        await self._send(encode_json(message))
+
+    async def _send(self, data: bytes) -> None:
+        self._writer.write(data)
+        async with asyncio.timeout(self.patience(len(data))):
+            await self._writer.drain()
+
+    async def receive_lines(self, into: list[bytes], total: int) -> None:
+        while (due := total - len(into)) > 0:
+            if not self._lines:
+                await self._read()
+            into += self._lines[:due]
+            del self._lines[:due]
+
+    async def receive_message(self) -> bytes:
+        line = await self._next_line()
+        if not _announces_chunks(line):
+            return line
+        assembler = ChunkAssembler(MESSAGE_LIMIT)
+        while (message := assembler.feed(await self._next_line())) is None:
+            pass
+        return message
+
+    async def _next_line(self) -> bytes:
+        while not self._lines:
+            await self._read()
+        return self._lines.pop(0)
+
+    async def _read(self) -> None:
+        """Wait for more bytes; they may complete no line yet."""
+        async with asyncio.timeout(self._timeout):
+            data = await self._reader.read(READ_SIZE)
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        self._lines += self._splitter.feed(data)
+
+    async def close(self) -> None:
+        # Closing a socket waits for nobody: what was written is still sent by the kernel.
+        self._writer.close()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._writer.wait_closed()
+        except OSError:
+            pass  # it was closed already, by the other side
+
+    async def abort(self) -> None:
+        self._writer.transport.abort()
+        await asyncio.sleep(0)  # lets the loop close the socket
+
+
+def _announces_chunks(line: bytes) -> bool:
+    """Whether a message line says that pieces follow. Any spelling of the JSON does."""
+    if len(line) > 64 or CHUNK_STREAM.encode() not in line:
+        return False
+    try:
+        return bool(orjson.loads(line) == {CHUNK_STREAM: None})
+    except orjson.JSONDecodeError:
+        raise ProtocolError("the server sent a message that is not JSON") from None
+
+
+async def open_transport(address: Address, timeout: float) -> Transport:
+    """Connect to an address within `timeout` seconds. Raises OSError."""
+    async with asyncio.timeout(timeout):
+        if address.kind in ("ws", "wss"):
+            # Imported where it is needed: aiohttp takes longer to import than a line transport takes to answer.
+            from shardhash.client.websocket import WebSocketTransport
+
+            return await WebSocketTransport.open(address, timeout)
+        if address.kind == "unix":
+            return LineTransport(*await _open_unix(address.path), timeout)
+        reader, writer = await asyncio.open_connection(address.host, address.port, limit=READ_SIZE)
+        keep_alive(writer.get_extra_info("socket"))
+        return LineTransport(reader, writer, timeout)
+
+
+async def _open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a unix socket whose path may be longer than the kernel's limit of 108 bytes.
+
+    It is reached through a descriptor of its directory, because a change of the working directory, as the reference
+    does it, is felt by every thread.
+    """
+    place = Path(path)
+    if len(os.fsencode(place)) < 100:
+        return await asyncio.open_unix_connection(place, limit=READ_SIZE)
+    directory = os.open(place.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{place.name}", limit=READ_SIZE)
+    finally:
+        os.close(directory)
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Turn on TCP keep-alive probes. Takes asyncio's view of a socket as well."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE:
+        if option := getattr(socket, name, None):  # Linux has all three
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
