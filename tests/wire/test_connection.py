@@ -1,0 +1,323 @@
+"""The state machine of a connection: every row of its table, and the same events however the bytes are cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardhash.errors import InvalidRequestError
+from shardhash.wire import batch
+from shardhash.wire.connection import (
+    Asked,
+    BatchAsked,
+    Ended,
+    Event,
+    Limits,
+    Refused,
+    Send,
+    ServerConnection,
+    StreamEnd,
+    StreamLines,
+)
+from shardhash.wire.framing import encode_json
+from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Get, GetBatch, Ping
+
+HELLO = ["OEHASHEQUIV 1.1", ""]
+HELLO_HEADERS = ["OEHASHEQUIV 1.1", "needs-headers: true", ""]
+OFFERED = [Send(b"shardhash-batch: 1"), Send(b"")]
+PING = Asked(COMMANDS["ping"], Ping())
+GET_STREAM = COMMANDS["get-stream"]
+SMALL = Limits(line=40, message=100, headers=3, header_bytes=30)
+
+
+def told(events: Iterable[Event]) -> list[object]:
+    """Events so that equal conversations compare equal: neighbouring blocks joined, errors as text."""
+    result: list[object] = []
+    for event in events:
+        if isinstance(event, StreamLines) and result and isinstance(last := result[-1], StreamLines):
+            result[-1] = StreamLines(event.command, last.text + event.text)
+        elif isinstance(event, Refused):
+            result.append(f"refused: {event.error}")
+        elif isinstance(event, Ended):
+            result.append("ended")
+        else:
+            result.append(event)
+    return result
+
+
+def over_lines(lines: Sequence[str], limits: Limits | None = None) -> list[object]:
+    """What a line transport makes of some lines."""
+    return told(ServerConnection(limits=limits).receive_data("".join(line + "\n" for line in lines).encode()))
+
+
+def over_messages(messages: Sequence[str | bytes], limits: Limits | None = None) -> list[object]:
+    """What a WebSocket makes of some messages, after a check that one by one they give the same."""
+    whole = told(ServerConnection(lines=False, limits=limits).receive_messages(messages))
+    single = ServerConnection(lines=False, limits=limits)
+    assert told(event for message in messages for event in single.receive_message(message)) == whole
+    return whole
+
+
+def over_both(lines: Sequence[str], limits: Limits | None = None) -> list[object]:
+    """What both kinds of transport make of some lines, which must be the same."""
+    result = over_lines(lines, limits)
+    assert over_messages(lines, limits) == result
+    return result
+
+
+def block(*lines: str, command: str = "get-stream") -> StreamLines:
+    """A block of stream lines."""
+    return StreamLines(COMMANDS[command], "".join(line + "\n" for line in lines).encode())
+
+
+# The handshake
+
+
+@pytest.mark.parametrize("first", ["OEHASHEQUIV 1.1", "OEHASHEQUIV  1.1 "])
+@pytest.mark.parametrize("headers", [[], ["needs-headers: false"], ["x-client: a:b", "Y:"]])
+def test_handshake(first: str, headers: list[str]) -> None:
+    assert over_both([first, *headers, "", '{"ping": {}}']) == [PING]
+
+
+@pytest.mark.parametrize("header", ["needs-headers: true", "NEEDS-Headers:TRUE ", " needs-headers : true"])
+def test_headers_on_request(header: str) -> None:
+    asked = ["OEHASHEQUIV 1.1", "x: y", header, "", '{"ping": {}}']
+    assert over_lines(asked) == [Send(b"shardhash-batch: 1\n\n"), PING]
+    assert over_messages(asked) == [*OFFERED, PING]
+
+
+def test_no_headers_to_offer() -> None:
+    hello = "".join(line + "\n" for line in HELLO_HEADERS).encode()
+    assert ServerConnection(offers=()).receive_data(hello) == [Send(b"\n")]
+    assert ServerConnection(offers=(), lines=False).receive_messages(HELLO_HEADERS) == [Send(b"")]
+
+
+@pytest.mark.parametrize(
+    "first", ["", "OEHASHEQUIV 1.0", "OEHASHEQUIV 1.2", "OEHASHEQUIV", "PRSERVICE 1.1", "GET / HTTP/1.1", "{}"]
+)
+def test_another_protocol_ends(first: str) -> None:
+    assert over_both([first, "", '{"ping": {}}']) == ["ended"]
+
+
+def test_a_header_without_a_colon_ends() -> None:
+    assert over_both(["OEHASHEQUIV 1.1", "nonsense", "", '{"ping": {}}']) == ["ended"]
+
+
+@pytest.mark.parametrize("headers", [["a:"] * 4, ["a: " + "b" * 28]])
+def test_a_header_bomb_ends(headers: list[str]) -> None:
+    assert over_both(["OEHASHEQUIV 1.1", *headers], SMALL) == ["ended"]
+
+
+# Commands
+
+
+def test_pipelined_commands() -> None:
+    get = '{"get": {"method": "m", "taskhash": "t"}}'
+    expected = [PING, Asked(COMMANDS["get"], Get("m", "t", all=False)), PING]
+    assert over_both([*HELLO, '{"ping": {}}', get, '{"ping": {}}']) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("not json", "must be JSON"),
+        ("", "must be JSON"),
+        ("[1]", "not a list"),
+        ('{"get": {"method": "m"}}', "get: 'taskhash' is missing"),
+        ("[" * 30_000, "nested too deep"),
+    ],
+)
+def test_a_malformed_request_is_refused_and_nothing_more_is_read(line: str, text: str) -> None:
+    connection = ServerConnection()
+    events = connection.receive_data("\n".join([*HELLO, line, '{"ping": {}}', ""]).encode())
+    assert len(events) == 1
+    assert isinstance(events[0], Refused)
+    assert text in str(events[0].error)
+    assert connection.closed
+    assert connection.receive_data(b'{"ping": {}}\n') == []
+    assert over_both([*HELLO, line, '{"ping": {}}']) == told(events)
+
+
+def test_invalid_utf8_is_refused() -> None:
+    (event,) = ServerConnection().receive_data(b'OEHASHEQUIV 1.1\n\n{"ping": "\xff"}\n')
+    assert isinstance(event, Refused)
+    assert isinstance(event.error, InvalidRequestError)
+
+
+@pytest.mark.parametrize("line", ['{"no-such-command": {}}', "{}"])
+def test_an_unknown_command_ends(line: str) -> None:
+    assert over_both([*HELLO, '{"ping": {}}', line, '{"ping": {}}']) == [PING, "ended"]
+
+
+def test_a_read_only_server_does_not_know_commands_that_write() -> None:
+    connection = ServerConnection(READ_ONLY_COMMANDS)
+    data = b'OEHASHEQUIV 1.1\n\n{"ping": {}}\n{"gc-status": {}}\n'
+    assert told(connection.receive_data(data)) == [PING, "ended"]
+
+
+def test_chunked_request() -> None:
+    taskhashes = [f"{i:064x}" for i in range(3000)]
+    message = json.dumps({"get-batch": {"method": "m", "taskhashes": taskhashes}}).encode()
+    connection = ServerConnection()
+    connection.receive_data(b"OEHASHEQUIV 1.1\n\n")
+    expected = Asked(COMMANDS["get-batch"], GetBatch("m", taskhashes))
+    assert connection.receive_data(encode_json(message) + b'{"ping": {}}\n') == [expected, PING]
+
+
+def test_chunks_of_chunks_are_an_unknown_command() -> None:
+    lines = [*HELLO, '{"chunk-stream": null}', '{"chunk-stream"', ": null}", "", '{"ping": {}}']
+    assert over_lines(lines) == ["ended"]
+
+
+def test_chunks_over_a_websocket_are_an_unknown_command() -> None:
+    assert over_messages([*HELLO, '{"chunk-stream": null}']) == ["ended"]
+
+
+def test_chunks_over_the_limit_end() -> None:
+    lines = [*HELLO, '{"ping": {}}', '{"chunk-stream": null}', *["x" * 40] * 3]
+    assert over_lines(lines, SMALL) == [PING, "ended"]
+
+
+def test_a_line_over_the_limit_ends_before_it_is_whole() -> None:
+    connection = ServerConnection(limits=SMALL)
+    connection.receive_data(b"OEHASHEQUIV 1.1\n\n")
+    assert told(connection.receive_data(b'{"ping": {}}\n' + b"x" * 41)) == [PING, "ended"]
+
+
+def test_a_message_over_the_limit_ends() -> None:
+    assert over_messages([*HELLO, '{"ping": {}}' + " " * 88, '{"ping": {}}' + " " * 89], SMALL) == [PING, "ended"]
+    assert over_messages(["OEHASHEQUIV 1.1" + " " * 30], SMALL) == ["ended"]
+    assert over_messages([*HELLO, '{"get-stream": 0}', "m t", "m " + "é" * 20, "m t"], SMALL) == [
+        Asked(GET_STREAM, GET_STREAM.parse(None)),
+        block("m t"),
+        "ended",
+    ]
+
+
+# Streams
+
+
+@pytest.mark.parametrize("name", ["get-stream", "exists-stream", "gc-mark-stream"])
+def test_stream_modes(name: str) -> None:
+    asked = Asked(COMMANDS[name], COMMANDS[name].parse(None))
+    lines = [*HELLO, f'{{"{name}": null}}', "a b", "", "END of", " END", "END", '{"ping": {}}']
+    assert over_both(lines) == [asked, block("a b", "", "END of", " END", command=name), StreamEnd(), PING]
+
+
+def test_empty_streams_back_to_back() -> None:
+    asked = Asked(GET_STREAM, GET_STREAM.parse(None))
+    start = '{"get-stream": null}'
+    lines = [*HELLO, start, "END", start, "a b", "END", start, "END"]
+    assert over_both(lines) == [asked, StreamEnd(), asked, block("a b"), StreamEnd(), asked, StreamEnd()]
+
+
+def test_consecutive_lines_come_as_one_block() -> None:
+    connection = ServerConnection()
+    connection.receive_data(b'OEHASHEQUIV 1.1\n\n{"get-stream": null}\n')
+    assert connection.receive_data(b"a b\nc d\ne") == [block("a b", "c d")]
+    assert connection.receive_data(b" f\n") == [block("e f")]
+    assert block("a b", "").lines == [b"a b", b""]
+    websocket = ServerConnection(lines=False)
+    websocket.receive_messages([*HELLO, '{"get-stream": null}'])
+    assert websocket.receive_messages(["a b", "c d"]) == [block("a b", "c d")]
+
+
+def test_carriage_returns_are_taken() -> None:
+    data = b'OEHASHEQUIV 1.1\r\n\r\n{"get-stream": null}\r\na b\r\nEND\r\n'
+    assert told(ServerConnection().receive_data(data))[1:] == [block("a b"), StreamEnd()]
+
+
+def test_a_newline_in_a_stream_message_is_white_space() -> None:
+    assert over_messages([*HELLO, '{"get-stream": null}', "a\nb", "END"])[1:] == [block("a b"), StreamEnd()]
+
+
+# Binary messages
+
+BATCH = batch.Batch(batch.GET, "m", bytes(64))
+FRAME = batch.encode_request(BATCH)
+
+
+def test_batches_in_command_mode() -> None:
+    assert over_messages([*HELLO_HEADERS, FRAME, '{"ping": {}}', FRAME]) == [
+        *OFFERED,
+        BatchAsked(BATCH),
+        PING,
+        BatchAsked(BATCH),
+    ]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [FRAME],
+        ["OEHASHEQUIV 1.1", FRAME],
+        [*HELLO, FRAME],
+        [*HELLO_HEADERS, b""],
+        [*HELLO_HEADERS, FRAME[:-1]],
+        [*HELLO_HEADERS, '{"get-stream": null}', "a b", FRAME],
+        [*HELLO_HEADERS, b'{"ping": {}}'],
+        [*HELLO, "\ud800"],
+    ],
+)
+def test_messages_out_of_place_end(messages: list[str | bytes]) -> None:
+    assert over_messages([*messages, '{"ping": {}}'])[-1] == "ended"
+
+
+def test_batches_that_were_not_offered_end() -> None:
+    connection = ServerConnection(offers=(), lines=False)
+    assert told(connection.receive_messages([*HELLO_HEADERS, FRAME])) == [Send(b""), "ended"]
+
+
+def test_a_batch_over_the_limit_ends() -> None:
+    frame = batch.encode_request(batch.Batch(batch.GET, "m", bytes(96)))
+    assert over_messages([*HELLO_HEADERS, FRAME, frame], Limits(message=100))[-2:] == [BatchAsked(BATCH), "ended"]
+
+
+# Any input
+
+WORDS = [
+    "OEHASHEQUIV 1.1", "needs-headers: true", "x: y", "", '{"ping": {}}', '{"get": {"method": "m", "taskhash": "t"}}',
+    '{"get-stream": null}', '{"gc-mark-stream": null}', "m t", "END", '{"chunk-stream": null}', '{"pi', 'ng": {}}',
+    '{"unknown": 1}', "[", '{"get": {}}', "x" * 41, "x" * 39 + "\r", "é" * 20, "\r",
+]  # fmt: skip
+lines_of_words = st.lists(st.sampled_from(WORDS) | st.sampled_from(WORDS[3:10]), max_size=25)
+greetings = st.sampled_from([HELLO, HELLO_HEADERS, []])
+
+
+@given(greetings, lines_of_words, st.lists(st.integers(0, 600)), st.sampled_from([None, SMALL]))
+def test_bytes_give_the_same_events_however_they_arrive(
+    hello: list[str], words: list[str], places: list[int], limits: Limits | None
+) -> None:
+    data = "\n".join([*hello, *words]).encode()
+    ends = sorted({place % (len(data) + 1) for place in places} | {len(data)})
+    pieces = [data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    conversations = []
+    for fed in ([data], pieces, [data[i : i + 1] for i in range(len(data))]):
+        connection = ServerConnection(limits=limits)
+        conversations.append(told(event for piece in fed for event in connection.receive_data(piece)))
+    assert conversations[1] == conversations[0]
+    assert conversations[2] == conversations[0]
+
+
+@given(greetings, st.lists(st.sampled_from(WORDS) | st.just(FRAME) | st.binary(max_size=9) | st.text(max_size=9)))
+def test_messages_give_the_same_events_however_they_arrive(hello: list[str], messages: list[str | bytes]) -> None:
+    events = over_messages([*hello, *messages], SMALL)
+    assert all(event != "ended" and not str(event).startswith("refused") for event in events[:-1])
+
+
+@given(greetings, st.lists(st.binary(max_size=60) | st.sampled_from([b"\n", b"END\n", b'{"get-stream":0}\n'])))
+def test_any_bytes_give_events(hello: list[str], pieces: list[bytes]) -> None:
+    connection = ServerConnection(limits=SMALL)
+    events = connection.receive_data("".join(line + "\n" for line in hello).encode())
+    for piece in pieces:
+        was_closed = connection.closed
+        new = connection.receive_data(piece)
+        assert not (was_closed and new)
+        events += new
+    ends = [isinstance(event, Refused | Ended) for event in events]
+    assert True not in ends[:-1]
+    assert connection.closed == (bool(ends) and ends[-1])

@@ -1,0 +1,228 @@
+"""Messages: every command reads its fields, and refuses by name what it cannot use."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardhash.errors import InvalidRequestError
+from shardhash.wire import messages as m
+from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN, QUERY_COLUMNS
+from shardhash.wire.jsontext import decode
+from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Request, parse_request
+
+H = "f0" * 32
+
+
+def ask(message: object) -> Request:
+    """The request in a message, which must hold a known command."""
+    asked = parse_request(COMMANDS, message)
+    assert asked is not None
+    return asked[1]
+
+
+def refusal(message: object) -> str:
+    """What is said against a message."""
+    with pytest.raises(InvalidRequestError) as caught:
+        ask(message)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "request_"),
+    [
+        ({"ping": {}}, m.Ping()),
+        ({"ping": None}, m.Ping()),
+        ({"get": {"method": "m", "taskhash": "t"}}, m.Get("m", "t", all=False)),
+        ({"get": {"method": "m", "taskhash": "t", "all": True, "x": 1}}, m.Get("m", "t", all=True)),
+        ({"get": {"method": "m", "taskhash": "t", "all": None}}, m.Get("m", "t", all=False)),
+        ({"get-outhash": {"method": "m", "outhash": "o", "taskhash": "t"}}, m.GetOuthash("m", "o", "t", True)),
+        (
+            {"get-outhash": {"method": "m", "outhash": "o", "taskhash": "t", "with_unihash": False}},
+            m.GetOuthash("m", "o", "t", False),
+        ),
+        (
+            {"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H, "PN": None, "extra": 1}},
+            m.Report("m", "t", "o", H),
+        ),
+        (
+            {
+                "report": {
+                    "method": "m", "taskhash": "t", "outhash": "o", "unihash": H, "owner": "w w", "PN": "n",
+                    "PV": "v", "PR": "", "task": "k", "outhash_siginfo": "é\n" * MAX_TEXT,
+                }
+            },
+            m.Report("m", "t", "o", H, "w w", "n", "v", "", "k", "é\n" * MAX_TEXT),
+        ),
+        ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H}}, m.ReportEquiv("m", "t", H)),
+        ({"remove": {"where": {"method": "m", "task": None, "id": 3, "created": []}}}, m.Remove({"method": "m"})),
+        ({"clean-unused": {"max_age_seconds": 0}}, m.CleanUnused(0)),
+        ({"clean-unused": {"max_age_seconds": 0.25}}, m.CleanUnused(1)),
+        ({"gc-mark": {"mark": "a b", "where": {}}}, m.GcMark("a b", {})),
+        ({"gc-status": {}}, m.GcStatus()),
+        ({"gc-sweep": {"mark": "a"}}, m.GcSweep("a")),
+        ({"get-stats": None}, m.GetStats()),
+        ({"reset-stats": None}, m.ResetStats()),
+        ({"get-db-usage": {}}, m.GetDbUsage()),
+        ({"get-db-query-columns": {}}, m.GetDbQueryColumns()),
+        ({"backfill-wait": None}, m.BackfillWait()),
+        ({"auth": {"username": "u", "token": "t"}}, m.Auth("u", "t")),
+        ({"refresh-token": {}}, m.RefreshToken(None)),
+        ({"refresh-token": {"username": "u v"}}, m.RefreshToken("u v")),
+        ({"set-user-perms": {"username": "u", "permissions": ["@read"]}}, m.SetUserPerms("u", ("@read",))),
+        ({"get-user": {"username": None}}, m.GetUser(None)),
+        ({"get-all-users": {}}, m.GetAllUsers()),
+        ({"new-user": {"username": "u", "permissions": []}}, m.NewUser("u", ())),
+        ({"delete-user": {}}, m.DeleteUser(None)),
+        ({"become-user": {"username": "u"}}, m.BecomeUser("u")),
+        ({"get-stream": None}, m.GetStream()),
+        ({"exists-stream": None}, m.ExistsStream()),
+        ({"gc-mark-stream": None}, m.GcMarkStream()),
+        ({"get-batch": {"method": "m", "taskhashes": ["a", "é", H]}}, m.GetBatch("m", ["a", "é", H])),
+        ({"get-batch": {"method": "m", "taskhashes": []}}, m.GetBatch("m", [])),
+        ({"exists-batch": {"unihashes": [H]}}, m.ExistsBatch([H])),
+        ({"unknown": 1, "ping": {}}, m.Ping()),
+    ],
+)  # fmt: skip
+def test_request(message: object, request_: Request) -> None:
+    assert ask(decode(json.dumps(message))) == request_
+
+
+def test_every_command_is_tested_here() -> None:
+    (mark,) = [mark for mark in test_request.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
+    assert {name for message, _ in mark.args[1] for name in message} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ([], "a request must be an object with one command, not a list"),
+        ("get", "a request must be an object with one command, not text"),
+        (None, "a request must be an object with one command, not null"),
+        (5, "a request must be an object with one command, not a number"),
+        (True, "a request must be an object with one command, not true"),
+        ({"ping": {}, "get-stats": None}, "a request must have one command, not ping and get-stats together"),
+        ({"get": None}, "get: its fields must be an object, not null"),
+        ({"get": {"method": "m"}}, "get: 'taskhash' is missing"),
+        ({"get": {"method": 5, "taskhash": "t"}}, "get: 'method' must be text, not a number"),
+        ({"get": {"method": {}, "taskhash": "t"}}, "get: 'method' must be text, not an object"),
+        ({"get": {"method": "", "taskhash": "t"}}, "get: 'method' must not be empty"),
+        ({"get": {"method": "m", "taskhash": "a b"}}, "get: 'taskhash' must not hold white space"),
+        ({"get": {"method": "m", "taskhash": "a\u00a0b"}}, "get: 'taskhash' must not hold white space"),
+        ({"get": {"method": "m", "taskhash": "a\x1cb"}}, "get: 'taskhash' must not hold white space"),
+        ({"get": {"method": "m", "taskhash": "a\n"}}, "get: 'taskhash' must not hold white space"),
+        ({"get": {"method": "m", "taskhash": "a\0"}}, "get: 'taskhash' must not hold a NUL"),
+        ({"get": {"method": "m", "taskhash": "\ud800"}}, "get: 'taskhash' must not hold half a surrogate pair"),
+        (
+            {"get": {"method": "m", "taskhash": "a" * (MAX_TOKEN + 1)}},
+            "get: 'taskhash' has 1025 characters; at most 1024 are taken",
+        ),
+        ({"get": {"method": "m", "taskhash": "t", "all": 1}}, "get: 'all' must be true or false, not a number"),
+        ({"report": {"method": "m", "taskhash": "t", "unihash": H}}, "report: 'outhash' is missing"),
+        (
+            {"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H, "PN": 1}},
+            "report: 'PN' must be text, not a number",
+        ),
+        (
+            {"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": None}},
+            "report: 'unihash' must be text, not null",
+        ),
+        ({"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H.upper()}}, "Invalid unihash"),
+        ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H + "\n"}}, "Invalid unihash"),
+        ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": "\u0661" * 64}}, "Invalid unihash"),
+        ({"remove": {}}, "remove: 'where' is missing"),
+        ({"remove": {"where": "x"}}, "remove: 'where' must be an object of conditions, not text"),
+        ({"remove": {"where": {"task": 1}}}, "remove: 'where': 'task' must be text, not a number"),
+        ({"clean-unused": {}}, "clean-unused: 'max_age_seconds' is missing"),
+        (
+            {"clean-unused": {"max_age_seconds": "1"}},
+            "clean-unused: 'max_age_seconds' must be a number of seconds, not text",
+        ),
+        (
+            {"clean-unused": {"max_age_seconds": True}},
+            "clean-unused: 'max_age_seconds' must be a number of seconds, not true",
+        ),
+        (
+            {"clean-unused": {"max_age_seconds": -1}},
+            f"clean-unused: 'max_age_seconds' must be from 0 to {MAX_SECONDS} seconds",
+        ),
+        ({"gc-mark": {"mark": "", "where": {}}}, "gc-mark: 'mark' must not be empty"),
+        ({"gc-sweep": {"mark": None}}, "gc-sweep: 'mark' must be text, not null"),
+        ({"new-user": {"username": "u"}}, "new-user: 'permissions' is missing"),
+        ({"new-user": {"username": "u", "permissions": "@read"}}, "Unexpected type for permissions"),
+        ({"new-user": {"username": "u", "permissions": [1]}}, "new-user: 'permissions' must hold nothing but texts"),
+        ({"get-batch": {"method": "m"}}, "get-batch: 'taskhashes' is missing"),
+        (
+            {"get-batch": {"method": "m", "taskhashes": {}}},
+            "get-batch: 'taskhashes' must be a list of texts, not an object",
+        ),
+        (
+            {"get-batch": {"method": "m", "taskhashes": ["a", ""]}},
+            "get-batch: 'taskhashes' must not hold empty texts or white space",
+        ),
+        (
+            {"exists-batch": {"unihashes": ["a" * (MAX_TOKEN + 1)]}},
+            "exists-batch: 'unihashes' must not hold texts of more than 1024 characters",
+        ),
+    ],
+)
+def test_refusal_names_field_finding_and_due(message: object, text: str) -> None:
+    assert refusal(message) == text
+
+
+@pytest.mark.parametrize("message", [{}, {"nope": 1}, {"chunk-stream": None}, {"Ping": {}}])
+def test_unknown_command(message: object) -> None:
+    assert parse_request(COMMANDS, message) is None
+
+
+def test_nan_is_no_duration() -> None:
+    assert "from 0 to" in refusal(decode(b'{"clean-unused": {"max_age_seconds": NaN}}'))
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "hunter2" not in repr(ask({"auth": {"username": "u", "token": "hunter2"}}))
+
+
+def test_table_of_the_protocol() -> None:
+    """PROTOCOL, "Messages" and "Permissions", row by row."""
+    needs = {name: " ".join(sorted(command.needs)) for name, command in COMMANDS.items()}
+    assert needs == {
+        "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
+        "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-equiv": "@read @report",
+        "remove": "@db-admin", "clean-unused": "@db-admin", "gc-mark": "@db-admin", "gc-mark-stream": "@db-admin",
+        "gc-status": "@db-admin", "gc-sweep": "@db-admin", "get-stats": "@read", "reset-stats": "@db-admin",
+        "get-db-usage": "@db-admin", "get-db-query-columns": "@db-admin", "backfill-wait": "@read", "auth": "",
+        "refresh-token": "@user-admin", "set-user-perms": "@user-admin", "get-user": "@user-admin",
+        "get-all-users": "@user-admin", "new-user": "@user-admin", "delete-user": "@user-admin",
+        "become-user": "@user-admin",
+    }  # fmt: skip
+    assert {name for name, command in COMMANDS.items() if command.or_self} == {
+        "refresh-token", "get-user", "delete-user",
+    }  # fmt: skip
+    assert set(COMMANDS) - set(READ_ONLY_COMMANDS) == {
+        "report-equiv", "remove", "gc-mark", "gc-mark-stream", "gc-status", "gc-sweep", "clean-unused", "reset-stats",
+        "backfill-wait", "refresh-token", "set-user-perms", "new-user", "delete-user",
+    }  # fmt: skip
+    assert {name for name, command in COMMANDS.items() if command.stream} == {
+        "get-stream", "exists-stream", "gc-mark-stream",
+    }  # fmt: skip
+
+
+FIELDS = [
+    "method", "taskhash", "outhash", "unihash", "all", "with_unihash", "where", "mark", "max_age_seconds", "username",
+    "token", "permissions", "taskhashes", "unihashes", "owner", "outhash_siginfo",
+]  # fmt: skip
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(H)
+values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(QUERY_COLUMNS), scalars, max_size=3)
+
+
+@given(st.sampled_from(sorted(COMMANDS)), values | st.dictionaries(st.sampled_from(FIELDS), values))
+def test_any_fields_give_a_request_or_a_refusal(name: str, fields: Any) -> None:
+    try:
+        ask({name: fields})
+    except InvalidRequestError as error:
+        str(error).encode()  # it can be sent
