@@ -11,6 +11,7 @@ parent's alone, whose socket it would otherwise share.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import os
 import select
@@ -94,8 +95,7 @@ class Client:
                 raise RuntimeError("the client is closed")
             if _loop_is_running():
                 raise RuntimeError("an event loop is running in this thread; await the methods of an AsyncClient there")
-            if self._forked:
-                self._leave_to_parent()
+            self.leave_to_parent()
             return self._runner.run(method(self._client, *args, **kwargs))
 
     def after_fork(self) -> None:
@@ -109,8 +109,10 @@ class Client:
         with select.epoll() as fresh:
             os.dup2(fresh.fileno(), self._selector.fileno(), inheritable=False)
 
-    def _leave_to_parent(self) -> None:
-        """In a child: close this process's side of the connection, without a word to the server, and start anew."""
+    def leave_to_parent(self) -> None:
+        """In a child, once: close its side of the inherited connection without a word to the server; start anew."""
+        if not self._forked:
+            return
         try:
             self._runner.run(self._client.disconnect())
             # Not Runner.close, which would wait for the threads of the parent.
@@ -180,4 +182,11 @@ def _after_fork_in_child() -> None:
         client.after_fork()
 
 
+def _at_exit() -> None:
+    # A child that never used its parent's client need not close it, and should not be told that it did not.
+    for client in _clients:
+        client.leave_to_parent()
+
+
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -105,5 +105,7 @@ class WebSocketTransport(Transport):
         await self._session.close()
 
     async def abort(self) -> None:
-        # The session drops its connections without a word; a goodbye would wait for a peer that may be gone.
+        # The session drops its connections without a word; a goodbye would wait for a peer that may be gone. After
+        # that the socket has nobody to wait for, and only gives back what it holds.
         await self._session.close()
+        await self._socket.close()

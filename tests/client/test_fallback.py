@@ -1,0 +1,272 @@
+"""The client against an older server, which knows streams only, and its retries on both kinds of server."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from shardhash.client import InvokeError, create_async_client
+from tests.client.older_server import OlderServer
+
+METHOD = "oe.sstatesig.OEOuthashBasic"
+
+
+def some_hash(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def fill(server: OlderServer, count: int, method: str = METHOD) -> tuple[list[tuple[str, str]], list[str | None]]:
+    """Questions and their answers: every third taskhash is unknown."""
+    pairs, unihashes = [], list[str | None]()
+    for i in range(count):
+        taskhash, unihash = some_hash("task", i), some_hash("uni", i)
+        pairs.append((method, taskhash))
+        unihashes.append(unihash if i % 3 else None)
+        if i % 3:
+            server.mappings[method, taskhash] = unihash
+    return pairs, unihashes
+
+
+async def test_batches_become_streams_without_an_offer(older: OlderServer, older_address: str) -> None:
+    pairs, unihashes = fill(older, 5000)
+    async with await create_async_client(older_address) as client:
+        assert await client.get_unihash_batch(pairs) == unihashes
+        assert await client.get_unihash(*pairs[1]) == unihashes[1]
+        found = await client.get_unihashes(METHOD, bytes.fromhex("".join(taskhash for _, taskhash in pairs)))
+        assert [item and item.hex() for item in found.unihashes()] == unihashes
+        known = [unihash for unihash in unihashes if unihash]
+        assert await client.unihash_exists_batch([*known, some_hash("nobody's")]) == [True] * len(known) + [False]
+        assert await client.ping() == {"alive": True}
+    assert older.headers == [["needs-headers: true"]]
+    commands = [line for line in older.heard[0] if str(line).startswith(("{", "END"))]
+    assert commands == ['{"get-stream":null}', "END", '{"exists-stream":null}', "END", '{"ping":{}}']
+
+
+async def test_native_batches_where_offered(native: OlderServer, native_address: str, kind: str) -> None:
+    pairs, unihashes = fill(native, 2500)
+    async with await create_async_client(native_address, block=1000) as client:
+        assert await client.get_unihash_batch(pairs) == unihashes
+        assert len(native.heard[0]) == 3
+        found = await client.get_unihashes(METHOD, bytes.fromhex("".join(taskhash for _, taskhash in pairs)))
+        assert [item and item.hex() for item in found.unihashes()] == unihashes
+        assert await client.unihash_exists_batch([u or some_hash(0) for u in unihashes]) == list(map(bool, unihashes))
+    assert {type(message) for message in native.heard[0]} == {bytes if kind == "ws" else str}
+    assert not [message for message in native.heard[0] if isinstance(message, str) and "stream" in message]
+
+
+async def test_native_batches_can_be_declined(native: OlderServer, native_address: str) -> None:
+    pairs, unihashes = fill(native, 10)
+    async with await create_async_client(native_address, native=False) as client:
+        assert await client.get_unihash_batch(pairs) == unihashes
+    assert native.headers == [["needs-headers: false"]]
+    assert native.heard[0][0] == '{"get-stream":null}'
+
+
+@pytest.mark.parametrize("offered", [False, True])
+async def test_mixed_methods_and_hashes_keep_their_order(kind: str, tmp_path: Path, offered: bool) -> None:
+    server = OlderServer(native=offered)
+    pairs, unihashes = fill(server, 30)
+    others, other_unihashes = fill(server, 30, "another.method")
+    odd = [(METHOD, taskhash) for taskhash in ("a" * 40, "SHOUTING" * 8, "short", "ü" * 64)]
+    for pair in odd:
+        server.mappings[pair] = some_hash(pair)
+    asked = [pair for triple in zip(pairs, others, odd * 8, strict=False) for pair in triple]
+    due = [server.mappings.get(pair) for pair in asked]
+    assert {*due} > {*unihashes, *other_unihashes}
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address) as client:
+        assert await client.get_unihash_batch(asked) == due
+        assert await client.get_unihash_batch([]) == []
+        assert await client.get_unihash_batch(iter(asked)) == due
+        assert await client.unihash_exists_batch(["short", *filter(None, due), "A" * 64]) == [
+            False,
+            *[True] * len([unihash for unihash in due if unihash]),
+            False,
+        ]
+        assert await client.unihash_exists("short") is False
+
+
+@pytest.mark.parametrize("wrong", ["", "two words", "line\nbreak", "END\n"])
+async def test_what_would_ask_another_question_is_refused_here(native: OlderServer, tmp_path: Path, wrong: str) -> None:
+    async with native.listen("tcp", tmp_path) as address, await create_async_client(address, native=False) as client:
+        with pytest.raises(ValueError, match="not one word"):
+            await client.get_unihash(METHOD, wrong)
+        with pytest.raises(ValueError, match="not one word"):
+            await client.get_unihash(wrong, some_hash(1))
+    assert native.heard == [[]]
+
+
+async def test_a_long_report_is_chunked(older: OlderServer, older_address: str) -> None:
+    siginfo = "ü€\N{GRINNING FACE}" * 100_000
+    async with await create_async_client(older_address) as client:
+        answer = await client.report_unihash(
+            some_hash(1), METHOD, some_hash(2), some_hash(3), {"outhash_siginfo": siginfo, "PN": "gcc", "task": "do_x"}
+        )
+    assert answer == {"method": METHOD, "taskhash": some_hash(1), "unihash": some_hash(3)}
+    assert siginfo in str(older.heard[0][0])
+
+
+# -- retries ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2, 20])
+async def test_only_unanswered_stream_lines_are_sent_again(
+    older: OlderServer, older_address: str, answered: int
+) -> None:
+    pairs, unihashes = fill(older, 100)
+    older.hang_ups += [answered + 1, answered + 1]  # the opening "ok" is an answer too
+    async with await create_async_client(older_address) as client:
+        assert await client.get_unihash_batch(pairs) == unihashes
+    lines = [f"{method} {taskhash}" for method, taskhash in pairs]
+    assert [heard[0] for heard in older.heard] == ['{"get-stream":null}'] * 3
+    assert older.heard[1][1] == lines[answered]
+    assert older.heard[2][1:] == lines[2 * answered :]
+
+
+async def test_a_stream_cut_while_it_is_sent(older: OlderServer, older_address: str) -> None:
+    pairs, unihashes = fill(older, 6000)
+    older.hang_ups += [1500, 3000]
+    async with await create_async_client(older_address) as client:
+        assert await client.get_unihash_batch(pairs) == unihashes
+    # A server that closes on unread lines resets the connection: answers under way may be lost, but none that it
+    # did not give is taken.
+    lines = [f"{method} {taskhash}" for method, taskhash in pairs]
+    starts = [lines.index(str(heard[1])) for heard in older.heard]
+    assert starts == sorted(starts)
+    assert starts[1] <= 1499
+    assert starts[2] <= starts[1] + 2999
+
+
+async def test_only_unanswered_native_blocks_are_sent_again(native: OlderServer, native_address: str) -> None:
+    pairs, unihashes = fill(native, 1000)
+    native.hang_ups += [4, 0, 1]
+    async with await create_async_client(native_address, block=100) as client:
+        assert await client.get_unihash_batch(pairs) == unihashes
+    assert len(native.heard[-1]) == 5
+
+
+async def test_a_question_ends_on_another_kind_of_server(native: OlderServer, native_address: str) -> None:
+    pairs, unihashes = fill(native, 1000)
+    native.hang_ups += [4, 101, 3]
+    async with await create_async_client(native_address, block=100) as client:
+        native.native = False
+        assert await client.get_unihash_batch(pairs) == unihashes
+    lines = [f"{method} {taskhash}" for method, taskhash in pairs]
+    assert [heard[1] for heard in native.heard[1:]] == [lines[400], lines[500], lines[502]]
+
+
+async def test_marks_are_counted_once(older: OlderServer, older_address: str) -> None:
+    rows: list[str | dict[str, str]] = [f"unihash {some_hash(i)} method {METHOD}\n" for i in range(3000)]
+    rows.append({"method": "with space"})
+    older.hang_ups.append(2000)
+    async with await create_async_client(older_address) as client:
+        assert await client.gc_mark_stream("mark", rows) == {"count": 2 * len(rows)}
+        with pytest.raises(ValueError, match="not pairs"):
+            await client.gc_mark_stream("mark", ["unihash"])
+    assert older.marks[0] == {"mark": "mark", "where": {"unihash": some_hash(0), "method": METHOD}}
+    assert older.marks[-1] == {"mark": "mark", "where": {"method": "with space"}}
+
+
+async def test_a_connection_lost_between_calls_goes_unnoticed(older: OlderServer, older_address: str) -> None:
+    older.mappings[METHOD, some_hash(1)] = some_hash(2)
+    older.hang_ups += [1, 3, None]
+    async with await create_async_client(older_address, "builder", "secret") as client:
+        assert await client.get_unihash(METHOD, some_hash(1)) == some_hash(2)
+        assert await client.become_user("other") == {"username": "other", "permissions": []}
+        assert await client.ping() == {"alive": True}
+        assert await client.get_unihash(METHOD, some_hash(1)) == some_hash(2)
+    auth = '{"auth":{"username":"builder","token":"secret"}}'
+    become = '{"become-user":{"username":"other"}}'
+    stream, line = '{"get-stream":null}', f"{METHOD} {some_hash(1)}"
+    assert older.heard == [
+        [auth, stream],
+        [auth, stream, line, "END"],
+        [auth, become, '{"ping":{}}', stream, line],
+    ]
+
+
+async def test_after_all_retries_a_connection_error(older: OlderServer, older_address: str, kind: str) -> None:
+    async with await create_async_client(older_address) as client:
+        older.hang_ups += [0] * 10
+        await client.disconnect()
+        with pytest.raises(ConnectionError, match="the server closed the connection"):
+            await client.get_unihash(METHOD, some_hash(1))
+        assert len(older.heard) == 5
+        older.hang_ups.clear()
+        assert await client.ping() == {"alive": True}
+
+
+async def test_an_unknown_command_is_a_connection_error(older: OlderServer, older_address: str) -> None:
+    async with await create_async_client(older_address) as client:
+        with pytest.raises(ConnectionError, match="the server closed the connection"):
+            await client.get_db_usage()
+        assert await client.ping() == {"alive": True}
+
+
+async def test_nobody_listens(kind: str, tmp_path: Path, older: OlderServer) -> None:
+    async with older.listen(kind, tmp_path) as address:
+        pass
+    with pytest.raises(ConnectionError) as caught:
+        await create_async_client(address)
+    assert str(caught.value).startswith(address)
+
+
+async def test_a_silent_server_is_given_up(older: OlderServer, older_address: str) -> None:
+    async with await create_async_client(older_address, timeout=0.05) as client:
+        older.silent.set()
+        with pytest.raises(ConnectionError, match=r"no answer within 0\.05 s"):
+            await client.ping()
+        with pytest.raises(ConnectionError, match=r"no answer within 0\.05 s"):
+            await client.get_unihash_batch(fill(older, 3000)[0])
+
+
+# -- refusals and lies -----------------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_is_not_tried_again(older: OlderServer, older_address: str) -> None:
+    with pytest.raises(InvokeError, match="Unable to authenticate as builder"):
+        await create_async_client(older_address, "builder", "wrong")
+    assert len(older.heard) == 1
+    async with await create_async_client(older_address) as client:
+        with pytest.raises(InvokeError, match="Unable to authenticate as nobody"):
+            await client.auth("nobody", "secret")
+        assert await client.ping() == {"alive": True}
+    assert len(older.heard) == 3
+
+
+async def test_a_refused_stream(older: OlderServer, older_address: str) -> None:
+    pairs, unihashes = fill(older, 2000)
+    older.answer_override["get-stream"] = '{"invoke-error": {"message": "not allowed"}}'
+    async with await create_async_client(older_address) as client:
+        with pytest.raises(InvokeError, match="not allowed"):
+            await client.get_unihash_batch(pairs)
+        older.answer_override.clear()
+        older.answer_override[" ".join(pairs[1000])] = '{"invoke-error": {"message": "enough"}}'
+        older.hang_ups.append(1002)
+        with pytest.raises(InvokeError, match="enough"):
+            await client.get_unihash_batch(pairs)
+        older.answer_override.clear()
+        assert await client.get_unihash_batch(pairs) == unihashes
+
+
+@pytest.mark.parametrize("answer", ["not JSON", '{"unihashes": []}', "[]", '{"unihashes": ["short"]}', '"ok"', "null"])
+async def test_a_lying_server_is_a_connection_error(native: OlderServer, tmp_path: Path, answer: str) -> None:
+    native.answer_override.update(dict.fromkeys(["get-batch", "ping", "get-stream", "exists-batch"], answer))
+    native.answer_override[f"{METHOD} {some_hash(1)}"] = answer
+    async with native.listen("tcp", tmp_path) as address, await create_async_client(address) as client:
+        with pytest.raises(ConnectionError):
+            await client.get_unihash(METHOD, some_hash(1))
+        with pytest.raises(ConnectionError):
+            await client.unihash_exists(some_hash(1))
+    async with native.listen("tcp", tmp_path) as address, await create_async_client(address, native=False) as client:
+        with pytest.raises(ConnectionError):
+            await client.get_unihash(METHOD, some_hash(1))
+
+
+async def test_a_refreshed_token_is_used_from_then_on(older: OlderServer, older_address: str) -> None:
+    async with await create_async_client(older_address, "builder", "secret") as client:
+        assert await client.refresh_token() == {"username": "builder", "token": "secret+"}
+        await client.disconnect()
+        assert await client.ping() == {"alive": True}
+    assert older.heard[1][0] == '{"auth":{"username":"builder","token":"secret+"}}'
