@@ -24,7 +24,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
@@ -57,9 +57,9 @@ class Row(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A taskhash in the index of an outhash; `item` is where to go on from."""
+    """A taskhash in the index of an outhash, and when its row was created."""
 
-    item: bytes
+    created: int
     taskhash: Key
 
 
@@ -154,7 +154,11 @@ class Table:
         if table is None:
             return []
         items = bags.after(table.index.get(outhash), start)
-        return [Candidate(item, unpack_key(item[_ITEM.size :])) for item, _ in zip(items, range(limit), strict=False)]
+        return [Candidate(_ITEM.unpack_from(item)[0], unpack_key(item[_ITEM.size :])) for item in islice(items, limit)]
+
+    def index_item(self, created: int, taskhash: Key) -> bytes:
+        """The index item of a candidate, from which `candidates` goes on."""
+        return _ITEM.pack(created) + pack_key(taskhash)
 
     def counts(self) -> dict[str, int]:
         """How many mappings, rows, index items, users and config entries it holds."""

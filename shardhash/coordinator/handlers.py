@@ -1,0 +1,202 @@
+"""Handlers: what each command does, given who asks; PROTOCOL, "Messages", is the table that they follow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from shardhash.coordinator import permissions
+from shardhash.coordinator.permissions import Identity
+from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.store import Store
+from shardhash.coordinator.users import Users
+from shardhash.wire import messages as m
+from shardhash.wire import streams
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import to_digest
+from shardhash.wire.messages import Command, Request
+from shardhash.wire.streams import LookupBlock, LookupGroup
+
+QUERY_COLUMNS = [
+    "method",
+    "taskhash",
+    "unihash",
+    "gc_mark",
+    "outhash",
+    "owner",
+    "PN",
+    "PV",
+    "PR",
+    "task",
+    "outhash_siginfo",
+]
+"""The text columns that `remove` takes."""
+
+Backfill: TypeAlias = Callable[[], Awaitable[int]]
+"""Waits until nothing is queued from upstream; how many were when it was asked."""
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who acts on a connection. `read_only` comes from the address it came in by."""
+
+    identity: Identity
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the sessions of a server share."""
+
+    store: Store
+    users: Users
+    stats: Stats
+    backfill: Backfill
+
+
+class Handlers:
+    """Answers the requests of command mode. Raises InvokeError for a refusal."""
+
+    def __init__(self, services: Services) -> None:
+        self._store = services.store
+        self._users = services.users
+        self._stats = services.stats
+        self._backfill = services.backfill
+        self._by_type: dict[type, Callable[[Caller, Any], Awaitable[Any]]] = {
+            m.Ping: self._ping,
+            m.Get: self._get,
+            m.GetOuthash: self._get_outhash,
+            m.GetStream: self._open_stream,
+            m.ExistsStream: self._open_stream,
+            m.GcMarkStream: self._open_stream,
+            m.GetBatch: self._get_batch,
+            m.ExistsBatch: self._exists_batch,
+            m.Report: self._report,
+            m.ReportEquiv: self._report_equiv,
+            m.Remove: self._remove,
+            m.CleanUnused: self._clean_unused,
+            m.GcMark: self._gc_mark,
+            m.GcStatus: self._gc_status,
+            m.GcSweep: self._gc_sweep,
+            m.GetStats: self._get_stats,
+            m.ResetStats: self._reset_stats,
+            m.GetDbUsage: self._get_db_usage,
+            m.GetDbQueryColumns: self._get_db_query_columns,
+            m.BackfillWait: self._backfill_wait,
+            m.Auth: self._auth,
+            m.RefreshToken: self._refresh_token,
+            m.SetUserPerms: self._set_user_perms,
+            m.GetUser: self._get_user,
+            m.GetAllUsers: self._get_all_users,
+            m.NewUser: self._new_user,
+            m.DeleteUser: self._delete_user,
+            m.BecomeUser: self._become_user,
+        }
+
+    async def answer(self, caller: Caller, command: Command, request: Request) -> Any:
+        """The JSON value that answers a request."""
+        permissions.check(caller.identity, command, getattr(request, "username", None))
+        return await self._by_type[type(request)](caller, request)
+
+    def check_read(self, caller: Caller) -> None:
+        """Refuse a batch to one who may not read."""
+        permissions.check(caller.identity, m.COMMANDS["get-batch"])
+
+    # ------------------------------------------------------------------------------------------------ hashes
+
+    async def _ping(self, _caller: Caller, _request: m.Ping) -> Any:
+        return {"alive": True}
+
+    async def _get(self, _caller: Caller, request: m.Get) -> Any:
+        if request.all:
+            return await self._store.get_row(request.method, request.taskhash)
+        block = streams.group_taskhashes(request.method, [request.taskhash])
+        unihash = (await lookup_block(self._store, block)).unihashes()[0]
+        return None if unihash is None else _mapping(request.method, request.taskhash, unihash)
+
+    async def _get_outhash(self, _caller: Caller, request: m.GetOuthash) -> Any:
+        return await self._store.get_outhash(request.method, request.outhash, request.with_unihash)
+
+    async def _open_stream(self, _caller: Caller, _request: object) -> Any:
+        return "ok"
+
+    async def _get_batch(self, _caller: Caller, request: m.GetBatch) -> Any:
+        block = streams.group_taskhashes(request.method, request.taskhashes)
+        unihashes = (await lookup_block(self._store, block)).unihashes()
+        return {"unihashes": [None if unihash is None else unihash.hex() for unihash in unihashes]}
+
+    async def _exists_batch(self, _caller: Caller, request: m.ExistsBatch) -> Any:
+        block = streams.check_unihashes(request.unihashes)
+        return {"exists": list(map(bool, block.join(await self._store.exists(block.digests))))}
+
+    async def _report(self, caller: Caller, request: m.Report) -> Any:
+        if caller.read_only or permissions.REPORT not in caller.identity.permissions:
+            row = await self._store.get_outhash(request.method, request.outhash, True)
+            unihash = to_digest((row["unihash"] if row else None) or request.unihash)
+        else:
+            if caller.identity.username is not None:
+                request = replace(request, owner=caller.identity.username)
+            unihash = await self._store.report(request)
+        return _mapping(request.method, request.taskhash, unihash)
+
+    async def _report_equiv(self, _caller: Caller, request: m.ReportEquiv) -> Any:
+        unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))
+        return _mapping(request.method, request.taskhash, unihash)
+
+    async def _backfill_wait(self, _caller: Caller, _request: m.BackfillWait) -> Any:
+        return {"tasks": await self._backfill()}
+
+    # ------------------------------------------------------------------------------------------ administration
+
+    async def _remove(self, _caller: Caller, request: m.Remove) -> Any:
+        return {"count": await self._store.remove(request.where)}
+
+    async def _clean_unused(self, _caller: Caller, request: m.CleanUnused) -> Any:
+        return {"count": await self._store.clean_unused(request.max_age_seconds)}
+
+    async def _gc_mark(self, _caller: Caller, request: m.GcMark) -> Any:
+        (count,) = await self._store.gc_mark([(request.mark, request.where)])
+        return {"count": count}
+
+    async def _gc_status(self, _caller: Caller, _request: m.GcStatus) -> Any:
+        status = await self._store.gc_status()
+        return {"keep": status.keep, "remove": status.remove, "mark": status.mark}
+
+    async def _gc_sweep(self, _caller: Caller, request: m.GcSweep) -> Any:
+        return {"count": await self._store.gc_sweep(request.mark)}
+
+    async def _get_stats(self, _caller: Caller, _request: m.GetStats) -> Any:
+        return {"requests": self._stats.figures()}
+
+    async def _reset_stats(self, _caller: Caller, _request: m.ResetStats) -> Any:
+        return {"requests": self._stats.reset()}
+
+    async def _get_db_usage(self, _caller: Caller, _request: m.GetDbUsage) -> Any:
+        usage = await self._store.usage()
+        return {"usage": {table: {"rows": rows} for table, rows in usage.items()}}
+
+    async def _get_db_query_columns(self, _caller: Caller, _request: m.GetDbQueryColumns) -> Any:
+        return {"columns": QUERY_COLUMNS}
+
+    # ------------------------------------------------------------------------------------------------- users
+
+    async def _auth(self, caller: Caller, request: m.Auth) -> Any:
+        caller.identity = await self._users.authenticate(request.username, request.token)
+        return {"result": True} | await self._users.describe_login(caller.identity)
+
+
+async def lookup_block(store: Store, block: LookupBlock) -> Found:
+    """The answers to a block of lookups, in its order."""
+    return block.join(await asyncio.gather(*(_lookup_group(store, group) for group in block.groups)))
+
+
+async def _lookup_group(store: Store, group: LookupGroup) -> Found:
+    if isinstance(group.hashes, bytes):
+        return await store.lookup(group.method, group.hashes)
+    return Found.of(await store.lookup_keys(group.method, group.hashes))
+
+
+def _mapping(method: str, taskhash: str, unihash: bytes) -> dict[str, str]:
+    return {"taskhash": taskhash, "method": method, "unihash": unihash.hex()}

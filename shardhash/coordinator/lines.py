@@ -1,0 +1,115 @@
+"""The line transports, raw TCP and unix sockets, as an asyncio protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import orjson
+
+from shardhash.coordinator.session import Session
+from shardhash.wire.connection import ServerConnection
+from shardhash.wire.framing import encode_json
+
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""Seconds idle, seconds between probes, probes: a builder that vanished is noticed within 90 s."""
+
+
+class LineTransport(asyncio.Protocol):
+    """One raw connection; an Output for its session."""
+
+    def __init__(
+        self,
+        connection: ServerConnection,
+        open_session: Callable[[LineTransport, str], Session],
+        track: Callable[[asyncio.Task[None], Session], None],
+        pipelined: int,
+    ) -> None:
+        self._connection = connection
+        self._open_session = open_session
+        self._track = track
+        self._pipelined = pipelined
+        self._paused = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._transport: asyncio.Transport
+        self._session: Session
+
+    # -------------------------------------------------------------------------------------- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        keep_alive(transport)
+        self._session = self._open_session(self, _peer(transport))
+        self._track(asyncio.get_running_loop().create_task(self._run()), self._session)
+
+    def data_received(self, data: bytes) -> None:
+        self._session.feed(self._connection.receive_data(data))
+        if self._session.waiting > self._pipelined and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._session.feed_end()
+        return True  # keep our side open for the answers
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._session.feed_end()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # ------------------------------------------------------------------------------------------------ Output
+
+    async def send_raw(self, data: bytes) -> None:
+        """See Output."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the peer is gone")
+        self._transport.write(data)
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    async def send_json(self, value: object) -> None:
+        """See Output."""
+        await self.send_raw(encode_json(orjson.dumps(value)))
+
+    async def send_lines(self, lines: bytes) -> None:
+        """See Output."""
+        await self.send_raw(lines)
+
+    async def send_frame(self, frame: bytes) -> None:
+        """See Output; never asked for here, as binary requests cannot arrive."""
+        raise NotImplementedError
+
+    async def _run(self) -> None:
+        try:
+            await self._session.run(self._drained)
+        finally:
+            self._transport.close()
+
+    def _drained(self) -> None:
+        if self._paused and self._session.waiting <= self._pipelined // 2 and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Set what a long-lived TCP connection needs: keep-alive probes, and no waiting for fuller packets."""
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.family == socket.AF_UNIX:
+        return
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE:
+        raw.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unix client"

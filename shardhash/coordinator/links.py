@@ -1,0 +1,165 @@
+"""Links: the coordinator's side of the WebSocket to each worker; protocol.py of the shard says what travels.
+
+A link outlives its worker. When the worker is gone, requests wait; the next worker of the shard is told first which
+turns are held, then asked again all that is unanswered, in order: every operation is idempotent. Past the limit,
+what waits fails with UnavailableError, and what is asked then fails at once, until a worker answers again.
+
+Requests that are made in one tick of the event loop travel in one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import ClientWebSocketResponse, WSMsgType
+
+from shardhash.errors import StorageError, UnavailableError
+from shardhash.shard import protocol
+
+Turn = tuple[str, str, str, int]
+"""method, outhash, taskhash, created: the arguments of a ``turn``; `created` names it."""
+
+
+class WorkerLink:
+    """One shard, as the coordinator sees it."""
+
+    def __init__(self, shard: int, limit: float) -> None:
+        """`limit`: seconds that a request may wait for a worker."""
+        self.shard = shard
+        self.connected = asyncio.Event()
+        self._limit = limit
+        self._socket: ClientWebSocketResponse | None = None
+        self._number = 0
+        self._waiting: dict[int, tuple[bytes | list[Any], asyncio.Future[Any]]] = {}
+        self._frames: list[bytes] = []
+        self._requests: list[list[Any]] = []
+        self._turns: dict[int, Turn] = {}
+        self._wake = asyncio.Event()
+        self._gave_up: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -------------------------------------------------------------------------------------------- requests
+
+    def request(self, operation: str, *arguments: Any) -> asyncio.Future[Any]:
+        """The result of an operation. Raises UnavailableError past the limit, StorageError when the disk refuses."""
+        number, future = self._next()
+        request = [number, operation, *arguments]
+        self._waiting[number] = (request, future)
+        self._requests.append(request)
+        self._wake.set()
+        return future
+
+    def lookup(self, frame: bytes) -> asyncio.Future[bytes]:
+        """The answer frame to a batch frame. Raises UnavailableError past the limit."""
+        number, future = self._next()
+        message = protocol.encode_lookup(number, frame)
+        self._waiting[number] = (message, future)
+        self._frames.append(message)
+        self._wake.set()
+        return future
+
+    async def take_turn(self, turn: Turn) -> list[tuple[int, str]]:
+        """Wait for the turn of an outhash and hold it, over restarts of the worker, until `release_turn`."""
+        try:
+            page: list[tuple[int, str]] = await self.request("turn", *turn)
+        except BaseException:
+            self.release_turn(turn)  # it may hold it, or wait in the queue
+            raise
+        self._turns[turn[3]] = turn
+        return page
+
+    def release_turn(self, turn: Turn) -> None:
+        """Let the next in line go on."""
+        method, outhash, _, created = turn
+        self._turns.pop(created, None)
+        if self._gave_up is None:
+            self.request("release", method, outhash, created).add_done_callback(_retrieve)
+
+    def _next(self) -> tuple[int, asyncio.Future[Any]]:
+        if self._gave_up is not None:
+            raise UnavailableError(self._gave_up)
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        return self._number, asyncio.get_running_loop().create_future()
+
+    # ------------------------------------------------------------------------------------------ the socket
+
+    async def serve(self, socket: ClientWebSocketResponse) -> None:
+        """Use a socket to a worker that has recovered; returns when it drops."""
+        self._stop_timer()
+        self._gave_up = None
+        unanswered = list(self._waiting.values())
+        self._frames = [message for message, _ in unanswered if isinstance(message, bytes)]
+        held = [[0, "turn", *turn] for turn in self._turns.values()]
+        self._requests = held + [request for request, _ in unanswered if isinstance(request, list)]
+        self._wake.set()
+        self._socket = socket
+        self.connected.set()
+        sender = asyncio.create_task(self._send(socket))
+        try:
+            async for message in socket:
+                if message.type is not WSMsgType.BINARY:
+                    break
+                self._receive(message.data)
+        finally:
+            self.connected.clear()
+            self._socket = None
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+
+    def lost(self, why: str) -> None:
+        """No worker is there; past the limit, what waits fails. `why` is for people who read the errors."""
+        if self._timer is None and self._gave_up is None:
+            self._timer = asyncio.get_running_loop().call_later(self._limit, self.give_up, why)
+
+    def give_up(self, why: str) -> None:
+        """Fail all that waits, and all that is asked until a worker answers again."""
+        self._stop_timer()
+        self._gave_up = f"shard {self.shard} is not available: {why}; ask again in a while"
+        waiting, self._waiting = self._waiting, {}
+        self._frames, self._requests = [], []
+        for _, future in waiting.values():
+            if not future.done():
+                future.set_exception(UnavailableError(self._gave_up))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _receive(self, message: bytes) -> None:
+        if message[:1] == protocol.LOOKUP:
+            number, frame = protocol.decode_lookup(message)
+            self._settle(number, frame, None)
+            return
+        for number, result, *refusal in protocol.decode_json(message):
+            self._settle(number, result, StorageError(refusal[1]) if refusal else None)
+
+    def _settle(self, number: int, result: Any, error: StorageError | None) -> None:
+        _, future = self._waiting.pop(number, (None, None))
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    async def _send(self, socket: ClientWebSocketResponse) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                frames, self._frames = self._frames, []
+                requests, self._requests = self._requests, []
+                if requests:  # before lookups: one that was asked after a report's answer must see it anyway
+                    await socket.send_bytes(protocol.encode_json(requests))
+                for frame in frames:
+                    await socket.send_bytes(frame)
+        except ConnectionError:
+            return  # the reader sees the end too; what was taken here is still among what waits
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """A release that fails needs no one: turns end with the link."""
+    if not future.cancelled():
+        future.exception()

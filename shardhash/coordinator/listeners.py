@@ -1,0 +1,215 @@
+"""Listeners: the addresses that a server answers on, and the connections that came in by them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from aiohttp import web
+
+from shardhash.coordinator.handlers import Caller, Services
+from shardhash.coordinator.lines import LineTransport, keep_alive
+from shardhash.coordinator.permissions import Identity
+from shardhash.coordinator.session import Output, Session
+from shardhash.coordinator.settings import Bind
+from shardhash.coordinator.websockets import WebSocketTransport
+from shardhash.errors import ConfigError
+from shardhash.wire.address import Address
+from shardhash.wire.connection import Limits, ServerConnection
+from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: hundreds of builders start at one time."""
+FINISH_LIMIT = 5.0
+"""Seconds that connections have to finish what is under way when the server stops."""
+
+
+class Listeners:
+    """All listeners of a server and their sessions."""
+
+    def __init__(self, services: Services, limits: Limits) -> None:
+        self._services = services
+        self._limits = limits
+        self._servers: list[asyncio.Server] = []
+        self._runners: list[web.AppRunner] = []
+        self._unix: list[tuple[Path, int]] = []
+        self._sessions: dict[asyncio.Task[None], Session] = {}
+
+    async def open(self, bind: Bind) -> Address:
+        """Listen on an address; the address with its real port. Raises ConfigError when it cannot."""
+        address = bind.address
+        try:
+            if address.kind == "unix":
+                sockets = [self._bind_unix(Path(address.path))]
+            else:
+                sockets = await _bind_tcp(address)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+        if address.kind == "ws":
+            await self._serve_websockets(bind, sockets)
+        else:
+            await self._serve_lines(bind, sockets)
+        if address.kind == "unix":
+            return address
+        return replace(address, host=address.host or "0.0.0.0", port=sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Accept no more, let the sessions finish what is under way, close them, unlink the unix sockets."""
+        for server in self._servers:
+            server.close()
+        for session in self._sessions.values():
+            session.stop()
+        if self._sessions:
+            _, late = await asyncio.wait(list(self._sessions), timeout=FINISH_LIMIT)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for runner in self._runners:
+            await runner.cleanup()
+        for path, inode in self._unix:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == inode:  # another server may have taken the name
+                    path.unlink()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._sessions)
+
+    # --------------------------------------------------------------------------------------------- sessions
+
+    def _opener(self, bind: Bind) -> Callable[[Output, str], Session]:
+        def open_session(output: Output, peer: str) -> Session:
+            caller = Caller(Identity(None, bind.anon_perms), bind.read_only)
+            return Session(self._services, caller, output, peer)
+
+        return open_session
+
+    def _connection(self, bind: Bind, *, lines: bool) -> ServerConnection:
+        commands = READ_ONLY_COMMANDS if bind.read_only else COMMANDS
+        return ServerConnection(commands, self._limits, lines=lines)
+
+    def _track(self, task: asyncio.Task[None], session: Session) -> None:
+        self._sessions[task] = session
+        task.add_done_callback(lambda done: self._sessions.pop(done, None))
+
+    async def _serve_lines(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        opener = self._opener(bind)
+
+        def factory() -> LineTransport:
+            connection = self._connection(bind, lines=True)
+            return LineTransport(connection, opener, self._track, self._limits.pipelined)
+
+        for raw in sockets:
+            make = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await make(factory, sock=raw, backlog=BACKLOG))
+
+    async def _serve_websockets(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
+        opener = self._opener(bind)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message)
+            if not response.can_prepare(request).ok:
+                text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
+                return web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
+            if request.transport is not None:
+                keep_alive(request.transport)
+            await response.prepare(request)
+            transport = WebSocketTransport(response, self._connection(bind, lines=False), self._limits.pipelined)
+            session = opener(transport, request.remote or "unknown")
+            task = asyncio.current_task()
+            assert task is not None
+            self._track(task, session)
+            await transport.run(session)
+            return response
+
+        application = web.Application()
+        application.router.add_get("/{path:.*}", handle)
+        runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=FINISH_LIMIT)
+        await runner.setup()
+        self._runners.append(runner)
+        for raw in sockets:
+            await web.SockSite(runner, raw, backlog=BACKLOG).start()
+
+    def _bind_unix(self, path: Path) -> socket.socket:
+        """A socket at a path of any length: the kernel takes 107 bytes, a folder's descriptor shortens the rest."""
+        path = path.absolute()
+        _clear_stale(path)
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            # The name itself may be too long as well, so bind under a short one and rename.
+            short = f".{os.getpid()}.{len(self._unix)}"
+            raw.bind(f"/proc/self/fd/{folder}/{short}")
+            os.rename(short, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            raw.close()
+            raise
+        finally:
+            os.close(folder)
+        self._unix.append((path, path.stat().st_ino))
+        return raw
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove what a dead server left at the path. Raises ConfigError for a live one, or what is no socket."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError(f"cannot listen on unix://{path}: the file is there and is no socket; remove or rename it")
+    node = os.open(path, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(f"/proc/self/fd/{node}")
+    except ConnectionRefusedError:
+        path.unlink()
+        return
+    finally:
+        os.close(node)
+    raise ConfigError(f"cannot listen on unix://{path}: another server answers there; stop it first")
+
+
+async def _bind_tcp(address: Address) -> list[socket.socket]:
+    """One socket for each address that the host has; all with the same port."""
+    loop = asyncio.get_running_loop()
+    hosts = [address.host] if address.host else ["0.0.0.0", "::"]
+    sockets: list[socket.socket] = []
+    port = address.port
+    try:
+        for host in hosts:
+            for family, _, _, _, where in await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            ):
+                if family == socket.AF_INET6 and not address.host and not socket.has_ipv6:
+                    continue
+                sockets.append(_listen(family, (*where[:1], port, *where[2:])))
+                port = sockets[0].getsockname()[1]
+    except OSError:
+        if not sockets or address.host not in ("", "localhost"):  # a host without IPv6 is served by IPv4 alone
+            for raw in sockets:
+                raw.close()
+            raise
+    return sockets
+
+
+def _listen(family: int, where: tuple[object, ...]) -> socket.socket:
+    raw = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        raw.bind(where)
+        raw.setblocking(False)
+    except OSError:
+        raw.close()
+        raise
+    return raw

@@ -1,0 +1,210 @@
+"""The router: the Store over worker processes. Which shard is asked what; the links carry it there."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shardhash.coordinator.links import WorkerLink
+from shardhash.coordinator.lookups import Lookups
+from shardhash.coordinator.reports import Clock, Reports
+from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
+from shardhash.errors import InvokeError
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Key, to_text
+from shardhash.wire.messages import Report
+
+GC_MARK = "gc-mark"
+MARKS_AT_ONCE = 2000
+"""Marks of one request to the workers: some 10 ms of work for each."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Router:
+    """A Store whose hashes lie in workers, one link each; shard 0 also keeps users and settings."""
+
+    def __init__(self, links: Sequence[WorkerLink]) -> None:
+        self._links = links
+        self._clock = Clock()
+        self._lookups = Lookups(links)
+        self._reports = Reports(links, self._clock)
+        self._collection = asyncio.Lock()
+
+    # ------------------------------------------------------------------------------------------- questions
+
+    async def lookup(self, method: str, digests: bytes) -> Found:
+        """See Store."""
+        return await self._lookups.get(method, digests)
+
+    async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
+        """See Store."""
+        by_link: dict[WorkerLink, list[str]] = {}
+        for text in map(to_text, taskhashes):
+            by_link.setdefault(self._reports.link_of(text), []).append(text)
+        parts = await asyncio.gather(*(link.request("unihashes", method, texts) for link, texts in by_link.items()))
+        found: dict[str, str | None] = {}
+        for texts, unihashes in zip(by_link.values(), parts, strict=True):
+            found.update(zip(texts, unihashes, strict=True))
+        answers = [found[to_text(taskhash)] for taskhash in taskhashes]
+        return [None if unihash is None else bytes.fromhex(unihash) for unihash in answers]
+
+    async def exists(self, digests: bytes) -> bytes:
+        """See Store."""
+        return await self._lookups.exists(digests)
+
+    async def get_row(self, method: str, taskhash: str) -> Columns | None:
+        """See Store."""
+        row: Columns | None = await self._reports.link_of(taskhash).request("oldest", method, taskhash)
+        return row
+
+    async def get_outhash(self, method: str, outhash: str, with_unihash: bool) -> Columns | None:
+        """See Store."""
+        while found := await self._reports.oldest(method, outhash, "", mapped=with_unihash):
+            link = self._reports.link_of(found[0])
+            row: Columns | None = await link.request("row", method, found[0], outhash, with_unihash)
+            if row is not None:
+                return row
+            # It was removed in between: look again.
+        return None
+
+    # --------------------------------------------------------------------------------------------- reports
+
+    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
+        """See Store."""
+        return await self._reports.report(report, otherwise)
+
+    async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
+        """See Store."""
+        in_force: str = await self._reports.link_of(taskhash).request("map", method, taskhash, unihash.hex())
+        return bytes.fromhex(in_force)
+
+    async def store_row(self, row: Columns) -> None:
+        """See Store."""
+        unihash = row["unihash"] or ""
+
+        async def given() -> bytes:
+            return bytes.fromhex(unihash)
+
+        fields = {name: row.get(name) for name in ("owner", "PN", "PV", "PR", "task", "outhash_siginfo")}
+        report = Report(
+            method=row["method"] or "",
+            taskhash=row["taskhash"] or "",
+            outhash=row["outhash"] or "",
+            unihash=unihash,
+            **fields,
+        )
+        await self._reports.report(report, given, created=_microseconds(row.get("created")))
+
+    # -------------------------------------------------------------------------------------------- removals
+
+    async def remove(self, where: Where) -> int:
+        """See Store."""
+        return await self._remove_rows("remove", where)
+
+    async def clean_unused(self, max_age_seconds: int) -> int:
+        """See Store."""
+        return await self._remove_rows("clean", self._clock() - max_age_seconds * 1_000_000)
+
+    async def _remove_rows(self, operation: str, argument: object) -> int:
+        counts = await asyncio.gather(*(self._remove_from(link, operation, argument) for link in self._links))
+        return sum(counts)
+
+    async def _remove_from(self, link: WorkerLink, operation: str, argument: object) -> int:
+        job, count, done = secrets.token_hex(8), 0, False
+        while not done:
+            answer = await link.request(operation, job, argument)
+            count += answer["count"]
+            done = answer["done"]
+            await self._unindex(answer["unindex"])
+        return count
+
+    async def _unindex(self, gone: list[tuple[str, list[tuple[str, str]]]]) -> None:
+        by_link: dict[tuple[WorkerLink, str], list[tuple[str, str]]] = {}
+        for method, pairs in gone:
+            for pair in pairs:
+                by_link.setdefault((self._reports.link_of(pair[0]), method), []).append(pair)
+        await asyncio.gather(*(link.request("unindex", method, pairs) for (link, method), pairs in by_link.items()))
+
+    # ------------------------------------------------------------------------------------ garbage collection
+
+    async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
+        """See Store. Shard 0 is told first: its mark is the one that counts after a crash."""
+        counts = [0] * len(marks)
+        async with self._collection:
+            for start in range(0, len(marks), MARKS_AT_ONCE):
+                some = marks[start : start + MARKS_AT_ONCE]
+                await self._links[0].request("set", "config", GC_MARK, some[0][0])
+                parts = await asyncio.gather(*(link.request("marks", some) for link in self._links))
+                counts[start : start + len(some)] = map(sum, zip(*parts, strict=True))
+        return counts
+
+    async def gc_status(self) -> GcStatus:
+        """See Store."""
+        parts = await asyncio.gather(*(link.request("status") for link in self._links))
+        mark = parts[0][2]
+        keep = sum(part[0] for part in parts) if mark else 0
+        return GcStatus(keep, sum(part[1] for part in parts) - keep, mark or None)
+
+    async def gc_sweep(self, mark: str) -> int:
+        """See Store.
+
+        Every shard sweeps while the mark is current everywhere, then shard 0 forgets the mark: from there on the
+        sweep has happened. Until then it can be asked again, after any crash.
+        """
+        async with self._collection:
+            if not mark or await self.get_entry("config", GC_MARK) != mark:
+                raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
+            counts = await asyncio.gather(*(link.request("sweep", mark) for link in self._links))
+            await self.set_entry("config", GC_MARK, None)
+            await self._spread_mark(None)
+        return sum(counts)
+
+    async def reconcile(self) -> None:
+        """Give every shard the current mark of shard 0; after a start, since a crash may have come between."""
+        async with self._collection:
+            await self._spread_mark(await self.get_entry("config", GC_MARK))
+
+    async def _spread_mark(self, mark: str | None) -> None:
+        await asyncio.gather(*(link.request("set", "config", GC_MARK, mark) for link in self._links[1:]))
+
+    # ---------------------------------------------------------------------------------------------- entries
+
+    async def usage(self) -> dict[str, int]:
+        """See Store."""
+        parts = await asyncio.gather(*(link.request("counts") for link in self._links))
+        return {
+            "unihashes_v3": sum(part["mappings"] for part in parts),
+            "outhashes_v2": sum(part["rows"] for part in parts),
+            "users": parts[0]["users"],
+            "config": parts[0]["config"],
+        }
+
+    async def get_entry(self, kind: str, name: str) -> Any:
+        """See Store."""
+        return await self._links[0].request("get", kind, name)
+
+    async def list_entries(self, kind: str) -> dict[str, Any]:
+        """See Store."""
+        entries: dict[str, Any] = await self._links[0].request("list", kind)
+        return entries
+
+    async def set_entry(self, kind: str, name: str, value: Any) -> None:
+        """See Store."""
+        await self._links[0].request("set", kind, name, value)
+
+    async def snapshot(self) -> None:
+        """See Store."""
+        await asyncio.gather(*(link.request("snapshot") for link in self._links))
+
+
+def _microseconds(created: str | None) -> int | None:
+    """A time of another server, whose spelling of ISO 8601 may lack the zone; None when it is no time."""
+    try:
+        moment = datetime.fromisoformat(created or "")
+    except ValueError:
+        return None
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return since // timedelta(microseconds=1)

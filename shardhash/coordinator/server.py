@@ -1,0 +1,95 @@
+"""The server: puts workers, Store, users and listeners together, runs until a signal, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.links import WorkerLink
+from shardhash.coordinator.listeners import Listeners
+from shardhash.coordinator.router import Router
+from shardhash.coordinator.settings import Settings
+from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.supervisor import Supervisor
+from shardhash.coordinator.users import Users
+from shardhash.errors import ConfigError, ShardhashError
+
+log = logging.getLogger(__name__)
+
+GC_THRESHOLD = 50_000
+"""Objects between collections; a coordinator makes few cycles, and a collection is a pause for every client."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Errors of the start go to the log, in words for people."""
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    gc.set_threshold(GC_THRESHOLD)
+    try:
+        uvloop.run(_serve(settings))
+    except ConfigError as error:
+        log.error("%s", error)
+        return 1
+    except ShardhashError:
+        log.exception("the server cannot go on")
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
+    supervisor = Supervisor(links, worker_arguments(settings), durable=settings.data is not None)
+    listeners: Listeners | None = None
+    starting = asyncio.create_task(supervisor.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            starting.result()
+            router = Router(links)
+            await router.reconcile()
+            services = await _services(settings, router)
+            listeners = Listeners(services, settings.limits)
+            for bind in settings.binds:
+                sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
+                sys.stdout.flush()
+            gc.freeze()
+            await stop.wait()
+            log.info("stopping")
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        if listeners is not None:
+            await listeners.close()
+        await supervisor.stop()
+
+
+async def _services(settings: Settings, router: Router) -> Services:
+    users = Users(router)
+    if settings.admin_user is not None and settings.admin_password is not None:
+        await users.set_admin(settings.admin_user, settings.admin_password)
+
+    async def nothing_queued() -> int:
+        return 0
+
+    return Services(store=router, users=users, stats=Stats(), backfill=nothing_queued)
+
+
+def worker_arguments(settings: Settings) -> Sequence[str]:
+    """What each worker is told on its command line, besides its shard."""
+    arguments = ["--shards", str(settings.workers), "--sync", settings.sync]
+    if settings.data is not None:
+        arguments += ["--data", str(settings.data)]
+    return arguments

@@ -1,0 +1,177 @@
+"""A session: answers what one connection asks, in order, whatever transport carries it.
+
+The transport feeds events of the connection's state machine. The session answers one after the other; stream lines
+that came in while it was busy are one block. What waits unanswered is bounded: past the limit the transport is told
+to stop reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+from shardhash.coordinator.handlers import Caller, Handlers, Services, lookup_block
+from shardhash.errors import InvokeError, ProtocolError, StorageError, UnavailableError
+from shardhash.wire import batch, streams
+from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
+
+log = logging.getLogger(__name__)
+
+
+class Output(Protocol):
+    """How a transport writes. Each method waits while the peer is slow to read; ConnectionError when it is gone."""
+
+    async def send_raw(self, data: bytes) -> None:
+        """The bytes of a Send event."""
+
+    async def send_json(self, value: object) -> None:
+        """One JSON answer."""
+
+    async def send_lines(self, lines: bytes) -> None:
+        """Stream answers, each ended by a newline, in one write."""
+
+    async def send_frame(self, frame: bytes) -> None:
+        """One binary answer."""
+
+
+class Session:
+    """One connection. `feed` and `feed_end` come from the transport; `run` is the task that answers."""
+
+    def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
+        self._store = services.store
+        self._stats = services.stats
+        self._handlers = Handlers(services)
+        self._caller = caller
+        self._output = output
+        self._peer = peer
+        self._events: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._input_ended = False
+        self._stopping = False
+        self.waiting = 0
+        """Requests, stream lines and batches that wait for an answer."""
+
+    def feed(self, events: list[Event]) -> None:
+        """Take events to answer."""
+        self._events.extend(events)
+        for event in events:
+            self.waiting += event.text.count(b"\n") if type(event) is StreamLines else 1
+        self._wake.set()
+
+    def feed_end(self) -> None:
+        """The peer sends no more; what came before is still answered."""
+        self._input_ended = True
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Answer what is under way, then end: the server goes down."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self, drained: Callable[[], None]) -> None:
+        """Answer until either side ends. `drained` is called whenever less waits than before."""
+        try:
+            while await self._next_ready():
+                if not await self._answer(self._events.popleft()):
+                    return
+                drained()
+        except ProtocolError as error:
+            log.info("%s: closed: %s", self._peer, error)
+        except ConnectionError:
+            log.debug("%s: gone", self._peer)
+
+    async def _next_ready(self) -> bool:
+        while not self._events:
+            if self._input_ended or self._stopping:
+                return False
+            self._wake.clear()
+            await self._wake.wait()
+        return True
+
+    async def _answer(self, event: Event) -> bool:
+        """Answer one event; whether to go on."""
+        started = perf_counter()
+        going_on = True
+        match event:
+            case StreamLines():
+                await self._answer_lines(event, started)
+                return True
+            case Asked():
+                going_on = await self._answer_request(event)
+            case BatchAsked():
+                going_on = await self._answer_batch(event.batch)
+            case StreamEnd():
+                await self._output.send_lines(b"ok\n")
+            case Send():
+                await self._output.send_raw(event.data)
+            case Refused():
+                await self._refuse(event.error)
+                going_on = False
+            case Ended():
+                log.info("%s: closed: %s", self._peer, event.reason)
+                going_on = False
+        self.waiting -= 1
+        if isinstance(event, Asked | BatchAsked):
+            self._stats.add(perf_counter() - started)
+        return going_on
+
+    async def _answer_request(self, event: Asked) -> bool:
+        try:
+            value = await self._handlers.answer(self._caller, event.command, event.request)
+        except (InvokeError, StorageError, UnavailableError) as error:
+            await self._refuse(error)
+            return False
+        await self._output.send_json(value)
+        return True
+
+    async def _answer_batch(self, asked: batch.Batch) -> bool:
+        try:
+            self._handlers.check_read(self._caller)
+            if asked.op == batch.EXISTS:
+                frame = batch.encode_exists(await self._store.exists(asked.digests))
+            else:
+                frame = batch.encode_found(await self._store.lookup(asked.method, asked.digests))
+        except (InvokeError, UnavailableError) as error:
+            await self._refuse(error)
+            return False
+        await self._output.send_frame(frame)
+        return True
+
+    async def _answer_lines(self, event: StreamLines, started: float) -> None:
+        text = self._take_block(event)
+        try:
+            answers = await self._answers(event.command.name, text)
+        except (InvokeError, StorageError, UnavailableError) as error:
+            # A client takes every line here for a hash: nothing can be said in-band.
+            raise ProtocolError(f"in {event.command.name}: {error}") from None
+        await self._output.send_lines(answers)
+        count = text.count(b"\n")
+        self.waiting -= count
+        self._stats.add(perf_counter() - started, count)
+
+    def _take_block(self, event: StreamLines) -> bytes:
+        """The text of an event and of those of its stream mode that follow at once."""
+        if not self._events or type(self._events[0]) is not StreamLines:
+            return event.text
+        texts = [event.text]
+        while self._events and isinstance(following := self._events[0], StreamLines):
+            texts.append(following.text)
+            self._events.popleft()
+        return b"".join(texts)
+
+    async def _answers(self, stream: str, text: bytes) -> bytes:
+        if stream == "get-stream":
+            return streams.encode_found_lines(await lookup_block(self._store, streams.parse_get_lines(text)))
+        if stream == "exists-stream":
+            block = streams.parse_exists_lines(text)
+            return streams.encode_exists_lines(block.join(await self._store.exists(block.digests)))
+        marks = [(asked.mark, asked.where) for asked in streams.parse_mark_lines(text)]
+        return streams.encode_mark_lines(await self._store.gc_mark(marks))
+
+    async def _refuse(self, error: Exception) -> None:
+        log.info("%s: refused: %s", self._peer, error)
+        await self._output.send_json({"invoke-error": {"message": str(error)}})

@@ -1,0 +1,84 @@
+"""The link: what coordinator and worker say to each other, over one WebSocket on a unix socket.
+
+Every message is binary and begins with a byte for its kind::
+
+    'L'  u32 number (little-endian) and a batch frame (wire/batch.py): a lookup or existence request, its answer
+    'J'  JSON: [[number, operation, argument, ...], ...]   requests, in the order in which they are to begin
+                [[number, result], ...]                    answers, in any order
+                [[number, null, "storage", message], ...]  refusals: the disk refuses writes
+
+Numbers are the coordinator's, one sequence a link. A request may be sent again after a link dropped: each
+operation is idempotent. Hashes are text; unihashes 64 hex digits; times microseconds since 1970 UTC.
+
+===============  ==========================================  =========================================================
+operation        arguments                                   result
+===============  ==========================================  =========================================================
+``turn``         method, outhash, taskhash, created          waits for the turn of this outhash and for its index to
+                                                             hold the taskhash, durably: the first page
+``release``      method, outhash, created                    null; the turn, which `created` names, goes to the next
+                                                             in line
+``page``         method, outhash, taskhash, after            the other taskhashes of the outhash, oldest first,
+                                                             [[created, taskhash], ...]; after: null or the last of
+                                                             the page before; empty at the end
+``equivalents``  method, outhash, [taskhash], mapped         for each taskhash: null unless it has a row of this
+                                                             outhash (and a mapping, if `mapped`); else its unihash,
+                                                             or "" when it has no mapping
+``commit``       [row fields], outhash_siginfo or null,      the unihash in force, once row and mapping are durable
+                 unihash
+``map``          method, taskhash, unihash                   the unihash in force, once durable
+``unihashes``    method, [taskhash]                          the unihash or null of each
+``row``          method, taskhash, outhash, joined           columns or null
+``oldest``       method, taskhash                            columns of its oldest row, joined; null without mapping
+``remove``       job, where                                  {count, unindex: [[method, [[outhash, taskhash]]]],
+                                                             done}; asked again with the same job until done
+``clean``        job, before                                 the same, for rows older than this without a mapping
+``unindex``      method, [[outhash, taskhash]]               null
+``marks``        [[mark, where], ...]                        [count, ...]
+``sweep``        mark                                        count of mappings without the mark, now deleted
+``status``       -                                           [mappings with the current mark, all, mark or ""]
+``counts``       -                                           {mappings, rows, index, users, config}
+``get``          entry kind, name                            value or null
+``list``         entry kind                                  {name: value}
+``set``          entry kind, name, value                     null, once durable
+``snapshot``     -                                           null, once written and verified
+===============  ==========================================  =========================================================
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import orjson
+
+LOOKUP = b"L"
+JSON = b"J"
+PAGE = 16
+"""Taskhashes of the first page; usually its first one decides."""
+LATER_PAGE = 1024
+"""Taskhashes of each later page."""
+MAX_MESSAGE = 1 << 30
+"""Limit of a message on the link, bytes; a report carries its siginfo."""
+
+_NUMBER = struct.Struct("<cI")
+
+
+def encode_lookup(number: int, frame: bytes) -> bytes:
+    """A lookup message."""
+    return _NUMBER.pack(LOOKUP, number) + frame
+
+
+def decode_lookup(message: bytes) -> tuple[int, bytes]:
+    """(number, batch frame) of a lookup message."""
+    return _NUMBER.unpack_from(message)[1], message[_NUMBER.size :]
+
+
+def encode_json(items: list[Any]) -> bytes:
+    """A JSON message."""
+    return JSON + orjson.dumps(items)
+
+
+def decode_json(message: bytes) -> list[Any]:
+    """The items of a JSON message."""
+    items: list[Any] = orjson.loads(memoryview(message)[1:])
+    return items

@@ -1,0 +1,265 @@
+"""The service: carries out the operations of the link (protocol.py) on one shard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
+
+from shardhash.errors import ProtocolError, StorageError
+from shardhash.shard import protocol
+from shardhash.shard.changes import RowFields, Transaction
+from shardhash.shard.recovery import Shard
+from shardhash.shard.selection import (
+    Columns,
+    Where,
+    columns,
+    joined,
+    select_mappings,
+    select_rows,
+    select_unmarked,
+    select_unused,
+)
+from shardhash.shard.table import GC_MARK
+from shardhash.shard.turns import Turns
+from shardhash.shard.writer import Writer
+from shardhash.wire import batch
+from shardhash.wire.hashes import Key, to_key, to_text
+
+Pairs: TypeAlias = list[tuple[str, str]]
+Sweep: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
+"""What a removal did, slice by slice: entries gone, and the (outhash, taskhash) of the rows gone from a method."""
+
+UNINDEX_PAGE = 20_000
+"""Rows whose index items one answer to ``remove`` or ``clean`` names; about 3 MB of JSON."""
+
+
+class Service:
+    """The operations of one shard. Public methods named op_X carry out operation X.
+
+    An operation returns its result, or an awaitable of it.
+    """
+
+    def __init__(self, shard: Shard, writer: Writer) -> None:
+        self._shard = shard
+        self._table = shard.table
+        self._write = writer.write
+        self._turns = Turns()
+        self._jobs: dict[str, Sweep] = {}
+        self._snapshot_lock = asyncio.Lock()
+        self._operations: dict[str, Callable[..., Any]] = {
+            name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")
+        }
+
+    def begin(self, link: object, operation: str, arguments: list[Any]) -> Any:
+        """Start an operation: its result, or an awaitable of it. ProtocolError for one that is unknown."""
+        start = self._operations.get(operation)
+        if start is None:
+            raise ProtocolError(f"operation {operation!r} is not known to this worker")
+        return start(link, *arguments) if operation in ("turn", "release") else start(*arguments)
+
+    def lookup(self, frame: bytes) -> bytes:
+        """Answer a batch frame."""
+        asked = batch.decode_request(frame)
+        if asked.op == batch.EXISTS:
+            return batch.encode_exists(self._table.exists(asked.digests))
+        return batch.encode_found(self._table.lookup(asked.method, asked.digests))
+
+    def drop_link(self, link: object) -> None:
+        """A link is gone: its turns are free."""
+        self._turns.drop(link)
+
+    # --------------------------------------------------------------------------------------------- reports
+
+    async def op_turn(
+        self, link: object, method: str, outhash: str, taskhash: str, created: int
+    ) -> list[tuple[int, str]]:
+        """Take the turn and make the index item durable; the first page of the other taskhashes.
+
+        The item comes before the row: an item without a row says nothing (`op_equivalents` looks at rows), while
+        a row without an item would be a report half done.
+        """
+        place = (method, outhash)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.take(place, link, created, lambda: _grant(turn))
+        try:
+            if not self._table.indexed(method, to_key(outhash), to_key(taskhash)):
+                await self._write(lambda change: change.insert_index(method, outhash, taskhash, created))
+        except StorageError:
+            self._turns.release(place, link, created)
+            raise
+        await turn
+        return self._page(method, outhash, taskhash, b"", protocol.PAGE)
+
+    def op_release(self, link: object, method: str, outhash: str, created: int) -> None:
+        """End the turn."""
+        self._turns.release((method, outhash), link, created)
+
+    def op_page(self, method: str, outhash: str, taskhash: str, after: tuple[int, str] | None) -> list[tuple[int, str]]:
+        """A later page of the other taskhashes of an outhash."""
+        start = b"" if after is None else self._table.index_item(after[0], to_key(after[1]))
+        size = protocol.PAGE if after is None else protocol.LATER_PAGE
+        return self._page(method, outhash, taskhash, start, size)
+
+    def _page(self, method: str, outhash: str, taskhash: str, start: bytes, size: int) -> list[tuple[int, str]]:
+        items = self._table.candidates(method, to_key(outhash), size, start)
+        return [(created, text) for created, key in items if (text := to_text(key)) != taskhash]
+
+    def op_equivalents(self, method: str, outhash: str, taskhashes: list[str], mapped: bool) -> list[str | None]:
+        """Which of these taskhashes have a row of this outhash, and with which unihash."""
+        return [self._equivalent(method, to_key(outhash), to_key(taskhash), mapped) for taskhash in taskhashes]
+
+    def _equivalent(self, method: str, outhash: Key, taskhash: Key, mapped: bool) -> str | None:
+        unihash = self._table.unihash(method, taskhash)
+        if (mapped and unihash is None) or self._table.row(method, taskhash, outhash) is None:
+            return None
+        return unihash.hex() if unihash is not None else ""
+
+    def op_commit(self, fields: list[Any], siginfo: str | None, unihash: str) -> asyncio.Future[str]:
+        """Store row and mapping of a report, each unless it is there."""
+        row = RowFields(*fields)
+
+        def change(transaction: Transaction) -> str:
+            new = siginfo is not None and not transaction.has_row(row.method, to_key(row.taskhash), to_key(row.outhash))
+            reference = self._shard.put_siginfo(siginfo) if new and siginfo is not None else 0
+            return transaction.insert_row(row, reference, bytes.fromhex(unihash)).hex()
+
+        return self._write(change)
+
+    def op_map(self, method: str, taskhash: str, unihash: str) -> asyncio.Future[str]:
+        """Insert a mapping unless there is one."""
+        return self._write(lambda change: change.insert_mapping(method, taskhash, bytes.fromhex(unihash)).hex())
+
+    # ------------------------------------------------------------------------------------------- questions
+
+    def op_unihashes(self, method: str, taskhashes: list[str]) -> list[str | None]:
+        """Lookups of taskhashes of any form."""
+        found = [self._table.unihash(method, to_key(taskhash)) for taskhash in taskhashes]
+        return [None if unihash is None else unihash.hex() for unihash in found]
+
+    def op_row(self, method: str, taskhash: str, outhash: str, with_mapping: bool) -> Columns | None:
+        """One outhash row."""
+        key = to_key(taskhash)
+        row = self._table.row(method, key, to_key(outhash))
+        if row is None or (with_mapping and self._table.unihash(method, key) is None):
+            return None
+        found = columns(method, key, row, self._shard.get_siginfo)
+        return joined(self._table, method, key, found) if with_mapping else found
+
+    def op_oldest(self, method: str, taskhash: str) -> Columns | None:
+        """The oldest row of a taskhash that has a mapping."""
+        key = to_key(taskhash)
+        rows = self._table.rows(method, key)
+        if not rows or self._table.unihash(method, key) is None:
+            return None
+        return joined(self._table, method, key, columns(method, key, rows[0], self._shard.get_siginfo))
+
+    def op_counts(self) -> dict[str, int]:
+        """How much there is of everything."""
+        return self._table.counts()
+
+    # -------------------------------------------------------------------------------------------- removals
+
+    async def op_remove(self, job: str, where: Where) -> dict[str, Any]:
+        """Remove what matches, some of it a call."""
+        return await self._work(job, lambda: self._removal(where))
+
+    async def op_clean(self, job: str, before: int) -> dict[str, Any]:
+        """Remove unused rows, some of them a call."""
+        return await self._work(job, lambda: self._delete_rows(select_unused(self._table, before)))
+
+    async def op_unindex(self, method: str, pairs: Pairs) -> None:
+        """Delete index items of rows that are gone; an item whose row came back meanwhile is a report's to keep."""
+        await self._write(lambda change: change.delete_index(method, pairs))
+
+    async def _work(self, job: str, begin: Callable[[], Sweep]) -> dict[str, Any]:
+        sweep = self._jobs.pop(job, None) or begin()
+        count, names, unindex = 0, 0, {}  # type: tuple[int, int, dict[str, Pairs]]
+        async for gone, method, pairs in sweep:
+            count += gone
+            if pairs:
+                unindex.setdefault(method, []).extend(pairs)
+                names += len(pairs)
+            if names >= UNINDEX_PAGE:
+                self._jobs[job] = sweep
+                return {"count": count, "unindex": list(unindex.items()), "done": False}
+        return {"count": count, "unindex": list(unindex.items()), "done": True}
+
+    async def _removal(self, where: Where) -> Sweep:
+        async for gone in self._delete_mappings(select_mappings(self._table, where)):
+            yield gone, "", []
+        async for step in self._delete_rows(select_rows(self._table, where, self._shard.get_siginfo)):
+            yield step
+
+    async def _delete_mappings(self, slices: Iterator[tuple[str, list[str]]]) -> AsyncIterator[int]:
+        for method, taskhashes in slices:
+            yield await self._write_some(
+                taskhashes, partial(Transaction.delete_mappings, method=method, taskhashes=taskhashes)
+            )
+
+    async def _delete_rows(self, slices: Iterator[tuple[str, Pairs]]) -> Sweep:
+        for method, pairs in slices:
+            gone = await self._write_some(pairs, partial(Transaction.delete_rows, method=method, pairs=pairs))
+            yield gone, method, [(outhash, taskhash) for taskhash, outhash in pairs]
+
+    async def _write_some(self, found: Iterable[object], change: Callable[[Transaction], int]) -> int:
+        if not found:
+            await asyncio.sleep(0)  # a slice without a match costs 1 ms; lookups go first
+            return 0
+        count: int = await self._write(change)
+        return count
+
+    # ------------------------------------------------------------------------------------ garbage collection
+
+    async def op_marks(self, marks: list[tuple[str, Where]]) -> list[int]:
+        """Make marks current and set them."""
+        return [await self._mark(mark, where) for mark, where in marks]
+
+    async def _mark(self, mark: str, where: Where) -> int:
+        count = 0
+        await self._write(lambda change: change.set_entry("config", GC_MARK, mark))
+        for method, taskhashes in select_mappings(self._table, where):
+            count += await self._write_some(
+                taskhashes, partial(Transaction.set_mark, mark=mark, method=method, taskhashes=taskhashes)
+            )
+        return count
+
+    async def op_sweep(self, mark: str) -> int:
+        """Delete all mappings without the mark."""
+        return sum([gone async for gone in self._delete_mappings(select_unmarked(self._table, mark))])
+
+    def op_status(self) -> tuple[int, int, str]:
+        """Mappings with the current mark, all mappings, the mark."""
+        mark = self._table.current_mark()
+        return self._table.mark_counts[mark], self._table.counts()["mappings"], mark
+
+    # ---------------------------------------------------------------------------------------------- entries
+
+    def op_get(self, kind: str, name: str) -> Any:
+        """One entry."""
+        return self._table.entries.get(kind, {}).get(name)
+
+    def op_list(self, kind: str) -> dict[str, Any]:
+        """All entries of a kind."""
+        return self._table.entries.get(kind, {})
+
+    def op_set(self, kind: str, name: str, value: Any) -> Awaitable[None]:
+        """Set an entry."""
+        return self._write(lambda change: change.set_entry(kind, name, value))
+
+    # -------------------------------------------------------------------------------------------- snapshots
+
+    async def op_snapshot(self) -> None:
+        """Write a snapshot, a chunk at a time between lookups."""
+        async with self._snapshot_lock:
+            await self.snapshot()
+
+    async def snapshot(self) -> None:
+        """Write a snapshot; one at a time."""
+        raise NotImplementedError
+
+
+def _grant(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

@@ -1,0 +1,208 @@
+"""The worker process: one shard behind a WebSocket on a unix socket that the coordinator bound.
+
+The coordinator passes the listening socket by number and holds the other end of the worker's standard input: when
+that closes the coordinator is gone, however it died, and the worker goes too. The socket takes connections from the
+start but is served only once the shard has recovered; a line of JSON on standard output says how that goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+from aiohttp import WSMsgType, web
+
+from shardhash.errors import DamageError, ShardhashError, StorageError
+from shardhash.shard import protocol
+from shardhash.shard.recovery import Shard
+from shardhash.shard.service import Service
+from shardhash.shard.writer import Writer
+
+EXIT_DAMAGED = 3
+"""Exit status when the files are damaged: starting again would not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is told on its command line."""
+
+    shard: int
+    shards: int
+    listen_fd: int
+    data: Path | None
+    sync: str
+    sync_interval: float
+    snapshot_interval: float
+    snapshot_bytes: int
+    keep_snapshots: int
+
+
+class Link:
+    """The worker's side of one link: answers go out a tick at a time."""
+
+    def __init__(self, socket_: web.WebSocketResponse, service: Service) -> None:
+        self._socket = socket_
+        self._service = service
+        self._answers: list[Any] = []
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Carry out what the coordinator asks until the link drops."""
+        sender = asyncio.create_task(self._send())
+        try:
+            async for message in self._socket:
+                if message.type is not WSMsgType.BINARY:
+                    break
+                if message.data[:1] == protocol.LOOKUP:
+                    number, frame = protocol.decode_lookup(message.data)
+                    await self._socket.send_bytes(protocol.encode_lookup(number, self._service.lookup(frame)))
+                else:
+                    self._begin(protocol.decode_json(message.data))
+        finally:
+            self._service.drop_link(self)
+            for task in (sender, *self._tasks):
+                task.cancel()
+            await asyncio.gather(sender, *self._tasks, return_exceptions=True)
+
+    def _begin(self, requests: list[Any]) -> None:
+        for number, operation, *arguments in requests:
+            result = self._service.begin(self, operation, arguments)
+            if isinstance(result, asyncio.Future):
+                result.add_done_callback(partial(self._finish, number))
+            elif isinstance(result, Awaitable):
+                task = asyncio.ensure_future(result)
+                self._tasks.add(task)
+                task.add_done_callback(partial(self._finish, number))
+                task.add_done_callback(self._tasks.discard)
+            else:
+                self._answer([number, result])
+
+    def _finish(self, number: int, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._answer([number, future.result()])
+        elif isinstance(error, StorageError):
+            self._answer([number, None, "storage", str(error)])
+        else:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "an operation failed", "exception": error, "future": future}
+            )
+
+    def _answer(self, item: list[Any]) -> None:
+        self._answers.append(item)
+        self._wake.set()
+
+    async def _send(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            answers, self._answers = self._answers, []
+            await self._socket.send_bytes(protocol.encode_json(answers))
+
+
+def say(level: str, text: str) -> None:
+    """Tell the coordinator, which logs it."""
+    sys.stdout.buffer.write(orjson.dumps({"level": level, "text": text}) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
+    """The options on a worker's command line, which the supervisor writes."""
+    parser = argparse.ArgumentParser(prog="shardhash-worker", description="One shard; started by `shardhash serve`.")
+    parser.add_argument("--shard", type=int, required=True)
+    parser.add_argument("--shards", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--sync", choices=("always", "interval", "off"), default="always")
+    parser.add_argument("--sync-interval", type=float, default=1.0)
+    parser.add_argument("--snapshot-interval", type=float, default=3600.0)
+    parser.add_argument("--snapshot-bytes", type=int, default=256 << 20)
+    parser.add_argument("--keep-snapshots", type=int, default=2)
+    return WorkerOptions(**vars(parser.parse_args(arguments)))
+
+
+async def run(options: WorkerOptions, shard: Shard) -> None:
+    """Serve the shard until the coordinator is gone."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), _input_ended, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    writer = Writer(shard, wait_for_sync=options.sync == "always")
+    service = Service(shard, writer)
+    writing = asyncio.create_task(writer.run())
+    upkeep = asyncio.create_task(asyncio.sleep(1e9))
+    # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
+    runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, socket.socket(fileno=options.listen_fd)).start()
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait([waiting, writing, upkeep], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiting}:
+            task.result()  # an exception here is final: recovery will tell what is on disk
+    finally:
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
+        await runner.cleanup()
+    writer.stop()
+    await writing
+
+
+def _application(service: Service) -> web.Application:
+    async def link(request: web.Request) -> web.WebSocketResponse:
+        socket_ = web.WebSocketResponse(compress=False, max_msg_size=protocol.MAX_MESSAGE)
+        await socket_.prepare(request)
+        await Link(socket_, service).serve()
+        return socket_
+
+    application = web.Application()
+    application.router.add_get("/link", link)
+    return application
+
+
+def _input_ended(stop: asyncio.Event) -> None:
+    with contextlib.suppress(BlockingIOError):
+        if not os.read(sys.stdin.fileno(), 4096):
+            stop.set()
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker; its exit status."""
+    options = parse_options(arguments)
+    # Its memory is a few huge dicts of bytes; the collector would walk them again and again to find nothing.
+    gc.disable()
+    try:
+        shard = Shard()
+    except DamageError as error:
+        say("ERROR", str(error))
+        return EXIT_DAMAGED
+    except ShardhashError as error:
+        say("ERROR", str(error))
+        return EXIT_DAMAGED
+    try:
+        uvloop.run(run(options, shard))
+    finally:
+        shard.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The writer: group commit. All writes that have arrived become one transaction, one append, one sync.
+
+While one group is synced the next one gathers. A group is applied to the table only once it is durable, so no
+lookup sees what a crash could take back. When the disk refuses (StorageError) the group is dropped whole and its
+callers are told; the next group tries again. Any other failure of the log is final: after a failed sync nobody
+knows what is on disk, so the worker ends and recovers from what is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from shardhash.errors import StorageError
+from shardhash.shard.changes import Transaction
+from shardhash.shard.recovery import Shard
+
+Change: TypeAlias = Callable[[Transaction], Any]
+"""Decides its records in the transaction; its result goes to the caller once they are durable."""
+
+
+class Writer:
+    """The one writer of a shard. Use `write` from the event loop that runs `run`."""
+
+    def __init__(self, shard: Shard, *, wait_for_sync: bool) -> None:
+        self._shard = shard
+        self._wait_for_sync = wait_for_sync
+        self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def write(self, change: Change) -> asyncio.Future[Any]:
+        """The result of the change, once it is durable. The future raises StorageError when the disk refuses."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, future))
+        self._wake.set()
+        return future
+
+    def stop(self) -> None:
+        """Let `run` return once all that was asked for is written."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write groups until stopped. An exception out of here is final for the process."""
+        while not (self._stopping and not self._waiting):
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                await self._commit(group)
+
+    async def _commit(self, group: list[tuple[Change, asyncio.Future[Any]]]) -> None:
+        transaction = Transaction(self._shard.table)
+        try:
+            results = [change(transaction) for change, _ in group]
+            if transaction.records:
+                self._shard.append(transaction.records)
+                if self._wait_for_sync:
+                    # Beside the event loop: lookups go on during the fsync.
+                    await asyncio.get_running_loop().run_in_executor(None, self._shard.sync)
+        except StorageError as error:
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(StorageError(str(error)))
+            return
+        for record in transaction.records:
+            self._shard.table.apply(record)
+        for (_, future), result in zip(group, results, strict=True):
+            if not future.done():
+                future.set_result(result)
