@@ -1,0 +1,217 @@
+"""The table against plain dicts: any sequence of records, twice, in any state of its bags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardhash.shard import chunks, records
+from shardhash.shard.records import Record
+from shardhash.shard.table import Table, split_digests
+from shardhash.wire.hashes import to_key, to_text
+
+METHODS = ["m", "other.method"]
+HASHES = [f"{n:064x}" for n in range(4)] + ["short", "g" * 64, "é"]
+UNIHASHES = [f"{n:064x}" for n in range(3, 6)]
+MARKS = ["", "A", "B"]
+
+methods = st.sampled_from(METHODS)
+hashes = st.sampled_from(HASHES)
+times = st.integers(0, 3)
+texts = st.sampled_from([None, "x", "y"])
+some_hashes = st.lists(hashes, max_size=4).map(lambda found: list(dict.fromkeys(found)))
+some_pairs = st.lists(st.tuples(hashes, hashes), max_size=4)
+record = st.one_of(
+    st.tuples(
+        st.just(records.ROW),
+        methods,
+        hashes,
+        hashes,
+        times,
+        texts,
+        texts,
+        texts,
+        texts,
+        texts,
+        st.integers(0, 2),
+        st.none() | st.sampled_from(UNIHASHES),
+        st.sampled_from(MARKS),
+    ),
+    st.tuples(st.just(records.MAP), methods, hashes, st.sampled_from(UNIHASHES), st.sampled_from(MARKS)),
+    st.tuples(st.just(records.UNMAP), methods, some_hashes),
+    st.tuples(st.just(records.UNROW), methods, some_pairs),
+    st.tuples(st.just(records.MARK), st.sampled_from(MARKS), methods, some_hashes),
+    st.tuples(st.just(records.IDX), methods, hashes, hashes, times),
+    st.tuples(st.just(records.UNIDX), methods, some_pairs),
+    st.tuples(
+        st.just(records.SET), st.sampled_from(["user", "config"]), st.sampled_from("uv"), st.none() | st.just([1])
+    ),
+)
+some_records = st.lists(record, max_size=60)
+
+
+class Model:
+    """What the table holds, as plainly as it can be said."""
+
+    def __init__(self) -> None:
+        self.mappings: dict[tuple[str, str], str] = {}
+        self.marks: dict[tuple[str, str], str] = {}
+        self.rows: dict[tuple[str, str, str], tuple[Any, ...]] = {}
+        self.index: dict[tuple[str, str, str], int] = {}
+        self.entries: dict[tuple[str, str], Any] = {}
+
+    def apply(self, record: Record) -> None:
+        getattr(self, record[0])(*record[1:])
+
+    def row(self, m: str, t: str, o: str, *rest: Any) -> None:
+        *fields, unihash, mark = rest
+        self.rows[m, t, o] = tuple(fields)
+        if unihash is not None:
+            self.map(m, t, unihash, mark)
+
+    def map(self, m: str, t: str, unihash: str, mark: str) -> None:
+        self.mappings[m, t] = unihash
+        self.marks[m, t] = mark
+
+    def unmap(self, m: str, taskhashes: Iterable[str]) -> None:
+        for t in taskhashes:
+            self.mappings.pop((m, t), None)
+
+    def unrow(self, m: str, pairs: Iterable[tuple[str, str]]) -> None:
+        for t, o in pairs:
+            self.rows.pop((m, t, o), None)
+
+    def mark(self, mark: str, m: str, taskhashes: Iterable[str]) -> None:
+        for t in taskhashes:
+            self.marks[m, t] = mark
+
+    def idx(self, m: str, o: str, t: str, created: int) -> None:
+        self.index[m, o, t] = created
+
+    def unidx(self, m: str, pairs: Iterable[tuple[str, str]]) -> None:
+        for o, t in pairs:
+            self.index.pop((m, o, t), None)
+
+    def set(self, kind: str, name: str, value: Any) -> None:
+        if value is None:
+            self.entries.pop((kind, name), None)
+        else:
+            self.entries[kind, name] = value
+
+
+def compare(table: Table, model: Model) -> None:
+    table.check()
+    assert table.counts()["mappings"] == len(model.mappings)
+    assert table.counts()["rows"] == len(model.rows)
+    assert table.counts()["index"] == len(model.index)
+    for method in METHODS:
+        for text in HASHES:
+            key = to_key(text)
+            unihash = table.unihash(method, key)
+            assert (unihash.hex() if unihash else None) == model.mappings.get((method, text))
+            if unihash:
+                assert table.mark(method, key) == model.marks[method, text]
+            found = [(to_text(row.outhash), row.created, *row.details, row.siginfo) for row in table.rows(method, key)]
+            mine = [(o, *fields) for (m, t, o), fields in model.rows.items() if (m, t) == (method, text)]
+            assert sorted(found, key=repr) == sorted(mine, key=repr)
+            assert [row[1] for row in found] == sorted(row[1] for row in mine)
+            items = [(created, to_text(t)) for created, t in table.candidates(method, key, 100)]
+            assert sorted(items) == sorted((c, t) for (m, o, t), c in model.index.items() if (m, o) == (method, text))
+            assert [created for created, _ in items] == sorted(created for created, _ in items)
+    digests = b"".join(bytes.fromhex(unihash) for unihash in UNIHASHES)
+    assert [bool(flag) for flag in table.exists(digests)] == [u in model.mappings.values() for u in UNIHASHES]
+    entries = {(kind, name): value for kind, named in table.entries.items() for name, value in named.items()}
+    assert entries == model.entries
+
+
+@given(some_records)
+@settings(max_examples=200)
+def test_records_make_what_a_plain_model_makes(some: list[Record]) -> None:
+    table, model = Table(), Model()
+    for one in some:
+        table.apply(one)
+        model.apply(one)
+    compare(table, model)
+
+
+@given(some_records)
+def test_applying_records_again_ends_in_the_same_state(some: list[Record]) -> None:
+    table = Table()
+    for one in some:
+        table.apply(one)
+    before = table.digest()
+    for one in some:
+        table.apply(one)
+    table.check()
+    assert table.digest() == before
+
+
+@given(some_records, st.integers(1, 3))
+def test_chunks_carry_the_whole_state(some: list[Record], size: int) -> None:
+    table, loaded = Table(), Table()
+    for one in some:
+        table.apply(one)
+    for chunk in chunks.freeze(table, size):
+        chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
+    loaded.check()
+    assert loaded.digest() == table.digest()
+    assert sorted(loaded.siginfo_references()) == sorted(table.siginfo_references())
+
+
+@given(some_records, some_records, st.integers(1, 3), st.randoms(use_true_random=False))
+def test_a_fuzzy_walk_and_the_records_since_make_the_state(
+    before: list[Record], meanwhile: list[Record], size: int, random: Any
+) -> None:
+    table, loaded = Table(), Table()
+    for one in before:
+        table.apply(one)
+    waiting = list(meanwhile)
+    for chunk in chunks.freeze(table, size):
+        chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
+        for _ in range(random.randint(0, 3)):
+            if waiting:
+                table.apply(waiting.pop(0))
+    for one in waiting:
+        table.apply(one)
+    for one in meanwhile:
+        loaded.apply(one)
+    loaded.check()
+    assert loaded.digest() == table.digest()
+
+
+def test_the_digest_tells_states_apart() -> None:
+    seen = set()
+    table = Table()
+    steps: list[Record] = [
+        (records.MAP, "m", HASHES[0], UNIHASHES[0], ""),
+        (records.MAP, "m", HASHES[0], UNIHASHES[0], "A"),
+        (records.MAP, "m", HASHES[0], UNIHASHES[1], "A"),
+        (records.ROW, "m", HASHES[0], HASHES[1], 1, None, None, None, None, None, 0, None, ""),
+        (records.ROW, "m", HASHES[0], HASHES[1], 2, None, None, None, None, None, 0, None, ""),
+        (records.IDX, "m", HASHES[1], HASHES[0], 2),
+        (records.SET, "user", "u", {"permissions": []}),
+    ]
+    for one in steps:
+        table.apply(one)
+        seen.add(table.digest())
+    assert len(seen) == 7
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), max_size=200))
+def test_digests_are_split_one_by_one(digests: list[bytes]) -> None:
+    assert list(split_digests(b"".join(digests))) == digests
+
+
+def test_a_unihash_is_in_memory_once() -> None:
+    table = Table()
+    for n in range(3):
+        table.apply((records.MAP, "m", f"{n:064x}", f"{7:064x}", ""))
+    table.apply((records.MAP, "m", f"{9:064x}", f"{9:064x}", ""))
+    mappings = table.methods["m"].mappings
+    assert len({id(mappings[to_key(f"{n:064x}")]) for n in range(3)}) == 1
+    (key,) = [key for key in mappings if key == to_key(f"{9:064x}")]
+    assert mappings[key] is key
