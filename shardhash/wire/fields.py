@@ -101,18 +101,15 @@ class Fields:
         return None if self._values.get(name) is None else self.name(name)
 
     def unihash(self, name: str) -> str:
-        """A unihash."""
-        value = self.text(name)
-        if not is_digest_text(value):
+        """A unihash. Whatever else stands there is refused with the reference's words."""
+        value = self._required(name)
+        if not (isinstance(value, str) and is_digest_text(value)):
             raise InvalidRequestError("Invalid unihash")
         return value
 
     def text(self, name: str, limit: int | None = MAX_TEXT) -> str:
         """Any text of at most `limit` characters; None: only the message limits it."""
-        try:
-            value = self._values[name]
-        except KeyError:
-            raise self._error(f"'{name}' is missing") from None
+        value = self._required(name)
         if not isinstance(value, str):
             raise self._error(f"'{name}' must be text, not {describe(value)}")
         if limit is not None and len(value) > limit:
@@ -135,9 +132,7 @@ class Fields:
 
     def seconds(self, name: str) -> int:
         """A duration in whole seconds."""
-        if name not in self._values:
-            raise self._error(f"'{name}' is missing")
-        value = self._values[name]
+        value = self._required(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._error(f"'{name}' must be a number of seconds, not {describe(value)}")
         if not 0 <= value <= MAX_SECONDS:  # false for NaN too
@@ -152,19 +147,22 @@ class Fields:
 
     def where(self, name: str) -> dict[str, str]:
         """Conditions, column to text."""
-        if name not in self._values:
-            raise self._error(f"'{name}' is missing")
-        value = self._values[name]
+        value = self._required(name)
         if not isinstance(value, dict):
             raise self._error(f"'{name}' must be an object of conditions, not {describe(value)}")
         conditions = Fields(f"{self._command}: '{name}'", value)
         return {column: conditions.text(column) for column in QUERY_COLUMNS if value.get(column) is not None}
 
+    def _required(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise self._error(f"'{name}' is missing") from None
+
     def _texts(self, name: str) -> list[str]:
-        value = self._values.get(name)
+        value = self._required(name)
         if not isinstance(value, list):
-            what = f"must be a list of texts, not {describe(value)}" if name in self._values else "is missing"
-            raise self._error(f"'{name}' {what}")
+            raise self._error(f"'{name}' must be a list of texts, not {describe(value)}")
         if value and set(map(type, value)) != {str}:
             raise self._error(f"'{name}' must hold nothing but texts")
         return value

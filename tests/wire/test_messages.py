@@ -123,13 +123,14 @@ def test_every_command_is_tested_here() -> None:
         ),
         ({"get": {"method": "m", "taskhash": "t", "all": 1}}, "get: 'all' must be true or false, not a number"),
         ({"report": {"method": "m", "taskhash": "t", "unihash": H}}, "report: 'outhash' is missing"),
+        ({"report": {"method": "m", "taskhash": "t", "outhash": "o"}}, "report: 'unihash' is missing"),
         (
             {"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H, "PN": 1}},
             "report: 'PN' must be text, not a number",
         ),
         (
             {"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": None}},
-            "report: 'unihash' must be text, not null",
+            "Invalid unihash",
         ),
         ({"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H.upper()}}, "Invalid unihash"),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H + "\n"}}, "Invalid unihash"),
