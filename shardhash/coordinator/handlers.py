@@ -12,6 +12,7 @@ from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.store import Store
 from shardhash.coordinator.users import Users
+from shardhash.errors import InvokeError
 from shardhash.wire import messages as m
 from shardhash.wire import streams
 from shardhash.wire.batch import Found
@@ -183,8 +184,37 @@ class Handlers:
     # ------------------------------------------------------------------------------------------------- users
 
     async def _auth(self, caller: Caller, request: m.Auth) -> Any:
-        caller.identity = await self._users.authenticate(request.username, request.token)
-        return {"result": True} | await self._users.describe_login(caller.identity)
+        caller.identity, granted = await self._users.authenticate(request.username, request.token)
+        return {"result": True, "username": request.username, "permissions": granted}
+
+    async def _become_user(self, caller: Caller, request: m.BecomeUser) -> Any:
+        caller.identity = await self._users.become(request.username)
+        return _user(request.username, sorted(caller.identity.permissions))
+
+    async def _refresh_token(self, caller: Caller, request: m.RefreshToken) -> Any:
+        username = _named(caller, request.username)
+        return {"username": username, "token": await self._users.refresh_token(username)}
+
+    async def _new_user(self, _caller: Caller, request: m.NewUser) -> Any:
+        granted, token = await self._users.new(request.username, permissions.parse(request.permissions))
+        return _user(request.username, granted) | {"token": token}
+
+    async def _set_user_perms(self, _caller: Caller, request: m.SetUserPerms) -> Any:
+        granted = await self._users.set_permissions(request.username, permissions.parse(request.permissions))
+        return _user(request.username, granted)
+
+    async def _get_user(self, caller: Caller, request: m.GetUser) -> Any:
+        username = _named(caller, request.username)
+        granted = await self._users.get(username)
+        return None if granted is None else _user(username, granted)
+
+    async def _get_all_users(self, _caller: Caller, _request: m.GetAllUsers) -> Any:
+        return {"users": [_user(username, granted) for username, granted in (await self._users.all()).items()]}
+
+    async def _delete_user(self, caller: Caller, request: m.DeleteUser) -> Any:
+        username = _named(caller, request.username)
+        await self._users.delete(username)
+        return {"username": username}
 
 
 async def lookup_block(store: Store, block: LookupBlock) -> Found:
@@ -200,3 +230,15 @@ async def _lookup_group(store: Store, group: LookupGroup) -> Found:
 
 def _mapping(method: str, taskhash: str, unihash: bytes) -> dict[str, str]:
     return {"taskhash": taskhash, "method": method, "unihash": unihash.hex()}
+
+
+def _user(username: str, granted: list[str]) -> dict[str, Any]:
+    return {"username": username, "permissions": granted}
+
+
+def _named(caller: Caller, username: str | None) -> str:
+    """The user that a request names, or means by naming none."""
+    named = username if username is not None else caller.identity.username
+    if named is None:
+        raise InvokeError("no user is named, and this connection has not authenticated as one")
+    return named

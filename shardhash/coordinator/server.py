@@ -79,7 +79,7 @@ async def _serve(settings: Settings) -> None:
 async def _services(settings: Settings, router: Router) -> Services:
     users = Users(router)
     if settings.admin_user is not None and settings.admin_password is not None:
-        await users.set_admin(settings.admin_user, settings.admin_password)
+        await users.set_administrator(settings.admin_user, settings.admin_password)
 
     async def nothing_queued() -> int:
         return 0

@@ -144,7 +144,7 @@ async def run(options: WorkerOptions, shard: Shard) -> None:
     loop.add_reader(sys.stdin.fileno(), _input_ended, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    writer = Writer(shard, wait_for_sync=options.sync == "always")
+    writer = Writer(shard, wait_for_sync=options.data is not None and options.sync == "always")
     service = Service(shard, writer)
     writing = asyncio.create_task(writer.run())
     upkeep = asyncio.create_task(asyncio.sleep(1e9))

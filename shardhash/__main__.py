@@ -1,0 +1,7 @@
+"""``python -m shardhash``."""
+
+import sys
+
+from shardhash.cli import main
+
+sys.exit(main())
