@@ -1,0 +1,97 @@
+"""Real servers for tests: `python -m shardhash serve` as a process, on free ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parent.parent
+START_LIMIT = 60.0
+"""Seconds until a server that does not answer has failed; many tests may start servers at one time."""
+STOP_LIMIT = 30.0
+"""Seconds until a server that does not stop has failed."""
+IN_MEMORY = ("--memory", "--workers", "2")
+
+
+class ServerProcess:
+    """A server that answers on `addresses`, one for each of `binds`, in their order.
+
+    Its log goes to the test's standard error. Leaving its context stops it, and fails if it does not stop in order.
+    """
+
+    def __init__(
+        self, *arguments: str, binds: Sequence[str] = ("127.0.0.1:0",), environment: Mapping[str, str] | None = None
+    ) -> None:
+        command = [sys.executable, "-m", "shardhash", "serve", *arguments]
+        for bind in binds:
+            command += ["--bind", bind]
+        self.process = subprocess.Popen(
+            command, env=_environment() | dict(environment or {}), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        self.addresses = self._wait_until_it_listens(len(binds))
+
+    @property
+    def address(self) -> str:
+        """The first address."""
+        return self.addresses[0]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait; its exit status. Does no harm twice."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self._wait()
+
+    def kill(self) -> None:
+        """End it as a crash would: the coordinator at once, its workers when they notice."""
+        self.process.kill()
+        self._wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        was_running = self.process.poll() is None
+        status = self.stop()
+        if kind is None and was_running:
+            assert status == 0, f"the server ended with status {status}"
+
+    def _wait(self) -> int:
+        assert self.process.stdout is not None
+        try:
+            return self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not end within {STOP_LIMIT:g} s") from None
+        finally:
+            self.process.stdout.close()
+
+    def _wait_until_it_listens(self, count: int) -> list[str]:
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(START_LIMIT, self.process.kill)
+        watchdog.start()
+        try:
+            # Ends early, with fewer lines, if the server does.
+            lines = [line for _, line in zip(range(count), self.process.stdout, strict=False)]
+        finally:
+            watchdog.cancel()
+        addresses = [line.removeprefix("listening on ").strip() for line in lines if line.startswith("listening on ")]
+        if len(addresses) != count:
+            self.process.kill()
+            raise AssertionError(f"the server ended with status {self._wait()} and said {lines}")
+        return addresses
+
+
+def _environment() -> dict[str, str]:
+    """The environment without settings of servers and credentials, and with the package of this checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
