@@ -11,12 +11,7 @@ from tests.player import CONFORMANCE, Player
 from tests.servers import IN_MEMORY, ServerProcess
 
 SCENARIOS = sorted(path.stem for path in CONFORMANCE.glob("*.jsonl"))
-AUTH = {
-    "HASHSERVER_ADMIN_USER": "admin",
-    "HASHSERVER_ADMIN_PASSWORD": "password",
-    "HASHSERVER_ANON_PERMS": "@none",
-}
-"""The settings of the server of kind auth, as people have them in their units."""
+ADMIN = ("--admin-user", "admin", "--admin-password", "password", "--anon-perms", "@none")
 
 
 def bind(transport: str, folder: Path, name: str) -> str:
@@ -42,15 +37,7 @@ def test_there_are_scenarios() -> None:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "unix", "ws"])
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(scenario, marks=pytest.mark.xfail(reason="the command line has no users yet", strict=False))
-        if scenario == "auth"
-        else scenario
-        for scenario in SCENARIOS
-    ],
-)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_transcript(
     scenario: str, transport: str, start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
@@ -61,6 +48,6 @@ async def test_transcript(
         server = start_server(*IN_MEMORY, binds=binds)
         addresses = {"plain": server.addresses[0], "readonly": server.addresses[1]}
     if "auth" in kinds:
-        server = start_server(*IN_MEMORY, binds=[bind(transport, tmp_path, "auth")], environment=AUTH)
+        server = start_server(*IN_MEMORY, *ADMIN, binds=[bind(transport, tmp_path, "auth")])
         addresses["auth"] = server.address
     await Player(addresses).play(CONFORMANCE / f"{scenario}.jsonl")
