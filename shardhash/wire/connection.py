@@ -52,12 +52,14 @@ class Limits:
     """What one connection may make the server hold, in bytes unless said.
 
     `line` holds for lines and for each message of a handshake or stream; `message` for a request, chunked or not;
+    `values` for the JSON values in it, about, because the smallest take thirty times their text in memory;
     `headers` is the number of header lines and `header_bytes` their sum.
     `pipelined` is for the listener: it stops reading while so many stream lines or requests wait for answers.
     """
 
     line: int = DEFAULT_LINE_LIMIT
     message: int = 64 * 1024 * 1024
+    values: int = 2_000_000
     headers: int = 64
     header_bytes: int = 16 * 1024
     pipelined: int = 100_000
@@ -276,7 +278,8 @@ class ServerConnection:
             for header in (*headers, b""):
                 self._emit(Send(header))
 
-    def _receive_request(self, text: bytes | str, *, chunked: bool = False) -> None:
+    def _receive_request(self, text: bytes, *, chunked: bool = False) -> None:
+        self._check_values(text)
         try:
             message = jsontext.decode(text)
             if self._lines and not chunked and isinstance(message, dict) and CHUNK_STREAM in message:
@@ -295,6 +298,11 @@ class ServerConnection:
         if command.stream:
             self._stream = command
             self._state = _State.STREAM
+
+    def _check_values(self, text: bytes) -> None:
+        # Each value takes a byte or more, so the usual request passes without being counted.
+        if len(text) > self._limits.values and sum(map(text.count, (b",", b"[", b"{"))) > self._limits.values:
+            raise LimitError(f"a request holds more than {self._limits.values} JSON values")
 
     def _receive_stream(self, text: bytes, start: int) -> int:
         """The lines from `start` up to END as one block; where to go on. About 40 ns a line, at C speed."""

@@ -35,7 +35,7 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class GetOuthash:
-    """The oldest row of an outhash. The taskhash only matters to an upstream server."""
+    """The oldest row of an outhash. The taskhash, which may be empty, only matters to an upstream server."""
 
     method: str
     outhash: str
@@ -244,8 +244,10 @@ def _get(fields: Fields) -> Get:
 
 
 def _get_outhash(fields: Fields) -> GetOuthash:
-    with_unihash = fields.flag("with_unihash", default=True)
-    return GetOuthash(fields.token("method"), fields.token("outhash"), fields.token("taskhash"), with_unihash)
+    taskhash = fields.text("taskhash", MAX_TOKEN)
+    return GetOuthash(
+        fields.token("method"), fields.token("outhash"), taskhash, fields.flag("with_unihash", default=True)
+    )
 
 
 def _report(fields: Fields) -> Report:

@@ -198,6 +198,15 @@ def test_a_message_over_the_limit_ends() -> None:
     ]
 
 
+@pytest.mark.parametrize("message", ['{"ping": [' + "[]," * 40 + "0]}", '{"ping": ' + '{"":' * 90, "," * 100])
+def test_many_values_end_before_they_are_made(message: str) -> None:
+    assert over_both([*HELLO, '{"ping": {}}', message], Limits(values=80)) == [PING, "ended"]
+
+
+def test_long_text_is_no_many_values() -> None:
+    assert over_both([*HELLO, json.dumps({"ping": "x" * 1000})], Limits(values=80)) == [PING]
+
+
 # Streams
 
 

@@ -41,6 +41,7 @@ def refusal(message: object) -> str:
         ({"get": {"method": "m", "taskhash": "t", "all": True, "x": 1}}, m.Get("m", "t", all=True)),
         ({"get": {"method": "m", "taskhash": "t", "all": None}}, m.Get("m", "t", all=False)),
         ({"get-outhash": {"method": "m", "outhash": "o", "taskhash": "t"}}, m.GetOuthash("m", "o", "t", True)),
+        ({"get-outhash": {"method": "m", "outhash": "o", "taskhash": ""}}, m.GetOuthash("m", "o", "", True)),
         (
             {"get-outhash": {"method": "m", "outhash": "o", "taskhash": "t", "with_unihash": False}},
             m.GetOuthash("m", "o", "t", False),
