@@ -169,17 +169,17 @@ async def open_transport(address: Address, timeout: float) -> Transport:
 async def _open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a unix socket whose path may be longer than the kernel's limit of 108 bytes.
 
-    It is reached through a descriptor of its directory, because a change of the working directory, as the reference
-    does it, is felt by every thread.
+    It is reached through a descriptor of its own, because a change of the working directory, as the reference does it,
+    is felt by every thread.
     """
     place = Path(path)
     if len(os.fsencode(place)) < 100:
         return await asyncio.open_unix_connection(place, limit=READ_SIZE)
-    directory = os.open(place.parent, os.O_PATH | os.O_DIRECTORY)
+    node = os.open(place, os.O_PATH)
     try:
-        return await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{place.name}", limit=READ_SIZE)
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{node}", limit=READ_SIZE)
     finally:
-        os.close(directory)
+        os.close(node)
 
 
 def keep_alive(connection: socket.socket) -> None:

@@ -16,24 +16,11 @@ from shardhash.errors import InvokeError
 from shardhash.wire import messages as m
 from shardhash.wire import streams
 from shardhash.wire.batch import Found
+from shardhash.wire.fields import QUERY_COLUMNS
 from shardhash.wire.hashes import to_digest
 from shardhash.wire.messages import Command, Request
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
-QUERY_COLUMNS = [
-    "method",
-    "taskhash",
-    "unihash",
-    "gc_mark",
-    "outhash",
-    "owner",
-    "PN",
-    "PV",
-    "PR",
-    "task",
-    "outhash_siginfo",
-]
-"""The text columns that `remove` takes."""
 
 Backfill: TypeAlias = Callable[[], Awaitable[int]]
 """Waits until nothing is queued from upstream; how many were when it was asked."""
@@ -179,7 +166,7 @@ class Handlers:
         return {"usage": {table: {"rows": rows} for table, rows in usage.items()}}
 
     async def _get_db_query_columns(self, _caller: Caller, _request: m.GetDbQueryColumns) -> Any:
-        return {"columns": QUERY_COLUMNS}
+        return {"columns": list(QUERY_COLUMNS)}
 
     # ------------------------------------------------------------------------------------------------- users
 

@@ -25,7 +25,6 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketRe
 from shardhash.coordinator.links import WorkerLink
 from shardhash.errors import ConfigError
 from shardhash.shard import protocol
-from shardhash.shard.worker import EXIT_DAMAGED
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Supervisor:
         self._durable = durable
         self._processes: dict[int, Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stop = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -68,7 +67,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Let every worker finish its writes and end; kill what does not."""
-        self._stopping = True
+        self._stop.set()
         processes = list(self._processes.values())
         for process in processes:
             if process.stdin is not None:
@@ -84,10 +83,10 @@ class Supervisor:
 
     async def _keep(self, link: WorkerLink) -> None:
         pause = 0.0
-        while not self._stopping:
+        while not self._stop.is_set():
             began = time.monotonic()
             why = await self._run_once(link)
-            if self._stopping:
+            if self._stop.is_set():
                 return
             lost = "" if self._durable else "; what it held in memory is lost"
             log.error("worker of shard %d %s%s; starting it again", link.shard, why, lost)
@@ -108,7 +107,7 @@ class Supervisor:
                 await _end(process, at_once=True)
                 await output
         status = process.returncode
-        if status == EXIT_DAMAGED and self._failure is not None and not self._failure.done():
+        if status == protocol.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
             self._failure.set_exception(ConfigError(f"shard {link.shard} cannot start; the log says why"))
         return _describe(status) or why
 

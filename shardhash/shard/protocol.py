@@ -57,6 +57,8 @@ PAGE = 16
 """Taskhashes of the first page; usually its first one decides."""
 LATER_PAGE = 1024
 """Taskhashes of each later page."""
+EXIT_DAMAGED = 3
+"""Exit status of a worker whose files cannot be used as they are: starting it again would not help."""
 MAX_MESSAGE = 1 << 30
 """Limit of a message on the link, bytes; a report carries its siginfo."""
 

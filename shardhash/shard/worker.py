@@ -31,9 +31,6 @@ from shardhash.shard.recovery import Shard
 from shardhash.shard.service import Service
 from shardhash.shard.writer import Writer
 
-EXIT_DAMAGED = 3
-"""Exit status when the files are damaged: starting again would not help."""
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -193,10 +190,10 @@ def main(arguments: list[str] | None = None) -> int:
         shard = Shard()
     except DamageError as error:
         say("ERROR", str(error))
-        return EXIT_DAMAGED
+        return protocol.EXIT_DAMAGED
     except ShardhashError as error:
         say("ERROR", str(error))
-        return EXIT_DAMAGED
+        return protocol.EXIT_DAMAGED
     try:
         uvloop.run(run(options, shard))
     finally:

@@ -1,0 +1,162 @@
+"""Processes of a server: workers that are killed come back, and none outlives its coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shardhash.client import AsyncClient, create_async_client
+from tests.servers import IN_MEMORY, ServerProcess
+
+METHOD = "m"
+LIMIT = 30.0
+
+
+def workers_of(server: ServerProcess) -> list[psutil.Process]:
+    """The worker processes, in order of shards."""
+    children = psutil.Process(server.process.pid).children()
+    return sorted(children, key=lambda child: child.cmdline()[child.cmdline().index("--shard") + 1])
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=LIMIT)
+    assert not alive
+
+
+async def test_a_killed_worker_comes_back_under_load_and_no_answer_is_wrong(server: ServerProcess) -> None:
+    """What it held is lost, in memory; a lookup then finds nothing, never something else."""
+    mappings = {secrets.token_hex(32): secrets.token_hex(32) for _ in range(500)}
+    clients = [await create_async_client(address) for address in server.addresses for _ in range(3)]
+    for taskhash, unihash in mappings.items():
+        await clients[0].report_unihash_equiv(taskhash, METHOD, unihash)
+    done = asyncio.Event()
+
+    async def look_up(client: AsyncClient) -> int:
+        rounds = 0
+        while not done.is_set():
+            found = await client.get_unihash_batch((METHOD, taskhash) for taskhash in mappings)
+            assert all(one in (None, due) for one, due in zip(found, mappings.values(), strict=True))
+            rounds += 1
+        return rounds
+
+    async def report(client: AsyncClient) -> int:
+        rounds = 0
+        while not done.is_set():
+            taskhash, outhash = secrets.token_hex(32), secrets.token_hex(32)
+            answer = await client.report_unihash(taskhash, METHOD, outhash, taskhash)
+            assert answer["unihash"] == taskhash
+            rounds += 1
+        return rounds
+
+    tasks = [asyncio.create_task(look_up(c)) for c in clients[:6]]
+    tasks += [asyncio.create_task(report(c)) for c in clients[6:]]
+    for shard in (0, 1, 0):
+        victim = workers_of(server)[shard]
+        victim.kill()
+        wait_until_gone([victim])
+        # Answered only once the shard is there again.
+        await clients[0].get_unihash_batch((METHOD, taskhash) for taskhash in mappings)
+        assert len(workers_of(server)) == 2
+    done.set()
+    assert all(rounds > 0 for rounds in await asyncio.gather(*tasks))
+    for client in clients:
+        await client.close()
+
+
+async def test_lookups_of_a_stopped_worker_wait_and_are_answered(server: ServerProcess) -> None:
+    """A worker that stands still for a while costs time, not answers."""
+    taskhash = "00" * 32
+    async with await create_async_client(server.addresses[2]) as client:
+        await client.report_unihash_equiv(taskhash, METHOD, "ab" * 32)
+        first = workers_of(server)[0]
+        first.suspend()
+        lookup = asyncio.create_task(client.get_unihash(METHOD, taskhash))
+        other = await create_async_client(server.addresses[0])
+        assert await other.get_unihash(METHOD, "ff" * 32) is None
+        assert not lookup.done()
+        first.resume()
+        assert await lookup == "ab" * 32
+        await other.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_in_order(server: ServerProcess, number: signal.Signals) -> None:
+    workers = workers_of(server)
+    assert len(workers) == 2
+    path = Path(server.addresses[1].removeprefix("unix://"))
+    assert path.is_socket()
+    assert server.stop(number) == 0
+    assert not path.exists()
+    wait_until_gone(workers)
+
+
+def test_no_worker_outlives_a_killed_coordinator(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(*IN_MEMORY)
+    workers = workers_of(server)
+    assert len(workers) == 2
+    server.kill()
+    wait_until_gone(workers)
+
+
+def test_a_second_server_does_not_take_a_live_unix_socket(
+    start_server: Callable[..., ServerProcess], server: ServerProcess
+) -> None:
+    with pytest.raises(AssertionError, match="status 1"):
+        start_server(*IN_MEMORY, binds=[server.addresses[1]])
+    assert Path(server.addresses[1].removeprefix("unix://")).is_socket()
+
+
+def test_a_stale_unix_socket_is_replaced(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    bind = f"unix://{tmp_path}/stale.sock"
+    start_server(*IN_MEMORY, binds=[bind]).kill()
+    assert (tmp_path / "stale.sock").is_socket()
+    start_server(*IN_MEMORY, binds=[bind])
+
+
+async def test_a_unix_path_may_be_longer_than_the_kernel_takes(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    server = start_server(*IN_MEMORY, binds=[f"unix://{folder}/{'s' * 120}"])
+    async with await create_async_client(server.address) as client:
+        assert await client.ping() == {"alive": True}
+
+
+def test_a_port_that_is_taken_is_said(
+    start_server: Callable[..., ServerProcess], server: ServerProcess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AssertionError, match="status 1"):
+        start_server(*IN_MEMORY, binds=[server.addresses[0]])
+    assert f"cannot listen on {server.addresses[0]}: " in capfd.readouterr().err
+
+
+async def test_a_request_under_way_is_finished_when_the_server_stops(server: ServerProcess) -> None:
+    async with await create_async_client(server.addresses[2]) as client:
+        worker = workers_of(server)[0]
+        worker.suspend()
+        lookup = asyncio.create_task(client.get_unihash(METHOD, "00" * 32))
+        await asyncio.sleep(0)
+        await client_has_asked(server)
+        os.kill(server.process.pid, signal.SIGTERM)
+        worker.resume()
+        assert await lookup is None
+    assert await asyncio.to_thread(server.stop) == 0
+
+
+async def client_has_asked(server: ServerProcess) -> None:
+    """Until the coordinator has nothing left to read: it sleeps in its event loop."""
+    deadline = time.monotonic() + LIMIT
+    coordinator = psutil.Process(server.process.pid)
+    quiet = 0
+    while quiet < 20 and time.monotonic() < deadline:
+        await asyncio.sleep(0.005)
+        quiet = quiet + 1 if coordinator.status() == psutil.STATUS_SLEEPING else 0
