@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -171,10 +172,10 @@ class OlderServer:
     # -- listening ---------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def listen(self, kind: str, directory: Path) -> AsyncIterator[str]:
+    async def listen(self, kind: str, directory: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
         """Serve on a fresh address of a kind (tcp, unix, ws) and give that address."""
         if kind == "ws":
-            async with self._listen_ws() as address:
+            async with self._listen_ws(tls) as address:
                 yield address
             return
         if kind == "unix":
@@ -222,12 +223,12 @@ class OlderServer:
             writer.close()
 
     @contextlib.asynccontextmanager
-    async def _listen_ws(self) -> AsyncIterator[str]:
+    async def _listen_ws(self, tls: ssl.SSLContext | None) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_get("/{path:.*}", self._serve_ws)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         try:
             yield f"ws://127.0.0.1:{runner.addresses[0][1]}/ws"
