@@ -1,53 +1,48 @@
-"""The command line."""
+"""``shardhash``: its subcommands. Each lives in a module of its own, which is imported when it is asked for."""
 
 from __future__ import annotations
 
-import argparse
-import os
-from pathlib import Path
+import importlib
+import sys
+from collections.abc import Sequence
+
+from shardhash import __version__
+
+COMMANDS = {
+    "serve": ("shardhash.coordinator.cli", "run a server"),
+}
+"""For each subcommand the module whose `main` runs it, and what it is for."""
+
+USAGE = "usage: shardhash COMMAND [OPTIONS]"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run `shardhash`; its exit status."""
-    parser = argparse.ArgumentParser(prog="shardhash")
-    commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve")
-    serve.add_argument("--bind", action="append")
-    serve.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    serve.add_argument("--data", type=Path)
-    serve.add_argument("--memory", action="store_true")
-    serve.add_argument("--read-only", action="store_true")
-    serve.add_argument("--sync", default="always")
-    serve.add_argument("--log", default="INFO")
-    serve.add_argument("--anon-perms")
-    serve.add_argument("--admin-user")
-    serve.add_argument("--admin-password")
-    options = parser.parse_args(arguments)
-    from shardhash.coordinator.server import run
-    from shardhash.coordinator.settings import Bind, Settings
-    from shardhash.wire.address import parse_bind
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `shardhash`; its exit status: 2 when it was called wrongly."""
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    if name in COMMANDS:
+        status: int = importlib.import_module(COMMANDS[name][0]).main(rest[:-1])
+        return status
+    if name == "--version":
+        print(f"shardhash {__version__}")
+        return 0
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    what = f"there is no command {name!r}" if name else "a command is missing"
+    print(f"{USAGE}\nshardhash: error: {what}; see shardhash --help", file=sys.stderr)
+    return 2
 
-    binds = []
-    for text in options.bind or ["unix://./hashserve.sock"]:
-        address, rules = parse_bind(text)
-        from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, parse_anonymous
 
-        anon = rules.get("anon", options.anon_perms)
-        binds.append(
-            Bind(
-                address,
-                "read-only" in rules or options.read_only,
-                ANONYMOUS_DEFAULT if anon is None else parse_anonymous(anon),
-            )
-        )
-    return run(
-        Settings(
-            tuple(binds),
-            options.workers,
-            options.data,
-            options.sync,
-            log_level=options.log,
-            admin_user=options.admin_user,
-            admin_password=options.admin_password,
-        )
-    )
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    return f"""{USAGE}
+
+A hash equivalence server for BitBake builds, and what belongs to it.
+
+commands:
+{commands}
+
+Each has a --help of its own. The shortest way to a server and an answer:
+
+  shardhash serve --bind 127.0.0.1:8686 &
+  shardhash client --address 127.0.0.1:8686 ping"""

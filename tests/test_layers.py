@@ -1,6 +1,6 @@
 """The layers of the code, read from its imports: a module may import downward only.
 
-errors < wire < shard, client < coordinator, admin < cli. Siblings do not know each other. The wire is pure.
+errors < options, wire < shard, client < coordinator, admin < cli. Siblings do not know each other. The wire is pure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ PACKAGE = ROOT / "shardhash"
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "options": ("errors",),
     "wire": ("errors", "wire"),
     "shard": ("errors", "wire.hashes", "wire.batch", "shard"),
-    "client": ("errors", "wire", "client"),
+    "client": ("errors", "options", "wire", "client"),
     # Of a shard, the coordinator knows how to ask it and the shape of a record, not how it keeps its files.
-    "coordinator": ("errors", "wire", "client", "shard.protocol", "shard.records", "coordinator"),
-    "admin": ("errors", "wire", "shard", "admin"),
-    "cli": ("errors", "wire", "shard", "client", "coordinator", "admin", "cli"),
+    "coordinator": ("errors", "options", "wire", "client", "shard.protocol", "shard.records", "coordinator"),
+    "admin": ("errors", "options", "wire", "shard", "admin"),
+    "cli": ("errors", "options", "wire", "shard", "client", "coordinator", "admin", "cli"),
     "__main__": ("cli",),
     "__init__": (),
 }

@@ -33,6 +33,10 @@ def run(settings: Settings) -> int:
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     gc.set_threshold(GC_THRESHOLD)
+    for notice in settings.notices:
+        log.info("%s", notice)
+    for warning in settings.warnings():
+        log.warning("%s", warning)
     try:
         uvloop.run(_serve(settings))
     except ConfigError as error:
@@ -92,4 +96,8 @@ def worker_arguments(settings: Settings) -> Sequence[str]:
     arguments = ["--shards", str(settings.workers), "--sync", settings.sync]
     if settings.data is not None:
         arguments += ["--data", str(settings.data)]
+        arguments += ["--sync-interval", str(settings.sync_interval)]
+        arguments += ["--snapshot-interval", str(settings.snapshot_interval)]
+        arguments += ["--snapshot-bytes", str(settings.snapshot_bytes)]
+        arguments += ["--keep-snapshots", str(settings.keep_snapshots)]
     return arguments
