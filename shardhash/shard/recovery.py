@@ -10,6 +10,7 @@ from shardhash.shard.table import Table
 
 class Shard:
     """One partition."""
+
     def __init__(self) -> None:
         self.table = Table()
         self._siginfo: list[str] = []
