@@ -21,7 +21,6 @@ from shardhash.wire.hashes import to_digest
 from shardhash.wire.messages import Command, Request
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
-
 Backfill: TypeAlias = Callable[[], Awaitable[int]]
 """Waits until nothing is queued from upstream; how many were when it was asked."""
 
@@ -105,7 +104,7 @@ class Handlers:
         return None if unihash is None else _mapping(request.method, request.taskhash, unihash)
 
     async def _get_outhash(self, _caller: Caller, request: m.GetOuthash) -> Any:
-        return await self._store.get_outhash(request.method, request.outhash, request.with_unihash)
+        return await self._store.get_outhash(request.method, request.outhash, request.taskhash, request.with_unihash)
 
     async def _open_stream(self, _caller: Caller, _request: object) -> Any:
         return "ok"
@@ -121,7 +120,7 @@ class Handlers:
 
     async def _report(self, caller: Caller, request: m.Report) -> Any:
         if caller.read_only or permissions.REPORT not in caller.identity.permissions:
-            row = await self._store.get_outhash(request.method, request.outhash, True)
+            row = await self._store.get_outhash(request.method, request.outhash, request.taskhash, True)
             unihash = to_digest((row["unihash"] if row else None) or request.unihash)
         else:
             if caller.identity.username is not None:

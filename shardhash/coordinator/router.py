@@ -60,7 +60,7 @@ class Router:
         row: Columns | None = await self._reports.link_of(taskhash).request("oldest", method, taskhash)
         return row
 
-    async def get_outhash(self, method: str, outhash: str, with_unihash: bool) -> Columns | None:
+    async def get_outhash(self, method: str, outhash: str, _taskhash: str, with_unihash: bool) -> Columns | None:
         """See Store."""
         while found := await self._reports.oldest(method, outhash, "", mapped=with_unihash):
             link = self._reports.link_of(found[0])

@@ -8,9 +8,11 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import uvloop
 
+from shardhash.coordinator.chained import ChainedStore, Misses
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.links import WorkerLink
 from shardhash.coordinator.listeners import Listeners
@@ -18,6 +20,7 @@ from shardhash.coordinator.router import Router
 from shardhash.coordinator.settings import Settings
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.supervisor import Supervisor
+from shardhash.coordinator.upstream import Upstream
 from shardhash.coordinator.users import Users
 from shardhash.errors import ConfigError, ShardhashError
 
@@ -55,40 +58,41 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
     supervisor = Supervisor(links, worker_arguments(settings), durable=settings.data is not None)
-    listeners: Listeners | None = None
     starting = asyncio.create_task(supervisor.start())
     stopping = asyncio.create_task(stop.wait())
-    try:
+    async with AsyncExitStack() as running:
+        running.push_async_callback(supervisor.stop)
+        running.callback(starting.cancel)
+        running.callback(stopping.cancel)
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
-            starting.result()
-            router = Router(links)
-            await router.reconcile()
-            services = await _services(settings, router)
-            listeners = Listeners(services, settings.limits)
-            for bind in settings.binds:
-                sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
-                sys.stdout.flush()
-            gc.freeze()
-            await stop.wait()
-            log.info("stopping")
-    finally:
-        starting.cancel()
-        stopping.cancel()
-        if listeners is not None:
-            await listeners.close()
-        await supervisor.stop()
+        if stop.is_set():
+            return
+        starting.result()
+        listeners = Listeners(await _services(settings, Router(links), running), settings.limits)
+        running.push_async_callback(listeners.close)
+        for bind in settings.binds:
+            sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
+            sys.stdout.flush()
+        gc.freeze()
+        await stop.wait()
+        log.info("stopping")
 
 
-async def _services(settings: Settings, router: Router) -> Services:
+async def _services(settings: Settings, router: Router, running: AsyncExitStack) -> Services:
+    await router.reconcile()
     users = Users(router)
     if settings.admin_user is not None and settings.admin_password is not None:
         await users.set_administrator(settings.admin_user, settings.admin_password)
+    if settings.upstream is None:
+        return Services(store=router, users=users, stats=Stats(), backfill=_nothing_queued)
+    store = ChainedStore(router, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
+    store.start()
+    running.push_async_callback(store.close)
+    return Services(store=store, users=users, stats=Stats(), backfill=store.backfilled)
 
-    async def nothing_queued() -> int:
-        return 0
 
-    return Services(store=router, users=users, stats=Stats(), backfill=nothing_queued)
+async def _nothing_queued() -> int:
+    return 0
 
 
 def worker_arguments(settings: Settings) -> Sequence[str]:

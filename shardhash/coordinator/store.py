@@ -1,6 +1,6 @@
 """The Store: what a session asks for hashes, users and settings, whoever keeps them.
 
-Batch-first. The one Store of today is `router.Router` (worker processes); `upstream.ChainedStore` wraps any
+Batch-first. The one Store of today is `router.Router` (worker processes); `chained.ChainedStore` wraps any
 Store. Nothing above this interface may assume worker processes.
 """
 
@@ -57,8 +57,11 @@ class Store(Protocol):
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """The oldest outhash row of a taskhash that has a mapping, joined with it (get with all)."""
 
-    async def get_outhash(self, method: str, outhash: str, with_unihash: bool) -> Columns | None:
-        """The oldest row of an outhash: with its mapping and joined with it, or mapped or not and not joined."""
+    async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
+        """The oldest row of an outhash: with its mapping and joined with it, or mapped or not and not joined.
+
+        `taskhash`, who asks, only matters upstream.
+        """
 
     async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
         """Store a report (PROTOCOL, "report, exactly"); the unihash in force, once it is durable."""
