@@ -21,13 +21,17 @@ IN_MEMORY = ("--memory", "--workers", "2")
 
 
 class ServerProcess:
-    """A server that answers on `addresses`, one for each of `binds`, in their order.
+    """A server that answers on `addresses`, one for each of `binds`, in their order; `listening` if others give them.
 
     Its log goes to the test's standard error. Leaving its context stops it, and fails if it does not stop in order.
     """
 
     def __init__(
-        self, *arguments: str, binds: Sequence[str] = ("127.0.0.1:0",), environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        binds: Sequence[str] = ("127.0.0.1:0",),
+        environment: Mapping[str, str] | None = None,
+        listening: int | None = None,
     ) -> None:
         command = [sys.executable, "-m", "shardhash", "serve", *arguments]
         for bind in binds:
@@ -35,7 +39,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command, env=_environment() | dict(environment or {}), stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
-        self.addresses = self._wait_until_it_listens(len(binds))
+        self.addresses = self._wait_until_it_listens(len(binds) if listening is None else listening)
 
     @property
     def address(self) -> str:

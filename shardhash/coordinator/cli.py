@@ -9,10 +9,10 @@ from pathlib import Path
 
 from shardhash import options
 from shardhash.coordinator import permissions
-from shardhash.coordinator.settings import Bind, Settings, Upstream
+from shardhash.coordinator.settings import Bind, Settings, UpstreamSettings
 from shardhash.errors import ConfigError
 from shardhash.options import Options
-from shardhash.wire.address import Address, parse_address, parse_bind
+from shardhash.wire.address import parse_address, parse_bind
 from shardhash.wire.connection import Limits
 
 DEFAULT_BIND = "unix://./hashserve.sock"
@@ -226,6 +226,11 @@ def _add_upstream(known: Options) -> None:
         metavar="FILE",
         help="the first line of this file is that user's token (without a user, ~/.netrc is looked at)",
     )
+    for flag, text, default in (
+        ("--upstream-timeout", "it counts as down, and is left alone for a while, after this (default 5s)", 5.0),
+        ("--upstream-misses", "what it does not know is not asked again for so long (default 60s)", 60.0),
+    ):
+        known.add(flag, _variable(flag), metavar="TIME", convert=options.seconds, default=default, help=text)
 
 
 def _variable(flag: str) -> str:
@@ -258,7 +263,7 @@ def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Sett
         keep_snapshots=given.keep_snapshots,
         limits=Limits(message=given.max_message),
         shard_timeout=given.shard_timeout,
-        upstream=_upstream(given.upstream, given.upstream_user, given.upstream_token_file),
+        upstream=_upstream(given),
         admin_user=given.admin_user,
         admin_password=_admin_password(given),
         log_level=given.log,
@@ -280,12 +285,18 @@ def _data(given: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Pa
     return Path(DEFAULT_DATA), ()
 
 
-def _upstream(address: Address | None, user: str | None, token_file: str | None) -> Upstream | None:
-    if address is None:
-        if user or token_file:
+def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:
+    if given.upstream is None:
+        if given.upstream_user or given.upstream_token_file:
             raise ConfigError("an upstream user or token is given, but no upstream (--upstream)")
         return None
-    return Upstream(address, user, _first_line("--upstream-token-file", token_file))
+    return UpstreamSettings(
+        given.upstream,
+        given.upstream_user,
+        _first_line("--upstream-token-file", given.upstream_token_file),
+        limit=given.upstream_timeout,
+        remember_misses=given.upstream_misses,
+    )
 
 
 def _admin_password(given: argparse.Namespace) -> str | None:
