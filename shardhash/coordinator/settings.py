@@ -56,12 +56,18 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
-    """The server that is asked for what this one does not know, and who to be there."""
+class UpstreamSettings:
+    """The server that is asked for what this one does not know, and who to be there. Times are seconds.
+
+    `limit`: how long a question may take before the upstream counts as down. `remember_misses`: how long a hash that
+    it does not know is not asked again.
+    """
 
     address: Address
     username: str | None = None
     token: str | None = field(default=None, repr=False)
+    limit: float = 5.0
+    remember_misses: float = 60.0
 
     def __post_init__(self) -> None:
         if (self.username is None) != (self.token is None):
@@ -85,7 +91,7 @@ class Settings:
     keep_snapshots: int = 2
     limits: Limits = field(default_factory=Limits)
     shard_timeout: float = 30.0
-    upstream: Upstream | None = None
+    upstream: UpstreamSettings | None = None
     admin_user: str | None = None
     admin_password: str | None = field(default=None, repr=False)
     log_level: str = "INFO"
