@@ -10,6 +10,7 @@ from shardhash import __version__
 
 COMMANDS = {
     "serve": ("shardhash.coordinator.cli", "run a server"),
+    "client": ("shardhash.client.cli", "ask a server: hashes, users, statistics, garbage collection"),
 }
 """For each subcommand the module whose `main` runs it, and what it is for."""
 

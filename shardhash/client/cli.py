@@ -1,0 +1,141 @@
+"""``shardhash client``: the commands of a server from a shell, under the names that bitbake-hashclient gave them.
+
+Answers go to standard output: as words, or with --json as one line of JSON, the server's answer as it is. Errors and
+progress go to standard error. Exit status: 0 done (an unknown hash is an answer too), 1 refused, not reached, or a
+unihash that does not exist, 2 called wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from shardhash import options
+from shardhash.client.commands import COMMANDS
+from shardhash.errors import ConfigError, InvokeError
+from shardhash.options import Options
+
+DEFAULT_ADDRESS = "unix://./hashserve.sock"
+SECRET = "SHARDHASH_PASSWORD"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+DESCRIPTION = """\
+Ask a hash equivalence server, shardhash or another that speaks OEHASHEQUIV 1.1.
+
+Options stand before the command (--json also behind it) and can also be given by the variables in [ ] behind them.
+"""
+EXAMPLES = """\
+Without --login, credentials come from ~/.netrc: `machine HOST login NAME password TOKEN`, where HOST is the host name
+or the whole address.
+
+exit status: 0 done, 1 refused, not reached, or no such unihash, 2 called wrongly
+
+examples:
+  shardhash client --address ws://hash.example.com:8686 ping
+  shardhash client get oe.sstatesig.OEOuthashBasic TASKHASH
+  shardhash client --login admin new-user --username builder @read @report
+  shardhash client remove --where method oe.sstatesig.OEOuthashBasic --where taskhash TASKHASH
+  shardhash client --json gc-status
+
+keep only what a cache of shared state still holds:
+  sed 's/^/unihash /' unihashes-in-the-cache | shardhash client gc-mark-stream monday
+  shardhash client gc-status
+  shardhash client gc-sweep monday
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `shardhash client`; its exit status."""
+    options.hide_secret(["--password", "-p"], SECRET, arguments)
+    known = _options()
+    given = known.parse(arguments)
+    logging.basicConfig(format="shardhash client: %(message)s", level=given.log)
+    if given.login and given.password is None:
+        if not sys.stdin.isatty():
+            known.parser.error(f"--login without a password: set {SECRET}, or use ~/.netrc and no --login")
+        given.password = getpass.getpass(f"token of {given.login}: ")
+    try:
+        return _run(given)
+    except ConfigError as error:
+        known.parser.error(str(error))
+    except InvokeError as error:
+        return _fail(f"refused: {error}")
+    except (ConnectionError, ValueError) as error:  # ValueError: input that is no input
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(given: argparse.Namespace) -> int:
+    from shardhash.client.blocking import create_client  # asyncio, which takes a while, and --help need not
+
+    with create_client(given.address, given.login, given.password) as client:
+        if given.become is not None:
+            client.become_user(given.become)
+        answer = given.command.run(client, given)
+    text = json.dumps(answer.value, sort_keys=True) if given.json else answer.text
+    if text:
+        print(text)
+    return int(answer.status)
+
+
+def _fail(text: str) -> int:
+    print(f"shardhash client: {text}", file=sys.stderr)
+    return 1
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser(
+        "shardhash client",
+        usage="shardhash client [OPTIONS] COMMAND [ARGUMENTS]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # hide_secret looks for whole names
+    )
+    known = Options(parser)
+    known.add(
+        "--address",
+        "SHARDHASH_ADDRESS",
+        default=DEFAULT_ADDRESS,
+        help=f"the server: unix://PATH, HOST:PORT, ws://HOST:PORT or wss://HOST (default {DEFAULT_ADDRESS})",
+    )
+    known.add("--login", "SHARDHASH_LOGIN", short="-l", metavar="USER", help="log in as this user")
+    known.add(
+        "--password",
+        SECRET,
+        short="-p",
+        metavar="TOKEN",
+        help="that user's token; better by the variable, for shells remember command lines (asked for on a terminal)",
+    )
+    known.add("--become", "SHARDHASH_BECOME", short="-b", metavar="USER", help="act as this user (needs @user-admin)")
+    known.add(
+        "--log",
+        "SHARDHASH_LOG",
+        metavar="LEVEL",
+        convert=options.choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        default="WARNING",
+        help="log what is at least this grave (default WARNING)",
+    )
+    known.switch("--json", "SHARDHASH_JSON", help="print the answer as one line of JSON")
+    _add_commands(parser)
+    return known
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    # Nothing is said about --json by a command unless it is given there, so as not to undo what stands before it.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--json", action="store_const", const=True, help="print the answer as one line of JSON")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
+    for command in COMMANDS:
+        usage = commands.add_parser(
+            command.name, help=command.help, description=command.help, parents=[common], allow_abbrev=False
+        )
+        for argument in command.arguments:
+            usage.add_argument(*argument.names, **argument.settings)
+        usage.set_defaults(command=command)

@@ -1,0 +1,354 @@
+"""The commands of ``shardhash client``: the arguments of each, what it asks, and how the answer is put in words."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shardhash import options
+from shardhash.client.progress import Progress
+from shardhash.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shardhash.client.blocking import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command gave: `value` for --json, `text` for people ("" for nothing), and the exit status."""
+
+    value: Any
+    text: str
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a command, as argparse takes it."""
+
+    names: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. `run` may raise what the client raises, and ValueError for input that is wrong."""
+
+    name: str
+    help: str
+    run: Callable[[Client, argparse.Namespace], Answer]
+    arguments: tuple[Argument, ...] = ()
+
+
+def _argument(*names: str, **settings: Any) -> Argument:
+    return Argument(names, settings)
+
+
+def _checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A conversion whose refusal argparse shows in its own words."""
+
+    def checked(text: str) -> Any:
+        try:
+            return convert(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+# ------------------------------------------------------------------------------------------------------------- hashes
+
+
+def _get(client: Client, given: argparse.Namespace) -> Answer:
+    # A mapping that came by report-equiv has no row; its unihash is worth showing all the same.
+    row = client.get_taskhash(given.method, given.taskhash, True) or client.get_taskhash(given.method, given.taskhash)
+    return Answer(row, _object(row))
+
+
+def _get_outhash(client: Client, given: argparse.Namespace) -> Answer:
+    row = client.get_outhash(given.method, given.outhash, given.taskhash)
+    return Answer(row, _object(row))
+
+
+def _unihash_exists(client: Client, given: argparse.Namespace) -> Answer:
+    exists = client.unihash_exists(given.unihash)
+    return Answer(exists, "" if given.quiet else str(exists).lower(), 0 if exists else 1)
+
+
+def _object(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else json.dumps(row, indent=4, sort_keys=True)
+
+
+# ----------------------------------------------------------------------------------------------------- administration
+
+
+def _ping(client: Client, given: argparse.Namespace) -> Answer:
+    times = []
+    for _ in range(given.count):
+        began = time.perf_counter()
+        client.ping()
+        times.append(1000 * (time.perf_counter() - began))
+    text = "\n".join(f"alive, {taken:.3f} ms" for taken in times)
+    return Answer({"alive": True, "milliseconds": [round(taken, 3) for taken in times]}, text)
+
+
+def _stats(client: Client, given: argparse.Namespace) -> Answer:
+    figures = client.reset_stats() if given.reset else client.get_stats()
+    return Answer(figures, _object(figures))
+
+
+def _remove(client: Client, given: argparse.Namespace) -> Answer:
+    answer = client.remove(_where(given))
+    return Answer(answer, f"{answer['count']} rows removed")
+
+
+def _clean_unused(client: Client, given: argparse.Namespace) -> Answer:
+    answer = client.clean_unused(given.max_age)
+    return Answer(answer, f"{answer['count']} rows removed")
+
+
+def _get_db_usage(client: Client, _given: argparse.Namespace) -> Answer:
+    usage = client.get_db_usage()
+    lines = [f"{'table':<20} {'rows':>12}", *(f"{name:<20} {usage[name]['rows']:>12}" for name in sorted(usage))]
+    return Answer(usage, "\n".join(lines))
+
+
+def _get_db_query_columns(client: Client, _given: argparse.Namespace) -> Answer:
+    columns = client.get_db_query_columns()
+    return Answer(columns, "\n".join(columns))
+
+
+def _where(given: argparse.Namespace) -> dict[str, str]:
+    where = dict(given.where)
+    if len(where) < len(given.where):
+        raise ValueError("--where names a column twice, and nothing is equal to two values")
+    return where
+
+
+# ------------------------------------------------------------------------------------------------- garbage collection
+
+
+def _gc_status(client: Client, _given: argparse.Namespace) -> Answer:
+    status = client.gc_status()
+    if status["mark"] is None:
+        return Answer(status, "no garbage collection is in progress")
+    lines = [
+        f"current mark:     {status['mark']}",
+        f"hashes to keep:   {status['keep']}",
+        f"hashes to remove: {status['remove']}",
+    ]
+    return Answer(status, "\n".join(lines))
+
+
+def _gc_mark(client: Client, given: argparse.Namespace) -> Answer:
+    answer = client.gc_mark(given.mark, _where(given))
+    return Answer(answer, f"{answer['count']} hashes marked")
+
+
+def _gc_mark_stream(client: Client, given: argparse.Namespace) -> Answer:
+    lines = Progress(sys.stderr, "lines", loud=given.progress).follow(read_conditions(sys.stdin.buffer))
+    count = 0
+    if (first := next(lines, None)) is not None:
+        count = _mark_all(client, given.mark, first, lines)
+    return Answer({"count": count}, f"{count} hashes marked")
+
+
+def _mark_all(client: Client, mark: str, first: dict[str, str], others: Iterable[dict[str, str]]) -> int:
+    """Mark by a stream; one by one if the server is too old for it, which closes the connection at the first."""
+    rows = itertools.chain([first], others)
+    try:
+        client.gc_mark_stream(mark, [first])
+    except ConnectionError:
+        return sum(int(client.gc_mark(mark, row)["count"]) for row in rows)
+    return int(client.gc_mark_stream(mark, rows)["count"])
+
+
+def read_conditions(stream: Iterable[bytes]) -> Iterator[dict[str, str]]:
+    """The conditions in lines of ``COLUMN VALUE [COLUMN VALUE ...]``; empty lines hold none.
+
+    ValueError names a line that is no such thing: guessing what it marks would cost what the sweep then removes.
+    """
+    for number, line in enumerate(stream, 1):
+        try:
+            words = line.decode().split()
+        except UnicodeDecodeError:
+            raise ValueError(f"line {number} of the input is not UTF-8") from None
+        if len(words) % 2 or len(set(words[::2])) < len(words) // 2:
+            raise ValueError(f"line {number} of the input is not pairs of COLUMN VALUE, each column once: {words}")
+        if words:
+            yield dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _gc_sweep(client: Client, given: argparse.Namespace) -> Answer:
+    answer = client.gc_sweep(given.mark)
+    return Answer(answer, f"{answer['count']} hashes removed")
+
+
+# -------------------------------------------------------------------------------------------------------------- users
+
+
+def _refresh_token(client: Client, given: argparse.Namespace) -> Answer:
+    return _of_user(client.refresh_token(given.username))
+
+
+def _set_user_perms(client: Client, given: argparse.Namespace) -> Answer:
+    return _of_user(client.set_user_perms(given.username, given.permissions))
+
+
+def _get_user(client: Client, given: argparse.Namespace) -> Answer:
+    return _of_user(client.get_user(given.username))
+
+
+def _get_all_users(client: Client, _given: argparse.Namespace) -> Answer:
+    users = client.get_all_users()
+    return Answer(users, "\n\n".join(map(_user, users)))
+
+
+def _new_user(client: Client, given: argparse.Namespace) -> Answer:
+    return _of_user(client.new_user(given.username, given.permissions))
+
+
+def _delete_user(client: Client, given: argparse.Namespace) -> Answer:
+    username = given.username
+    if username is None:
+        if (oneself := client.get_user()) is None:
+            raise ValueError("this user does not exist any more")
+        username = oneself["username"]
+    return _of_user(client.delete_user(username))
+
+
+def _of_user(user: Mapping[str, Any] | None) -> Answer:
+    return Answer(user, "" if user is None else _user(user))
+
+
+def _user(user: Mapping[str, Any]) -> str:
+    lines = [f"Username:    {user['username']}"]
+    if "permissions" in user:
+        lines.append(f"Permissions: {' '.join(user['permissions'])}")
+    if "token" in user:
+        lines.append(f"Token:       {user['token']}")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------------- load
+
+
+def _stress(_client: Client, given: argparse.Namespace) -> Answer:
+    # Imported here because asyncio takes a while, which --help need not.
+    import asyncio
+
+    from shardhash.client.asynchronous import AsyncClient
+    from shardhash.client.stress import Load, stress
+
+    clients = [AsyncClient(given.address, given.login, given.password) for _ in range(given.clients)]
+    figures = asyncio.run(stress(clients, Load(given.requests, given.seed, given.report), given.become))
+    lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in figures.items()]
+    return Answer(figures, "\n".join(lines), 1 if figures["wrong"] else 0)
+
+
+_METHOD = _argument("method", metavar="METHOD", help="such as oe.sstatesig.OEOuthashBasic")
+_TASKHASH = _argument("taskhash", metavar="TASKHASH")
+_MARK = _argument("mark", metavar="MARK", help="any word that names this collection")
+_USER = _argument("--username", "-u", metavar="NAME", required=True)
+_USER_OR_SELF = _argument("--username", "-u", metavar="NAME", help="default: the one who is logged in")
+_PERMISSIONS = _argument(
+    "permissions", metavar="PERM", nargs="+", help="@read, @report, @db-admin, @user-admin, @all or @none"
+)
+
+
+def _where_argument(**settings: Any) -> Argument:
+    return _argument(
+        "--where",
+        "-w",
+        metavar=("COLUMN", "VALUE"),
+        nargs=2,
+        action="append",
+        help="what matches; all of them, if given several times",
+        **settings,
+    )
+
+
+COMMANDS = (
+    Command("get", "show what is known of a taskhash; nothing if it is unknown", _get, (_METHOD, _TASKHASH)),
+    Command(
+        "get-outhash",
+        "show the oldest task with an outhash; nothing if it is unknown",
+        _get_outhash,
+        (_METHOD, _argument("outhash", metavar="OUTHASH"), _TASKHASH),
+    ),
+    Command(
+        "unihash-exists",
+        "whether a unihash is known: true or false, and exit status 0 or 1",
+        _unihash_exists,
+        (_argument("unihash", metavar="UNIHASH"), _argument("--quiet", action="store_true", help="print nothing")),
+    ),
+    Command(
+        "ping",
+        "whether the server answers, and how quickly",
+        _ping,
+        (_argument("--count", type=_checked(options.whole(1, 1_000_000)), default=1, metavar="N"),),
+    ),
+    Command(
+        "stats",
+        "show how many requests there were and how long they took",
+        _stats,
+        (_argument("--reset", action="store_true", help="and set the figures to zero"),),
+    ),
+    Command("get-db-usage", "show how much is stored", _get_db_usage),
+    Command("get-db-query-columns", "list the columns that remove takes", _get_db_query_columns),
+    Command(
+        "remove",
+        "remove what matches: each table takes the conditions that are columns of its own, so that a method and an"
+        " outhash remove the rows of that outhash and EVERY mapping of the method",
+        _remove,
+        (_where_argument(required=True),),
+    ),
+    Command(
+        "clean-unused",
+        "remove outhashes of tasks that have no unihash any more",
+        _clean_unused,
+        (
+            _argument(
+                "max_age",
+                metavar="SECONDS",
+                type=_checked(options.whole(0, 1 << 53)),
+                help="only what is older than this",
+            ),
+        ),
+    ),
+    Command("gc-status", "show the garbage collection in progress", _gc_status),
+    Command("gc-mark", "keep what matches through the sweep", _gc_mark, (_MARK, _where_argument(default=[]))),
+    Command(
+        "gc-mark-stream",
+        "keep what matches one of the lines on standard input, `COLUMN VALUE [COLUMN VALUE ...]`",
+        _gc_mark_stream,
+        (_MARK, _argument("--progress", action="store_true", help="show it even if standard error is no terminal")),
+    ),
+    Command("gc-sweep", "remove all hashes without the mark, which ends the collection", _gc_sweep, (_MARK,)),
+    Command("refresh-token", "replace a user's token", _refresh_token, (_USER_OR_SELF,)),
+    Command("set-user-perms", "give a user these permissions and no others", _set_user_perms, (_USER, _PERMISSIONS)),
+    Command("get-user", "show a user; nothing if there is none of that name", _get_user, (_USER_OR_SELF,)),
+    Command("get-all-users", "show all users", _get_all_users),
+    Command(
+        "new-user", "create a user and show the token, which cannot be shown again", _new_user, (_USER, _PERMISSIONS)
+    ),
+    Command("delete-user", "delete a user", _delete_user, (_USER_OR_SELF,)),
+    Command(
+        "stress",
+        "put load on a server and show how it bears it",
+        _stress,
+        (
+            _argument("--clients", type=_checked(options.whole(1, 10_000)), default=10, metavar="N"),
+            _argument("--requests", type=_checked(options.whole(1, 10_000_000)), default=1000, metavar="N"),
+            _argument("--seed", default="shardhash", help="other hashes for another text"),
+            _argument("--report", action="store_true", help="report what is not known (method shardhash.stress)"),
+        ),
+    ),
+)
+"""Every command, in the order of --help."""
