@@ -52,3 +52,10 @@ class DamageError(ShardhashError):
         self.what = what
         self.hint = hint
         super().__init__(f"{path}: at byte {offset}: {what}" + (f" ({hint})" if hint else ""))
+
+
+class SyncError(ShardhashError):
+    """An fsync failed, or a failed write could not be undone: what the disk holds is unknown.
+
+    Final for the process: it ends without acknowledging, and its successor recovers from what is on disk.
+    """

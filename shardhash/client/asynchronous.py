@@ -214,7 +214,7 @@ class AsyncClient:
         """
         question = UnihashesOfDigests(method, digests)
         await self._ask([question])
-        return question.found() if question.size else Found(b"", None)
+        return question.found()
 
     async def get_taskhash(self, method: str, taskhash: str, all_properties: bool = False) -> dict[str, Any] | None:
         """``{taskhash, method, unihash}`` of a taskhash, or None; with `all_properties` its oldest outhash row too."""

@@ -26,6 +26,8 @@ from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: hundreds of builders start at one time."""
+CLOSE_LIMIT = 1.0
+"""Seconds that a WebSocket client has to answer a close; an idle one reads nothing and never does."""
 FINISH_LIMIT = 5.0
 """Seconds that connections have to finish what is under way when the server stops."""
 
@@ -38,6 +40,7 @@ class Listeners:
         self._limits = limits
         self._servers: list[asyncio.Server] = []
         self._runners: list[web.AppRunner] = []
+        self._sites: list[web.SockSite] = []
         self._unix: list[tuple[Path, int]] = []
         self._sessions: dict[asyncio.Task[None], Session] = {}
 
@@ -63,6 +66,8 @@ class Listeners:
         """Accept no more, let the sessions finish what is under way, close them, unlink the unix sockets."""
         for server in self._servers:
             server.close()
+        for site in self._sites:
+            await site.stop()
         for session in self._sessions.values():
             session.stop()
         if self._sessions:
@@ -115,7 +120,7 @@ class Listeners:
         opener = self._opener(bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message)
+            response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 return web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
@@ -136,7 +141,9 @@ class Listeners:
         await runner.setup()
         self._runners.append(runner)
         for raw in sockets:
-            await web.SockSite(runner, raw, backlog=BACKLOG).start()
+            site = web.SockSite(runner, raw, backlog=BACKLOG)
+            await site.start()
+            self._sites.append(site)
 
     def _bind_unix(self, path: Path) -> socket.socket:
         """A socket at a path of any length: the kernel takes 107 bytes, a folder's descriptor shortens the rest."""

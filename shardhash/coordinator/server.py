@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import uvloop
 
@@ -22,7 +22,9 @@ from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.supervisor import Supervisor
 from shardhash.coordinator.upstream import Upstream
 from shardhash.coordinator.users import Users
-from shardhash.errors import ConfigError, ShardhashError
+from shardhash.errors import ConfigError, DamageError, ShardhashError
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.manifest import Manifest, lock_directory, make_directory, prepare_directory
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,10 @@ def run(settings: Settings) -> int:
     for warning in settings.warnings():
         log.warning("%s", warning)
     try:
-        uvloop.run(_serve(settings))
-    except ConfigError as error:
+        with ExitStack() as held:
+            manifest = _open_data(settings, held)
+            uvloop.run(_serve(settings, manifest))
+    except (ConfigError, DamageError) as error:
         log.error("%s", error)
         return 1
     except ShardhashError:
@@ -51,13 +55,13 @@ def run(settings: Settings) -> int:
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, manifest: Manifest | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
-    supervisor = Supervisor(links, worker_arguments(settings), durable=settings.data is not None)
+    supervisor = Supervisor(links, worker_arguments(settings, manifest), durable=settings.data is not None)
     starting = asyncio.create_task(supervisor.start())
     stopping = asyncio.create_task(stop.wait())
     async with AsyncExitStack() as running:
@@ -78,6 +82,16 @@ async def _serve(settings: Settings) -> None:
         log.info("stopping")
 
 
+def _open_data(settings: Settings, held: ExitStack) -> Manifest | None:
+    """Lock the data directory and make it ready for the number of workers; None without one."""
+    if settings.data is None:
+        return None
+    fs = OsFileSystem()
+    make_directory(fs, settings.data)
+    held.enter_context(lock_directory(settings.data))
+    return prepare_directory(fs, settings.data, settings.workers, lambda text: log.info("%s", text))
+
+
 async def _services(settings: Settings, router: Router, running: AsyncExitStack) -> Services:
     await router.reconcile()
     users = Users(router)
@@ -95,11 +109,11 @@ async def _nothing_queued() -> int:
     return 0
 
 
-def worker_arguments(settings: Settings) -> Sequence[str]:
+def worker_arguments(settings: Settings, manifest: Manifest | None) -> Sequence[str]:
     """What each worker is told on its command line, besides its shard."""
     arguments = ["--shards", str(settings.workers), "--sync", settings.sync]
-    if settings.data is not None:
-        arguments += ["--data", str(settings.data)]
+    if settings.data is not None and manifest is not None:
+        arguments += ["--data", str(settings.data), "--generation", str(manifest.generation)]
         arguments += ["--sync-interval", str(settings.sync_interval)]
         arguments += ["--snapshot-interval", str(settings.snapshot_interval)]
         arguments += ["--snapshot-bytes", str(settings.snapshot_bytes)]

@@ -26,7 +26,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from shardhash.shard import bags
-from shardhash.shard.table import Details, MethodTable, Table, split_digests, unpack_key
+from shardhash.shard.table import Details, MethodTable, Table, split_digests, unpack_item
 from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
 
 Chunk: TypeAlias = dict[str, Any]
@@ -132,8 +132,8 @@ def _indexes(method: str, part: MethodTable, size: int) -> Iterator[Chunk]:
             "kind": "index",
             "method": method,
             "outhashes": encode_keys([outhash for outhash, _ in batch]),
-            "taskhashes": encode_keys([unpack_key(item[8:]) for _, item in batch]),
-            "created": [int.from_bytes(item[:8]) for _, item in batch],
+            "taskhashes": encode_keys([unpack_item(item)[1] for _, item in batch]),
+            "created": [unpack_item(item)[0] for _, item in batch],
         }
 
 

@@ -79,3 +79,18 @@ def list_shard(fs: FileSystem, folder: Path) -> Listing:
         elif name.endswith(TEMPORARY):
             temporaries.append(name)
     return Listing(sorted(found["log"]), sorted(found["snapshot"]), sorted(found["siginfo"]), temporaries)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """A log segment of a shard."""
+    return folder / segment_name(number)
+
+
+def snapshot_path(folder: Path, number: int) -> Path:
+    """The snapshot of a shard that covers all segments before `number`."""
+    return folder / snapshot_name(number)
+
+
+def siginfo_path(folder: Path, number: int) -> Path:
+    """A siginfo file of a shard."""
+    return folder / siginfo_name(number)

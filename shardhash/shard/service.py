@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from shardhash.errors import ProtocolError, StorageError
 from shardhash.shard import protocol
 from shardhash.shard.changes import RowFields, Transaction
-from shardhash.shard.recovery import Shard
+from shardhash.shard.recovery import AnyShard, SnapshotJob
 from shardhash.shard.selection import (
     Columns,
     Where,
@@ -31,6 +31,8 @@ Pairs: TypeAlias = list[tuple[str, str]]
 Sweep: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
 """What a removal did, slice by slice: entries gone, and the (outhash, taskhash) of the rows gone from a method."""
 
+SNAPSHOT_PAUSE = 0.001
+"""Seconds between two chunks of a snapshot, 1-2 ms of work each: lookups get the processor in between."""
 UNINDEX_PAGE = 20_000
 """Rows whose index items one answer to ``remove`` or ``clean`` names; about 3 MB of JSON."""
 
@@ -41,7 +43,7 @@ class Service:
     An operation returns its result, or an awaitable of it.
     """
 
-    def __init__(self, shard: Shard, writer: Writer) -> None:
+    def __init__(self, shard: AnyShard, writer: Writer) -> None:
         self._shard = shard
         self._table = shard.table
         self._write = writer.write
@@ -251,13 +253,19 @@ class Service:
     # -------------------------------------------------------------------------------------------- snapshots
 
     async def op_snapshot(self) -> None:
-        """Write a snapshot, a chunk at a time between lookups."""
+        """Write a snapshot, a chunk at a time between lookups; one at a time."""
+        if not self._shard.durable:
+            raise StorageError("the server keeps everything in memory; there is nowhere to write a snapshot")
         async with self._snapshot_lock:
-            await self.snapshot()
-
-    async def snapshot(self) -> None:
-        """Write a snapshot; one at a time."""
-        raise NotImplementedError
+            # Within the writer, since the log rotates, which must not happen while it is synced.
+            job: SnapshotJob = await self._write(lambda _: self._shard.begin_snapshot())
+            try:
+                while job.step():  # noqa: ASYNC110  # nothing is waited for: others have their turn
+                    await asyncio.sleep(SNAPSHOT_PAUSE)
+                await asyncio.get_running_loop().run_in_executor(None, job.seal)
+            except BaseException:
+                job.abandon()
+                raise
 
 
 def _grant(turn: asyncio.Future[None]) -> None:

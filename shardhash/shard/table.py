@@ -154,7 +154,7 @@ class Table:
         if table is None:
             return []
         items = bags.after(table.index.get(outhash), start)
-        return [Candidate(_ITEM.unpack_from(item)[0], unpack_key(item[_ITEM.size :])) for item in islice(items, limit)]
+        return [Candidate(*unpack_item(item)) for item in islice(items, limit)]
 
     def index_item(self, created: int, taskhash: Key) -> bytes:
         """The index item of a candidate, from which `candidates` goes on."""
@@ -355,6 +355,11 @@ def split_digests(digests: bytes) -> Iterator[bytes]:
     return chain(
         chain.from_iterable(_MANY.iter_unpack(whole[:cut])), chain.from_iterable(_ONE.iter_unpack(whole[cut:]))
     )
+
+
+def unpack_item(item: bytes) -> tuple[int, Key]:
+    """(created, taskhash) of an index item."""
+    return _ITEM.unpack_from(item)[0], unpack_key(item[_ITEM.size :])
 
 
 def pack_key(key: Key) -> bytes:

@@ -25,11 +25,18 @@ import orjson
 import uvloop
 from aiohttp import WSMsgType, web
 
-from shardhash.errors import DamageError, ShardhashError, StorageError
+from shardhash.errors import ShardhashError, StorageError, SyncError
 from shardhash.shard import protocol
-from shardhash.shard.recovery import Shard
+from shardhash.shard.files import shard_folder
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.recovery import EMPTY_SEGMENT, AnyShard, MemoryShard, open_shard
 from shardhash.shard.service import Service
 from shardhash.shard.writer import Writer
+
+TICK = 1.0
+"""Seconds between looks at whether a snapshot is due."""
+RETRY_PAUSE = 60.0
+"""Seconds before a snapshot that failed is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class WorkerOptions:
     shards: int
     listen_fd: int
     data: Path | None
+    generation: int
     sync: str
     sync_interval: float
     snapshot_interval: float
@@ -126,6 +134,7 @@ def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--generation", type=int, default=1)
     parser.add_argument("--sync", choices=("always", "interval", "off"), default="always")
     parser.add_argument("--sync-interval", type=float, default=1.0)
     parser.add_argument("--snapshot-interval", type=float, default=3600.0)
@@ -134,17 +143,17 @@ def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
     return WorkerOptions(**vars(parser.parse_args(arguments)))
 
 
-async def run(options: WorkerOptions, shard: Shard) -> None:
+async def run(options: WorkerOptions, shard: AnyShard) -> None:
     """Serve the shard until the coordinator is gone."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), _input_ended, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    writer = Writer(shard, wait_for_sync=options.data is not None and options.sync == "always")
+    writer = Writer(shard, wait_for_sync=options.sync == "always")
     service = Service(shard, writer)
     writing = asyncio.create_task(writer.run())
-    upkeep = asyncio.create_task(asyncio.sleep(1e9))
+    upkeep = asyncio.create_task(_keep_up(options, shard, writer, service))
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
     runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -160,6 +169,23 @@ async def run(options: WorkerOptions, shard: Shard) -> None:
         await runner.cleanup()
     writer.stop()
     await writing
+
+
+async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, service: Service) -> None:
+    """Sync and write snapshots when they are due, until cancelled."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + options.snapshot_interval
+    while True:
+        await asyncio.sleep(min(options.sync_interval, TICK))
+        if options.sync == "interval":
+            writer.sync_soon()
+        if shard.log_bytes >= options.snapshot_bytes or (loop.time() >= due and shard.log_bytes > EMPTY_SEGMENT):
+            due = loop.time() + options.snapshot_interval
+            try:
+                await service.op_snapshot()
+            except StorageError as error:
+                say("ERROR", f"{error}; the log goes on, and another snapshot is tried later")
+                await asyncio.sleep(RETRY_PAUSE)
 
 
 def _application(service: Service) -> web.Application:
@@ -181,23 +207,33 @@ def _input_ended(stop: asyncio.Event) -> None:
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
+def _open(options: WorkerOptions) -> AnyShard:
+    if options.data is None:
+        return MemoryShard()
+    return open_shard(
+        OsFileSystem(),
+        shard_folder(options.data, options.generation, options.shard),
+        keep_snapshots=options.keep_snapshots,
+        progress=lambda text: say("INFO", text),
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     options = parse_options(arguments)
     # Its memory is a few huge dicts of bytes; the collector would walk them again and again to find nothing.
     gc.disable()
     try:
-        shard = Shard()
-    except DamageError as error:
-        say("ERROR", str(error))
-        return protocol.EXIT_DAMAGED
+        shard = _open(options)
     except ShardhashError as error:
         say("ERROR", str(error))
         return protocol.EXIT_DAMAGED
     try:
         uvloop.run(run(options, shard))
-    finally:
         shard.close()
+    except SyncError as error:
+        say("ERROR", f"{error}; the worker ends, and what is on the disk decides")
+        return 1
     return 0
 
 

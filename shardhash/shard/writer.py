@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from shardhash.errors import StorageError
 from shardhash.shard.changes import Transaction
-from shardhash.shard.recovery import Shard
+from shardhash.shard.recovery import AnyShard
 
 Change: TypeAlias = Callable[[Transaction], Any]
 """Decides its records in the transaction; its result goes to the caller once they are durable."""
@@ -23,19 +23,28 @@ Change: TypeAlias = Callable[[Transaction], Any]
 class Writer:
     """The one writer of a shard. Use `write` from the event loop that runs `run`."""
 
-    def __init__(self, shard: Shard, *, wait_for_sync: bool) -> None:
+    def __init__(self, shard: AnyShard, *, wait_for_sync: bool) -> None:
         self._shard = shard
-        self._wait_for_sync = wait_for_sync
+        self._wait_for_sync = wait_for_sync and shard.durable
         self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
         self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._sync_due = False
+        self._unsynced = False
         self._stopping = False
 
     def write(self, change: Change) -> asyncio.Future[Any]:
         """The result of the change, once it is durable. The future raises StorageError when the disk refuses."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((change, future))
         self._wake.set()
         return future
+
+    def sync_soon(self) -> None:
+        """Make durable what was written without waiting for it (``--sync interval``)."""
+        if self._unsynced:
+            self._sync_due = True
+            self._wake.set()
 
     def stop(self) -> None:
         """Let `run` return once all that was asked for is written."""
@@ -50,6 +59,13 @@ class Writer:
             while self._waiting:
                 group, self._waiting = self._waiting, []
                 await self._commit(group)
+            if self._sync_due:
+                self._sync_due = self._unsynced = False
+                await self._sync()
+
+    async def _sync(self) -> None:
+        # Beside the event loop: lookups go on during the fsync.
+        await self._loop.run_in_executor(None, self._shard.sync)
 
     async def _commit(self, group: list[tuple[Change, asyncio.Future[Any]]]) -> None:
         transaction = Transaction(self._shard.table)
@@ -58,8 +74,9 @@ class Writer:
             if transaction.records:
                 self._shard.append(transaction.records)
                 if self._wait_for_sync:
-                    # Beside the event loop: lookups go on during the fsync.
-                    await asyncio.get_running_loop().run_in_executor(None, self._shard.sync)
+                    await self._sync()
+                else:
+                    self._unsynced = True
         except StorageError as error:
             for _, future in group:
                 if not future.done():

@@ -1,0 +1,179 @@
+"""The data directory: its manifest, its lock, and another number of shards.
+
+``manifest.json`` is ``{"format": 1, "shards": N, "generation": G}``. It is replaced atomically, and names the
+generation whose folder counts; any other generation is a leftover of a resharding that did not finish, or that did,
+and goes at the next start. ``lock`` is locked (flock) by the process that serves the directory and says which it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from shardhash.errors import ConfigError, DamageError
+from shardhash.shard.files import LOCK, MANIFEST, TEMPORARY, generation_folder, shard_folder
+from shardhash.shard.fs import FileSystem
+from shardhash.shard.recovery import Progress
+from shardhash.shard.reshard import reshard
+
+FORMAT = 1
+"""Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a data directory holds."""
+
+    shards: int
+    generation: int
+
+
+def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
+    """The manifest, None in a directory that has none. ConfigError for a newer format, DamageError for nonsense."""
+    path = directory / MANIFEST
+    if not fs.exists(path):
+        return None
+    with fs.read(path) as file:
+        text = file.read()
+    try:
+        found = orjson.loads(text)
+        version, manifest = found["format"], Manifest(int(found["shards"]), int(found["generation"]))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise DamageError(path, 0, "the manifest is damaged", "its folders tell shards and generation") from None
+    if version != FORMAT:
+        raise ConfigError(f"{directory} has data of format {version}, this shardhash reads {FORMAT}; use a newer one")
+    return manifest
+
+
+def write_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest, durably."""
+    path = directory / MANIFEST
+    temporary = path.with_name(MANIFEST + TEMPORARY)
+    value = {"format": FORMAT, "shards": manifest.shards, "generation": manifest.generation}
+    file = fs.create(temporary)
+    file.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE), 0)
+    file.fsync()
+    file.close()
+    fs.rename(temporary, path)
+    fs.fsync_dir(directory)
+
+
+def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:
+    """Make the directory ready for this many shards, and return its manifest. The caller holds its lock.
+
+    A new directory is begun; one with another number of shards is resharded into the next generation. Killed at any
+    point, the generation that the manifest names is whole.
+    """
+    manifest = read_manifest(fs, directory)
+    if manifest is None:
+        _remove_generations(fs, directory, keep=None)
+        manifest = Manifest(shards, 1)
+        _make_generation(fs, directory, manifest)
+        write_manifest(fs, directory, manifest)
+    _remove_generations(fs, directory, keep=manifest.generation)
+    if manifest.shards == shards:
+        return manifest
+    new = Manifest(shards, manifest.generation + 1)
+    progress(f"resharding {directory} from {manifest.shards} to {shards} shards")
+    old_folders = [shard_folder(directory, manifest.generation, shard) for shard in range(manifest.shards)]
+    _make_generation(fs, directory, new)
+    new_folders = [shard_folder(directory, new.generation, shard) for shard in range(shards)]
+    reshard(fs, old_folders, new_folders, progress)
+    write_manifest(fs, directory, new)
+    _remove_generations(fs, directory, keep=new.generation)
+    progress(f"resharded {directory} to {shards} shards")
+    return new
+
+
+def make_directory(fs: FileSystem, directory: Path) -> None:
+    """Make the data directory itself, readable by its owner only, and its parents. Raises ConfigError."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        fs.mkdir(directory)
+        fs.fsync_dir(directory.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot make the data directory {directory}: {error.strerror or error}") from None
+
+
+@contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Hold the lock of a data directory. ConfigError that names the holder when it is taken."""
+    path = directory / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"the data directory {directory} is in use by {_holder(descriptor)}") from None
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, orjson.dumps(holder), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def holder_process(directory: Path) -> int | None:
+    """The process that serves a data directory; None when there is none."""
+    try:
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        found: int = orjson.loads(os.pread(descriptor, 4096, 0))["pid"]
+        return found
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        found = orjson.loads(os.pread(descriptor, 4096, 0))
+        return f"process {found['pid']} on {found['host']}, since {found['since']}; stop it first"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "another process; stop it first"
+
+
+def _make_generation(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+    generation = generation_folder(directory, manifest.generation)
+    fs.mkdir(generation)
+    for shard in range(manifest.shards):
+        fs.mkdir(shard_folder(directory, manifest.generation, shard))
+    fs.fsync_dir(generation)
+    fs.fsync_dir(directory)
+
+
+def _remove_generations(fs: FileSystem, directory: Path, keep: int | None) -> None:
+    kept = None if keep is None else generation_folder(directory, keep).name
+    for name in fs.listdir(directory):
+        if name.startswith("generation-") and name != kept:
+            _remove_tree(fs, directory / name)
+    fs.fsync_dir(directory)
+
+
+def _remove_tree(fs: FileSystem, generation: Path) -> None:
+    for name in fs.listdir(generation):
+        folder = generation / name
+        for file in fs.listdir(folder):
+            fs.unlink(folder / file)
+        fs.rmdir(folder)
+    fs.rmdir(generation)
