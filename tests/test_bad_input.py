@@ -254,3 +254,11 @@ async def test_the_server_is_none_the_worse(bad_input_server: ServerProcess, tra
         said = json.loads(await channel.receive(chunked=False) or "null")
     assert said == {"method": "m", "taskhash": f"t{transport}", "unihash": H}
     await channel.close()
+
+
+async def test_a_refusal_is_not_lost_behind_input_that_nobody_reads(
+    bad_input_server: ServerProcess, witness: None
+) -> None:
+    for _ in range(10):
+        answer = await converse(bad_input_server, HELLO + b'{"get": {"method": "m"}}\n' + b'{"ping": {}}\n' * 20_000)
+        assert b"'taskhash' is missing" in answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -15,6 +16,8 @@ from shardhash.wire.framing import encode_json
 
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """Seconds idle, seconds between probes, probes: a builder that vanished is noticed within 90 s."""
+LINGER = 1.0
+"""Seconds that a peer whose connection we end has to end its side."""
 
 
 class LineTransport(asyncio.Protocol):
@@ -34,6 +37,7 @@ class LineTransport(asyncio.Protocol):
         self._paused = False
         self._writable = asyncio.Event()
         self._writable.set()
+        self._peer_ended = asyncio.Event()
         self._transport: asyncio.Transport
         self._session: Session
 
@@ -52,11 +56,11 @@ class LineTransport(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        self._session.feed_end()
+        self._end_input()
         return True  # keep our side open for the answers
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._session.feed_end()
+        self._end_input()
         self._writable.set()
 
     def pause_writing(self) -> None:
@@ -90,8 +94,23 @@ class LineTransport(asyncio.Protocol):
     async def _run(self) -> None:
         try:
             await self._session.run(self._drained)
+            if not self._peer_ended.is_set() and not self._transport.is_closing():
+                await self._linger()
         finally:
             self._transport.close()
+
+    async def _linger(self) -> None:
+        """End our side, then read on for a moment: closing with unread input would take the last answer back."""
+        if self._paused:
+            self._transport.resume_reading()
+        self._transport.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                await self._peer_ended.wait()
+
+    def _end_input(self) -> None:
+        self._peer_ended.set()
+        self._session.feed_end()
 
     def _drained(self) -> None:
         if self._paused and self._session.waiting <= self._pipelined // 2 and not self._transport.is_closing():

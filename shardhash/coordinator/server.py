@@ -72,11 +72,13 @@ async def _serve(settings: Settings, manifest: Manifest | None) -> None:
         if stop.is_set():
             return
         starting.result()
-        listeners = Listeners(await _services(settings, Router(links), running), settings.limits)
+        router = Router(links)
+        listeners = Listeners(await _services(settings, router, running), settings.limits)
         running.push_async_callback(listeners.close)
         for bind in settings.binds:
             sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
             sys.stdout.flush()
+        loop.add_signal_handler(signal.SIGUSR1, _snapshot, router)
         gc.freeze()
         await stop.wait()
         log.info("stopping")
@@ -103,6 +105,21 @@ async def _services(settings: Settings, router: Router, running: AsyncExitStack)
     store.start()
     running.push_async_callback(store.close)
     return Services(store=store, users=users, stats=Stats(), backfill=store.backfilled)
+
+
+def _snapshot(router: Router) -> None:
+    """Write a snapshot of every shard, on SIGUSR1."""
+    task = asyncio.get_running_loop().create_task(router.snapshot())
+    task.add_done_callback(_say_how_it_went)
+
+
+def _say_how_it_went(snapshot: asyncio.Task[None]) -> None:
+    if snapshot.cancelled():
+        return
+    if error := snapshot.exception():
+        log.error("no snapshot was written: %s", error)
+    else:
+        log.info("a snapshot of every shard is written and verified")
 
 
 async def _nothing_queued() -> int:

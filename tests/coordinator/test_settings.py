@@ -13,6 +13,7 @@ from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT
 from shardhash.coordinator.server import worker_arguments
 from shardhash.coordinator.settings import Bind, Settings, UpstreamSettings
 from shardhash.errors import ConfigError
+from shardhash.shard.manifest import Manifest
 from shardhash.shard.worker import parse_options
 from shardhash.wire.address import Address, parse_address, parse_bind
 
@@ -148,15 +149,16 @@ def test_flags(tmp_path: Path) -> None:
     assert found.limits.message == 2 << 20
     assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300)
     assert found.admin_password == "p w"
-    told = parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found)])
-    assert (told.shards, told.data, told.sync, told.sync_interval) == (3, Path("d"), "interval", 2)
+    told = parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found, Manifest(3, 7))])
+    assert (told.shards, told.data, told.generation) == (3, Path("d"), 7)
+    assert (told.sync, told.sync_interval) == ("interval", 2)
     assert (told.snapshot_interval, told.snapshot_bytes, told.keep_snapshots) == (600, 1 << 20, 4)
 
 
 def test_workers_in_memory_are_told_no_folder() -> None:
     found = read_settings(["--memory"], NOTHING)
     assert found.data is None
-    assert parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found)]).data is None
+    assert parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found, None)]).data is None
 
 
 def test_read_only_holds_for_every_address() -> None:
