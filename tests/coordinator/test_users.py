@@ -1,0 +1,242 @@
+"""Users, their tokens and permissions, on a Store that is a dict and a clock that goes when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+
+import pytest
+
+from shardhash.coordinator import permissions, users
+from shardhash.coordinator.permissions import Identity, expand, parse, parse_anonymous
+from shardhash.coordinator.users import FAILED_LOGIN_PAUSE, TOKENS_A_SECOND, Users
+from shardhash.errors import ConfigError, InvokeError
+from tests.coordinator.plain_store import PlainStore
+
+EVERYTHING = ["@all", "@db-admin", "@read", "@report", "@user-admin"]
+READ = frozenset(("@read",))
+
+
+class Clock:
+    """Time passes only while somebody sleeps, and then at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store() -> PlainStore:
+    return PlainStore()
+
+
+@pytest.fixture
+def people(store: PlainStore, clock: Clock) -> Users:
+    return Users(store, clock, clock.sleep)
+
+
+# ------------------------------------------------------------------------------------------------------------- logins
+
+
+async def test_a_token_proves_who_one_is(people: Users, clock: Clock) -> None:
+    granted, token = await people.new("builder", READ)
+    assert (granted, len(token)) == (["@read"], 64)
+    identity, shown = await people.authenticate("builder", token)
+    assert (identity, shown) == (Identity("builder", READ), ["@read"])
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("name", ["builder", "nobody", ""])
+@pytest.mark.parametrize("token", ["", "wrong", "0" * 64, "\ud800"])
+async def test_a_wrong_login_waits(name: str, token: str, people: Users, clock: Clock) -> None:
+    await people.new("builder", READ)
+    with pytest.raises(InvokeError, match=f"^Unable to authenticate as {name}$"):
+        await people.authenticate(name, token)
+    assert clock.slept == [FAILED_LOGIN_PAUSE]
+
+
+async def test_neither_token_nor_password_is_stored(people: Users, store: PlainStore) -> None:
+    _, token = await people.new("builder", READ)
+    await people.set_administrator("admin", "password")
+    kept = json.dumps(list(store.entries.values()))
+    assert token not in kept
+    assert "password" not in kept
+    entries = [store.entries["user", name] for name in ("builder", "admin")]
+    assert [entry["scheme"] for entry in entries] == ["blake2b", "scrypt"]
+    assert entries[0]["salt"] != entries[1]["salt"]
+
+
+async def test_two_users_have_two_salts_and_tokens(people: Users, store: PlainStore) -> None:
+    tokens = [(await people.new(name, READ))[1] for name in "ab"]
+    salts = [store.entries["user", name]["salt"] for name in "ab"]
+    assert len({*tokens}) == len({*salts}) == 2
+
+
+def test_tokens_are_compared_in_constant_time() -> None:
+    """No timing is measured; the one comparison there is must be the library's."""
+    source = inspect.getsource(users._matches)
+    assert "compare_digest" in source
+    assert "==" not in source.replace('entry["scheme"] == "scrypt"', "")
+
+
+# ------------------------------------------------------------------------------------------------------ administrator
+
+
+async def test_the_administrator_of_the_settings(people: Users, store: PlainStore) -> None:
+    await people.set_administrator("admin", "password")
+    identity, shown = await people.authenticate("admin", "password")
+    assert shown == ["@all"]
+    assert sorted(identity.permissions) == EVERYTHING
+    store.written.clear()
+    await people.set_administrator("admin", "password")
+    assert store.written == []  # nothing to change: a restart writes nothing
+    await people.set_administrator("admin", "other")
+    assert (await people.authenticate("admin", "other"))[1] == ["@all"]
+    with pytest.raises(InvokeError):
+        await people.authenticate("admin", "password")
+
+
+async def test_the_administrator_gets_back_what_was_taken(people: Users) -> None:
+    await people.set_administrator("admin", "password")
+    await people.set_permissions("admin", READ)
+    await people.set_administrator("admin", "password")
+    assert await people.get("admin") == EVERYTHING
+
+
+async def test_a_token_replaces_the_administrators_password(people: Users) -> None:
+    await people.set_administrator("admin", "password")
+    token = await people.refresh_token("admin")
+    assert (await people.authenticate("admin", token))[1] == ["@all"]
+    with pytest.raises(InvokeError):
+        await people.authenticate("admin", "password")
+
+
+# -------------------------------------------------------------------------------------------------------------- users
+
+
+async def test_refresh_ends_the_old_token_and_keeps_permissions(people: Users) -> None:
+    _, old = await people.new("builder", READ)
+    new = await people.refresh_token("builder")
+    assert (await people.authenticate("builder", new))[1] == ["@read"]
+    with pytest.raises(InvokeError, match="Unable to authenticate"):
+        await people.authenticate("builder", old)
+
+
+async def test_permissions_are_replaced_and_the_token_stays(people: Users) -> None:
+    _, token = await people.new("builder", READ)
+    assert await people.set_permissions("builder", frozenset(("@report",))) == ["@report"]
+    assert (await people.authenticate("builder", token))[0].permissions == {"@report"}
+
+
+async def test_all_users_in_order(people: Users) -> None:
+    for name in ("zoe", "adam"):
+        await people.new(name, READ)
+    assert await people.all() == {"adam": ["@read"], "zoe": ["@read"]}
+    await people.delete("zoe")
+    assert list(await people.all()) == ["adam"]
+    assert await people.get("zoe") is None
+    await people.new("zoe", READ)
+
+
+async def test_a_name_is_given_once(people: Users) -> None:
+    await people.new("builder", READ)
+    with pytest.raises(InvokeError, match=r"^Cannot create new user 'builder'$"):
+        await people.new("builder", READ)
+
+
+async def test_only_one_of_two_at_a_time_gets_a_name(people: Users) -> None:
+    outcomes = await asyncio.gather(*(people.new("builder", READ) for _ in range(5)), return_exceptions=True)
+    assert sum(isinstance(outcome, InvokeError) for outcome in outcomes) == 4
+
+
+@pytest.mark.parametrize("what", ["refresh_token", "delete", "set_permissions"])
+async def test_nobody_cannot_be_changed(what: str, people: Users) -> None:
+    arguments = ("nobody", READ) if what == "set_permissions" else ("nobody",)
+    with pytest.raises(InvokeError, match=r"^No user named 'nobody' exists$"):
+        await getattr(people, what)(*arguments)
+
+
+async def test_become(people: Users) -> None:
+    await people.new("builder", READ)
+    assert await people.become("builder") == Identity("builder", READ)
+    with pytest.raises(InvokeError, match=r"^User nobody doesn't exist$"):
+        await people.become("nobody")
+
+
+# --------------------------------------------------------------------------------------------------------------- rate
+
+
+async def test_new_tokens_are_limited_over_all(people: Users, clock: Clock) -> None:
+    """However they are asked for, each next one waits a tenth of a second longer."""
+    await people.new("first", READ)
+    assert clock.slept == []
+    makes = [people.new(f"u{number}", READ) for number in range(5)]
+    await asyncio.gather(*makes, *(people.refresh_token("first") for _ in range(5)))
+    assert clock.slept == pytest.approx([number / TOKENS_A_SECOND for number in range(1, 11)])
+    clock.slept.clear()
+    clock.now += 2.0
+    await people.refresh_token("first")
+    assert clock.slept == []  # unused time is not saved up either:
+    await people.refresh_token("first")
+    assert clock.slept == pytest.approx([1 / TOKENS_A_SECOND])
+
+
+async def test_refusals_cost_no_token(people: Users, clock: Clock) -> None:
+    await people.new("builder", READ)
+    for _ in range(20):
+        with pytest.raises(InvokeError):
+            await people.new("builder", READ)
+        with pytest.raises(InvokeError):
+            await people.refresh_token("nobody")
+    assert clock.slept == []
+
+
+# -------------------------------------------------------------------------------------------------------- permissions
+
+
+def test_expanded_permissions() -> None:
+    assert sorted(expand(["@all"])) == EVERYTHING
+    assert expand(["@none"]) == frozenset()
+    assert expand(["@none", "@read"]) == READ
+
+
+@pytest.mark.parametrize("value", [None, "@read", {"@read": 1}, [1], [["@read"]]])
+def test_permissions_must_be_a_list_of_names(value: object) -> None:
+    with pytest.raises(InvokeError, match=r"^Unexpected type for permissions$"):
+        parse(value)
+
+
+def test_unknown_permissions() -> None:
+    with pytest.raises(InvokeError, match=r"^Unknown permissions @a @b$"):
+        parse(["@b", "@read", "@a"])
+
+
+@pytest.mark.parametrize(
+    "text", ["@read,@report", "@read @report", " @read+@report ", "@report, @read", "@read\t@report"]
+)
+def test_permissions_of_anonymous_users(text: str) -> None:
+    assert parse_anonymous(text) == {"@read", "@report"}
+
+
+def test_no_permissions_of_anonymous_users() -> None:
+    assert parse_anonymous("@none") == parse_anonymous("") == frozenset()
+    for text in ("@all", "@read @user-admin", "@fly"):
+        with pytest.raises(ConfigError):
+            parse_anonymous(text)
+
+
+def test_every_grant_is_known() -> None:
+    assert permissions.GRANTS | {"@all"} == frozenset(EVERYTHING)
