@@ -20,7 +20,7 @@ DIGEST_SIZE = 32
 TRACES = Path(__file__).parent / "traces"
 
 
-class WrongAnswer(Exception):
+class WrongAnswerError(Exception):
     """A server answered something else than what was stored."""
 
 

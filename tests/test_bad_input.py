@@ -257,7 +257,7 @@ async def test_the_server_is_none_the_worse(bad_input_server: ServerProcess, tra
 
 
 async def test_a_refusal_is_not_lost_behind_input_that_nobody_reads(
-    bad_input_server: ServerProcess, witness: None
+    bad_input_server: ServerProcess,
 ) -> None:
     for _ in range(10):
         answer = await converse(bad_input_server, HELLO + b'{"get": {"method": "m"}}\n' + b'{"ping": {}}\n' * 20_000)

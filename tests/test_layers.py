@@ -23,7 +23,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "shard": ("errors", "wire.hashes", "wire.batch", "shard"),
     "client": ("errors", "options", "wire", "client"),
     # Of a shard, the coordinator knows how to ask it and the shape of a record, not how it keeps its files.
-    "coordinator": ("errors", "options", "wire", "client", "shard.protocol", "shard.records", "shard.manifest", "shard.fs", "coordinator"),
+    "coordinator": (
+        "errors",
+        "options",
+        "wire",
+        "client",
+        "shard.protocol",
+        "shard.records",
+        "shard.manifest",
+        "shard.fs",
+        "coordinator",
+    ),
     "admin": ("errors", "options", "wire", "shard", "admin"),
     "cli": ("errors", "options", "wire", "shard", "client", "coordinator", "admin", "cli"),
     "__main__": ("cli",),

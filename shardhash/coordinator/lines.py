@@ -94,7 +94,7 @@ class LineTransport(asyncio.Protocol):
     async def _run(self) -> None:
         try:
             await self._session.run(self._drained)
-            if not self._peer_ended.is_set() and not self._transport.is_closing():
+            if self._session.refused and not self._peer_ended.is_set() and not self._transport.is_closing():
                 await self._linger()
         finally:
             self._transport.close()

@@ -52,6 +52,8 @@ class Session:
         self._wake = asyncio.Event()
         self._input_ended = False
         self._stopping = False
+        self.refused = False
+        """Whether it ended by a refusal, which the peer should get to read."""
         self.waiting = 0
         """Requests, stream lines and batches that wait for an answer."""
 
@@ -174,4 +176,5 @@ class Session:
 
     async def _refuse(self, error: Exception) -> None:
         log.info("%s: refused: %s", self._peer, error)
+        self.refused = True
         await self._output.send_json({"invoke-error": {"message": str(error)}})
