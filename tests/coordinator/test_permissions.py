@@ -1,0 +1,292 @@
+"""Who may ask what: every command, by every set of permissions, as anonymous, user, self and become; none left out.
+
+The expectation is written down here from PROTOCOL, not taken from the table that the server goes by. Each question
+goes over a unix socket through a session of its own; only the hashes are missing (`PlainStore`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.listeners import Listeners
+from shardhash.coordinator.permissions import expand
+from shardhash.coordinator.settings import Bind
+from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.users import Users
+from shardhash.wire import batch
+from shardhash.wire.address import Address
+from shardhash.wire.connection import Limits
+from shardhash.wire.messages import COMMANDS
+from tests.coordinator.plain_store import PlainStore
+
+HASH = "a" * 64
+ROW = {"method": "m", "taskhash": HASH, "outhash": HASH, "unihash": HASH}
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "ping": (),
+    "auth": (),
+    "get": ("@read",),
+    "get-outhash": ("@read",),
+    "get-stream": ("@read",),
+    "exists-stream": ("@read",),
+    "get-batch": ("@read",),
+    "exists-batch": ("@read",),
+    "report": ("@read",),
+    "report-equiv": ("@read", "@report"),
+    "get-stats": ("@read",),
+    "backfill-wait": ("@read",),
+    "remove": ("@db-admin",),
+    "clean-unused": ("@db-admin",),
+    "gc-mark": ("@db-admin",),
+    "gc-mark-stream": ("@db-admin",),
+    "gc-status": ("@db-admin",),
+    "gc-sweep": ("@db-admin",),
+    "reset-stats": ("@db-admin",),
+    "get-db-usage": ("@db-admin",),
+    "get-db-query-columns": ("@db-admin",),
+    "refresh-token": ("@user-admin",),
+    "set-user-perms": ("@user-admin",),
+    "get-user": ("@user-admin",),
+    "get-all-users": ("@user-admin",),
+    "new-user": ("@user-admin",),
+    "delete-user": ("@user-admin",),
+    "become-user": ("@user-admin",),
+}
+OR_SELF = ("refresh-token", "get-user", "delete-user")
+"""Commands that ask nothing of one who asks about himself."""
+NAME_A_USER = (*OR_SELF, "set-user-perms", "become-user")
+
+FIELDS: dict[str, Any] = {
+    "get": {"method": "m", "taskhash": HASH},
+    "get-outhash": {"method": "m", "taskhash": HASH, "outhash": HASH},
+    "get-batch": {"method": "m", "taskhashes": [HASH]},
+    "exists-batch": {"unihashes": [HASH]},
+    "report": ROW,
+    "report-equiv": {"method": "m", "taskhash": HASH, "unihash": HASH},
+    "remove": {"where": {"method": "m"}},
+    "clean-unused": {"max_age_seconds": 0},
+    "gc-mark": {"mark": "x", "where": {}},
+    "gc-sweep": {"mark": "x"},
+    "set-user-perms": {"permissions": ["@all"]},
+    "new-user": {"username": "new", "permissions": ["@all"]},
+}
+"""The fields of a request, besides the user that it names."""
+
+GRANTS = ("@read", "@report", "@db-admin", "@user-admin")
+SETS = [frozenset(names) for names in chain.from_iterable(combinations(GRANTS, count) for count in range(5))]
+SETS_OF_USERS = [*SETS, frozenset(("@all",))]
+SETS_OF_ANONYMOUS = [names for names in SETS if "@user-admin" not in names]
+WAYS = [
+    *(("anonymous", names) for names in SETS_OF_ANONYMOUS),
+    *((way, names) for way in ("user", "become") for names in SETS_OF_USERS),
+]
+
+
+def spell(value: str | frozenset[str]) -> str:
+    """The name of a case."""
+    return value if isinstance(value, str) else "+".join(sorted(value)) or "@none"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A command, with the user that it names, or None when it names none."""
+
+    command: str
+    named: str | None
+
+    def request(self, tokens: dict[str, str]) -> dict[str, Any]:
+        fields = dict(FIELDS.get(self.command, {}))
+        if self.command == "auth":
+            fields = {"username": "other", "token": tokens["other"]}
+        if self.named is not None:
+            fields["username"] = self.named
+        return {self.command: fields}
+
+
+def questions() -> Iterator[Question]:
+    """Every command; those about users also about another one, oneself, and the administrator."""
+    for command in NEEDS:
+        if command not in NAME_A_USER or command in OR_SELF:
+            yield Question(command, None)
+        if command in NAME_A_USER:
+            yield from (Question(command, named) for named in ("other", "me", "admin"))
+
+
+def may(question: Question, actor: str | None, held: frozenset[str]) -> bool:
+    """What PROTOCOL says."""
+    about_self = question.command in OR_SELF and actor is not None and question.named in (None, actor)
+    return about_self or frozenset(NEEDS[question.command]) <= expand(held)
+
+
+def path_of(folder: Path, anonymous: frozenset[str]) -> Path:
+    """The socket of those who come in with these permissions."""
+    return folder / f"{spell(anonymous)}.sock"
+
+
+class Server:
+    """A server with the users admin, me and other, who are as they were at first whenever somebody connects."""
+
+    def __init__(self, store: PlainStore, folder: Path, tokens: dict[str, str]) -> None:
+        self.store = store
+        self.tokens = tokens
+        self._folder = folder
+        self._at_first = dict(store.entries)
+
+    async def connect(self, way: str, held: frozenset[str]) -> Peer:
+        """A connection that acts as one who holds these permissions."""
+        await self._reset(held)
+        peer = await Peer.open(path_of(self._folder, held if way == "anonymous" else frozenset()))
+        if way == "user":
+            assert (await peer.ask({"auth": {"username": "me", "token": self.tokens["me"]}}))["result"] is True
+        elif way == "become":
+            await peer.ask({"auth": {"username": "admin", "token": self.tokens["admin"]}})
+            assert (await peer.ask({"become-user": {"username": "me"}}))["permissions"] == sorted(expand(held))
+        return peer
+
+    async def _reset(self, held: frozenset[str]) -> None:
+        """The users as they were, but `me` with other permissions."""
+        self.store.entries = dict(self._at_first)
+        entry = await self.store.get_entry("user", "me")
+        await self.store.set_entry("user", "me", entry | {"permissions": sorted(held)})
+        self.store.written.clear()
+
+
+class Peer:
+    """A client that speaks lines."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, path: Path) -> Peer:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n")
+        return cls(reader, writer)
+
+    async def ask(self, request: dict[str, Any]) -> Any:
+        self._writer.write(json.dumps(request).encode() + b"\n")
+        return json.loads(await self._reader.readline())
+
+    async def closed_by_server(self) -> bool:
+        return await self._reader.read() == b""
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Server]:
+    """A server with an address for each set of permissions that anonymous users can have."""
+    binds = [Bind(Address("unix", path=str(path_of(folder, held))), anon_perms=held) for held in SETS_OF_ANONYMOUS]
+    async with serving_at(*binds) as (_, store, users):
+        grants = {"admin": frozenset(("@all",)), "me": frozenset[str](), "other": frozenset(("@read",))}
+        tokens = {name: (await users.new(name, held))[1] for name, held in grants.items()}
+        yield Server(store, folder, tokens)
+
+
+@asynccontextmanager
+async def serving_at(*binds: Bind) -> AsyncIterator[tuple[Address, PlainStore, Users]]:
+    """The outside of a coordinator, without hashes; the first address, with its real port, its Store and users."""
+
+    async def no_pause(_seconds: float) -> None:
+        """New tokens and failed logins wait for nobody here."""
+
+    async def nothing_queued() -> int:
+        return 0
+
+    store = PlainStore()
+    users = Users(store, sleep=no_pause)
+    services = Services(store=store, users=users, stats=Stats(), backfill=nothing_queued)
+    listeners = Listeners(services, Limits())
+    try:
+        addresses = [await listeners.open(bind) for bind in binds]
+        yield addresses[0], store, users
+    finally:
+        await listeners.close()
+
+
+def test_the_table_is_complete() -> None:
+    assert set(NEEDS) == set(COMMANDS)
+    assert len(SETS) == 16
+    asked = {question.command for question in questions()}
+    assert asked == set(NEEDS)
+
+
+@pytest.mark.parametrize(
+    ("way", "held"), WAYS, ids=lambda value: value if isinstance(value, str) else "+".join(sorted(value)) or "@none"
+)
+async def test_every_command(way: str, held: frozenset[str], tmp_path: Path) -> None:
+    actor = None if way == "anonymous" else "me"
+    name = "Anonymous user" if actor is None else actor
+    async with serving(tmp_path) as server:
+        for question in questions():
+            peer = await server.connect(way, held)
+            answer = await peer.ask(question.request(server.tokens))
+            refused = isinstance(answer, dict) and "invoke-error" in answer
+            if may(question, actor, held):
+                assert not refused, f"{question}: {answer}"
+                if question.command == "report":
+                    assert ("report" in server.store.written) == ("@report" in expand(held))
+            else:
+                needs = " ".join(sorted(NEEDS[question.command]))
+                message = f"{name} is not allowed to access permissions(s) {needs}"
+                assert answer == {"invoke-error": {"message": message}}, question
+                assert await peer.closed_by_server()
+                assert server.store.written == [], question
+            await peer.close()
+
+
+@pytest.mark.parametrize("held", SETS_OF_ANONYMOUS, ids=spell)
+@pytest.mark.parametrize("op", [batch.GET, batch.EXISTS])
+async def test_native_batches_need_read(op: int, held: frozenset[str]) -> None:
+    """They are no commands: binary frames over a WebSocket."""
+    bind = Bind(Address("ws", "127.0.0.1"), anon_perms=held)
+    async with (
+        serving_at(bind) as (address, _, _),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(str(address)) as socket,
+    ):
+        for line in ("OEHASHEQUIV 1.1", "needs-headers: true", ""):
+            await socket.send_str(line)
+        while await socket.receive_str():
+            pass
+        await socket.send_bytes(batch.encode_request(batch.Batch(op, "m" if op == batch.GET else "", bytes(32))))
+        answer = await socket.receive()
+        if "@read" in held:
+            assert answer.type is aiohttp.WSMsgType.BINARY
+        else:
+            message = "Anonymous user is not allowed to access permissions(s) @read"
+            assert json.loads(answer.data) == {"invoke-error": {"message": message}}
+            assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_what_becomes_is_not_what_was(tmp_path: Path) -> None:
+    """One who becomes another may do what the other may, and no more."""
+    async with serving(tmp_path) as server:
+        peer = await server.connect("become", frozenset(("@read",)))
+        assert (await peer.ask({"get-user": {}}))["username"] == "me"
+        assert "invoke-error" in await peer.ask({"get-user": {"username": "admin"}})
+        await peer.close()
+
+
+async def test_permissions_of_a_connection_are_those_of_its_login(tmp_path: Path) -> None:
+    """As the reference has it, a change counts from the next login on."""
+    async with serving(tmp_path) as server:
+        peer = await server.connect("user", frozenset(("@user-admin",)))
+        await peer.ask({"set-user-perms": {"username": "me", "permissions": ["@none"]}})
+        assert await peer.ask({"get-user": {"username": "me"}}) == {"username": "me", "permissions": []}
+        assert len((await peer.ask({"get-all-users": {}}))["users"]) == 3
+        await peer.close()
