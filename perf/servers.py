@@ -1,0 +1,174 @@
+"""The servers under measurement, each started on loopback and stopped again: shardhash and its peers.
+
+CPU time is read from each process's CPU clock, whose resolution is that of the scheduler; psutil's has ticks of 10 ms,
+as long as some of the runs here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+START_LIMIT = 30.0
+"""Seconds until a server that does not answer has failed."""
+_ROOT = Path(__file__).parent.parent
+
+
+class Server:
+    """A server: where it answers, and its processes by role. Leaving its context stops it if it was started here."""
+
+    def __init__(self, addresses: dict[str, str], roles: dict[str, list[int]]) -> None:
+        self.addresses = addresses
+        """By kind: ws, tcp, unix."""
+        self.roles = roles
+        """Process ids; a process that is not on this machine is in none."""
+        self.stack = ExitStack()
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU that each role has spent so far."""
+        return {role: sum(map(cpu_seconds, pids)) for role, pids in self.roles.items()}
+
+    def peak(self) -> dict[str, float]:
+        """MiB: most memory that the processes of each role ever held, shared pages counted in each."""
+        return {role: sum(map(peak_memory, pids)) for role, pids in self.roles.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+
+def remote(address: str) -> Server:
+    """A server that runs already; its processes are found if it is this machine's."""
+    scheme, mark, _ = address.partition("://")
+    kind = "tcp" if not mark else "unix" if scheme == "unix" else "ws"
+    return Server({kind: address}, _roles(_listener(address)))
+
+
+def shardhash(workers: int, *, durable: bool = False, arguments: tuple[str, ...] = ()) -> Server:
+    """This checkout's server, in memory; `durable`: with a data directory of its own, which goes with it."""
+    with ExitStack() as stack:
+        place = ["--memory"]
+        if durable:
+            place = ["--data", stack.enter_context(TemporaryDirectory(prefix="shardhash-perf-"))]
+        command = [sys.executable, "-m", "shardhash", "serve", *place, "--workers", str(workers), "--log", "WARNING"]
+        command += ["--bind", "ws://127.0.0.1:0", "--bind", "127.0.0.1:0", *arguments]
+        process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, env=_environment())
+        stack.callback(_stop, process)
+        lines = [line for _, line in zip(range(2), process.stdout or (), strict=False)]
+        if len(lines) != 2:
+            raise RuntimeError(f"shardhash did not start: {shlex.join(command)}")
+        ws, tcp = (line.removeprefix("listening on ").strip() for line in lines)
+        server = Server({"ws": ws, "tcp": tcp}, _roles(process.pid))
+        server.stack = stack.pop_all()
+    return server
+
+
+def redis() -> Server | None:
+    """A redis-server that keeps nothing on disk; None where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        return None
+    port = _free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    return _peer("redis", [program, *options], port)
+
+
+def reference() -> Server | None:
+    """BitBake's own server over raw TCP, from the checkout that BITBAKE_DIR names; None without one."""
+    if not (checkout := os.environ.get("BITBAKE_DIR")):
+        return None
+    program = Path(checkout) / "bin" / "bitbake-hashserv"
+    stack = ExitStack()
+    folder = stack.enter_context(TemporaryDirectory(prefix="reference-perf-"))
+    port = _free_port()
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, str(program), "--bind", address, "--database", f"{folder}/hashserv.db"]
+    server = _peer("reference", command, port)
+    server.stack.push(stack)
+    return server
+
+
+def _peer(role: str, command: list[str], port: int) -> Server:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + START_LIMIT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                _stop(process)
+                raise RuntimeError(f"{role} did not start: {shlex.join(command)}") from None
+            time.sleep(0.02)
+    server = Server({"tcp": f"127.0.0.1:{port}"}, {role: [process.pid]})
+    server.stack.callback(_stop, process)
+    return server
+
+
+def _stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(START_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _roles(pid: int | None) -> dict[str, list[int]]:
+    if pid is None:
+        return {}
+    return {"coordinator": [pid], "workers": [child.pid for child in psutil.Process(pid).children(recursive=True)]}
+
+
+def _listener(address: str) -> int | None:
+    """The process that listens at an address of this machine, if it can be seen."""
+    port = address.removesuffix("/").rpartition(":")[2].partition("/")[0]
+    for connection in psutil.net_connections("tcp") if port.isdigit() else ():
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == int(port):
+            return int(connection.pid) if connection.pid else None
+    return None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _environment() -> dict[str, str]:
+    """The environment without a server's settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU that a process has spent, all threads together."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) answers for a process on Linux
+    except OSError:
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+
+
+def peak_memory(pid: int) -> float:
+    """MiB: the most that a process ever held."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")

@@ -1,0 +1,135 @@
+"""The measuring itself: every client gets right answers from a real server, and notices a wrong one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perf import compare, replay, seeding, servers
+from perf.builders import CLIENTS, Builder
+from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
+from tests.servers import IN_MEMORY, ServerProcess
+
+WORKLOAD = Workload(lookups=300, known=80)
+KINDS = [name for name in CLIENTS if name != "redis"]
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[dict[str, str]]:
+    """A server that knows the workload; its addresses by kind."""
+    with ServerProcess(*IN_MEMORY, binds=["127.0.0.1:0", "ws://127.0.0.1:0"]) as server:
+        yield dict(zip(("tcp", "ws"), server.addresses, strict=True))
+
+
+@asynccontextmanager
+async def builder(kind: str, addresses: dict[str, str], steps: Sequence[Step]) -> AsyncIterator[Builder]:
+    if kind.startswith("stock"):
+        pytest.importorskip("bb.asyncrpc")
+    client, transport = CLIENTS[kind]
+    await seeding.report(addresses["ws"], WORKLOAD)
+    made = client(addresses[transport], steps)
+    await made.connect()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_right_answers_pass(kind: str, filled: dict[str, str]) -> None:
+    steps = WORKLOAD.steps(builder=1)
+    assert any(step.known is not None for step in steps)
+    async with builder(kind, filled, steps) as asker:
+        for number in range(len(steps)):
+            await asker.ask(number)
+
+
+def swapped(step: Step) -> Step:
+    """The answers of the first two lookups change places."""
+    first, second, rest = step.unihashes[:DIGEST_SIZE], step.unihashes[DIGEST_SIZE : 2 * DIGEST_SIZE], step.unihashes
+    return replace(step, unihashes=second + first + rest[2 * DIGEST_SIZE :])
+
+
+def one_bit_off(step: Step) -> Step:
+    return replace(step, unihashes=step.unihashes[:-1] + bytes([step.unihashes[-1] ^ 1]))
+
+
+def first_unknown(step: Step) -> Step:
+    unihashes = bytes(DIGEST_SIZE) + step.unihashes[DIGEST_SIZE:]
+    return replace(step, unihashes=unihashes, known=b"\0" + b"\1" * (len(step) - 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tamper", [swapped, one_bit_off, first_unknown])
+async def test_a_wrong_answer_is_noticed(kind: str, tamper: Callable[[Step], Step], filled: dict[str, str]) -> None:
+    right = next(step for step in Workload(lookups=300).steps() if len(step) > 10)
+    known = [taskhash in {key for _, key in WORKLOAD.mappings()} for taskhash in _each(right.taskhashes)]
+    step = replace(
+        right,
+        taskhashes=b"".join(item for item, there in zip(_each(right.taskhashes), known, strict=True) if there),
+        unihashes=b"".join(item for item, there in zip(_each(right.unihashes), known, strict=True) if there),
+    )
+    async with builder(kind, filled, [step, tamper(step)]) as asker:
+        await asker.ask(0)
+        with pytest.raises(WrongAnswerError):
+            await asker.ask(1)
+
+
+def _each(joined: bytes) -> list[bytes]:
+    return [joined[start : start + DIGEST_SIZE] for start in range(0, len(joined), DIGEST_SIZE)]
+
+
+def test_the_workload_is_the_trace() -> None:
+    waves = Workload().steps()
+    assert (len(waves), sum(map(len, waves)), max(map(len, waves))) == (159, 10371, 1543)
+    shuffled = Workload().steps(builder=3)
+    assert [len(step) for step in shuffled] == [len(step) for step in waves]
+    assert shuffled != waves
+    pairs = [sorted(zip(_each(step.taskhashes), _each(step.unihashes), strict=True)) for step in waves]
+    assert pairs == [sorted(zip(_each(step.taskhashes), _each(step.unihashes), strict=True)) for step in shuffled]
+
+
+def test_blocks() -> None:
+    blocks = Workload(TRACES / "minimal.jsonl.gz", "block", block=1000, lookups=3500).steps()
+    assert [len(step) for step in blocks] == [1000, 1000, 1000, 500]
+    taskhashes = [taskhash for step in blocks for taskhash in _each(step.taskhashes)]
+    asked = [taskhash for step in Workload(TRACES / "minimal.jsonl.gz").steps() for taskhash in _each(step.taskhashes)]
+    assert taskhashes[: len(asked)] == asked
+
+
+@pytest.mark.parametrize("program", [replay, compare])
+def test_a_small_measurement(
+    program: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if program is compare:
+        pytest.importorskip("redis")
+        pytest.importorskip("hiredis")
+    file = tmp_path / "figures.json"
+    arguments = ["--lookups", "200", "--builders", "3", "--rounds", "2", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["perf/program.py", *arguments])
+    monkeypatch.delenv("BITBAKE_DIR", raising=False)
+    assert (replay.main if program is replay else compare.main)() == 0
+    assert "600 lookups" in capsys.readouterr().out
+    figures = json.loads(file.read_text())
+    assert figures["machine"]["cores"] > 0
+    measured = figures if program is replay else figures["contenders"]["shardhash native"]
+    assert len(measured["all_seconds"]) == 2
+    assert measured["cpu_seconds"].keys() == {"coordinator", "workers", "client"}
+
+
+def test_a_wrong_answer_ends_a_measurement(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with servers.shardhash(1) as server:
+        # It was told of all; the builders believe that it knows a half.
+        arguments = ["--address", server.addresses["ws"], "--lookups", "300", "--builders", "2", "--rounds", "1"]
+        monkeypatch.setattr(sys, "argv", ["perf/replay.py", *arguments])
+        assert replay.main() == 0
+        assert "coordinator" in capsys.readouterr().out
+        monkeypatch.setattr(sys, "argv", ["perf/replay.py", *arguments, "--known", "50"])
+        assert replay.main() == 1
+        assert "is due" in capsys.readouterr().err
