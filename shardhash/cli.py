@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from shardhash import __version__
 
 COMMANDS = {
-    "serve": ("shardhash.coordinator.cli", "run a server"),
-    "client": ("shardhash.client.cli", "ask a server: hashes, users, statistics, garbage collection"),
+    "serve": ("shardhash.coordinator.cli", "main", "run a server"),
+    "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
+    "snapshot": ("shardhash.admin.cli", "snapshot", "have a running server write a snapshot now"),
 }
-"""For each subcommand the module whose `main` runs it, and what it is for."""
+"""For each subcommand the module and the function that run it, and what it is for."""
 
 USAGE = "usage: shardhash COMMAND [OPTIONS]"
 
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `shardhash`; its exit status: 2 when it was called wrongly."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name in COMMANDS:
-        status: int = importlib.import_module(COMMANDS[name][0]).main(rest[:-1])
+        module, function, _ = COMMANDS[name]
+        status: int = getattr(importlib.import_module(module), function)(rest[:-1])
         return status
     if name == "--version":
         print(f"shardhash {__version__}")
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
     return f"""{USAGE}
 
 A hash equivalence server for BitBake builds, and what belongs to it.

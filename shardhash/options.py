@@ -12,9 +12,14 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from shardhash.errors import ConfigError
+
+DEFAULT_DATA = "./hashserv.shardhash"
+DATABASE = "HASHSERVER_DB"
+"""The reference's variable for its database file, which is set in people's units."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -160,6 +165,12 @@ def truth(text: str) -> bool:
     if text.lower() in _TRUE | _FALSE:
         return text.lower() in _TRUE
     raise ConfigError(f"{text!r} is neither 1 nor 0")
+
+
+def default_data(environment: Mapping[str, str]) -> Path:
+    """The data directory when none is named: beside the file of an older server, if DATABASE names one."""
+    database = environment.get(DATABASE, "").strip()
+    return Path(database + ".shardhash") if database else Path(DEFAULT_DATA)
 
 
 def hide_secret(flags: Sequence[str], variable: str, arguments: Sequence[str]) -> None:

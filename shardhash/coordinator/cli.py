@@ -11,14 +11,12 @@ from shardhash import options
 from shardhash.coordinator import permissions
 from shardhash.coordinator.settings import Bind, Settings, UpstreamSettings
 from shardhash.errors import ConfigError
-from shardhash.options import Options
+from shardhash.options import DATABASE, DEFAULT_DATA, Options
 from shardhash.wire.address import parse_address, parse_bind
 from shardhash.wire.connection import Limits
 
 DEFAULT_BIND = "unix://./hashserve.sock"
-DEFAULT_DATA = "./hashserv.shardhash"
 MAX_WORKERS = 256
-DATABASE = "HASHSERVER_DB"
 SECRET = "SHARDHASH_ADMIN_PASSWORD"
 SECRETS = (SECRET, "HASHSERVER_ADMIN_PASSWORD")
 
@@ -279,10 +277,10 @@ def _data(given: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Pa
         return None, ("everything is kept in memory only and lost at the end (--memory)",)
     if given.data is not None:
         return Path(given.data), ()
+    data = options.default_data(environment)
     if database := environment.get(DATABASE, "").strip():
-        data = Path(database + ".shardhash")
         return data, (f"{DATABASE} names {database}, the file of an older server; data is kept beside it, in {data}",)
-    return Path(DEFAULT_DATA), ()
+    return data, ()
 
 
 def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:

@@ -43,6 +43,7 @@ def run(settings: Settings) -> int:
     for warning in settings.warnings():
         log.warning("%s", warning)
     try:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # whoever wants a snapshot early does not mean to kill
         with ExitStack() as held:
             manifest = _open_data(settings, held)
             uvloop.run(_serve(settings, manifest))
@@ -60,6 +61,8 @@ async def _serve(settings: Settings, manifest: Manifest | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    wanted = asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, wanted.set)
     links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
     supervisor = Supervisor(links, worker_arguments(settings, manifest), durable=settings.data is not None)
     starting = asyncio.create_task(supervisor.start())
@@ -78,7 +81,7 @@ async def _serve(settings: Settings, manifest: Manifest | None) -> None:
         for bind in settings.binds:
             sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
             sys.stdout.flush()
-        loop.add_signal_handler(signal.SIGUSR1, _snapshot, router)
+        running.callback(asyncio.create_task(_write_snapshots(router, wanted)).cancel)
         gc.freeze()
         await stop.wait()
         log.info("stopping")
@@ -107,19 +110,17 @@ async def _services(settings: Settings, router: Router, running: AsyncExitStack)
     return Services(store=store, users=users, stats=Stats(), backfill=store.backfilled)
 
 
-def _snapshot(router: Router) -> None:
-    """Write a snapshot of every shard, on SIGUSR1."""
-    task = asyncio.get_running_loop().create_task(router.snapshot())
-    task.add_done_callback(_say_how_it_went)
-
-
-def _say_how_it_went(snapshot: asyncio.Task[None]) -> None:
-    if snapshot.cancelled():
-        return
-    if error := snapshot.exception():
-        log.error("no snapshot was written: %s", error)
-    else:
-        log.info("a snapshot of every shard is written and verified")
+async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:
+    """Write a snapshot of every shard whenever one is wanted: on SIGUSR1 (`shardhash snapshot`)."""
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        try:
+            await router.snapshot()
+        except ShardhashError as error:
+            log.error("no snapshot was written: %s", error)
+        else:
+            log.info("a snapshot of every shard is written and verified")
 
 
 async def _nothing_queued() -> int:

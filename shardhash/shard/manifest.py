@@ -130,16 +130,28 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def holder_process(directory: Path) -> int | None:
-    """The process that serves a data directory; None when there is none."""
+    """The process that serves a data directory; None when there is none.
+
+    ConfigError when it is on another host (in another container), where its number means nothing here, or does not
+    say yet who it is.
+    """
     try:
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        found: int = orjson.loads(os.pread(descriptor, 4096, 0))["pid"]
-        return found
+        try:
+            found = orjson.loads(os.pread(descriptor, 4096, 0))
+            host, process = found["host"], int(found["pid"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise ConfigError(f"the server of {directory} is just starting or stopping; try again") from None
+        if host != socket.gethostname():
+            raise ConfigError(f"the server of {directory} is process {process} on {host}; ask there") from None
+        return process
     finally:
         os.close(descriptor)
     return None
