@@ -18,13 +18,15 @@ PACKAGE = ROOT / "shardhash"
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "bell": (),
     "options": ("errors",),
     "wire": ("errors", "wire"),
-    "shard": ("errors", "wire.hashes", "wire.batch", "shard"),
+    "shard": ("errors", "bell", "wire.hashes", "wire.batch", "shard"),
     "client": ("errors", "options", "wire", "client"),
     # Of a shard, the coordinator knows how to ask it and the shape of a record, not how it keeps its files.
     "coordinator": (
         "errors",
+        "bell",
         "options",
         "wire",
         "client",

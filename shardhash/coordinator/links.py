@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from shardhash.bell import Bell
 from shardhash.errors import StorageError, UnavailableError
 from shardhash.shard import protocol
 
@@ -30,12 +31,13 @@ class WorkerLink:
         self.connected = asyncio.Event()
         self._limit = limit
         self._socket: ClientWebSocketResponse | None = None
+        self._loop = asyncio.get_running_loop()
         self._number = 0
         self._waiting: dict[int, tuple[bytes | list[Any], asyncio.Future[Any]]] = {}
         self._frames: list[bytes] = []
         self._requests: list[list[Any]] = []
         self._turns: dict[int, Turn] = {}
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self._gave_up: str | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -47,7 +49,7 @@ class WorkerLink:
         request = [number, operation, *arguments]
         self._waiting[number] = (request, future)
         self._requests.append(request)
-        self._wake.set()
+        self._bell.ring()
         return future
 
     def lookup(self, frame: bytes) -> asyncio.Future[bytes]:
@@ -56,18 +58,31 @@ class WorkerLink:
         message = protocol.encode_lookup(number, frame)
         self._waiting[number] = (message, future)
         self._frames.append(message)
-        self._wake.set()
+        self._bell.ring()
         return future
 
     async def take_turn(self, turn: Turn) -> list[tuple[int, str]]:
         """Wait for the turn of an outhash and hold it, over restarts of the worker, until `release_turn`."""
+        page: list[tuple[int, str]] = await self._take_turn(turn, self.request("turn", *turn))
+        return page
+
+    async def report(self, turn: Turn, *commit: Any) -> str | list[tuple[int, str]]:
+        """The unihash in force, when all of a report could be done at once; else the turn is held, as by `take_turn`.
+
+        Only for a shard that owns the taskhash too. `commit`: the arguments of ``commit``.
+        """
+        result: str | list[tuple[int, str]] = await self._take_turn(turn, self.request("report", *turn, *commit))
+        return result
+
+    async def _take_turn(self, turn: Turn, asked: asyncio.Future[Any]) -> Any:
         try:
-            page: list[tuple[int, str]] = await self.request("turn", *turn)
+            result = await asked
         except BaseException:
             self.release_turn(turn)  # it may hold it, or wait in the queue
             raise
-        self._turns[turn[3]] = turn
-        return page
+        if not isinstance(result, str):
+            self._turns[turn[3]] = turn
+        return result
 
     def release_turn(self, turn: Turn) -> None:
         """Let the next in line go on."""
@@ -80,7 +95,7 @@ class WorkerLink:
         if self._gave_up is not None:
             raise UnavailableError(self._gave_up)
         self._number = (self._number + 1) & 0xFFFFFFFF
-        return self._number, asyncio.get_running_loop().create_future()
+        return self._number, self._loop.create_future()
 
     # ------------------------------------------------------------------------------------------ the socket
 
@@ -92,7 +107,7 @@ class WorkerLink:
         self._frames = [message for message, _ in unanswered if isinstance(message, bytes)]
         held = [[0, "turn", *turn] for turn in self._turns.values()]
         self._requests = held + [request for request, _ in unanswered if isinstance(request, list)]
-        self._wake.set()
+        self._bell.ring()
         self._socket = socket
         self.connected.set()
         sender = asyncio.create_task(self._send(socket))
@@ -110,7 +125,7 @@ class WorkerLink:
     def lost(self, why: str) -> None:
         """No worker is there; past the limit, what waits fails. `why` is for people who read the errors."""
         if self._timer is None and self._gave_up is None:
-            self._timer = asyncio.get_running_loop().call_later(self._limit, self.give_up, why)
+            self._timer = self._loop.call_later(self._limit, self.give_up, why)
 
     def give_up(self, why: str) -> None:
         """Fail all that waits, and all that is asked until a worker answers again."""
@@ -147,8 +162,7 @@ class WorkerLink:
     async def _send(self, socket: ClientWebSocketResponse) -> None:
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
+                await self._bell.wait()
                 frames, self._frames = self._frames, []
                 requests, self._requests = self._requests, []
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway

@@ -28,6 +28,7 @@ class Lookups:
 
     def __init__(self, links: Sequence[WorkerLink]) -> None:
         self._links = links
+        self._loop = asyncio.get_running_loop()
         self._shard_of_slot = np.array([shard_of(slot, len(links)) for slot in range(SLOTS)], dtype=np.uint8)
         self._gets: dict[str, list[tuple[bytes, asyncio.Future[Found]]]] = {}
         self._exists: list[tuple[bytes, asyncio.Future[bytes]]] = []
@@ -46,11 +47,10 @@ class Lookups:
         return future
 
     def _schedule(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._ask)  # after all that is readable now has been read
-        return loop
+            self._loop.call_soon(self._ask)  # after all that is readable now has been read
+        return self._loop
 
     def _ask(self) -> None:
         self._scheduled = False

@@ -7,13 +7,13 @@ to stop reading.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
+from shardhash.bell import Bell
 from shardhash.coordinator.handlers import Caller, Handlers, Services, lookup_block
 from shardhash.errors import InvokeError, ProtocolError, StorageError, UnavailableError
 from shardhash.wire import batch, streams
@@ -49,7 +49,7 @@ class Session:
         self._output = output
         self._peer = peer
         self._events: deque[Event] = deque()
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self._input_ended = False
         self._stopping = False
         self.refused = False
@@ -62,17 +62,17 @@ class Session:
         self._events.extend(events)
         for event in events:
             self.waiting += event.text.count(b"\n") if type(event) is StreamLines else 1
-        self._wake.set()
+        self._bell.ring()
 
     def feed_end(self) -> None:
         """The peer sends no more; what came before is still answered."""
         self._input_ended = True
-        self._wake.set()
+        self._bell.ring()
 
     def stop(self) -> None:
         """Answer what is under way, then end: the server goes down."""
         self._stopping = True
-        self._wake.set()
+        self._bell.ring()
 
     async def run(self, drained: Callable[[], None]) -> None:
         """Answer until either side ends. `drained` is called whenever less waits than before."""
@@ -90,8 +90,7 @@ class Session:
         while not self._events:
             if self._input_ended or self._stopping:
                 return False
-            self._wake.clear()
-            await self._wake.wait()
+            await self._bell.wait()
         return True
 
     async def _answer(self, event: Event) -> bool:

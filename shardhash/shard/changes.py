@@ -38,7 +38,7 @@ class Transaction:
         self.records: list[Record] = []
         self._mappings: dict[tuple[str, Key], bytes | None] = {}
         self._rows: dict[tuple[str, Key, Key], bool] = {}
-        self._index: dict[tuple[str, Key, Key], bool] = {}
+        self._index: dict[tuple[str, Key], dict[Key, bool]] = {}
         self._mark: str | None = None
 
     # ----------------------------------------------------------------------------------------------- reads
@@ -55,8 +55,16 @@ class Transaction:
 
     def is_indexed(self, method: str, outhash: Key, taskhash: Key) -> bool:
         """Whether the index item is there as this transaction leaves it."""
-        known = self._index.get((method, outhash, taskhash))
+        known = self._index.get((method, outhash), {}).get(taskhash)
         return self.table.indexed(method, outhash, taskhash) if known is None else known
+
+    def is_shared(self, method: str, outhash: Key, taskhash: Key) -> bool:
+        """Whether the index of an outhash holds another taskhash, as this transaction leaves it."""
+        here = self._index.get((method, outhash), {})
+        if any(there for key, there in here.items() if key != taskhash):
+            return True
+        found = self.table.candidates(method, outhash, len(here) + 2)
+        return any(here.get(key, True) for _, key in found if key != taskhash)
 
     def current_mark(self) -> str:
         """The mark that new mappings carry."""
@@ -93,7 +101,7 @@ class Transaction:
         """Insert an index item unless it is there."""
         place = (method, to_key(outhash), to_key(taskhash))
         if not self.is_indexed(*place):
-            self._index[place] = True
+            self._index.setdefault(place[:2], {})[place[2]] = True
             self.records.append((records.IDX, method, outhash, taskhash, created))
 
     def delete_mappings(self, method: str, taskhashes: Iterable[str]) -> int:
@@ -116,7 +124,8 @@ class Transaction:
         """Delete the index items of these (outhash, taskhash)."""
         gone = [pair for pair in pairs if self.is_indexed(method, to_key(pair[0]), to_key(pair[1]))]
         if gone:
-            self._index.update(((method, to_key(outhash), to_key(taskhash)), False) for outhash, taskhash in gone)
+            for outhash, taskhash in gone:
+                self._index.setdefault((method, to_key(outhash)), {})[to_key(taskhash)] = False
             self.records.append((records.UNIDX, method, gone))
 
     def set_mark(self, mark: str, method: str, taskhashes: Iterable[str]) -> int:

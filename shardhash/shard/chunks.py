@@ -22,7 +22,7 @@ kind       fields
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import Any, TypeAlias
 
 from shardhash.shard import bags
@@ -42,10 +42,11 @@ def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
             yield {"kind": "set", "entry": kind, "values": dict(table.entries[kind])}
     for method in list(table.methods):
         part = table.methods[method]
-        # Copying the keys costs 10 ns each: 5 ms for 500,000. It is what lets the dict change meanwhile.
-        for taskhashes in _slices(list(part.mappings), size):
+        # Copying the keys costs 10 ns each, and 35 ns to find those without a mapping: 20 ms for 500,000. It is what
+        # lets the dicts change meanwhile; both at once, lest a taskhash that gets its mapping in between be in neither.
+        mapped, unmapped = list(part.mappings), list(filterfalse(part.mappings.__contains__, part.rows))
+        for taskhashes in _slices(mapped, size):
             yield _tasks(table, method, part, taskhashes)
-        unmapped = [taskhash for taskhash in list(part.rows) if taskhash not in part.mappings]
         for taskhashes in _slices(unmapped, size):
             yield _tasks(table, method, part, taskhashes)
         yield from _indexes(method, part, size)

@@ -7,12 +7,15 @@ A segment is a file that only grows. All integers are little-endian::
              | u64 offset up to which this segment was durable when the record was written
              | u32 CRC-32 of these 32 bytes | u32 CRC-32 of the payload | payload, JSON (records.py)
 
-Records are numbered without gaps, over all segments of a shard.
+Records are numbered without gaps, over all segments of a shard. A segment begins only after all of the one before is
+durable; so does the one that `close` leaves, without records, to say that nothing is missing before it.
 
 What a power loss leaves is a *torn tail*: behind some offset of the newest segment bytes are missing, zero or old.
-None of it was acknowledged, so it is cut off, and said. Damage is something else: a bad record in an older segment;
-or in the newest one, before an offset that a later, sound record knows to have been durable. Damage is never skipped.
-After a bad head its length is not trusted: sound records behind it are found by their first four bytes.
+None of it was acknowledged, so it is cut off, and said. Damage is something else: a bad record in a segment that is
+not the newest; or in the newest one, before an offset that a later, sound record knows to have been durable. Damage is
+never skipped. After a bad head its length is not trusted: sound records behind it are found by their first four bytes.
+
+What no reader can tell is rot in the last write of a process that was killed from a write that did not finish.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class LogWriter:
         self.segment = segment
         self.number = number
         """Number of the next record."""
-        self._file, self._end = self._create(segment)
+        self._file, self._end = self._begin(segment)
         self._durable = self._end
         self.bytes_before = 0
         """Bytes in segments that this writer has finished."""
@@ -107,31 +110,46 @@ class LogWriter:
     def rotate(self) -> None:
         """Begin the next segment. Raises StorageError, and goes on with the present one."""
         self.sync()
-        file, end = self._create(self.segment + 1)
+        file, end = self._begin(self.segment + 1)
         self._file.close()
         self.bytes_before += self._end
         self._file, self._end, self._durable = file, end, end
         self.segment += 1
 
     def close(self) -> None:
-        """Sync and close."""
-        self.sync()
+        """Sync, say so by a new segment, and close. Raises StorageError, when all is durable but that is not said."""
+        if self._end > _HEADER.size:
+            self.rotate()
         self._file.close()
 
-    def _create(self, segment: int) -> tuple[WritableFile, int]:
+    def _begin(self, segment: int) -> tuple[WritableFile, int]:
         path = segment_path(self._folder, segment)
-        head = struct.pack("<8sQ", MAGIC, self.number)
-        file: WritableFile | None = None
         try:
-            file = self._fs.create(path)
+            return self._create(path), _HEADER.size
+        except OSError as error:
+            self._withdraw(path, error)
+            raise StorageError(f"a segment of the report log cannot be begun: {error.strerror or error}") from error
+
+    def _create(self, path: Path) -> WritableFile:
+        file = self._fs.create(path)
+        head = struct.pack("<8sQ", MAGIC, self.number)
+        try:
             file.write(head + struct.pack("<I", crc32(head)), 0)
             file.fsync()
             self._fs.fsync_dir(self._folder)
-        except OSError as error:
-            if file is not None:
-                file.close()
-            raise StorageError(f"a segment of the report log cannot be begun: {error.strerror or error}") from error
-        return file, _HEADER.size
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def _withdraw(self, path: Path, error: OSError) -> None:
+        """Remove a segment that could not be begun: its name would say that the one before is whole."""
+        try:
+            if self._fs.exists(path):
+                self._fs.unlink(path)
+            self._fs.fsync_dir(self._folder)
+        except OSError:
+            raise SyncError(f"a segment of the report log can neither be begun nor removed: {error}") from error
 
     def _undo(self, error: OSError) -> None:
         """Part of the write may be there; the next one must not find it behind its own end."""

@@ -15,6 +15,10 @@ operation        arguments                                   result
 ===============  ==========================================  =========================================================
 ``turn``         method, outhash, taskhash, created          waits for the turn of this outhash and for its index to
                                                              hold the taskhash, durably: the first page
+``report``       method, outhash, taskhash, created,         the same, but when there is no other taskhash, nothing
+                 [row fields], outhash_siginfo or null,      waits for the turn and this shard owns the taskhash too:
+                 unihash                                     row and mapping are stored with the index item, the turn
+                                                             is over, and the result is the unihash in force, a text
 ``release``      method, outhash, created                    null; the turn, which `created` names, goes to the next
                                                              in line
 ``page``         method, outhash, taskhash, after            the other taskhashes of the outhash, oldest first,

@@ -69,26 +69,18 @@ def recover(fs: FileSystem, folder: Path, progress: Progress = ignore_progress, 
     that old are still kept.
     """
     listing = list_shard(fs, folder)
-    segments = _with_content(fs, folder, listing.segments)
-    found = Recovered(Table(), max(segments, default=0) + 1, 1)
+    segments = listing.segments
+    if not segments:
+        raise DamageError(segment_path(folder, 1), 0, "the log of this shard is missing", HINT)
+    found = Recovered(Table(), segments[-1] + 1, 1)
     start = _load_snapshot(fs, folder, listing.snapshots, found, progress, until)
     wanted = [number for number in segments if number >= start]
-    if (wanted and wanted[0] != start) or (listing.snapshots and start not in listing.segments):
-        raise DamageError(segment_path(folder, start), 0, "this segment of the log is missing", HINT)
-    found.next_segment = max(found.next_segment, start)
+    for number in range(start, max(segments[-1], start) + 1):
+        if number not in wanted:
+            raise DamageError(segment_path(folder, number), 0, "this segment of the log is missing", HINT)
     for number in wanted:
         _replay(fs, folder, number, found, newest=number == wanted[-1], until=until)
-        if number != wanted[-1] and number + 1 not in wanted:
-            raise DamageError(segment_path(folder, number + 1), 0, "this segment of the log is missing", HINT)
         progress(f"replayed segment {number} of {wanted[-1]}; {found.table.counts()['mappings']:,} mappings")
-    return found
-
-
-def _with_content(fs: FileSystem, folder: Path, segments: list[int]) -> list[int]:
-    """The segments without those at the end that were begun and hold nothing: a crash came in between."""
-    found = list(segments)
-    while found and fs.size(segment_path(folder, found[-1])) <= EMPTY_SEGMENT:
-        found.pop()
     return found
 
 
@@ -106,7 +98,7 @@ def _load_snapshot(
         table = Table()
         try:
             head = snapshot.read_head(fs, path)
-            if until is not None and head.time > until:
+            if until is not None and snapshot.read_end(fs, path).time > until:
                 continue
             for count, chunk in enumerate(snapshot.read_snapshot(fs, path), 1):
                 chunks.load(table, chunk)
@@ -137,11 +129,12 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
                 what = f"record {entry.number} is sound but says nothing that can be applied: {error!r}"
                 raise DamageError(path, entry.end - len(entry.payload), what, HINT) from None
-    if tail.torn:
+    if newest and tail.end <= EMPTY_SEGMENT:
+        found.next_segment = number  # it holds no record: it is begun anew
+    elif tail.torn:
         found.torn = (path, tail.end)
-        if not tail.end:
-            found.next_segment = number  # not even its header was durable: it is begun anew
-        found.remarks.append(f"{path}: cut off {tail.torn} bytes behind byte {tail.end} that were never acknowledged")
+    if tail.torn:
+        found.remarks.append(f"{path}: a write did not finish, its {tail.torn} bytes behind byte {tail.end} are cut off")
 
 
 class SnapshotJob(Protocol):
@@ -151,7 +144,7 @@ class SnapshotJob(Protocol):
         """Write one chunk; False when that was all. Raises StorageError."""
 
     def seal(self) -> None:
-        """Make it durable, read it back, let go of what kept snapshots do not need. StorageError or DamageError."""
+        """Make it durable, read it back, let go of what kept snapshots do not need. Raises StorageError."""
 
     def abandon(self) -> None:
         """Remove what there is of it."""
@@ -207,7 +200,7 @@ class Shard:
         return _FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots)
 
     def close(self) -> None:
-        """Make everything durable and close the files."""
+        """Make everything durable and close the files. Raises StorageError, SyncError."""
         self._siginfo.close()
         self._log.close()
 
@@ -238,10 +231,10 @@ class _FileSnapshot:
 
     def seal(self) -> None:
         """See SnapshotJob."""
-        self._writer.seal()
+        self._writer.seal(now())
         try:
             remove_old(self._fs, self._folder, self._keep)
-        except OSError as error:
+        except (OSError, DamageError) as error:
             raise StorageError(f"what the new snapshot replaces cannot be removed: {error}") from error
 
     def abandon(self) -> None:
@@ -262,7 +255,7 @@ def remove_old(fs: FileSystem, folder: Path, keep: int) -> None:
             fs.unlink(segment_path(folder, number))
     if kept and listing.siginfos:
         # What rows referred to when a kept snapshot was made, and what was written since the oldest of these.
-        used = {file for number in kept for file in snapshot.read_siginfo_files(fs, snapshot_path(folder, number))}
+        used = {file for number in kept for file in snapshot.read_end(fs, snapshot_path(folder, number)).siginfo_files}
         since = snapshot.read_head(fs, snapshot_path(folder, kept[0])).siginfo - 1
         for number in listing.siginfos:
             if number < since and number not in used:
@@ -316,7 +309,6 @@ def open_shard(
 ) -> Shard:
     """Recover a shard and go on. Raises DamageError, StorageError."""
     try:
-        fs.mkdir(folder)
         for name in list_shard(fs, folder).temporaries:
             fs.unlink(folder / name)
         found = recover(fs, folder, progress)
@@ -328,9 +320,6 @@ def open_shard(
             file.truncate(end)
             file.fsync()
             file.close()
-        for number in list_shard(fs, folder).segments:
-            if number >= found.next_segment:
-                fs.unlink(segment_path(folder, number))
         fs.fsync_dir(folder)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror or error}") from error

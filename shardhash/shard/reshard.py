@@ -43,11 +43,11 @@ def reshard(fs: FileSystem, old: Sequence[Path], new: Sequence[Path], progress: 
 
 def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
     """Write a table as the first snapshot of an empty shard folder, with the empty segment that follows it."""
-    LogWriter(fs, folder, FIRST_SEGMENT, 1, 1).close()
+    begin_shard(fs, folder)
     writer = SnapshotWriter(fs, folder, SnapshotHead(FIRST_SEGMENT, 1, now(), siginfo))
     for chunk in chunks.freeze(table):
         writer.add(chunk)
-    writer.seal()
+    writer.seal(now())
 
 
 def _split(

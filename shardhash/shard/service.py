@@ -27,6 +27,9 @@ from shardhash.shard.writer import Writer
 from shardhash.wire import batch
 from shardhash.wire.hashes import Key, to_key, to_text
 
+_OF_A_LINK = frozenset(("turn", "report", "release"))
+"""Operations that are told which link asks."""
+
 Pairs: TypeAlias = list[tuple[str, str]]
 Sweep: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
 """What a removal did, slice by slice: entries gone, and the (outhash, taskhash) of the rows gone from a method."""
@@ -59,7 +62,7 @@ class Service:
         start = self._operations.get(operation)
         if start is None:
             raise ProtocolError(f"operation {operation!r} is not known to this worker")
-        return start(link, *arguments) if operation in ("turn", "release") else start(*arguments)
+        return start(link, *arguments) if operation in _OF_A_LINK else start(*arguments)
 
     def lookup(self, frame: bytes) -> bytes:
         """Answer a batch frame."""
@@ -73,6 +76,41 @@ class Service:
         self._turns.drop(link)
 
     # --------------------------------------------------------------------------------------------- reports
+
+    def op_report(
+        self,
+        link: object,
+        method: str,
+        outhash: str,
+        taskhash: str,
+        created: int,
+        fields: list[Any],
+        siginfo: str | None,
+        unihash: str,
+    ) -> Awaitable[str | list[tuple[int, str]]]:
+        """Do all of a report in one group when this shard owns both hashes and nobody else has the outhash.
+
+        Most reports are of a new outhash. Index item, row and mapping are one write then, and no turn is held, since
+        within a group changes are decided one after the other.
+        """
+        place = (method, outhash)
+        if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
+            return self.op_turn(link, method, outhash, taskhash, created)
+        row = RowFields(*fields)
+
+        def change(transaction: Transaction) -> str | None:
+            if self._turns.busy(place) or transaction.is_shared(method, to_key(outhash), to_key(taskhash)):
+                return None
+            transaction.insert_index(method, outhash, taskhash, created)
+            return self._insert_row(transaction, row, siginfo, unihash)
+
+        return self._finish_report(self._write(change), link, method, outhash, taskhash, created)
+
+    async def _finish_report(
+        self, written: asyncio.Future[str | None], link: object, *turn: Any
+    ) -> str | list[tuple[int, str]]:
+        in_force = await written
+        return await self.op_turn(link, *turn) if in_force is None else in_force
 
     async def op_turn(
         self, link: object, method: str, outhash: str, taskhash: str, created: int
@@ -122,12 +160,13 @@ class Service:
         """Store row and mapping of a report, each unless it is there."""
         row = RowFields(*fields)
 
-        def change(transaction: Transaction) -> str:
-            new = siginfo is not None and not transaction.has_row(row.method, to_key(row.taskhash), to_key(row.outhash))
-            reference = self._shard.put_siginfo(siginfo) if new and siginfo is not None else 0
-            return transaction.insert_row(row, reference, bytes.fromhex(unihash)).hex()
+        return self._write(lambda transaction: self._insert_row(transaction, row, siginfo, unihash))
 
-        return self._write(change)
+    def _insert_row(self, transaction: Transaction, row: RowFields, siginfo: str | None, unihash: str) -> str:
+        reference = 0
+        if siginfo is not None and not transaction.has_row(row.method, to_key(row.taskhash), to_key(row.outhash)):
+            reference = self._shard.put_siginfo(siginfo)
+        return transaction.insert_row(row, reference, bytes.fromhex(unihash)).hex()
 
     def op_map(self, method: str, taskhash: str, unihash: str) -> asyncio.Future[str]:
         """Insert a mapping unless there is one."""

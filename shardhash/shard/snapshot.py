@@ -9,7 +9,9 @@ line that is missing, doubled or moved is seen::
      "siginfo": number of the next siginfo file}
     a chunk
     ...
-    {"end": number of chunks, "siginfo_files": [numbers of the siginfo files that its rows refer to]}
+    {"end": number of chunks, "time": T, "siginfo_files": [numbers of the siginfo files that its rows refer to]}
+
+The times are those of its begin and end; what changed in between is in it or not.
 
 A snapshot comes into being by rename once it is whole and durable, and counts once it was read back. Only then do
 older snapshots and segments go, but for those that are kept for restoring an earlier time.
@@ -51,8 +53,16 @@ class SnapshotHead:
     siginfo: int
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotEnd:
+    """What the last line of a snapshot says."""
+
+    time: int
+    siginfo_files: list[int]
+
+
 class SnapshotWriter:
-    """Writes one snapshot. `add` for each chunk in the event loop, `seal` beside it. StorageError: it is dropped."""
+    """Writes one snapshot. `add` for each chunk in the event loop, `seal` beside it; after a StorageError `drop`."""
 
     def __init__(self, fs: FileSystem, folder: Path, head: SnapshotHead) -> None:
         self._fs = fs
@@ -85,10 +95,10 @@ class SnapshotWriter:
         except OSError as error:
             raise StorageError(f"a snapshot cannot be written: {error.strerror or error}") from error
 
-    def seal(self) -> None:
-        """Make it durable under its name, and read it back. Raises StorageError or DamageError."""
+    def seal(self, time: int) -> None:
+        """Make it durable under its name, after it was read back. `time`: now. Raises StorageError."""
         try:
-            self._write({"end": self._lines - 1, "siginfo_files": sorted(self._siginfo_files)})
+            self._write({"end": self._lines - 1, "time": time, "siginfo_files": sorted(self._siginfo_files)})
             self._file.fsync()
             self._file.close()
             check_snapshot(self._fs, self._temporary)
@@ -96,12 +106,16 @@ class SnapshotWriter:
             self._fs.fsync_dir(self._folder)
         except OSError as error:
             raise StorageError(f"a snapshot cannot be finished: {error.strerror or error}") from error
+        except DamageError as error:
+            raise StorageError(f"a snapshot does not read back as it was written: {error}") from error
 
     def drop(self) -> None:
-        """Remove what there is of it."""
+        """Remove what there is of it, if the disk lets us; the next start removes what stays."""
         self._file.close()
-        if self._fs.exists(self._temporary):
+        try:
             self._fs.unlink(self._temporary)
+        except OSError:
+            pass
 
     def _write(self, value: Any) -> None:
         payload = orjson.dumps(value)
@@ -132,13 +146,16 @@ def read_head(fs: FileSystem, path: Path) -> SnapshotHead:
     return SnapshotHead(first["segment"], first["number"], first["time"], first["siginfo"])
 
 
-def read_siginfo_files(fs: FileSystem, path: Path) -> list[int]:
-    """The siginfo files that a snapshot's rows refer to, by its last line alone."""
+def read_end(fs: FileSystem, path: Path) -> SnapshotEnd:
+    """The last line of a snapshot alone, its checksum taken on trust. Raises DamageError."""
+    size = fs.size(path)
     with fs.read(path) as file:
-        file.seek(max(0, fs.size(path) - _LAST_LINE))
-        last = file.read().splitlines()[-1]
-    files: list[int] = _parse(path, 0, last[_PREFIX:])["siginfo_files"]
-    return files
+        file.seek(max(0, size - _LAST_LINE))
+        lines = file.read().splitlines()
+    last = _parse(path, size, lines[-1][_PREFIX:]) if lines else {}
+    if "end" not in last:
+        raise DamageError(path, size, "the snapshot is cut off", HINT)
+    return SnapshotEnd(last["time"], last["siginfo_files"])
 
 
 def _check_format(path: Path, first: dict[str, Any]) -> None:

@@ -33,6 +33,10 @@ class Turns:
         if len(queue) == 1:
             grant()
 
+    def busy(self, place: Place) -> bool:
+        """Whether someone has the turn."""
+        return place in self._queues
+
     def release(self, place: Place, link: object, number: int) -> None:
         """End a turn, or leave the queue; the next in line is granted. Nothing happens to one who has none."""
         queue = self._queues.get(place)

@@ -25,6 +25,7 @@ import orjson
 import uvloop
 from aiohttp import WSMsgType, web
 
+from shardhash.bell import Bell
 from shardhash.errors import ShardhashError, StorageError, SyncError
 from shardhash.shard import protocol
 from shardhash.shard.files import shard_folder
@@ -62,7 +63,7 @@ class Link:
         self._socket = socket_
         self._service = service
         self._answers: list[Any] = []
-        self._wake = asyncio.Event()
+        self._bell = Bell()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -111,12 +112,11 @@ class Link:
 
     def _answer(self, item: list[Any]) -> None:
         self._answers.append(item)
-        self._wake.set()
+        self._bell.ring()
 
     async def _send(self) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._bell.wait()
             answers, self._answers = self._answers, []
             await self._socket.send_bytes(protocol.encode_json(answers))
 
