@@ -40,8 +40,8 @@ async def certificate(tmp_path: Path) -> Path:
     if openssl is None:
         pytest.skip("openssl makes the certificate, and is not on this machine")
     path = tmp_path / "certificate.pem"
-    command = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost -out {path}"
-    status, output = await run(openssl, *command.split(), "-keyout", str(tmp_path / "key.pem"))
+    command = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    status, output = await run(openssl, *command.split(), "-out", str(path), "-keyout", str(tmp_path / "key.pem"))
     assert status == 0, output
     return path
 

@@ -1,0 +1,193 @@
+"""The client against the real server: every method, with native batches and with streams, on every transport."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from shardhash.client import AsyncClient, Client, InvokeError, create_async_client, create_client
+from shardhash.wire.batch import Found
+from tests.servers import IN_MEMORY, ServerProcess
+
+KINDS = ["tcp", "unix", "ws"]
+ADMIN = ("--admin-user", "admin", "--admin-password", "password", "--anon-perms", "@read @report @db-admin")
+StartServer = Callable[..., ServerProcess]
+
+
+def some_hash(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses, by kind, of a server for all of this file; each test has a method of its own."""
+    path = tmp_path_factory.mktemp("socket") / "server.sock"
+    with ServerProcess(*IN_MEMORY, *ADMIN, binds=["127.0.0.1:0", f"unix://{path}", "ws://127.0.0.1:0"]) as server:
+        yield dict(zip(KINDS, server.addresses, strict=True))
+
+
+@pytest.fixture
+def address(running: dict[str, str], kind: str) -> str:
+    return running[kind]
+
+
+@pytest.fixture(params=[True, False], ids=["native", "streams"])
+async def client(request: pytest.FixtureRequest, address: str) -> AsyncIterator[AsyncClient]:
+    async with await create_async_client(address, native=request.param, block=1000) as client:
+        yield client
+
+
+@pytest.fixture
+def method() -> str:
+    """A method that no other test uses."""
+    return uuid4().hex
+
+
+async def test_lookups(client: AsyncClient, method: str) -> None:
+    taskhashes = [some_hash(method, i) for i in range(3000)]
+    known = {taskhash: some_hash("unihash", taskhash) for taskhash in taskhashes[::7]} | {"odd": some_hash(method)}
+    for taskhash, unihash in known.items():
+        await client.report_unihash_equiv(taskhash, method, unihash)
+    asked = [*taskhashes, "odd", "odder", *taskhashes[:10]]
+    unihashes = [known.get(taskhash) for taskhash in asked]
+    assert await client.get_unihash_batch([(method, taskhash) for taskhash in asked]) == unihashes
+    assert await client.get_unihash_batch([("no.method", taskhash) for taskhash in asked]) == [None] * len(asked)
+    assert await client.get_unihash(method, taskhashes[0]) == unihashes[0]
+    found = await client.get_unihashes(method, bytes.fromhex("".join(taskhashes)))
+    assert [item and item.hex() for item in found.unihashes()] == unihashes[:3000]
+    assert await client.get_unihashes(method, b"") == Found(b"", None)
+    exist = await client.unihash_exists_batch(["short", *[unihash or some_hash("nobody's") for unihash in unihashes]])
+    assert exist == [False, *map(bool, unihashes)]
+    assert await client.unihash_exists(known["odd"])
+
+
+async def test_reports_and_rows(client: AsyncClient, method: str) -> None:
+    first, second, outhash = (some_hash(method, name) for name in ("first", "second", "outhash"))
+    answer = await client.report_unihash(first, method, outhash, first, {"PN": "gcc", "owner": "me", "nonsense": 1})
+    assert answer == {"method": method, "taskhash": first, "unihash": first}
+    assert (await client.report_unihash(second, method, outhash, second))["unihash"] == first
+    assert await client.get_taskhash(method, second) == {"method": method, "taskhash": second, "unihash": first}
+    assert await client.get_taskhash(method, outhash) is None
+    row = await client.get_taskhash(method, first, True)
+    assert row is not None
+    assert (row["PN"], row["owner"], row["outhash"]) == ("gcc", "me", outhash)
+    row = await client.get_outhash(method, outhash, second)
+    assert row is not None
+    assert (row["taskhash"], row["unihash"]) == (first, first)
+    row = await client.get_outhash(method, outhash, second, with_unihash=False)
+    assert row is not None
+    assert row["taskhash"] == first
+    assert "unihash" not in row
+    assert await client.remove({"method": method, "outhash": outhash}) == {"count": 4}
+    assert await client.get_unihash(method, first) is None
+
+
+async def test_the_server_and_its_data(client: AsyncClient) -> None:
+    assert await client.ping() == {"alive": True}
+    assert {*await client.get_db_usage()} == {"unihashes_v3", "outhashes_v2", "users", "config"}
+    assert "taskhash" in await client.get_db_query_columns()
+    assert "num" in (await client.get_stats())["requests"]
+    assert "num" in (await client.reset_stats())["requests"]
+    assert await client.clean_unused(3600) == {"count": 0}
+    assert await client.backfill_wait() == 0
+
+
+async def test_garbage_collection(client: AsyncClient, method: str) -> None:
+    mark = method  # one of its own: what another collection kept still bears the mark of that one
+    hashes = [some_hash(method, i) for i in range(20)]
+    for taskhash in hashes:
+        await client.report_unihash_equiv(taskhash, method, taskhash)
+    assert await client.gc_mark(mark, {"method": method, "unihash": hashes[0]}) == {"count": 1}
+    rows = [f"method {method} taskhash {taskhash}" for taskhash in hashes[1:10]]
+    assert await client.gc_mark_stream(mark, rows) == {"count": 9}
+    assert await client.gc_mark_stream(mark, [{"method": method, "unihash": hashes[10]}]) == {"count": 1}
+    status = await client.gc_status()
+    assert (status["keep"], status["mark"]) == (11, mark)
+    with pytest.raises(InvokeError, match="not the current mark"):
+        await client.gc_sweep("another")
+    assert (await client.gc_sweep(mark))["count"] == status["remove"] >= 9
+    kept = await client.get_unihash_batch([(method, taskhash) for taskhash in hashes])
+    assert kept == [*hashes[:11], *[None] * 9]
+
+
+async def test_users(address: str) -> None:
+    name = uuid4().hex
+    async with await create_async_client(address, "admin", "password") as client:
+        user = await client.new_user(name, ["@read"])
+        assert {"username": name, "permissions": ["@read"]} in await client.get_all_users()
+        assert (await client.set_user_perms(name, ["@none"]))["permissions"] == []
+        async with await create_async_client(address, name, user["token"]) as other:
+            with pytest.raises(InvokeError, match="not allowed"):
+                await other.get_unihash("m", "t")
+            with pytest.raises(InvokeError, match="not allowed"):
+                await other.get_unihash_batch([("m", some_hash(i)) for i in range(5000)])
+            assert (await other.refresh_token())["token"] != user["token"]
+            await other.disconnect()
+            assert await other.get_user() == {"username": name, "permissions": []}
+        await client.become_user(name)
+        await client.disconnect()
+        with pytest.raises(InvokeError, match=f"{name} is not allowed"):
+            await client.get_stats()
+        assert (await client.auth("admin", "password"))["result"] is True
+        assert await client.delete_user(name) == {"username": name}
+        assert await client.get_user(name) is None
+    with pytest.raises(InvokeError, match=f"Unable to authenticate as {name}"):
+        await create_async_client(address, name, user["token"])
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_denied_batch_says_so(start_server: StartServer, tmp_path: Path, native: bool) -> None:
+    binds = ["127.0.0.1:0", f"unix://{tmp_path}/s", "ws://127.0.0.1:0"]
+    for address in start_server(*IN_MEMORY, "--anon-perms", "@none", binds=binds).addresses:
+        async with await create_async_client(address, native=native) as client:
+            with pytest.raises(InvokeError, match="Anonymous user is not allowed"):
+                await client.get_unihash_batch([("m", some_hash(i)) for i in range(5000)])
+            with pytest.raises(InvokeError, match="Anonymous user is not allowed"):
+                await client.unihash_exists(some_hash(0))
+            assert await client.ping() == {"alive": True}
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_whole_build_at_once(address: str, method: str, native: bool) -> None:
+    """360,000 hashes in one call: more than any buffer between the two."""
+    digests = hashlib.shake_256(method.encode()).digest(32 * 36_000) * 10
+    last = digests[-32:].hex()
+    async with await create_async_client(address, native=native) as client:
+        await client.report_unihash_equiv(last, method, last)
+        found = await client.get_unihashes(method, digests[-32 * 60_000 :] if not native else digests)
+    unihashes = found.unihashes()
+    assert unihashes[-1] == digests[-32:]
+    assert len(unihashes) == (360_000 if native else 60_000)
+    assert sum(unihash is not None for unihash in unihashes) == (10 if native else 2)
+
+
+def test_the_blocking_twin(address: str, method: str) -> None:
+    client: Client
+    with create_client(address) as client:
+        client.report_unihash(some_hash(1), method, some_hash(2), some_hash(3))
+        unihashes: list[str | None] = client.get_unihash_batch([(method, some_hash(1)), (method, some_hash(4))])
+        assert unihashes == [some_hash(3), None]
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_server_that_was_killed_and_came_back(
+    start_server: StartServer, tmp_path: Path, method: str, native: bool, kind: str
+) -> None:
+    arguments = ("--data", str(tmp_path / "data"), "--workers", "2")
+    bind = {"tcp": "127.0.0.1:0", "unix": f"unix://{tmp_path}/server.sock", "ws": "ws://127.0.0.1:0"}[kind]
+    server = start_server(*arguments, binds=[bind])
+    async with await create_async_client(server.address, native=native) as client:
+        await client.report_unihash(some_hash(1), method, some_hash(2), some_hash(3))
+        assert await client.get_unihash(method, some_hash(1)) == some_hash(3)
+        server.kill()
+        with pytest.raises(ConnectionError):
+            await client.get_unihash(method, some_hash(1))
+        again = start_server(*arguments, binds=[server.address])
+        assert again.address == server.address
+        assert await client.get_unihash(method, some_hash(1)) == some_hash(3)
+        again.stop(signal.SIGINT)
