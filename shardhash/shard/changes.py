@@ -58,14 +58,6 @@ class Transaction:
         known = self._index.get((method, outhash), {}).get(taskhash)
         return self.table.indexed(method, outhash, taskhash) if known is None else known
 
-    def is_shared(self, method: str, outhash: Key, taskhash: Key) -> bool:
-        """Whether the index of an outhash holds another taskhash, as this transaction leaves it."""
-        here = self._index.get((method, outhash), {})
-        if any(there for key, there in here.items() if key != taskhash):
-            return True
-        found = self.table.candidates(method, outhash, len(here) + 2)
-        return any(here.get(key, True) for _, key in found if key != taskhash)
-
     def current_mark(self) -> str:
         """The mark that new mappings carry."""
         return self.table.current_mark() if self._mark is None else self._mark

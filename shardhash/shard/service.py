@@ -51,6 +51,7 @@ class Service:
         self._table = shard.table
         self._write = writer.write
         self._turns = Turns()
+        self._loop = asyncio.get_running_loop()
         self._jobs: dict[str, Sweep] = {}
         self._snapshot_lock = asyncio.Lock()
         self._operations: dict[str, Callable[..., Any]] = {
@@ -90,44 +91,54 @@ class Service:
     ) -> Awaitable[str | list[tuple[int, str]]]:
         """Do all of a report in one group when this shard owns both hashes and nobody else has the outhash.
 
-        Most reports are of a new outhash. Index item, row and mapping are one write then, and no turn is held, since
-        within a group changes are decided one after the other.
+        Most reports are of a new outhash. Index item, row and mapping are then one write. The turn is held meanwhile:
+        who comes later must be later in the index, too.
         """
         place = (method, outhash)
         if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
             return self.op_turn(link, method, outhash, taskhash, created)
         row = RowFields(*fields)
 
-        def change(transaction: Transaction) -> str | None:
-            if self._turns.busy(place) or transaction.is_shared(method, to_key(outhash), to_key(taskhash)):
-                return None
+        def change(transaction: Transaction) -> str:
             transaction.insert_index(method, outhash, taskhash, created)
             return self._insert_row(transaction, row, siginfo, unihash)
 
-        return self._finish_report(self._write(change), link, method, outhash, taskhash, created)
+        self._turns.take(place, link, created, _nothing)
+        written = self._write(change)
+        written.add_done_callback(lambda _: self._turns.release(place, link, created))
+        return written
 
-    async def _finish_report(
-        self, written: asyncio.Future[str | None], link: object, *turn: Any
-    ) -> str | list[tuple[int, str]]:
-        in_force = await written
-        return await self.op_turn(link, *turn) if in_force is None else in_force
-
-    async def op_turn(
+    def op_turn(
         self, link: object, method: str, outhash: str, taskhash: str, created: int
-    ) -> list[tuple[int, str]]:
+    ) -> Awaitable[list[tuple[int, str]]]:
         """Take the turn and make the index item durable; the first page of the other taskhashes.
 
         The item comes before the row: an item without a row says nothing (`op_equivalents` looks at rows), while
-        a row without an item would be a report half done.
+        a row without an item would be a report half done. The place in the queue is taken at once, so that turns come
+        in the order of `created`.
         """
-        place = (method, outhash)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.take(place, link, created, lambda: _grant(turn))
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._turns.take((method, outhash), link, created, lambda: _grant(turn))
+        indexed = None
+        if not self._table.indexed(method, to_key(outhash), to_key(taskhash)):
+            indexed = self._write(lambda change: change.insert_index(method, outhash, taskhash, created))
+        return self._wait_for_turn(turn, indexed, link, method, outhash, taskhash, created)
+
+    async def _wait_for_turn(
+        self,
+        turn: asyncio.Future[None],
+        indexed: asyncio.Future[None] | None,
+        link: object,
+        method: str,
+        outhash: str,
+        taskhash: str,
+        created: int,
+    ) -> list[tuple[int, str]]:
         try:
-            if not self._table.indexed(method, to_key(outhash), to_key(taskhash)):
-                await self._write(lambda change: change.insert_index(method, outhash, taskhash, created))
+            if indexed is not None:
+                await indexed
         except StorageError:
-            self._turns.release(place, link, created)
+            self._turns.release((method, outhash), link, created)
             raise
         await turn
         return self._page(method, outhash, taskhash, b"", protocol.PAGE)
@@ -310,3 +321,7 @@ class Service:
 def _grant(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
+
+
+def _nothing() -> None:
+    """A turn that was free needs no word when it is granted."""
