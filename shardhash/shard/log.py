@@ -61,15 +61,20 @@ class Tail:
 class LogWriter:
     """Appends to the newest segment; one at a time, never while `sync` runs."""
 
-    def __init__(self, fs: FileSystem, folder: Path, segment: int, number: int, segment_size: int) -> None:
-        """Begin a new segment, whose first record is `number`. Raises StorageError; the segment is then not there."""
+    def __init__(
+        self, fs: FileSystem, folder: Path, segment: int, number: int, segment_size: int, *, resume: bool = False
+    ) -> None:
+        """Begin a segment, whose first record is `number`; `resume` one that is there and holds none yet.
+
+        Raises StorageError; a segment that could not be begun is then not there.
+        """
         self._fs = fs
         self._folder = folder
         self._segment_size = segment_size
         self.segment = segment
         self.number = number
         """Number of the next record."""
-        self._file, self._end = self._begin(segment)
+        self._file, self._end = self._resume(segment) if resume else self._begin(segment)
         self._durable = self._end
         self.bytes_before = 0
         """Bytes in segments that this writer has finished."""
@@ -117,10 +122,23 @@ class LogWriter:
         self.segment += 1
 
     def close(self) -> None:
-        """Sync, say so by a new segment, and close. Raises StorageError, when all is durable but that is not said."""
+        """Sync, say by a new segment that all was synced, and close. SyncError is final."""
+        self.sync()
         if self._end > _HEADER.size:
-            self.rotate()
+            try:
+                self.rotate()
+            except StorageError:
+                pass  # all is durable; the next start only cannot rule out that its end was torn off
         self._file.close()
+
+    def _resume(self, segment: int) -> tuple[WritableFile, int]:
+        try:
+            file = self._fs.modify(segment_path(self._folder, segment))
+            file.fsync()
+            self._fs.fsync_dir(self._folder)
+        except OSError as error:
+            raise StorageError(f"the report log cannot be resumed: {error.strerror or error}") from error
+        return file, _HEADER.size
 
     def _begin(self, segment: int) -> tuple[WritableFile, int]:
         path = segment_path(self._folder, segment)

@@ -18,14 +18,16 @@ from pathlib import Path
 
 import orjson
 
-from shardhash.errors import ConfigError, DamageError
+from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.files import LOCK, MANIFEST, TEMPORARY, generation_folder, shard_folder
 from shardhash.shard.fs import FileSystem
-from shardhash.shard.recovery import Progress
+from shardhash.shard.recovery import EMPTY_SEGMENT, Progress, begin_shard
 from shardhash.shard.reshard import reshard
 
 FORMAT = 1
 """Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
+
+_REBUILD = "run: shardhash repair --data DIR, which writes it anew from the folders that are there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
         found = orjson.loads(text)
         version, manifest = found["format"], Manifest(int(found["shards"]), int(found["generation"]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise DamageError(path, 0, "the manifest is damaged", "its folders tell shards and generation") from None
+        raise DamageError(path, 0, "the manifest is damaged", _REBUILD) from None
     if version != FORMAT:
         raise ConfigError(f"{directory} has data of format {version}, this shardhash reads {FORMAT}; use a newer one")
     return manifest
@@ -70,10 +72,18 @@ def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Pr
     """Make the directory ready for this many shards, and return its manifest. The caller holds its lock.
 
     A new directory is begun; one with another number of shards is resharded into the next generation. Killed at any
-    point, the generation that the manifest names is whole.
+    point, the generation that the manifest names is whole. Raises DamageError, ConfigError, StorageError.
     """
+    try:
+        return _prepare(fs, directory, shards, progress)
+    except OSError as error:
+        raise StorageError(f"{directory} cannot be made ready: {error}") from error
+
+
+def _prepare(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:
     manifest = read_manifest(fs, directory)
     if manifest is None:
+        _refuse_without_manifest(fs, directory)
         _remove_generations(fs, directory, keep=None)
         manifest = Manifest(shards, 1)
         _make_generation(fs, directory, manifest)
@@ -169,9 +179,19 @@ def _make_generation(fs: FileSystem, directory: Path, manifest: Manifest) -> Non
     generation = generation_folder(directory, manifest.generation)
     fs.mkdir(generation)
     for shard in range(manifest.shards):
-        fs.mkdir(shard_folder(directory, manifest.generation, shard))
+        begin_shard(fs, shard_folder(directory, manifest.generation, shard))
     fs.fsync_dir(generation)
     fs.fsync_dir(directory)
+
+
+def _refuse_without_manifest(fs: FileSystem, directory: Path) -> None:
+    """DamageError when a directory without a manifest holds more than the beginnings of a first start."""
+    for name in fs.listdir(directory):
+        generation = directory / name
+        if name.startswith("generation-"):
+            folders = [generation / folder for folder in fs.listdir(generation)]
+            if any(fs.size(folder / file) > EMPTY_SEGMENT for folder in folders for file in fs.listdir(folder)):
+                raise DamageError(directory / MANIFEST, 0, f"it is missing, but {generation} holds data", _REBUILD)
 
 
 def _remove_generations(fs: FileSystem, directory: Path, keep: int | None) -> None:

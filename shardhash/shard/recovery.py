@@ -5,7 +5,8 @@
    Without any, the log must begin at its first segment.
 3. The segments from there on are replayed. They must follow each other without a gap; only the newest that holds
    anything may have a torn tail, which is cut off and said.
-4. A new segment begins. So the tail of every older one is known to be whole.
+4. What was read is made durable: a process that was killed may have left it in the page cache alone.
+5. A new segment begins, or the newest is resumed when it holds no record. So every older one is known to be whole.
 """
 
 from __future__ import annotations
@@ -51,12 +52,14 @@ def now() -> int:
 class Recovered:
     """What the files of a shard hold. `torn` is the path and sound length of a segment with a torn tail.
 
-    `next_segment` and `next_number` are where the log goes on; `remarks` what people should know.
+    `next_segment` and `next_number` are where the log goes on; `resume` that this segment is there, without a record;
+    `remarks` what people should know.
     """
 
     table: Table
     next_segment: int
     next_number: int
+    resume: bool = False
     torn: tuple[Path, int] | None = None
     bad_snapshots: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -130,11 +133,13 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
                 what = f"record {entry.number} is sound but says nothing that can be applied: {error!r}"
                 raise DamageError(path, entry.end - len(entry.payload), what, HINT) from None
     if newest and tail.end <= EMPTY_SEGMENT:
-        found.next_segment = number  # it holds no record: it is begun anew
-    elif tail.torn:
-        found.torn = (path, tail.end)
+        found.next_segment = number
+        found.resume = tail.end == EMPTY_SEGMENT  # else not even its header was durable: it is begun anew
     if tail.torn:
-        found.remarks.append(f"{path}: a write did not finish, its {tail.torn} bytes behind byte {tail.end} are cut off")
+        found.torn = (path, tail.end)
+        found.remarks.append(
+            f"{path}: a write did not finish, its {tail.torn} bytes behind byte {tail.end} are cut off"
+        )
 
 
 class SnapshotJob(Protocol):
@@ -167,7 +172,7 @@ class Shard:
         self._folder = folder
         self._keep_snapshots = keep_snapshots
         self._siginfo = SiginfoFiles(fs, folder)
-        self._log = LogWriter(fs, folder, found.next_segment, found.next_number, segment_size)
+        self._log = LogWriter(fs, folder, found.next_segment, found.next_number, segment_size, resume=found.resume)
         self._bytes_at_snapshot = 0
 
     @property
@@ -299,6 +304,12 @@ class MemoryShard:
 AnyShard: TypeAlias = Shard | MemoryShard
 
 
+def begin_shard(fs: FileSystem, folder: Path) -> None:
+    """Make the folder of a new shard, with the first segment of its log: one that is lost is then known to be."""
+    fs.mkdir(folder)
+    LogWriter(fs, folder, 1, 1, SEGMENT_SIZE).close()
+
+
 def open_shard(
     fs: FileSystem,
     folder: Path,
@@ -314,15 +325,19 @@ def open_shard(
         found = recover(fs, folder, progress)
         for path in found.bad_snapshots:
             fs.rename(path, path.with_name(path.name + DAMAGED))
-        if found.torn is not None:
-            path, end = found.torn
-            file = fs.modify(path)
-            file.truncate(end)
-            file.fsync()
-            file.close()
-        fs.fsync_dir(folder)
+        _make_durable(fs, folder, found)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror or error}") from error
     for remark in found.remarks:
         progress(remark)
     return Shard(fs, folder, found, segment_size=segment_size, keep_snapshots=keep_snapshots)
+
+
+def _make_durable(fs: FileSystem, folder: Path, found: Recovered) -> None:
+    """Cut off the torn tail, and sync the newest segment; those before it were synced before it began."""
+    file = fs.modify(segment_path(folder, list_shard(fs, folder).segments[-1]))
+    if found.torn is not None:
+        file.truncate(found.torn[1])
+    file.fsync()
+    file.close()
+    fs.fsync_dir(folder)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from shardhash.shard import bags, chunks
 from shardhash.shard.fs import FileSystem
-from shardhash.shard.log import LogWriter
 from shardhash.shard.recovery import Progress, now, recover
 from shardhash.shard.siginfo import SiginfoFiles, read_siginfo
 from shardhash.shard.snapshot import SnapshotHead, SnapshotWriter
@@ -42,8 +41,7 @@ def reshard(fs: FileSystem, old: Sequence[Path], new: Sequence[Path], progress: 
 
 
 def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
-    """Write a table as the first snapshot of an empty shard folder, with the empty segment that follows it."""
-    begin_shard(fs, folder)
+    """Write a table as the first snapshot of a new shard (`begin_shard`), whose log holds nothing."""
     writer = SnapshotWriter(fs, folder, SnapshotHead(FIRST_SEGMENT, 1, now(), siginfo))
     for chunk in chunks.freeze(table):
         writer.add(chunk)

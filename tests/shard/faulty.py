@@ -1,0 +1,226 @@
+"""A file system in memory that forgets what was not synced, and fails when it is told to.
+
+A file has the bytes that processes see and those that its last fsync made durable; a folder has the names that
+processes see and those of its last fsync_dir. `power_cut` goes back to what is durable, and to as much of the rest
+as the disk may have got to: nothing, all, or a part in any order.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeAlias
+
+from shardhash.shard.fs import WritableFile
+
+SECTOR = 64
+"""Bytes that reach the disk together; small, so that small files are torn too."""
+
+Survives: TypeAlias = Literal["synced", "all", "part"]
+
+
+class PowerCutError(BaseException):
+    """The machine is off: no handler of the code under test may catch this."""
+
+
+class File:
+    """The bytes of a file."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.durable = b""
+
+    def cut(self, survives: Survives, chance: random.Random) -> None:
+        if survives == "synced":
+            self.data = bytearray(self.durable)
+        elif survives == "part" and self.data != self.durable:
+            size = chance.randint(*sorted((len(self.durable), len(self.data))))
+            kept = bytearray(size)  # what was never written reads as zero
+            for at in range(0, size, SECTOR):
+                source = self.data if chance.random() < 0.5 else self.durable
+                part = bytes(source[at : min(at + SECTOR, size)])
+                kept[at : at + len(part)] = part
+            self.data = kept
+        self.durable = bytes(self.data)
+
+
+class Folder:
+    """The names in a folder; `pending` are the changes since its last sync, each some names set (None: removed)."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, File | Folder] = {}
+        self.durable: dict[str, File | Folder] = {}
+        self.pending: list[dict[str, File | Folder | None]] = []
+
+    def change(self, names: dict[str, File | Folder | None]) -> None:
+        self.pending.append(names)
+        _set(self.names, names)
+
+    def sync(self) -> None:
+        self.durable, self.pending = dict(self.names), []
+
+    def cut(self, survives: Survives, chance: random.Random) -> None:
+        for change in self.pending:
+            if survives == "all" or (survives == "part" and chance.random() < 0.5):
+                _set(self.durable, change)
+        self.names, self.pending = dict(self.durable), []
+        for node in self.names.values():
+            node.cut(survives, chance)
+
+
+def _set(names: dict[str, File | Folder], change: dict[str, File | Folder | None]) -> None:
+    for name, node in change.items():
+        if node is None:
+            names.pop(name, None)
+        else:
+            names[name] = node
+
+
+class FaultyFileSystem:
+    """A FileSystem. Each operation that changes something is counted, and told to `before`: its number and name."""
+
+    def __init__(self) -> None:
+        self.root = Folder()
+        self.operations = 0
+        self.names: list[str] = []
+        self.before: Callable[[int, str], None] = lambda _number, _name: None
+
+    def power_cut(self, survives: Survives, chance: random.Random) -> None:
+        """Lose what was not synced; nothing is in the way any more."""
+        self.root.cut(survives, chance)
+        self.before = lambda _number, _name: None
+
+    def cut_before(self, number: int) -> None:
+        """Power goes before operation `number`, counted from now; and with it the process."""
+        last = self.operations + number
+
+        def cut(operation: int, _name: str) -> None:
+            if operation >= last:
+                raise PowerCutError
+
+        self.before = cut
+
+    def fail(self, number: int, error: int, *, times: int = 1, only: str = "") -> None:
+        """From operation `number` from now on, `times` operations fail (of those named `only`); a write does half."""
+        first, left = self.operations + number, times
+
+        def fail(operation: int, name: str) -> None:
+            nonlocal left
+            if operation >= first and left and name.startswith(only):
+                left -= 1
+                raise OSError(error, errno.errorcode[error])
+
+        self.before = fail
+
+    def step(self, name: str) -> None:
+        """Count an operation, which fails here if it is to."""
+        number = self.operations
+        self.operations += 1
+        self.names.append(name)
+        self.before(number, name)
+
+    # --------------------------------------------------------------------------------------- FileSystem
+
+    def create(self, path: Path) -> WritableFile:
+        self.step("create")
+        folder = self.folder(path.parent)
+        old = folder.names.get(path.name)
+        if isinstance(old, File):
+            old.data.clear()
+            return _Handle(self, old)
+        file = File()
+        folder.change({path.name: file})
+        return _Handle(self, file)
+
+    def modify(self, path: Path) -> WritableFile:
+        return _Handle(self, self.file(path))
+
+    def read(self, path: Path) -> BinaryIO:
+        return io.BytesIO(bytes(self.file(path).data))
+
+    def size(self, path: Path) -> int:
+        return len(self.file(path).data)
+
+    def exists(self, path: Path) -> bool:
+        return path.name in self.folder(path.parent).names
+
+    def listdir(self, path: Path) -> list[str]:
+        return sorted(self.folder(path).names)
+
+    def mkdir(self, path: Path) -> None:
+        self.step("mkdir")
+        parent = self.folder(path.parent)
+        if path.name not in parent.names:
+            parent.change({path.name: Folder()})
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.step("rename")
+        assert source.parent == target.parent
+        folder = self.folder(source.parent)
+        folder.change({source.name: None, target.name: folder.names[source.name]})
+
+    def unlink(self, path: Path) -> None:
+        self.file(path)
+        self.step("unlink")
+        self.folder(path.parent).change({path.name: None})
+
+    def rmdir(self, path: Path) -> None:
+        self.step("rmdir")
+        assert not self.folder(path).names
+        self.folder(path.parent).change({path.name: None})
+
+    def fsync_dir(self, path: Path) -> None:
+        self.step("fsync_dir")
+        self.folder(path).sync()
+
+    # -------------------------------------------------------------------------------------------- nodes
+
+    def folder(self, path: Path) -> Folder:
+        node: File | Folder = self.root
+        for part in path.parts[1:]:
+            if not isinstance(node, Folder) or part not in node.names:
+                raise FileNotFoundError(errno.ENOENT, "no such folder", str(path))
+            node = node.names[part]
+        assert isinstance(node, Folder), path
+        return node
+
+    def file(self, path: Path) -> File:
+        node = self.folder(path.parent).names.get(path.name)
+        if not isinstance(node, File):
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        return node
+
+
+class _Handle:
+    """A WritableFile."""
+
+    def __init__(self, fs: FaultyFileSystem, file: File) -> None:
+        self._fs = fs
+        self._file = file
+
+    def write(self, data: bytes, at: int) -> None:
+        try:
+            self._fs.step("write")
+        except (OSError, PowerCutError):
+            self._put(data[: len(data) // 2], at)
+            raise
+        self._put(data, at)
+
+    def truncate(self, size: int) -> None:
+        self._fs.step("truncate")
+        del self._file.data[size:]
+
+    def fsync(self) -> None:
+        self._fs.step("fsync")
+        self._file.durable = bytes(self._file.data)
+
+    def close(self) -> None:
+        pass
+
+    def _put(self, data: bytes, at: int) -> None:
+        content = self._file.data
+        content.extend(bytes(max(0, at - len(content))))
+        content[at : at + len(data)] = data
