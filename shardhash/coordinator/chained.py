@@ -126,7 +126,7 @@ class ChainedStore:
             return status
         keys = [digests[start : start + 32] for start in range(0, len(digests), 32)]
         asked = self._worth_asking("", keys, status)
-        answer = await self._upstream.exists([keys[i].hex() for i in asked]) if asked else None
+        answer = await self._upstream.exists(b"".join([keys[i] for i in asked])) if asked else None
         if answer is None:
             return status
         self._misses.add("", [keys[i] for i, there in zip(asked, answer, strict=True) if not there])
