@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Sized
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from perf.workload import Step, WrongAnswerError, digests
 from shardhash.client import AsyncClient, create_async_client
@@ -19,11 +19,14 @@ from shardhash.wire.address import parse_address
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 GET_STREAM = b'{"get-stream": null}\n'
 
+Lookups: TypeAlias = Sequence[Step]
+Steps = TypeVar("Steps", bound=Sized)
 
-class Builder(ABC):
-    """Asks `steps` at an address. `prepare` may take its time; `ask` is what is measured."""
 
-    def __init__(self, address: str, steps: Sequence[Step]) -> None:
+class Builder(ABC, Generic[Steps]):
+    """Asks `steps` at an address. `connect` may take its time; `ask` is what is measured."""
+
+    def __init__(self, address: str, steps: Steps) -> None:
         self.address = address
         self.steps = steps
 
@@ -44,7 +47,7 @@ class Builder(ABC):
         return WrongAnswerError(f"{self.address}, step {number}: {_short(due)} is due, {_short(came)} came")
 
 
-class Native(Builder):
+class Native(Builder[Lookups]):
     """shardhash's own client: native batches, digests in and out, binary frames over a WebSocket."""
 
     async def connect(self) -> None:
@@ -60,7 +63,7 @@ class Native(Builder):
         await self._client.close()
 
 
-class NativeText(Builder):
+class NativeText(Builder[Lookups]):
     """The same client as builds use it: pairs of texts in, a list of texts out."""
 
     async def connect(self) -> None:
@@ -77,10 +80,10 @@ class NativeText(Builder):
         await self._client.close()
 
 
-class Stream(Builder):
+class Stream(Builder[Lookups]):
     """Stream lines over raw TCP or a unix socket, a block of lines in one write, answers read as they come.
 
-    It works against any server of the protocol. The length of what is due is known, so nothing is parsed.
+    It works against any server of the protocol. The text of what is due is known, so nothing is parsed.
     """
 
     async def connect(self) -> None:
@@ -93,21 +96,20 @@ class Stream(Builder):
         self._lines = [_lines(step) for step in self.steps]
         self._due = [_unihash_lines(step) for step in self.steps]
         self._transport.write(HELLO + GET_STREAM)
-        if (answer := await self._answers.receive(5)) != b'"ok"\n':
-            raise self.wrong(-1, b'"ok"\n', answer)
+        if (wrong := await self._answers.expect(b'"ok"\n')) is not None:
+            raise self.wrong(-1, b'"ok"\n', wrong)
 
     async def ask(self, number: int) -> None:
         due = self._due[number]
         self._transport.write(self._lines[number])
-        answer = await self._answers.receive(len(due))
-        if answer != due:
-            raise self.wrong(number, due, answer)
+        if (wrong := await self._answers.expect(due)) is not None:
+            raise self.wrong(number, due, wrong)
 
     async def close(self) -> None:
         self._transport.close()
 
 
-class Stock(Builder):
+class Stock(Builder[Lookups]):
     """The transport of BitBake's own client: a send and a receive for each lookup, side by side."""
 
     async def connect(self) -> None:
@@ -143,7 +145,7 @@ class Stock(Builder):
         await self._client.close()
 
 
-class Redis(Builder):
+class Redis(Builder[Lookups]):
     """Redis by MGET through redis-py with the parser of hiredis; keys and values are digests, its best case."""
 
     async def connect(self) -> None:
@@ -164,7 +166,7 @@ class Redis(Builder):
         await self._client.aclose()
 
 
-CLIENTS: dict[str, tuple[type[Builder], str]] = {
+CLIENTS: dict[str, tuple[type[Builder[Lookups]], str]] = {
     "native": (Native, "ws"),
     "native-text": (NativeText, "ws"),
     "stream": (Stream, "tcp"),
@@ -176,37 +178,40 @@ CLIENTS: dict[str, tuple[type[Builder], str]] = {
 
 
 class _Answers(asyncio.Protocol):
-    """Collects what arrives until it is as long as what is due."""
+    """Holds what arrives against what is due, a piece at a time; nothing is kept."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._missing = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._lost = False
+        self._due = b""
+        self._seen = 0
+        self._stray: bytes | None = None
+        """What came while nothing was due, empty for the end of the connection."""
+        self._waiter: asyncio.Future[bytes | None] | None = None
 
-    async def receive(self, size: int) -> bytes:
-        """The next `size` bytes; what came before the end when the server closes early."""
-        self._missing += size
-        if self._missing > 0 and not self._lost:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        answer = b"".join(self._parts)
-        self._parts.clear()
-        return answer
+    async def expect(self, due: bytes) -> bytes | None:
+        """Wait until all that is due has come: None; else the first piece that is wrong, empty if the end came."""
+        if self._stray is not None:
+            return self._stray
+        self._due, self._seen = due, 0
+        self._waiter = asyncio.get_running_loop().create_future()
+        return await self._waiter
 
     def data_received(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._missing -= len(data)
-        if self._missing <= 0:
-            self._wake()
+        if not self._due.startswith(data, self._seen):
+            self._settle(data)
+            return
+        self._seen += len(data)
+        if self._seen == len(self._due):
+            self._due = b""  # from now on nothing is due
+            self._settle(None)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._lost = True
-        self._wake()
+        self._settle(b"")
 
-    def _wake(self) -> None:
+    def _settle(self, outcome: bytes | None) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(outcome)
+        else:
+            self._stray = outcome
 
 
 def _lines(step: Step) -> bytes:

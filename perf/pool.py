@@ -17,22 +17,33 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import uvloop
 
 from perf.builders import CLIENTS, Builder
+from perf.reporters import Reporter
 from perf.servers import Server, peak_memory
-from perf.workload import Workload, WrongAnswerError
+from perf.workload import WrongAnswerError
 
 READY_LIMIT = 120.0
 """Seconds that a process may take to connect its builders, and to reach the barrier."""
 PROGRESS = 0.05
 """Seconds between two looks at how far the builders are."""
 
+KINDS: dict[str, tuple[type[Builder[Any]], str]] = {**CLIENTS, "report": (Reporter, "tcp")}
+"""All that can fill a pool, and the kind of address that each takes."""
+
 Progress = Callable[[float], None]
 """Takes the part, 0 to 1, that is done."""
+
+
+class Workload(Protocol):
+    """What is asked, the same in every process."""
+
+    def steps(self, builder: int | None = None) -> Any:
+        """What a builder asks, in the form that its kind takes; for None only their number counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,7 @@ class Pool:
     def _address(self) -> str:
         """The server's address of the kind that the client takes; its only one as it is."""
         addresses = self.server.addresses
-        return addresses.get(CLIENTS[self.client][1]) or next(iter(addresses.values()))
+        return addresses.get(KINDS[self.client][1]) or next(iter(addresses.values()))
 
     def run(self, progress: Progress | None = None) -> Run:
         """All builders ask all their steps once."""
@@ -157,7 +168,7 @@ async def _serve(
     workload: Workload,
     numbers: range,
 ) -> None:
-    kind, _ = CLIENTS[client]
+    kind, _ = KINDS[client]
     builders = [kind(address, workload.steps(number)) for number in numbers]
     await asyncio.gather(*(builder.connect() for builder in builders))
     gc.freeze()  # what is ready now need not be looked at while the clock runs
@@ -171,7 +182,7 @@ async def _serve(
         pipe.send((start, end, cpu, b"".join(map(bytes, times))))
 
 
-async def _build(builder: Builder, times: array[float], done: Any, index: int) -> None:
+async def _build(builder: Builder[Any], times: array[float], done: Any, index: int) -> None:
     """One builder asks all its steps."""
     clock = time.perf_counter
     for number in range(len(builder.steps)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,23 @@ class Server:
         """MiB: most memory that the processes of each role ever held, shared pages counted in each."""
         return {role: sum(map(peak_memory, pids)) for role, pids in self.roles.items()}
 
+    def memory(self) -> dict[str, float]:
+        """MiB that the processes of each role hold now."""
+        return {
+            role: sum(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20
+            for role, pids in self.roles.items()
+        }
+
+    def forget_peak(self) -> None:
+        """Let `peak` count from now on."""
+        for pid in _flat(self.roles):
+            Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def kill(self) -> None:
+        """End all its processes as a loss of power would, without a word."""
+        for pid in _flat(self.roles):
+            os.kill(pid, signal.SIGKILL)
+
     def __enter__(self) -> Self:
         return self
 
@@ -53,6 +71,10 @@ class Server:
         self.stack.close()
 
 
+def _flat(roles: dict[str, list[int]]) -> list[int]:
+    return [pid for pids in roles.values() for pid in pids]
+
+
 def remote(address: str) -> Server:
     """A server that runs already; its processes are found if it is this machine's."""
     scheme, mark, _ = address.partition("://")
@@ -60,12 +82,16 @@ def remote(address: str) -> Server:
     return Server({kind: address}, _roles(_listener(address)))
 
 
-def shardhash(workers: int, *, durable: bool = False, arguments: tuple[str, ...] = ()) -> Server:
-    """This checkout's server, in memory; `durable`: with a data directory of its own, which goes with it."""
+def shardhash(
+    workers: int, *, durable: bool = False, data: Path | None = None, arguments: tuple[str, ...] = ()
+) -> Server:
+    """This checkout's server, in memory; on `data`; or `durable`: on a data directory of its own, gone with it."""
     with ExitStack() as stack:
         place = ["--memory"]
         if durable:
-            place = ["--data", stack.enter_context(TemporaryDirectory(prefix="shardhash-perf-"))]
+            data = Path(stack.enter_context(TemporaryDirectory(prefix="shardhash-perf-")))
+        if data is not None:
+            place = ["--data", str(data)]
         command = [sys.executable, "-m", "shardhash", "serve", *place, "--workers", str(workers), "--log", "WARNING"]
         command += ["--bind", "ws://127.0.0.1:0", "--bind", "127.0.0.1:0", *arguments]
         process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, env=_environment())
@@ -168,7 +194,10 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_memory(pid: int) -> float:
     """MiB: the most that a process ever held."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
+    return _status(pid, "VmHWM")
+
+
+def _status(pid: int, field: str) -> float:
+    """MiB, by a field of the kernel's account of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
