@@ -134,20 +134,21 @@ class Supervisor:
         connector = UnixConnector(str(path))
         async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as session:
             connecting = asyncio.create_task(_connect(session))
-            await asyncio.wait([ended, connecting], return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                connecting.cancel()
-                await asyncio.gather(connecting, return_exceptions=True)
-                return "ended"
             try:
+                await asyncio.wait([ended, connecting], return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    return "ended"
                 socket_ = connecting.result()
+                path.unlink(missing_ok=True)  # noqa: ASYNC240  # a name in a private folder, gone at once
+                await link.serve(socket_)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(ended), 0.5)  # its exit status tells more
             except (OSError, ClientError) as error:
                 return f"did not answer: {error}"
-            path.unlink(missing_ok=True)  # noqa: ASYNC240  # a name in a private folder, gone at once
-            await link.serve(socket_)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(ended), 0.5)  # its exit status tells more than the dropped link
-            ended.cancel()
+            finally:
+                connecting.cancel()
+                ended.cancel()
+                await asyncio.gather(connecting, ended, return_exceptions=True)
         return "dropped its link"
 
     async def _read_output(self, shard: int, process: Process) -> None:
