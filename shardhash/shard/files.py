@@ -4,7 +4,8 @@
 
     DIR/                                     mode 0700
       manifest.json                          format version, shard count, generation (manifest.py)
-      lock                                   held by the running server, names it (lock.py)
+      lock                                   held by the running server, names it (manifest.py)
+      unfinished                             while a restore or load into the directory goes on
       generation-000001/                     the generation that the manifest names; another one is a leftover
         shard-000/                           one folder a shard
           log-0000000001.log                 segments of the report log, ascending without gaps (log.py)
@@ -27,6 +28,7 @@ from shardhash.shard.fs import FileSystem
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+UNFINISHED = "unfinished"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"
 

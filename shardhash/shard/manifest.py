@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard.files import LOCK, MANIFEST, TEMPORARY, generation_folder, shard_folder
+from shardhash.shard.files import LOCK, MANIFEST, TEMPORARY, UNFINISHED, generation_folder, shard_folder
 from shardhash.shard.fs import FileSystem
 from shardhash.shard.recovery import EMPTY_SEGMENT, Progress, begin_shard
 from shardhash.shard.reshard import reshard
@@ -36,6 +36,10 @@ class Manifest:
 
     shards: int
     generation: int
+
+    def folders(self, directory: Path) -> list[Path]:
+        """The folders of the shards, in order."""
+        return [shard_folder(directory, self.generation, shard) for shard in range(self.shards)]
 
 
 def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
@@ -83,22 +87,22 @@ def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Pr
 def _prepare(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:
     manifest = read_manifest(fs, directory)
     if manifest is None:
+        if fs.exists(directory / UNFINISHED):
+            raise ConfigError(f"a restore or load into {directory} did not finish; run it again")
         _refuse_without_manifest(fs, directory)
-        _remove_generations(fs, directory, keep=None)
+        remove_generations(fs, directory, keep=None)
         manifest = Manifest(shards, 1)
-        _make_generation(fs, directory, manifest)
+        make_generation(fs, directory, manifest)
         write_manifest(fs, directory, manifest)
-    _remove_generations(fs, directory, keep=manifest.generation)
+    remove_generations(fs, directory, keep=manifest.generation)
     if manifest.shards == shards:
         return manifest
     new = Manifest(shards, manifest.generation + 1)
     progress(f"resharding {directory} from {manifest.shards} to {shards} shards")
-    old_folders = [shard_folder(directory, manifest.generation, shard) for shard in range(manifest.shards)]
-    _make_generation(fs, directory, new)
-    new_folders = [shard_folder(directory, new.generation, shard) for shard in range(shards)]
-    reshard(fs, old_folders, new_folders, progress)
+    make_generation(fs, directory, new)
+    reshard(fs, manifest.folders(directory), new.folders(directory), progress)
     write_manifest(fs, directory, new)
-    _remove_generations(fs, directory, keep=new.generation)
+    remove_generations(fs, directory, keep=new.generation)
     progress(f"resharded {directory} to {shards} shards")
     return new
 
@@ -175,11 +179,12 @@ def _holder(descriptor: int) -> str:
         return "another process; stop it first"
 
 
-def _make_generation(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+def make_generation(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+    """Make the folders of a new generation, each a shard that holds nothing (`begin_shard`)."""
     generation = generation_folder(directory, manifest.generation)
     fs.mkdir(generation)
-    for shard in range(manifest.shards):
-        begin_shard(fs, shard_folder(directory, manifest.generation, shard))
+    for folder in manifest.folders(directory):
+        begin_shard(fs, folder)
     fs.fsync_dir(generation)
     fs.fsync_dir(directory)
 
@@ -194,7 +199,8 @@ def _refuse_without_manifest(fs: FileSystem, directory: Path) -> None:
                 raise DamageError(directory / MANIFEST, 0, f"it is missing, but {generation} holds data", _REBUILD)
 
 
-def _remove_generations(fs: FileSystem, directory: Path, keep: int | None) -> None:
+def remove_generations(fs: FileSystem, directory: Path, keep: int | None) -> None:
+    """Remove all generations but the one kept, if any."""
     kept = None if keep is None else generation_folder(directory, keep).name
     for name in fs.listdir(directory):
         if name.startswith("generation-") and name != kept:

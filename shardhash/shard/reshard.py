@@ -2,76 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from shardhash.shard import bags, chunks
 from shardhash.shard.fs import FileSystem
 from shardhash.shard.recovery import Progress, now, recover
 from shardhash.shard.siginfo import SiginfoFiles, read_siginfo
 from shardhash.shard.snapshot import SnapshotHead, SnapshotWriter
-from shardhash.shard.table import GC_MARK, MethodTable, Table, unpack_item
+from shardhash.shard.table import GC_MARK, Row, Table, unpack_item
 from shardhash.wire.hashes import Key, shard_of, slot_of
 
 FIRST_SEGMENT = 1
 
+ReadTable: TypeAlias = Callable[[FileSystem, Path, Progress], Table]
+"""The state of the shard in a folder."""
+ReadText: TypeAlias = Callable[[FileSystem, Path, int], str | None]
+"""The text of a siginfo reference of the shard in a folder; None for none."""
 
-def reshard(fs: FileSystem, old: Sequence[Path], new: Sequence[Path], progress: Progress) -> None:
-    """Read all old shards, write the new ones, durably. Memory: the whole state, once more than one old shard.
+
+class NewShards:
+    """The state of new shards while it is gathered, in any order; `finish` writes it to their folders.
 
     Mappings and rows go where their taskhash lives, index items where their outhash does, users and settings to the
-    first shard; the current GC mark is known to all.
+    first shard; the current GC mark is known to all. Memory: the whole state, but for the siginfo texts.
     """
-    tables = [Table() for _ in new]
-    texts = [SiginfoFiles(fs, folder) for folder in new]
+
+    def __init__(self, fs: FileSystem, folders: Sequence[Path]) -> None:
+        """The folders are those of shards just begun (`begin_shard`)."""
+        self._fs = fs
+        self._folders = folders
+        self._tables = [Table() for _ in folders]
+        self._texts = [SiginfoFiles(fs, folder) for folder in folders]
+
+    def add_mapping(self, method: str, taskhash: Key, unihash: bytes, mark: str) -> None:
+        """A mapping."""
+        table = self._tables[self._home(taskhash)]
+        table.set_mapping(table.method(method), taskhash, unihash, mark)
+
+    def add_row(self, method: str, taskhash: Key, row: Row, text: str | None) -> None:
+        """An outhash row, with the text that its siginfo reference stood for. Raises StorageError."""
+        number = self._home(taskhash)
+        siginfo = 0 if text is None else self._texts[number].put(text)
+        table = self._tables[number]
+        table.put_row(table.method(method), taskhash, row.outhash, row.created, row.details, siginfo)
+
+    def add_index(self, method: str, outhash: Key, taskhash: Key, created: int) -> None:
+        """An index item."""
+        table = self._tables[self._home(outhash)]
+        table.put_index(table.method(method), outhash, taskhash, created)
+
+    def add_entry(self, kind: str, name: str, value: Any) -> None:
+        """A user or setting."""
+        for table in self._tables if (kind, name) == ("config", GC_MARK) else self._tables[:1]:
+            table.entries.setdefault(kind, {})[name] = value
+
+    def finish(self, progress: Progress) -> None:
+        """Write everything, durably. Raises StorageError, SyncError."""
+        for number, (folder, table, texts) in enumerate(zip(self._folders, self._tables, self._texts, strict=True)):
+            texts.close()
+            _write_start(self._fs, folder, table, texts.next_number)
+            progress(f"wrote shard {number + 1} of {len(self._folders)}")
+
+    def _home(self, key: Key) -> int:
+        return shard_of(slot_of(key), len(self._tables))
+
+
+def read_table(fs: FileSystem, folder: Path, progress: Progress) -> Table:
+    """The state of the shard in a folder, as a start would find it. Raises DamageError."""
+    return recover(fs, folder, progress).table
+
+
+def reshard(
+    fs: FileSystem,
+    old: Sequence[Path],
+    new: Sequence[Path],
+    progress: Progress,
+    *,
+    read: ReadTable = read_table,
+    read_text: ReadText = read_siginfo,
+) -> None:
+    """Read all old shards, write the new ones, durably. Memory: the whole state, and one old shard once more.
+
+    `read` and `read_text` take the place of reading an old shard as a start does.
+    """
+    shards = NewShards(fs, new)
     for number, folder in enumerate(old):
-        table = recover(fs, folder, progress).table
-        for method, part in table.methods.items():
-            _split(fs, folder, table, method, part, tables, texts)
-        for kind, entries in table.entries.items():
-            for name, value in entries.items():
-                targets = tables if (kind, name) == ("config", GC_MARK) else tables[:1]
-                for target in targets if number == 0 else ():
-                    target.entries.setdefault(kind, {})[name] = value
+        _add_shard(fs, folder, read(fs, folder, progress), shards, read_text, entries=number == 0)
         progress(f"read shard {number + 1} of {len(old)}")
-    for number, (folder, table, files) in enumerate(zip(new, tables, texts, strict=True)):
-        files.close()
-        write_start(fs, folder, table, files.next_number)
-        progress(f"wrote shard {number + 1} of {len(new)}")
+    shards.finish(progress)
 
 
-def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
-    """Write a table as the first snapshot of a new shard (`begin_shard`), whose log holds nothing."""
+def _add_shard(
+    fs: FileSystem, folder: Path, table: Table, shards: NewShards, read_text: ReadText, *, entries: bool
+) -> None:
+    for method, part in table.methods.items():
+        for taskhash, unihash in part.mappings.items():
+            shards.add_mapping(method, taskhash, unihash, part.marks.get(taskhash, ""))
+        for taskhash in part.rows:
+            for row in table.rows(method, taskhash):
+                shards.add_row(method, taskhash, row, read_text(fs, folder, row.siginfo))
+        for outhash, bag in part.index.items():
+            for item in bags.iterate(bag):
+                created, taskhash = unpack_item(item)
+                shards.add_index(method, outhash, taskhash, created)
+    if entries:
+        for kind, values in table.entries.items():
+            for name, value in values.items():
+                shards.add_entry(kind, name, value)
+
+
+def _write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
+    """Write a table as the first snapshot of a new shard, whose log holds nothing."""
     writer = SnapshotWriter(fs, folder, SnapshotHead(FIRST_SEGMENT, 1, now(), siginfo))
     for chunk in chunks.freeze(table):
         writer.add(chunk)
     writer.seal(now())
-
-
-def _split(
-    fs: FileSystem,
-    folder: Path,
-    table: Table,
-    method: str,
-    part: MethodTable,
-    tables: Sequence[Table],
-    texts: Sequence[SiginfoFiles],
-) -> None:
-    def target_of(key: Key) -> int:
-        return shard_of(slot_of(key), len(tables))
-
-    for taskhash, unihash in part.mappings.items():
-        target = tables[target_of(taskhash)]
-        target.set_mapping(target.method(method), taskhash, unihash, part.marks.get(taskhash, ""))
-    for taskhash in part.rows:
-        number = target_of(taskhash)
-        target = tables[number]
-        for row in table.rows(method, taskhash):
-            text = read_siginfo(fs, folder, row.siginfo)
-            siginfo = 0 if text is None else texts[number].put(text)
-            target.put_row(target.method(method), taskhash, row.outhash, row.created, row.details, siginfo)
-    for outhash, bag in part.index.items():
-        target = tables[target_of(outhash)]
-        for item in bags.iterate(bag):
-            created, taskhash = unpack_item(item)
-            target.put_index(target.method(method), outhash, taskhash, created)
