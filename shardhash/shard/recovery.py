@@ -248,17 +248,22 @@ class _FileSnapshot:
 
 
 def remove_old(fs: FileSystem, folder: Path, keep: int) -> None:
-    """Remove snapshots but for the newest `keep`, then the segments and siginfo files that none of them needs."""
+    """Remove snapshots but for the newest `keep`, then the segments and siginfo files that none of them needs.
+
+    With fewer snapshots all stays: the log from its beginning on is then what a damaged snapshot falls back to.
+    """
     listing = list_shard(fs, folder)
     old, kept = listing.snapshots[:-keep], listing.snapshots[-keep:]
+    if len(kept) < keep:
+        return
     for number in old:
         fs.unlink(snapshot_path(folder, number))
     if old:
         fs.fsync_dir(folder)  # a snapshot must not come back without its segments
     for number in listing.segments:
-        if kept and number < kept[0]:
+        if number < kept[0]:
             fs.unlink(segment_path(folder, number))
-    if kept and listing.siginfos:
+    if listing.siginfos:
         # What rows referred to when a kept snapshot was made, and what was written since the oldest of these.
         used = {file for number in kept for file in snapshot.read_end(fs, snapshot_path(folder, number)).siginfo_files}
         since = snapshot.read_head(fs, snapshot_path(folder, kept[0])).siginfo - 1

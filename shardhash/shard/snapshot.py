@@ -74,6 +74,9 @@ class SnapshotWriter:
         self._siginfo_files: set[int] = set()
         try:
             self._file = fs.create(self._temporary)
+        except OSError as error:
+            raise StorageError(f"a snapshot cannot be begun: {error.strerror or error}") from error
+        try:
             self._write(
                 {
                     "format": FORMAT,
@@ -85,6 +88,7 @@ class SnapshotWriter:
                 }
             )
         except OSError as error:
+            self.drop()
             raise StorageError(f"a snapshot cannot be begun: {error.strerror or error}") from error
 
     def add(self, chunk: Chunk) -> None:

@@ -15,6 +15,7 @@ from shardhash.shard.fs import FileSystem
 from shardhash.shard.records import Record
 from shardhash.shard.recovery import Shard, begin_shard, open_shard
 from shardhash.shard.table import Table
+from shardhash.wire.hashes import to_text
 
 FOLDER = Path("/shard-000")
 SEGMENT = 700
@@ -113,6 +114,5 @@ class Life:
         for method, part in table.methods.items():
             for taskhash in part.rows:
                 for row in table.rows(method, taskhash):
-                    assert isinstance(taskhash, bytes)
-                    expected = text_of(taskhash.hex()) if row.siginfo else None
+                    expected = text_of(to_text(taskhash)) if row.siginfo else None
                     assert self.shard.get_siginfo(row.siginfo) == expected
