@@ -13,7 +13,9 @@
           siginfo-0000000001.sig             outhash_siginfo texts (siginfo.py)
           *.tmp                              unfinished, removed at the next start
           *.damaged                          a snapshot that did not verify, set aside
-      aside-YYYYMMDD-HHMMSS/                 what `shardhash repair` set aside
+      aside-YYYYMMDD-HHMMSS/                 what was there before `shardhash repair` changed anything
+
+A backup has the same folders, and ``backup.json`` (admin/backup.py) in the place of the manifest.
 
 Numbers ascend from 1 and are never used twice within a folder.
 """
@@ -27,6 +29,7 @@ from typing import NamedTuple
 from shardhash.shard.fs import FileSystem
 
 MANIFEST = "manifest.json"
+BACKUP = "backup.json"
 LOCK = "lock"
 UNFINISHED = "unfinished"
 TEMPORARY = ".tmp"

@@ -71,6 +71,19 @@ class FileSystem(Protocol):
         """Make the names in a folder durable."""
 
 
+def replace_file(fs: FileSystem, path: Path, data: bytes) -> None:
+    """Write a whole file, durably and at once: a crash leaves the old one or the new one. `path` + ".tmp" is used."""
+    temporary = path.with_name(path.name + ".tmp")
+    file = fs.create(temporary)
+    try:
+        file.write(data, 0)
+        file.fsync()
+    finally:
+        file.close()
+    fs.rename(temporary, path)
+    fs.fsync_dir(path.parent)
+
+
 class _OsFile:
     """A WritableFile on a descriptor."""
 

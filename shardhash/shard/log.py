@@ -202,6 +202,18 @@ def read_segment(fs: FileSystem, path: Path, number: int, *, newest: bool, tail:
         _check_torn(data, offset, path, newest=newest)
 
 
+def read_sound(fs: FileSystem, path: Path) -> Iterator[Entry]:
+    """The sound records of a segment that may be damaged anywhere; for repair. What lies between them is not."""
+    with fs.read(path) as file:
+        data = file.read()
+    offset = data.find(MARKER)
+    while offset >= 0:
+        entry = _sound_record(data, offset)
+        if entry is not None:
+            yield entry
+        offset = data.find(MARKER, offset + 1 if entry is None else entry.end)
+
+
 def first_number(fs: FileSystem, path: Path) -> int | None:
     """The number of a segment's first record, by its header; None when the header is not sound."""
     with fs.read(path) as file:

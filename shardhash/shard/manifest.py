@@ -19,8 +19,8 @@ from pathlib import Path
 import orjson
 
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard.files import LOCK, MANIFEST, TEMPORARY, UNFINISHED, generation_folder, shard_folder
-from shardhash.shard.fs import FileSystem
+from shardhash.shard.files import LOCK, MANIFEST, UNFINISHED, generation_folder, shard_folder
+from shardhash.shard.fs import FileSystem, replace_file
 from shardhash.shard.recovery import EMPTY_SEGMENT, Progress, begin_shard
 from shardhash.shard.reshard import reshard
 
@@ -61,15 +61,8 @@ def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
 
 def write_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     """Replace the manifest, durably."""
-    path = directory / MANIFEST
-    temporary = path.with_name(MANIFEST + TEMPORARY)
     value = {"format": FORMAT, "shards": manifest.shards, "generation": manifest.generation}
-    file = fs.create(temporary)
-    file.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE), 0)
-    file.fsync()
-    file.close()
-    fs.rename(temporary, path)
-    fs.fsync_dir(directory)
+    replace_file(fs, directory / MANIFEST, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:

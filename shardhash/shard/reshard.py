@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -82,35 +83,55 @@ def reshard(
     *,
     read: ReadTable = read_table,
     read_text: ReadText = read_siginfo,
+    reindex: bool = False,
 ) -> None:
     """Read all old shards, write the new ones, durably. Memory: the whole state, and one old shard once more.
 
-    `read` and `read_text` take the place of reading an old shard as a start does.
+    `read` and `read_text` take the place of reading an old shard as a start does. With `reindex` the index is made
+    from the rows instead of taken over.
     """
     shards = NewShards(fs, new)
     for number, folder in enumerate(old):
-        _add_shard(fs, folder, read(fs, folder, progress), shards, read_text, entries=number == 0)
+        table = read(fs, folder, progress)
+        _add_hashes(table, shards, partial(read_text, fs, folder))
+        if reindex:
+            _add_index_of_rows(table, shards)
+        else:
+            _add_index(table, shards)
+        if number == 0:
+            _add_entries(table, shards)
         progress(f"read shard {number + 1} of {len(old)}")
     shards.finish(progress)
 
 
-def _add_shard(
-    fs: FileSystem, folder: Path, table: Table, shards: NewShards, read_text: ReadText, *, entries: bool
-) -> None:
+def _add_hashes(table: Table, shards: NewShards, text_of: Callable[[int], str | None]) -> None:
     for method, part in table.methods.items():
         for taskhash, unihash in part.mappings.items():
             shards.add_mapping(method, taskhash, unihash, part.marks.get(taskhash, ""))
         for taskhash in part.rows:
             for row in table.rows(method, taskhash):
-                shards.add_row(method, taskhash, row, read_text(fs, folder, row.siginfo))
+                shards.add_row(method, taskhash, row, text_of(row.siginfo))
+
+
+def _add_index(table: Table, shards: NewShards) -> None:
+    for method, part in table.methods.items():
         for outhash, bag in part.index.items():
             for item in bags.iterate(bag):
                 created, taskhash = unpack_item(item)
                 shards.add_index(method, outhash, taskhash, created)
-    if entries:
-        for kind, values in table.entries.items():
-            for name, value in values.items():
-                shards.add_entry(kind, name, value)
+
+
+def _add_index_of_rows(table: Table, shards: NewShards) -> None:
+    for method, part in table.methods.items():
+        for taskhash in part.rows:
+            for row in table.rows(method, taskhash):
+                shards.add_index(method, row.outhash, taskhash, row.created)
+
+
+def _add_entries(table: Table, shards: NewShards) -> None:
+    for kind, values in table.entries.items():
+        for name, value in values.items():
+            shards.add_entry(kind, name, value)
 
 
 def _write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:

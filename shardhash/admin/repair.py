@@ -1,0 +1,202 @@
+"""Repair: of a damaged data directory, everything that is sound, as a new generation.
+
+1. What `verify` finds decides whether there is anything to do; a directory without damage is left alone.
+2. Everything that is there is copied to ``aside-TIME`` in the data directory, and stays until somebody removes it.
+3. Each shard is read as a start would read it. Where that fails, the newest sound snapshot is loaded (without any, the
+   sound lines of the newest), and every sound record of the log that follows is applied. What is lost is said.
+4. A siginfo text that cannot be read is left out of its row. The index is made anew from the rows, and every key goes
+   to the shard where it belongs.
+5. The result is written as the next generation, which replaces the old one at once, by the manifest. A repair that is
+   killed is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from shardhash.admin.backup import copy_file
+from shardhash.admin.verify import verify
+from shardhash.errors import ConfigError, DamageError, StorageError
+from shardhash.shard import chunks, log, snapshot
+from shardhash.shard.files import MANIFEST, generation_folder, list_shard, segment_path, snapshot_path
+from shardhash.shard.fs import FileSystem
+from shardhash.shard.manifest import (
+    Manifest,
+    make_generation,
+    read_manifest,
+    remove_generations,
+    write_manifest,
+)
+from shardhash.shard.recovery import Progress, ignore_progress, recover
+from shardhash.shard.reshard import reshard
+from shardhash.shard.siginfo import read_siginfo
+from shardhash.shard.table import Table
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What a repair did: `damage` it found, what is `lost`, and the folder `aside`; None when it changed nothing."""
+
+    damage: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    aside: Path | None = None
+
+
+def repair(fs: FileSystem, directory: Path, stamp: str, progress: Progress) -> Repaired:
+    """Make a data directory whole again. The caller holds its lock; `stamp` names the folder of copies.
+
+    ConfigError when it is no data directory, StorageError when the disk refuses.
+    """
+    try:
+        manifest, damage = _find_manifest(fs, directory)
+        result = Repaired(damage + verify(fs, manifest.folders(directory), progress).damage)
+        if result.damage:
+            result.aside = directory / f"aside-{stamp}"
+            _copy_aside(fs, directory, result.aside, progress)
+            _rebuild(fs, directory, manifest, result.lost, progress)
+    except OSError as error:
+        raise StorageError(f"{directory} cannot be repaired: {error}") from error
+    return result
+
+
+def _rebuild(fs: FileSystem, directory: Path, old: Manifest, lost: list[str], progress: Progress) -> None:
+    remove_generations(fs, directory, keep=old.generation)
+    new = Manifest(old.shards, old.generation + 1)
+    make_generation(fs, directory, new)
+    reader = _Salvage(lost.append)
+    reshard(
+        fs,
+        old.folders(directory),
+        new.folders(directory),
+        progress,
+        read=reader.read_table,
+        read_text=reader.read_text,
+        reindex=True,
+    )
+    write_manifest(fs, directory, new)
+    remove_generations(fs, directory, keep=new.generation)
+
+
+def _find_manifest(fs: FileSystem, directory: Path) -> tuple[Manifest, list[str]]:
+    """The manifest, if need be by the folders that are there; and what is wrong with it."""
+    try:
+        manifest = read_manifest(fs, directory)
+        if manifest is not None:
+            return manifest, []
+        damage = f"{directory / MANIFEST}: it is missing"
+    except DamageError as error:
+        damage = str(error)
+    found = [_manifest_of(fs, directory, name) for name in fs.listdir(directory) if name.startswith("generation-")]
+    candidates = [manifest for manifest in found if manifest is not None]
+    if not candidates:
+        raise ConfigError(f"{directory} is no data directory: it has neither a {MANIFEST} nor shards")
+    # Two generations are there when resharding was cut short. Of these the older is whole, unless it was just being
+    # removed; then the newer one is.
+    for manifest in candidates:
+        if not verify(fs, manifest.folders(directory), ignore_progress).damage:
+            return manifest, [damage]
+    if len(candidates) > 1:
+        raise ConfigError(f"{directory} has several generations, all damaged; move all but one aside, and repair again")
+    return candidates[0], [damage]
+
+
+def _manifest_of(fs: FileSystem, directory: Path, name: str) -> Manifest | None:
+    """What the folder of a generation says by the folders in it."""
+    number = name.removeprefix("generation-")
+    if not number.isdigit() or generation_folder(directory, int(number)).name != name:
+        return None
+    shards = [folder for folder in fs.listdir(directory / name) if folder.startswith("shard-")]
+    manifest = Manifest(len(shards), int(number))
+    return manifest if shards and [path.name for path in manifest.folders(directory)] == shards else None
+
+
+def _copy_aside(fs: FileSystem, directory: Path, aside: Path, progress: Progress) -> None:
+    """Copy all generations and the manifest to a new folder, durably."""
+    if fs.exists(aside):
+        raise ConfigError(f"{aside} is there already; wait a second")
+    fs.mkdir(aside)
+    if fs.exists(directory / MANIFEST):
+        copy_file(fs, directory / MANIFEST, aside / MANIFEST)
+    for generation in [name for name in fs.listdir(directory) if name.startswith("generation-")]:
+        fs.mkdir(aside / generation)
+        for shard in fs.listdir(directory / generation):
+            fs.mkdir(aside / generation / shard)
+            for name in fs.listdir(directory / generation / shard):
+                copy_file(fs, directory / generation / shard / name, aside / generation / shard / name)
+            fs.fsync_dir(aside / generation / shard)
+        fs.fsync_dir(aside / generation)
+    fs.fsync_dir(aside)
+    fs.fsync_dir(directory)
+    progress(f"everything that was there is copied to {aside}")
+
+
+class _Salvage:
+    """Reads shards that may be damaged, and tells what is lost."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def read_table(self, fs: FileSystem, folder: Path, progress: Progress) -> Table:
+        """The state of a shard, or what is left of it."""
+        try:
+            return recover(fs, folder, progress).table
+        except DamageError as error:
+            progress(f"{error}; taking what is sound")
+        listing = list_shard(fs, folder)
+        table, start, due = self._read_snapshots(fs, folder, listing.snapshots)
+        for number in range(start, max(listing.segments, default=start) + 1):
+            if number in listing.segments:
+                due = self._apply_segment(fs, segment_path(folder, number), table, due)
+            else:
+                self._tell(f"{segment_path(folder, number)}: the segment is missing, with all of its records")
+        return table
+
+    def read_text(self, fs: FileSystem, folder: Path, reference: int) -> str | None:
+        """A siginfo text; None in the place of one that cannot be read."""
+        try:
+            return read_siginfo(fs, folder, reference)
+        except DamageError as error:
+            self._tell(f"{error}; its row stays, without the text")
+            return None
+
+    def _read_snapshots(self, fs: FileSystem, folder: Path, numbers: list[int]) -> tuple[Table, int, int]:
+        """The table of the newest sound snapshot, else of the sound lines of the newest; segment and record due."""
+        for number in reversed(numbers):
+            path = snapshot_path(folder, number)
+            table = Table()
+            try:
+                head = snapshot.read_head(fs, path)
+                for chunk in snapshot.read_snapshot(fs, path):
+                    chunks.load(table, chunk)
+            except (DamageError, KeyError, ValueError, IndexError):
+                continue
+            return table, head.segment, head.number
+        if not numbers or 1 in list_shard(fs, folder).segments:
+            return Table(), 1, 1
+        path = snapshot_path(folder, numbers[-1])
+        self._tell(f"{path}: no snapshot verifies; of this one, the lines that are damaged are lost")
+        table = Table()
+        for chunk in snapshot.read_sound(fs, path):
+            try:
+                chunks.load(table, chunk)
+            except (KeyError, ValueError, IndexError) as error:
+                self._tell(f"{path}: a line is sound but cannot be loaded: {error!r}")
+        return table, numbers[-1], 0
+
+    def _apply_segment(self, fs: FileSystem, path: Path, table: Table, due: int) -> int:
+        """Apply the sound records of a segment; the number of the next record. `due` 0: it is not known."""
+        for entry in log.read_sound(fs, path):
+            if due and entry.number < due:
+                continue  # applied already
+            if due and entry.number > due:
+                self._tell(f"{path}: records {due} to {entry.number - 1} are lost")
+            try:
+                table.apply(orjson.loads(entry.payload))
+            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+                self._tell(f"{path}: record {entry.number} is sound but cannot be applied: {error!r}")
+            due = entry.number + 1
+        return due
