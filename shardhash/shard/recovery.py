@@ -71,6 +71,8 @@ def recover(fs: FileSystem, folder: Path, progress: Progress = ignore_progress, 
     `until`: a time in microseconds; the state is then that after the last record before it, if snapshots and segments
     that old are still kept.
     """
+    if not fs.exists(folder):
+        raise DamageError(folder, 0, "the folder of this shard is missing", HINT)
     listing = list_shard(fs, folder)
     segments = listing.segments
     if not segments:
@@ -325,9 +327,9 @@ def open_shard(
 ) -> Shard:
     """Recover a shard and go on. Raises DamageError, StorageError."""
     try:
+        found = recover(fs, folder, progress)
         for name in list_shard(fs, folder).temporaries:
             fs.unlink(folder / name)
-        found = recover(fs, folder, progress)
         for path in found.bad_snapshots:
             fs.rename(path, path.with_name(path.name + DAMAGED))
         _make_durable(fs, folder, found)
