@@ -35,12 +35,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the sessions of a server share."""
+    """What the sessions of a server share. `distant`: the store may ask an upstream, and take its time for that."""
 
     store: Store
     users: Users
     stats: Stats
     backfill: Backfill
+    distant: bool = False
 
 
 class Handlers:

@@ -107,7 +107,7 @@ async def _services(settings: Settings, router: Router, running: AsyncExitStack)
     store = ChainedStore(router, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
     store.start()
     running.push_async_callback(store.close)
-    return Services(store=store, users=users, stats=Stats(), backfill=store.backfilled)
+    return Services(store=store, users=users, stats=Stats(), backfill=store.backfilled, distant=True)
 
 
 async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:

@@ -3,10 +3,14 @@
 The transport feeds events of the connection's state machine. The session answers one after the other; stream lines
 that came in while it was busy are one block. What waits unanswered is bounded: past the limit the transport is told
 to stop reading.
+
+Behind an upstream a block may take a round trip to the other end of the world, so the lines of a lookup that come in
+meanwhile are asked as well (`_answer_ahead`), and answered in their turn.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +24,9 @@ from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 
 log = logging.getLogger(__name__)
+
+BLOCKS_AHEAD = 16
+"""Blocks of one stream that wait for an upstream at one time."""
 
 
 class Output(Protocol):
@@ -43,6 +50,7 @@ class Session:
 
     def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
         self._store = services.store
+        self._distant = services.distant
         self._stats = services.stats
         self._handlers = Handlers(services)
         self._caller = caller
@@ -99,7 +107,10 @@ class Session:
         going_on = True
         match event:
             case StreamLines():
-                await self._answer_lines(event, started)
+                if self._distant and event.command.name != "gc-mark-stream":
+                    await self._answer_ahead(event)
+                else:
+                    await self._answer_lines(event, started)
                 return True
             case Asked():
                 going_on = await self._answer_request(event)
@@ -144,11 +155,35 @@ class Session:
 
     async def _answer_lines(self, event: StreamLines, started: float) -> None:
         text = self._take_block(event)
+        await self._send_answers(await self._answers(event.command.name, text), text, started)
+
+    async def _answer_ahead(self, event: StreamLines) -> None:
+        """Answer a block, and those that come in before it is answered; the oldest first."""
+        under_way = deque([self._begin(event)])
         try:
-            answers = await self._answers(event.command.name, text)
-        except (InvokeError, StorageError, UnavailableError) as error:
-            # A client takes every line here for a hash: nothing can be said in-band.
-            raise ProtocolError(f"in {event.command.name}: {error}") from None
+            while under_way:
+                answers, text, started = under_way[0]
+                if answers.done():
+                    await self._send_answers(answers.result(), text, started)
+                    under_way.popleft()
+                elif len(under_way) < BLOCKS_AHEAD and self._events and isinstance(self._events[0], StreamLines):
+                    under_way.append(self._begin(self._events.popleft()))
+                else:
+                    await self._bell.wait()
+        finally:
+            for answers, _, _ in under_way:
+                answers.cancel()
+            await asyncio.gather(*(answers for answers, _, _ in under_way), return_exceptions=True)
+
+    def _begin(self, event: Event) -> tuple[asyncio.Task[bytes], bytes, float]:
+        """Begin to answer a block: the answers, the block's text, and when it began."""
+        assert isinstance(event, StreamLines)
+        text = self._take_block(event)
+        answers = asyncio.get_running_loop().create_task(self._answers(event.command.name, text))
+        answers.add_done_callback(lambda _: self._bell.ring())
+        return answers, text, perf_counter()
+
+    async def _send_answers(self, answers: bytes, text: bytes, started: float) -> None:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
         self.waiting -= count
@@ -165,13 +200,18 @@ class Session:
         return b"".join(texts)
 
     async def _answers(self, stream: str, text: bytes) -> bytes:
-        if stream == "get-stream":
-            return streams.encode_found_lines(await lookup_block(self._store, streams.parse_get_lines(text)))
-        if stream == "exists-stream":
-            block = streams.parse_exists_lines(text)
-            return streams.encode_exists_lines(block.join(await self._store.exists(block.digests)))
-        marks = [(asked.mark, asked.where) for asked in streams.parse_mark_lines(text)]
-        return streams.encode_mark_lines(await self._store.gc_mark(marks))
+        """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
+        try:
+            if stream == "get-stream":
+                return streams.encode_found_lines(await lookup_block(self._store, streams.parse_get_lines(text)))
+            if stream == "exists-stream":
+                block = streams.parse_exists_lines(text)
+                return streams.encode_exists_lines(block.join(await self._store.exists(block.digests)))
+            marks = [(asked.mark, asked.where) for asked in streams.parse_mark_lines(text)]
+            return streams.encode_mark_lines(await self._store.gc_mark(marks))
+        except (InvokeError, StorageError, UnavailableError) as error:
+            # A client takes every line here for a hash: nothing can be said in-band.
+            raise ProtocolError(f"in {stream}: {error}") from None
 
     async def _refuse(self, error: Exception) -> None:
         log.info("%s: refused: %s", self._peer, error)

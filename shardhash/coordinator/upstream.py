@@ -25,6 +25,9 @@ from shardhash.wire.hashes import DIGEST_SIZE
 log = logging.getLogger(__name__)
 
 COLUMNS = ("method", "taskhash", "outhash", "created", "owner", "PN", "PV", "PR", "task", "outhash_siginfo")
+GATHER = 0.001
+"""Seconds that a round waits for more lookups: little beside a round trip, and a client that sends its lines one by
+one, as over WebSockets, would else fill every connection with its first few."""
 MAPPED_COLUMNS = (*COLUMNS, "unihash", "gc_mark")
 
 _A = TypeVar("_A")
@@ -114,6 +117,7 @@ class Upstream:
 
         answer: _A | None = None
         try:
+            await asyncio.sleep(GATHER)
             answer = await self._pool.ask(question)
         finally:
             if rounds.get(key) is this:
