@@ -117,7 +117,7 @@ def _hold(server: Server, options: argparse.Namespace) -> int:
     workload = _held(options)
     with Pool(server, "report", workload, options.reporters, options.processes) as pool:
         _run(pool, f"{options.reports:,} reports")
-    return workload.count * options.reporters
+    return workload.count * int(options.reporters)
 
 
 def _held(options: argparse.Namespace) -> Reports:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perf import compare, replay, seeding, servers
+from perf import compare, durability, replay, seeding, servers
 from perf.builders import CLIENTS, Builder
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
 from tests.servers import IN_MEMORY, ServerProcess
@@ -121,6 +121,21 @@ def test_a_small_measurement(
     measured = figures if program is replay else figures["contenders"]["shardhash native"]
     assert len(measured["all_seconds"]) == 2
     assert measured["cpu_seconds"].keys() == {"coordinator", "workers", "client"}
+
+
+def test_a_small_measurement_of_durability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["--reports", "600", "--reporters", "3", "--builders", "2", "--rounds", "1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["perf/durability.py", *arguments, "--folder", str(tmp_path)])
+    monkeypatch.delenv("BITBAKE_DIR", raising=False)
+    assert durability.main() == 0
+    assert "every report was there" in capfd.readouterr().out
+    figures = json.loads(file.read_text())
+    assert figures["recovery"]["mappings"] == 600
+    assert figures["reports"].keys() == {"off", "interval", "always"}
+    assert figures["snapshot"]["during_ms"]["p50"] > 0
 
 
 def test_a_wrong_answer_ends_a_measurement(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
