@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shardhash.shard import records
 from shardhash.shard.records import Record
 from shardhash.shard.table import GC_MARK, Table
-from shardhash.wire.hashes import Key, to_key
+from shardhash.wire.hashes import Key, to_key, to_text
 
 
 class RowFields(NamedTuple):
@@ -96,12 +96,12 @@ class Transaction:
             self._index.setdefault(place[:2], {})[place[2]] = True
             self.records.append((records.IDX, method, outhash, taskhash, created))
 
-    def delete_mappings(self, method: str, taskhashes: Iterable[str]) -> int:
+    def delete_mappings(self, method: str, taskhashes: Iterable[Key]) -> int:
         """Delete mappings; how many there were."""
-        gone = [taskhash for taskhash in taskhashes if self.unihash(method, to_key(taskhash)) is not None]
+        gone = [taskhash for taskhash in taskhashes if self.unihash(method, taskhash) is not None]
         if gone:
-            self._mappings.update(((method, to_key(taskhash)), None) for taskhash in gone)
-            self.records.append((records.UNMAP, method, gone))
+            self._mappings.update(((method, taskhash), None) for taskhash in gone)
+            self.records.append((records.UNMAP, method, [to_text(taskhash) for taskhash in gone]))
         return len(gone)
 
     def delete_rows(self, method: str, pairs: Iterable[tuple[str, str]]) -> int:
@@ -120,11 +120,15 @@ class Transaction:
                 self._index.setdefault((method, to_key(outhash)), {})[to_key(taskhash)] = False
             self.records.append((records.UNIDX, method, gone))
 
-    def set_mark(self, mark: str, method: str, taskhashes: Iterable[str]) -> int:
+    def set_mark(self, mark: str, method: str, taskhashes: Iterable[Key]) -> int:
         """Set the mark on mappings; how many there were."""
-        found = [taskhash for taskhash in taskhashes if self.unihash(method, to_key(taskhash)) is not None]
+        found = [to_text(taskhash) for taskhash in taskhashes if self.unihash(method, taskhash) is not None]
         if found:
-            self.records.append((records.MARK, mark, method, found))
+            last = self.records[-1] if self.records else ()
+            if last[:3] == (records.MARK, mark, method):
+                last[3].extend(found)
+            else:
+                self.records.append((records.MARK, mark, method, found))
         return len(found)
 
     def set_entry(self, kind: str, name: str, value: Any) -> None:

@@ -50,22 +50,47 @@ def joined(table: Table, method: str, taskhash: Key, found: Columns) -> Columns:
     return found | {"unihash": unihash.hex(), "gc_mark": table.mark(method, taskhash)}
 
 
-def select_mappings(table: Table, where: Where) -> Iterator[tuple[str, list[str]]]:
+def select_mappings(table: Table, where: Where) -> Iterator[tuple[str, list[Key]]]:
     """(method, taskhashes) of the mappings that match."""
     conditions = {name: value for name, value in where.items() if name in MAPPING_COLUMNS}
     if not conditions:
         return
     for method, part in _methods(table, conditions):
         for keys in _slices(_mapping_keys(part, conditions)):
-            yield method, [to_text(key) for key in keys if _mapping_matches(part, key, conditions)]
+            yield method, [key for key in keys if _mapping_matches(part, key, conditions)]
 
 
-def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[str]]]:
+def names_mappings(where: Where) -> bool:
+    """Whether conditions name their mappings, by columns that a transaction does not change under way."""
+    return ("unihash" in where or "taskhash" in where) and "gc_mark" not in where
+
+
+def find_named(table: Table, where: Where) -> list[tuple[str, list[Key]]]:
+    """(method, taskhashes) of the mappings that match conditions which name them; 1 us when there is none."""
+    found = []
+    unihash = to_key(where["unihash"]) if "unihash" in where else None
+    taskhash = to_key(where["taskhash"]) if "taskhash" in where else None
+    for method, part in _methods(table, where):
+        if unihash is None:
+            keys = [taskhash] if taskhash in part.mappings else []
+        else:
+            holders = part.reverse.get(unihash)  # type: ignore[arg-type]  # a text finds nothing
+            if holders is None:
+                continue
+            keys = list(holders) if isinstance(holders, set) else [holders]
+            if taskhash is not None:
+                keys = [taskhash] if taskhash in keys else []
+        if keys:
+            found.append((method, keys))
+    return found  # type: ignore[return-value]  # a taskhash that is in a dict is not None
+
+
+def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
     """(method, taskhashes) of the mappings that do not carry the mark."""
     for method in list(table.methods):
         part = table.methods[method]
         for keys in _slices(list(part.mappings)):
-            yield method, [to_text(key) for key in keys if part.marks.get(key) != mark]
+            yield method, [key for key in keys if part.marks.get(key) != mark]
 
 
 def select_rows(table: Table, where: Where, read_siginfo: ReadSiginfo) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
+from itertools import groupby
 from typing import Any, TypeAlias
 
 from shardhash.errors import ProtocolError, StorageError
@@ -15,7 +16,9 @@ from shardhash.shard.selection import (
     Columns,
     Where,
     columns,
+    find_named,
     joined,
+    names_mappings,
     select_mappings,
     select_rows,
     select_unmarked,
@@ -34,6 +37,8 @@ Pairs: TypeAlias = list[tuple[str, str]]
 Sweep: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
 """What a removal did, slice by slice: entries gone, and the (outhash, taskhash) of the rows gone from a method."""
 
+MARKS_PAGE = 500
+"""Marks of one group commit, about 5 ms of work."""
 SNAPSHOT_PAUSE = 0.001
 """Seconds between two chunks of a snapshot, 1-2 ms of work each: lookups get the processor in between."""
 UNINDEX_PAGE = 20_000
@@ -244,7 +249,7 @@ class Service:
         async for step in self._delete_rows(select_rows(self._table, where, self._shard.get_siginfo)):
             yield step
 
-    async def _delete_mappings(self, slices: Iterator[tuple[str, list[str]]]) -> AsyncIterator[int]:
+    async def _delete_mappings(self, slices: Iterator[tuple[str, list[Key]]]) -> AsyncIterator[int]:
         for method, taskhashes in slices:
             yield await self._write_some(
                 taskhashes, partial(Transaction.delete_mappings, method=method, taskhashes=taskhashes)
@@ -265,10 +270,30 @@ class Service:
     # ------------------------------------------------------------------------------------ garbage collection
 
     async def op_marks(self, marks: list[tuple[str, Where]]) -> list[int]:
-        """Make marks current and set them."""
-        return [await self._mark(mark, where) for mark, where in marks]
+        """Make marks current and set them.
 
-    async def _mark(self, mark: str, where: Where) -> int:
+        A whole sstate cache is marked by unihash, one by one and by the million, so those that name their mappings
+        share group commits; one that has to look through the table has its own.
+        """
+        counts: list[int] = []
+        for named, some in groupby(marks, key=lambda one: names_mappings(one[1])):
+            if named:
+                rest = list(some)
+                for start in range(0, len(rest), MARKS_PAGE):
+                    counts += await self._write(partial(self._mark_named, rest[start : start + MARKS_PAGE]))
+            else:
+                counts += [await self._mark_found(mark, where) for mark, where in some]
+        return counts
+
+    def _mark_named(self, marks: list[tuple[str, Where]], change: Transaction) -> list[int]:
+        counts = []
+        for mark, where in marks:
+            change.set_entry("config", GC_MARK, mark)
+            found = find_named(self._table, where)
+            counts.append(sum([change.set_mark(mark, method, taskhashes) for method, taskhashes in found]))
+        return counts
+
+    async def _mark_found(self, mark: str, where: Where) -> int:
         count = 0
         await self._write(lambda change: change.set_entry("config", GC_MARK, mark))
         for method, taskhashes in select_mappings(self._table, where):
