@@ -176,6 +176,7 @@ class Shard:
         self._siginfo = SiginfoFiles(fs, folder)
         self._log = LogWriter(fs, folder, found.next_segment, found.next_number, segment_size, resume=found.resume)
         self._bytes_at_snapshot = 0
+        self._snapshot: _FileSnapshot | None = None
 
     @property
     def log_bytes(self) -> int:
@@ -200,11 +201,14 @@ class Shard:
         return self._siginfo.get(reference)
 
     def begin_snapshot(self) -> SnapshotJob:
-        """Begin a snapshot in a new segment. Raises StorageError."""
+        """Begin a snapshot in a new segment; one that nobody went on with is dropped. Raises StorageError."""
+        if self._snapshot is not None:
+            self._snapshot.abandon()
         self._log.rotate()
         self._bytes_at_snapshot = self._log.bytes_written
         head = SnapshotHead(self._log.segment, self._log.number, now(), self._siginfo.next_number)
-        return _FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots)
+        self._snapshot = _FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots)
+        return self._snapshot
 
     def close(self) -> None:
         """Make everything durable and close the files. Raises StorageError, SyncError."""

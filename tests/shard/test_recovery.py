@@ -160,6 +160,21 @@ def test_the_set_number_of_snapshots_is_kept_with_what_they_need() -> None:
     assert [head.segment for head in heads] == listing.snapshots
 
 
+def test_a_snapshot_that_nobody_went_on_with_is_dropped() -> None:
+    """The group in which it was begun may be refused, and whoever asked for it never hears of it."""
+    fs = FaultyFileSystem()
+    life = Life(fs)
+    life.begin()
+    shard = life.open()
+    life.report(2)
+    shard.begin_snapshot()
+    assert list_shard(fs, FOLDER).temporaries
+    life.snapshot()
+    assert not list_shard(fs, FOLDER).temporaries
+    life.open()
+    life.check()
+
+
 def test_log_bytes_count_from_the_last_snapshot() -> None:
     fs = FaultyFileSystem()
     life = Life(fs)
