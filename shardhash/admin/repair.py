@@ -189,14 +189,19 @@ class _Salvage:
 
     def _apply_segment(self, fs: FileSystem, path: Path, table: Table, due: int) -> int:
         """Apply the sound records of a segment; the number of the next record. `due` 0: it is not known."""
+        due = self._tell_gap(path, due, log.first_number(fs, path) or due)
         for entry in log.read_sound(fs, path):
-            if due and entry.number < due:
+            if entry.number < due:
                 continue  # applied already
-            if due and entry.number > due:
-                self._tell(f"{path}: records {due} to {entry.number - 1} are lost")
+            self._tell_gap(path, due, entry.number)
             try:
                 table.apply(orjson.loads(entry.payload))
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
                 self._tell(f"{path}: record {entry.number} is sound but cannot be applied: {error!r}")
             due = entry.number + 1
         return due
+
+    def _tell_gap(self, path: Path, due: int, number: int) -> int:
+        if due and number > due:
+            self._tell(f"{path}: {number - due} records are lost, {due} to {number - 1}")
+        return max(due, number)

@@ -1,0 +1,92 @@
+"""Dumps: everything goes out and comes back, into any number of shards; what is cut off or changed is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import orjson
+import pytest
+
+from shardhash.admin.directory import new_directory
+from shardhash.admin.dump import dump, load
+from shardhash.admin.verify import verify
+from shardhash.errors import ConfigError
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.manifest import make_directory
+from tests.admin.directories import METHOD, Writer, facts, hash_of, siginfo_of, silent
+
+FS = OsFileSystem()
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[bytes]:
+    """The lines of a dump of `tmp_path / data`."""
+    make_directory(FS, tmp_path / "data")
+    writer = Writer(FS, tmp_path / "data")
+    writer.fill(range(1, 31))
+    writer.snapshot()
+    writer.report(31)
+    writer.close()
+    out = io.BytesIO()
+    counts = dump(FS, writer.folders, out.write, silent)
+    assert counts == {"entries": 2, "mappings": 30, "rows": 31}
+    return out.getvalue().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_what_is_dumped_comes_back(tmp_path: Path, lines: list[bytes], shards: int) -> None:
+    with new_directory(FS, tmp_path / "new", shards) as folders:
+        assert load(FS, lines, folders, silent) == {"entries": 2, "mappings": 30, "rows": 31}
+    assert facts(FS, tmp_path / "new") == facts(FS, tmp_path / "data")
+    verdict = verify(FS, folders, silent)
+    assert (verdict.damage, verdict.remarks) == ([], [])
+
+
+def test_people_and_scripts_can_read_it(lines: list[bytes]) -> None:
+    head, *values = [orjson.loads(line) for line in lines]
+    assert head == {"format": "shardhash dump", "version": 1}
+    row = next(value for value in values if value["type"] == "row" and value["taskhash"] == hash_of("task", 3))
+    assert row["method"] == METHOD
+    assert row["created"] == "1970-01-01T00:00:00.000003+00:00"
+    assert row["outhash_siginfo"] == siginfo_of(3)
+    assert values[-1] == {"type": "end", "entries": 2, "mappings": 30, "rows": 31}
+
+
+def changed(line: bytes, **fields: object) -> bytes:
+    return orjson.dumps(orjson.loads(line) | fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda lines: [], "cut off"),
+        (lambda lines: lines[:-1], "cut off"),
+        (lambda lines: lines[1:], "line 1 of the dump: this is no dump"),
+        (lambda lines: [changed(lines[0], version=2), *lines[1:]], "line 1 of the dump: version 2 is not known"),
+        (lambda lines: [*lines[:5], *lines[6:]], "but .* are in it"),
+        (lambda lines: [*lines, lines[1]], "something follows the end"),
+        (lambda lines: [*lines[:3], lines[3][:20], *lines[4:]], "line 4 of the dump: unexpected end of data"),
+        (lambda lines: [*lines[:3], changed(lines[3], type="thing"), *lines[4:]], "line 4 .*'thing' is missing or not"),
+        (lambda lines: [*lines[:4], changed(lines[4], unihash="x"), *lines[5:]], "line 5 .*Invalid unihash"),
+        (lambda lines: [*lines[:4], changed(lines[4], taskhash=5), *lines[5:]], "line 5 .*'taskhash' must be text"),
+        (lambda lines: [*lines[:-2], changed(lines[-2], created="noon"), lines[-1]], "Invalid isoformat"),
+    ],
+)
+def test_what_is_no_dump_is_refused(tmp_path: Path, lines: list[bytes], change: object, text: str) -> None:
+    assert callable(change)
+    with pytest.raises(ConfigError, match=text), new_directory(FS, tmp_path / "new", 2) as folders:
+        load(FS, change(lines), folders, silent)
+    assert not (tmp_path / "new" / "manifest.json").exists()
+    with new_directory(FS, tmp_path / "new", 2) as folders:  # it is run again
+        load(FS, lines, folders, silent)
+    assert facts(FS, tmp_path / "new") == facts(FS, tmp_path / "data")
+
+
+def test_nothing_is_loaded_over_something(tmp_path: Path, lines: list[bytes]) -> None:
+    with pytest.raises(ConfigError, match="not empty"), new_directory(FS, tmp_path / "data", 2):
+        raise AssertionError
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").touch()
+    with pytest.raises(ConfigError, match="not empty"), new_directory(FS, tmp_path / "home", 2):
+        raise AssertionError
