@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,17 @@ def size(text: str) -> int:
     if value <= 0:
         raise ConfigError(f"{text!r} is no size: write bytes, or 512K, 64M, 1G")
     return value
+
+
+def moment(text: str) -> int:
+    """A point in time, ISO 8601, UTC unless it says otherwise; microseconds since 1970 UTC."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no time: write 2026-11-23T18:00, UTC, or 2026-11-23T18:00+01:00") from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def truth(text: str) -> bool:

@@ -88,3 +88,11 @@ def test_no_span(text: str) -> None:
 def test_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="size"):
         options.size(text)
+
+
+def test_moments() -> None:
+    assert options.moment("1970-01-01T00:00:01") == 1_000_000
+    assert options.moment("1970-01-01T01:00+01:00") == 0
+    assert options.moment("2026-11-23") % 86_400_000_000 == 0
+    with pytest.raises(ConfigError, match="'yesterday' is no time: write 2026-11-23T18:00"):
+        options.moment("yesterday")

@@ -1,4 +1,4 @@
-"""Backups: a consistent copy of a data directory, of a live or stopped server, and the way back from it.
+"""Backups: a consistent copy of a data directory, of a live or stopped server. The way back is restore.py.
 
 A backup has the folders and files of a data directory, and ``backup.json`` in the place of the manifest::
 
@@ -6,34 +6,32 @@ A backup has the folders and files of a data directory, and ``backup.json`` in t
 
 T (microseconds since 1970 UTC) is when it was begun, and it stands for the state of that moment: the files of one
 shard are copied after those of another, so records that are younger than T may be in it, and restoring leaves them
-out. That is consistent over all shards. A report makes its index item durable before its row, on whichever shards;
-and what is acknowledged before T is in the log before T.
+out. A report makes its index item durable before its row, on whichever shards; and what is acknowledged before T is in
+the log before T. Two things move T on: records that are younger already, because the clock was set back since they
+were written; and a live server that meanwhile replaced every snapshot that is older than T.
 
-`whole` lists the files that will not change any more, with their size: they are not copied again. All others are. The
-new ``backup.json`` replaces the old one only when everything it needs is there, and only then go files that it does
-not need. So a backup that was cut short leaves the one before as it was.
+`whole` lists the files that will not change any more, with their size: they are not copied again if they are there
+as they began. All others are copied. The new ``backup.json`` replaces the old one only when everything it needs is
+there, and only then go files that it does not need. So a backup that was cut short leaves the one before as it was.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from shardhash.admin.directory import manifest_of, new_directory
+from shardhash.admin.directory import manifest_of
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.files import BACKUP, LOCK, TEMPORARY, list_shard, segment_name, siginfo_name, snapshot_name
 from shardhash.shard.fs import FileSystem, replace_file
 from shardhash.shard.log import Tail, first_number, read_segment
 from shardhash.shard.manifest import Manifest, lock_directory, make_directory, remove_generations
-from shardhash.shard.recovery import Progress, now, recover
-from shardhash.shard.reshard import reshard
+from shardhash.shard.recovery import Progress, now
 from shardhash.shard.snapshot import check_snapshot, read_end
-from shardhash.shard.table import Table
 
 FORMAT = 1
 ATTEMPTS = 10
@@ -95,29 +93,13 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
             for number, folder in enumerate(manifest.folders(Path())):
                 copy.copy_shard(folder, last=folder.parent)
                 progress(f"copied shard {number + 1} of {manifest.shards}")
+            copy.move_time(manifest.folders(destination))
             if manifest_of(fs, directory) != manifest:
                 raise StorageError(f"{directory} was resharded meanwhile; run the backup again")
             copy.finish(manifest)
         except OSError as error:
             raise StorageError(f"the backup in {destination} cannot be written: {error}") from error
     return copy.result
-
-
-def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, progress: Progress) -> int:
-    """Make a new data directory of a backup, or of another data directory that keeps enough; the time it stands for.
-
-    `until` (microseconds since 1970 UTC): as it was then; else the newest state there is. ConfigError when `directory`
-    is not empty or `until` is too early, DamageError when the source is damaged, StorageError when a disk refuses.
-    """
-    found = source_of(fs, source)
-    folders = found.manifest.folders(source)
-    newest = now() if found.time is None else found.time
-    moment = newest if until is None else min(until, newest)
-    if moment < (earliest := earliest_time(fs, folders)):
-        raise ConfigError(f"{source} goes back to {text_of(earliest)}, not to {text_of(moment)}")
-    with new_directory(fs, directory, found.manifest.shards) as new:
-        reshard(fs, folders, new, progress, read=partial(_read_until, until=moment))
-    return moment
 
 
 def earliest_time(fs: FileSystem, folders: list[Path]) -> int:
@@ -133,10 +115,6 @@ def earliest_time(fs: FileSystem, folders: list[Path]) -> int:
 def text_of(time: int) -> str:
     """A time in microseconds as ISO 8601."""
     return (_EPOCH + timedelta(microseconds=time)).isoformat(timespec="seconds")
-
-
-def _read_until(fs: FileSystem, folder: Path, progress: Progress, *, until: int) -> Table:
-    return recover(fs, folder, progress, until).table
 
 
 def _old_backup(fs: FileSystem, destination: Path) -> Source | None:
@@ -159,6 +137,8 @@ class _Copy:
         self._whole: dict[str, int] = {}
         self._needed: set[Path] = set()
         self._folders: list[Path] = []
+        self._youngest = 0 if old is None else old.time or 0
+        """Time of the youngest record that was written before the clock was set back, 0 if it was not."""
         self.result = result
 
     def copy_shard(self, folder: Path, last: Path) -> None:
@@ -176,6 +156,10 @@ class _Copy:
                 self._fs.fsync_dir(self._destination / synced)
             return
         raise StorageError(f"the files of {self._directory / folder} change too fast to be copied, or are missing")
+
+    def move_time(self, folders: list[Path]) -> None:
+        """Let the backup stand for a moment at which all that was acknowledged before it began is in it."""
+        self.result.time = max(self.result.time, self._youngest, earliest_time(self._fs, folders))
 
     def finish(self, manifest: Manifest) -> None:
         """Let the copy count, then remove what only the last one needed."""
@@ -216,8 +200,11 @@ class _Copy:
         return files
 
     def _check_segment(self, path: Path, *, newest: bool) -> None:
-        for _ in read_segment(self._fs, path, first_number(self._fs, path) or 0, newest=newest, tail=Tail()):
-            pass
+        last = 0
+        for entry in read_segment(self._fs, path, first_number(self._fs, path) or 0, newest=newest, tail=Tail()):
+            if entry.time < last:
+                self._youngest = max(self._youngest, last)
+            last = entry.time
 
     def _copy(self, path: Path, *, whole: bool) -> bool:
         """Copy a file unless it is there; whether it was copied. `whole`: it will not change any more."""

@@ -64,6 +64,23 @@ def new_directory(fs: FileSystem, directory: Path, shards: int) -> Iterator[list
             raise StorageError(f"{directory} cannot be written: {error}") from error
 
 
+@contextmanager
+def next_generation(fs: FileSystem, directory: Path, old: Manifest, shards: int) -> Iterator[list[Path]]:
+    """Make another generation of a data directory; the folders of its shards, just begun. The caller holds the lock.
+
+    It replaces the old one, at once, when the block ends without an error; until then the old one counts.
+    """
+    new = Manifest(shards, old.generation + 1)
+    try:
+        remove_generations(fs, directory, keep=old.generation)
+        make_generation(fs, directory, new)
+        yield new.folders(directory)
+        write_manifest(fs, directory, new)
+        remove_generations(fs, directory, keep=new.generation)
+    except OSError as error:
+        raise StorageError(f"{directory} cannot be written: {error}") from error
+
+
 def _refuse_content(fs: FileSystem, directory: Path) -> None:
     if not fs.exists(directory):
         return

@@ -2,6 +2,9 @@
 
 Not only what a start would read: also the snapshots and segments that are kept for an earlier time, the siginfo texts,
 and what the shards say of each other. Changes nothing. Memory: the whole state.
+
+Beside a running server each shard is read alone: its files only grow, or go when a snapshot replaces them, and then
+the shard is read anew. What the shards say of each other differs from moment to moment, and is not compared.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from shardhash.shard.snapshot import check_snapshot
 from shardhash.shard.table import GC_MARK, Row, Table, unpack_item
 from shardhash.wire.hashes import Key, shard_of, slot_of, to_text
 
+ATTEMPTS = 5
+"""How often a shard is read that a running server changes meanwhile."""
+
 
 @dataclass(slots=True)
 class Verdict:
@@ -33,10 +39,13 @@ class Verdict:
     remarks: list[str] = field(default_factory=list)
 
 
-def verify(fs: FileSystem, folders: list[Path], progress: Progress) -> Verdict:
-    """Read the folders of all shards of a data directory, in order, while no server writes there."""
+def verify(fs: FileSystem, folders: list[Path], progress: Progress, until: int | None = None) -> Verdict:
+    """Read the folders of all shards, in order, while no server writes there.
+
+    `until`: the time (microseconds) that a backup stands for; the shards agree with each other as they were then.
+    """
     verdict = Verdict()
-    tables = [_verify_shard(fs, folder, verdict, progress) for folder in folders]
+    tables = [_verify_shard(fs, folder, verdict, progress, until) for folder in folders]
     whole = [table for table in tables if table is not None]
     if len(whole) == len(folders):
         progress("comparing the shards with each other")
@@ -45,6 +54,28 @@ def verify(fs: FileSystem, folders: list[Path], progress: Progress) -> Verdict:
     else:
         verdict.remarks.append("the shards were not compared with each other, since not all of them can be read")
     return verdict
+
+
+def verify_live(fs: FileSystem, folders: list[Path], progress: Progress) -> Verdict:
+    """The same while a server may write there; the shards are not compared with each other. Memory: one shard."""
+    verdict = Verdict(remarks=["a server is running: each shard was read alone, not compared with the others"])
+    for folder in folders:
+        found = _verify_changing_shard(fs, folder, progress)
+        verdict.counts.update(found.counts)
+        verdict.damage += found.damage
+    return verdict
+
+
+def _verify_changing_shard(fs: FileSystem, folder: Path, progress: Progress) -> Verdict:
+    for _ in range(ATTEMPTS - 1):
+        found, before = Verdict(), list_shard(fs, folder)
+        _verify_shard(fs, folder, found, progress)
+        if not found.damage or list_shard(fs, folder) == before:
+            return found
+        progress(f"{folder}: a snapshot was written meanwhile; reading it anew")
+    found = Verdict()
+    _verify_shard(fs, folder, found, progress)
+    return found
 
 
 def describe(verdict: Verdict, manifest: Manifest) -> str:
@@ -58,14 +89,16 @@ def describe(verdict: Verdict, manifest: Manifest) -> str:
     )
 
 
-def _verify_shard(fs: FileSystem, folder: Path, verdict: Verdict, progress: Progress) -> Table | None:
+def _verify_shard(
+    fs: FileSystem, folder: Path, verdict: Verdict, progress: Progress, until: int | None = None
+) -> Table | None:
     """Check the files of one shard; its table, None when it cannot be had."""
     progress(f"reading {folder}")
     before = len(verdict.damage)
     try:
         _verify_snapshots(fs, folder, verdict)
         _verify_log(fs, folder, verdict)
-        found = recover(fs, folder, progress)
+        found = recover(fs, folder, progress, until)
         verdict.remarks += found.remarks
         found.table.check()
     except FileNotFoundError as error:

@@ -1,0 +1,109 @@
+"""Restore: a data directory as a backup, or another data directory, has it or had it earlier.
+
+Over a directory that is there it goes like this, so that neither the folder's owner nor its mount point changes:
+
+1. The state is read from the source, written as the next generation of the directory, and verified.
+2. The present generation gets a second name under ``aside-TIME`` (hard links, or copies where there are none), with a
+   manifest: the folder is a data directory of its own.
+3. The manifest names the new generation. Killed before, the directory is as it was; after, as it is to be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from shardhash.admin.backup import copy_file, earliest_time, source_of, text_of
+from shardhash.admin.directory import new_directory, next_generation
+from shardhash.admin.verify import verify
+from shardhash.errors import ConfigError, StorageError
+from shardhash.shard.files import LOCK, generation_folder
+from shardhash.shard.fs import FileSystem
+from shardhash.shard.manifest import Manifest, lock_directory, read_manifest, write_manifest
+from shardhash.shard.recovery import Progress, recover
+from shardhash.shard.reshard import reshard
+from shardhash.shard.table import Table
+
+
+def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, progress: Progress) -> int | None:
+    """Make a new data directory of a backup, or of another data directory that keeps enough.
+
+    `until` (microseconds since 1970 UTC): as it was then; else the newest state there is. Returns the time it stands
+    for, None for the newest state of a data directory. ConfigError when `directory` is not empty, `until` is too early
+    or a server writes to the source; DamageError when the source is damaged, StorageError when a disk refuses.
+    """
+    found = source_of(fs, source)
+    with _kept_still(source), new_directory(fs, directory, found.manifest.shards) as new:
+        return _write_state(fs, source, new, until, progress)
+
+
+def restore_over(
+    fs: FileSystem, source: Path, directory: Path, until: int | None, stamp: str, progress: Progress
+) -> tuple[int | None, Path]:
+    """The same in the place of what a data directory holds, which stays in a folder that `stamp` names; that too.
+
+    `source` may be the directory itself, to go back in time.
+    """
+    with lock_directory(directory):
+        old = read_manifest(fs, directory)
+        if old is None:
+            raise ConfigError(f"{directory} is no data directory, and is left alone; name a new one")
+        same = source.resolve() == directory.resolve()
+        with nullcontext() if same else _kept_still(source):
+            shards = source_of(fs, source).manifest.shards
+            with next_generation(fs, directory, old, shards) as new:
+                moment = _write_state(fs, source, new, until, progress)
+                aside = directory / f"aside-{stamp}"
+                _link_aside(fs, directory, old, aside)
+    return moment, aside
+
+
+def _write_state(fs: FileSystem, source: Path, new: list[Path], until: int | None, progress: Progress) -> int | None:
+    """Write the state of a source to new shards, and verify them; the time it stands for."""
+    found = source_of(fs, source)
+    folders = found.manifest.folders(source)
+    moment = found.time if until is None else until if found.time is None else min(until, found.time)
+    if moment is not None and moment < (earliest := earliest_time(fs, folders)):
+        raise ConfigError(f"{source} goes back to {text_of(earliest)}, not to {text_of(moment)}")
+    # The shards of a backup were copied one after the other: a row may be there before its index item.
+    reshard(fs, folders, new, progress, read=partial(_read_until, until=moment), reindex=True)
+    damage = verify(fs, new, progress).damage
+    if damage:
+        raise StorageError("what was restored does not verify: " + "; ".join(damage))
+    return moment
+
+
+def _read_until(fs: FileSystem, folder: Path, progress: Progress, *, until: int | None) -> Table:
+    return recover(fs, folder, progress, until).table
+
+
+@contextmanager
+def _kept_still(source: Path) -> Iterator[None]:
+    """Keep servers and backups off a source; nobody writes to one that cannot be written to."""
+    path = source / LOCK
+    if os.access(path, os.W_OK):
+        with lock_directory(source):
+            yield
+    else:
+        yield
+
+
+def _link_aside(fs: FileSystem, directory: Path, old: Manifest, aside: Path) -> None:
+    """Give the present generation a second name in a new folder, durably."""
+    fs.mkdir(aside)
+    generation = generation_folder(aside, old.generation)
+    fs.mkdir(generation)
+    for folder, target in zip(old.folders(directory), old.folders(aside), strict=True):
+        fs.mkdir(target)
+        for name in fs.listdir(folder) if fs.exists(folder) else []:
+            try:
+                (target / name).hardlink_to(folder / name)
+            except OSError:
+                copy_file(fs, folder / name, target / name)
+        fs.fsync_dir(target)
+    fs.fsync_dir(generation)
+    write_manifest(fs, aside, old)
+    fs.fsync_dir(directory)
