@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard.files import LOCK, MANIFEST, UNFINISHED, generation_folder, shard_folder
+from shardhash.shard.files import LOCK, MANIFEST, TEMPORARY, UNFINISHED, generation_folder, shard_folder
 from shardhash.shard.fs import FileSystem, replace_file
 from shardhash.shard.recovery import EMPTY_SEGMENT, Progress, begin_shard
 from shardhash.shard.reshard import reshard
@@ -79,6 +79,8 @@ def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Pr
 
 def _prepare(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:
     manifest = read_manifest(fs, directory)
+    if fs.exists(directory / (MANIFEST + TEMPORARY)):
+        fs.unlink(directory / (MANIFEST + TEMPORARY))
     if manifest is None:
         if fs.exists(directory / UNFINISHED):
             raise ConfigError(f"a restore or load into {directory} did not finish; run it again")
