@@ -1,0 +1,73 @@
+"""A disk without space, as a real server meets it: reports are refused in words, lookups go on, and it heals.
+
+The limit on the size of files (RLIMIT_FSIZE) stands in for the disk: a write is cut short and the next one fails.
+"""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shardhash.client import AsyncClient, create_async_client
+from shardhash.errors import InvokeError
+from tests.servers import ServerProcess
+
+METHOD = "m"
+LIMIT = 6_000
+"""Bytes that a file may have: a dozen records."""
+
+
+def hash_of(number: int) -> str:
+    return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}" * 2
+
+
+def limit_files(server: ServerProcess, size: int) -> None:
+    for worker in psutil.Process(server.process.pid).children():
+        worker.rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+async def report(client: AsyncClient, number: int) -> str:
+    details = {"PN": "p", "task": "do_x", "outhash_siginfo": f"siginfo {number}"}
+    answer = await client.report_unihash(hash_of(number), METHOD, hash_of(-number), hash_of(number), details)
+    unihash: str = answer["unihash"]
+    return unihash
+
+
+async def check(address: str, acknowledged: dict[int, str], count: int) -> None:
+    async with await create_async_client(address) as client:
+        for number in range(1, count + 1):
+            found = await client.get_unihash(METHOD, hash_of(number))
+            assert found == acknowledged.get(number), number
+            row = await client.get_taskhash(METHOD, hash_of(number), all_properties=True)
+            assert (row is not None) == (number in acknowledged)
+            assert row is None or row["outhash_siginfo"] == f"siginfo {number}"
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "ws://127.0.0.1:0"])
+async def test_a_full_disk_refuses_reports_until_there_is_space(tmp_path: Path, bind: str) -> None:
+    arguments = ("--data", str(tmp_path / "data"), "--workers", "2")
+    acknowledged: dict[int, str] = {}
+    with ServerProcess(*arguments, binds=[bind]) as server:
+        limit_files(server, LIMIT)
+        refusals = []
+        for number in range(1, 61):
+            async with await create_async_client(server.address) as client:
+                try:
+                    acknowledged[number] = await report(client, number)
+                except InvokeError as error:
+                    refusals.append(str(error))
+        assert acknowledged
+        assert len(refusals) > 10
+        assert all("cannot be written" in refusal for refusal in refusals)
+        await check(server.address, acknowledged, 60)
+        limit_files(server, resource.RLIM_INFINITY)
+        async with await create_async_client(server.address) as client:
+            for number in range(31, 61):
+                acknowledged[number] = await report(client, number)
+        await check(server.address, acknowledged, 60)
+        server.kill()
+    with ServerProcess(*arguments, binds=[bind]) as server:
+        await check(server.address, acknowledged, 60)
