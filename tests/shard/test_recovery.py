@@ -160,6 +160,25 @@ def test_the_set_number_of_snapshots_is_kept_with_what_they_need() -> None:
     assert [head.segment for head in heads] == listing.snapshots
 
 
+def test_a_row_whose_mapping_comes_during_a_snapshot_is_in_it() -> None:
+    """It is among those without a mapping when the walk begins, and no longer when the walk gets to them."""
+    fs = FaultyFileSystem()
+    life = Life(fs)
+    life.begin()
+    shard = life.open()
+    life.report()
+    life.commit([("row", "method", digest(50), digest(51), 1, *[None] * 5, 0, None, "")])
+    job: Any = shard.begin_snapshot()
+    job._chunks = chunks.freeze(shard.table, 1)
+    assert job.step()
+    life.commit([("map", "method", digest(50), digest(50), "")])
+    while job.step():
+        pass
+    job.seal()
+    life.open()
+    life.check()
+
+
 def test_a_snapshot_that_nobody_went_on_with_is_dropped() -> None:
     """The group in which it was begun may be refused, and whoever asked for it never hears of it."""
     fs = FaultyFileSystem()
