@@ -2,7 +2,7 @@
 
 A backup has the folders and files of a data directory, and ``backup.json`` in the place of the manifest::
 
-    {"format": 1, "shards": N, "generation": G, "time": T, "whole": {name: bytes}}
+    {"format": 1, "shards": N, "generation": G, "time": T, "files": {name: bytes or null}}
 
 T (microseconds since 1970 UTC) is when it was begun, and it stands for the state of that moment: the files of one
 shard are copied after those of another, so records that are younger than T may be in it, and restoring leaves them
@@ -10,17 +10,19 @@ out. A report makes its index item durable before its row, on whichever shards; 
 the log before T. Two things move T on: records that are younger already, because the clock was set back since they
 were written; and a live server that meanwhile replaced every snapshot that is older than T.
 
-`whole` lists the files that will not change any more, with their size: they are not copied again if they are there
-as they began. All others are copied. The new ``backup.json`` replaces the old one only when everything it needs is
-there, and only then go files that it does not need. So a backup that was cut short leaves the one before as it was.
+`files` lists what belongs to the backup; all else in its folders was left by one that was cut short, and is not looked
+at. Files that will not change any more have their size there: they are not copied again if they are as they were. All
+others are copied, and only grow. The new ``backup.json`` replaces the old one when everything it lists is there and was
+read back, and only then go files that it does not list. So one that was cut short leaves the one before as it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
@@ -39,6 +41,9 @@ ATTEMPTS = 10
 _PIECE = 1 << 20
 _BEGINNING = 256
 """Bytes in which two files differ that are not the same: they hold the time of a snapshot or of a first record."""
+Files: TypeAlias = dict[str, int | None]
+"""Names of files relative to a data directory; the bytes of one that will not change any more, None for others."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -53,29 +58,61 @@ class Result:
 
 
 class Source(NamedTuple):
-    """What can be restored: a data directory or a backup. `time` is that of a backup, None otherwise."""
+    """What can be restored: a data directory or a backup. `time` is that of a backup, None otherwise.
+
+    `fs` shows what belongs to it; read its folders through that.
+    """
 
     manifest: Manifest
     time: int | None
-    whole: dict[str, int]
+    files: Files
+    fs: FileSystem
+
+
+class _Listed:
+    """A file system in which a backup's folders show nothing but its files."""
+
+    def __init__(self, fs: FileSystem, directory: Path, files: Files) -> None:
+        self._fs = fs
+        self._shown = {directory / name for name in files}
+        self._folders = {path.parent for path in self._shown}
+        self.create, self.modify, self.read, self.rename, self.unlink = (
+            fs.create,
+            fs.modify,
+            fs.read,
+            fs.rename,
+            fs.unlink,
+        )
+        self.size, self.exists, self.mkdir, self.rmdir, self.fsync_dir = (
+            fs.size,
+            fs.exists,
+            fs.mkdir,
+            fs.rmdir,
+            fs.fsync_dir,
+        )
+
+    def listdir(self, path: Path) -> list[str]:
+        """See FileSystem."""
+        names = self._fs.listdir(path)
+        return [name for name in names if path / name in self._shown] if path in self._folders else names
 
 
 def source_of(fs: FileSystem, directory: Path) -> Source:
     """What lies in a folder. ConfigError when it is neither a data directory nor a backup, DamageError for nonsense."""
     path = directory / BACKUP
     if not fs.exists(path):
-        return Source(manifest_of(fs, directory), None, {})
+        return Source(manifest_of(fs, directory), None, {}, fs)
     with fs.read(path) as file:
         text = file.read()
     try:
         found = orjson.loads(text)
         version, manifest = found["format"], Manifest(int(found["shards"]), int(found["generation"]))
-        source = Source(manifest, int(found["time"]), dict(found["whole"]))
+        time, files = int(found["time"]), dict(found["files"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise DamageError(path, 0, "it is damaged", "take another backup, or repair this one") from None
     if version != FORMAT:
         raise ConfigError(f"{directory} is a backup of format {version}, this shardhash reads {FORMAT}")
-    return source
+    return Source(manifest, time, files, _Listed(fs, directory, files))
 
 
 def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progress) -> Result:
@@ -93,7 +130,7 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
             for number, folder in enumerate(manifest.folders(Path())):
                 copy.copy_shard(folder, last=folder.parent)
                 progress(f"copied shard {number + 1} of {manifest.shards}")
-            copy.move_time(manifest.folders(destination))
+            copy.move_time(manifest)
             if manifest_of(fs, directory) != manifest:
                 raise StorageError(f"{directory} was resharded meanwhile; run the backup again")
             copy.finish(manifest)
@@ -133,9 +170,8 @@ class _Copy:
         self._fs = fs
         self._directory = directory
         self._destination = destination
-        self._old = {} if old is None else old.whole
-        self._whole: dict[str, int] = {}
-        self._needed: set[Path] = set()
+        self._old = {} if old is None else old.files
+        self._files: Files = {}
         self._folders: list[Path] = []
         self._youngest = 0 if old is None else old.time or 0
         """Time of the youngest record that was written before the clock was set back, 0 if it was not."""
@@ -150,16 +186,18 @@ class _Copy:
                 files = self._copy_files(folder)
             except FileNotFoundError:
                 continue  # a snapshot was finished meanwhile, and what it replaces is gone
-            self._needed |= files
+            self._files |= files
             self._folders.append(folder)
             for synced in (folder, last, Path()):
                 self._fs.fsync_dir(self._destination / synced)
             return
         raise StorageError(f"the files of {self._directory / folder} change too fast to be copied, or are missing")
 
-    def move_time(self, folders: list[Path]) -> None:
+    def move_time(self, manifest: Manifest) -> None:
         """Let the backup stand for a moment at which all that was acknowledged before it began is in it."""
-        self.result.time = max(self.result.time, self._youngest, earliest_time(self._fs, folders))
+        listed = _Listed(self._fs, self._destination, self._files)
+        earliest = earliest_time(listed, manifest.folders(self._destination))
+        self.result.time = max(self.result.time, self._youngest, earliest)
 
     def finish(self, manifest: Manifest) -> None:
         """Let the copy count, then remove what only the last one needed."""
@@ -168,58 +206,59 @@ class _Copy:
             "shards": manifest.shards,
             "generation": manifest.generation,
             "time": self.result.time,
-            "whole": self._whole,
+            "files": self._files,
         }
         replace_file(self._fs, self._destination / BACKUP, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
         remove_generations(self._fs, self._destination, keep=manifest.generation)
         for folder in self._folders:
             for name in self._fs.listdir(self._destination / folder):
-                if folder / name not in self._needed:
+                if str(folder / name) not in self._files:
                     self._fs.unlink(self._destination / folder / name)
 
-    def _copy_files(self, folder: Path) -> set[Path]:
-        """Copy what the folder holds; the names. Snapshots before the segments that they need, texts after both."""
+    def _copy_files(self, folder: Path) -> Files:
+        """Copy what the folder holds."""
         listing = list_shard(self._fs, self._directory / folder)
-        files = set()
+        files: Files = {}
         for number in listing.snapshots:
-            path = folder / snapshot_name(number)
-            if self._copy(path, whole=True):
-                check_snapshot(self._fs, self._destination / path)
-            files.add(path)
+            self._copy(folder / snapshot_name(number), files, self._check_snapshot)
         for number in listing.segments:
-            path = folder / segment_name(number)
             newest = number == listing.segments[-1]
-            if self._copy(path, whole=not newest):
-                self._check_segment(self._destination / path, newest=newest)
-            files.add(path)
-        texts = list_shard(self._fs, self._directory / folder).siginfos  # a row is younger than its text
+            check = self._check_newest_segment if newest else self._check_segment
+            self._copy(folder / segment_name(number), files, check, may_change=newest)
+        # The texts at last: a row is younger than its text.
+        texts = list_shard(self._fs, self._directory / folder).siginfos
         for number in texts:
-            path = folder / siginfo_name(number)
-            self._copy(path, whole=number != texts[-1])
-            files.add(path)
+            self._copy(folder / siginfo_name(number), files, lambda _path: None, may_change=number == texts[-1])
         return files
 
-    def _check_segment(self, path: Path, *, newest: bool) -> None:
+    def _check_snapshot(self, path: Path) -> None:
+        check_snapshot(self._fs, path)
+
+    def _check_segment(self, path: Path, *, newest: bool = False) -> None:
         last = 0
         for entry in read_segment(self._fs, path, first_number(self._fs, path) or 0, newest=newest, tail=Tail()):
             if entry.time < last:
                 self._youngest = max(self._youngest, last)
             last = entry.time
 
-    def _copy(self, path: Path, *, whole: bool) -> bool:
-        """Copy a file unless it is there; whether it was copied. `whole`: it will not change any more."""
-        name, target = str(path), self._destination / path
-        size = self._fs.size(self._directory / path)
-        if whole:
-            self._whole[name] = size
-            if self._old.get(name) == size and self._is_same(self._directory / path, target):
-                self.result.kept += 1
-                return False
+    def _check_newest_segment(self, path: Path) -> None:
+        self._check_segment(path, newest=True)
+
+    def _copy(self, path: Path, files: Files, check: Callable[[Path], None], *, may_change: bool = False) -> None:
+        """Copy a file unless it is there, and enter it in `files`. What does not read back does not get its name."""
+        name, source, target = str(path), self._directory / path, self._destination / path
+        size = files[name] = None if may_change else self._fs.size(source)
+        if size is not None and self._old.get(name) == size and self._is_same(source, target):
+            self.result.kept += 1
+            return
         temporary = target.with_name(target.name + TEMPORARY)
-        self.result.size += copy_file(self._fs, self._directory / path, temporary)
+        self.result.size += copy_file(self._fs, source, temporary)
+        try:
+            check(temporary)
+        except DamageError as error:
+            raise DamageError(source, error.offset, error.what, error.hint) from None
         self._fs.rename(temporary, target)
         self.result.copied += 1
-        return True
 
     def _is_same(self, path: Path, target: Path) -> bool:
         """Whether a whole file was copied before; a directory that was restored meanwhile has the same names again."""

@@ -36,7 +36,7 @@ def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, pr
     or a server writes to the source; DamageError when the source is damaged, StorageError when a disk refuses.
     """
     found = source_of(fs, source)
-    with _kept_still(source), new_directory(fs, directory, found.manifest.shards) as new:
+    with kept_still(source), new_directory(fs, directory, found.manifest.shards) as new:
         return _write_state(fs, source, new, until, progress)
 
 
@@ -52,7 +52,7 @@ def restore_over(
         if old is None:
             raise ConfigError(f"{directory} is no data directory, and is left alone; name a new one")
         same = source.resolve() == directory.resolve()
-        with nullcontext() if same else _kept_still(source):
+        with nullcontext() if same else kept_still(source):
             shards = source_of(fs, source).manifest.shards
             with next_generation(fs, directory, old, shards) as new:
                 moment = _write_state(fs, source, new, until, progress)
@@ -66,10 +66,10 @@ def _write_state(fs: FileSystem, source: Path, new: list[Path], until: int | Non
     found = source_of(fs, source)
     folders = found.manifest.folders(source)
     moment = found.time if until is None else until if found.time is None else min(until, found.time)
-    if moment is not None and moment < (earliest := earliest_time(fs, folders)):
+    if moment is not None and moment < (earliest := earliest_time(found.fs, folders)):
         raise ConfigError(f"{source} goes back to {text_of(earliest)}, not to {text_of(moment)}")
     # The shards of a backup were copied one after the other: a row may be there before its index item.
-    reshard(fs, folders, new, progress, read=partial(_read_until, until=moment), reindex=True)
+    reshard(found.fs, folders, new, progress, read=partial(_read_until, until=moment), reindex=True)
     damage = verify(fs, new, progress).damage
     if damage:
         raise StorageError("what was restored does not verify: " + "; ".join(damage))
@@ -81,7 +81,7 @@ def _read_until(fs: FileSystem, folder: Path, progress: Progress, *, until: int 
 
 
 @contextmanager
-def _kept_still(source: Path) -> Iterator[None]:
+def kept_still(source: Path) -> Iterator[None]:
     """Keep servers and backups off a source; nobody writes to one that cannot be written to."""
     path = source / LOCK
     if os.access(path, os.W_OK):

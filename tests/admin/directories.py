@@ -11,7 +11,7 @@ import orjson
 
 from shardhash.admin.directory import manifest_of
 from shardhash.shard.fs import FileSystem
-from shardhash.shard.manifest import prepare_directory
+from shardhash.shard.manifest import Manifest, prepare_directory
 from shardhash.shard.records import Record
 from shardhash.shard.recovery import Shard, open_shard, recover
 from shardhash.shard.siginfo import read_siginfo
@@ -86,19 +86,19 @@ class Writer:
             shard.close()
 
 
-def facts(fs: FileSystem, directory: Path) -> set[bytes]:
+def facts(fs: FileSystem, directory: Path, manifest: Manifest | None = None, until: int | None = None) -> set[bytes]:
     """Everything that a data directory holds, whatever the number of its shards, siginfo texts included."""
     found = set()
-    for folder in manifest_of(fs, directory).folders(directory):
-        table = recover(fs, folder).table
+    for folder in (manifest or manifest_of(fs, directory)).folders(directory):
+        table = recover(fs, folder, until=until).table
         found |= {orjson.dumps(fact) for fact in table._facts()} | texts(fs, folder, table)
     return found
 
 
 def texts(fs: FileSystem, folder: Path, table: Table) -> set[bytes]:
     found = set()
-    for part in table.methods.values():
+    for method, part in table.methods.items():
         for taskhash in part.rows:
-            for row in table.rows(METHOD, taskhash):
+            for row in table.rows(method, taskhash):
                 found.add(orjson.dumps([str(taskhash), str(row.outhash), read_siginfo(fs, folder, row.siginfo)]))
     return found

@@ -1,0 +1,196 @@
+"""Backups: of a stopped and of a live server, brought up to date, cut short, and never worth less than the last one."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from shardhash.admin import backup as backup_module
+from shardhash.admin.backup import backup, source_of
+from shardhash.admin.restore import restore
+from shardhash.admin.verify import verify
+from shardhash.client import create_client
+from shardhash.errors import ConfigError, DamageError
+from shardhash.shard.files import BACKUP, list_shard, segment_path
+from shardhash.shard.fs import OsFileSystem
+from tests.admin.directories import Writer, facts, silent
+from tests.servers import ServerProcess
+from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
+
+FS = OsFileSystem()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def restored(backup_: Path, target: Path) -> set[bytes]:
+    restore(FS, backup_, target, None, silent)
+    return facts(FS, target)
+
+
+def test_only_what_changed_is_copied_again(data: Path, tmp_path: Path) -> None:
+    target = tmp_path / "backup"
+    writer = Writer(FS, data)
+    writer.fill(range(1, 60))
+    writer.snapshot()
+    writer.fill(range(60, 100))
+    first = backup(FS, data, target, silent)
+    assert first.kept == 0
+    assert restored(target, tmp_path / "one") == facts(FS, data)
+    writer.fill(range(100, 110))
+    second = backup(FS, data, target, silent)
+    assert second.time > first.time
+    assert second.kept >= 8
+    assert second.copied <= 8
+    assert restored(target, tmp_path / "two") == facts(FS, data)
+    writer.snapshot()
+    writer.snapshot()
+    backup(FS, data, target, silent)
+    ours = {path.relative_to(data) for path in data.rglob("*-*.*")}
+    assert {path.relative_to(target) for path in target.rglob("*-*.*")} == ours, "what nobody needs is still there"
+    assert restored(target, tmp_path / "three") == facts(FS, data)
+    writer.close()
+
+
+def test_a_backup_can_be_verified_and_is_no_data_directory(data: Path, tmp_path: Path) -> None:
+    writer = Writer(FS, data)
+    writer.fill(range(1, 30))
+    result = backup(FS, data, tmp_path / "backup", silent)
+    found = source_of(FS, tmp_path / "backup")
+    assert found.time == result.time
+    assert verify(found.fs, found.manifest.folders(tmp_path / "backup"), silent, found.time).damage == []
+    with pytest.raises(DamageError, match="manifest"):
+        Writer(FS, tmp_path / "backup")
+
+
+def test_another_directory_of_the_same_names_is_copied_whole(data: Path, tmp_path: Path) -> None:
+    """As after a restore: numbers of files begin anew, and some have the size of those in the backup."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for directory, numbers in ((data, range(10, 40)), (other, range(50, 80))):
+        writer = Writer(FS, directory)
+        writer.fill(numbers)
+        writer.snapshot()
+        writer.close()
+    backup(FS, data, tmp_path / "backup", silent)
+    backup(FS, other, tmp_path / "backup", silent)
+    assert restored(tmp_path / "backup", tmp_path / "restored") == facts(FS, other)
+
+
+def test_damage_is_not_backed_up(data: Path, tmp_path: Path) -> None:
+    writer = Writer(FS, data)
+    writer.fill(range(1, 30))
+    backup(FS, data, tmp_path / "backup", silent)
+    before = facts(FS, data)
+    writer.fill(range(30, 90))
+    log = segment_path(writer.folders[0], list_shard(FS, writer.folders[0]).segments[-2])
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 1
+    log.write_bytes(content)
+    with pytest.raises(DamageError, match="damaged"):
+        backup(FS, data, tmp_path / "backup", silent)
+    assert restored(tmp_path / "backup", tmp_path / "restored") == before
+
+
+def test_what_is_no_backup_is_left_alone(data: Path, tmp_path: Path) -> None:
+    Writer(FS, data).close()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").touch()
+    with pytest.raises(ConfigError, match="no backup"):
+        backup(FS, data, tmp_path / "home", silent)
+    with pytest.raises(ConfigError, match="no backup"):
+        backup(FS, data, data, silent)
+    with pytest.raises(ConfigError, match="no data directory"):
+        backup(FS, tmp_path / "home", tmp_path / "backup", silent)
+
+
+@pytest.mark.parametrize("survives", ["synced", "all", "part"])
+def test_power_cut_before_every_operation(survives: Survives, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state restored is that of the last backup that ended, or the one that was under way."""
+    monkeypatch.setattr(backup_module, "lock_directory", lambda _directory: nullcontext())
+    monkeypatch.setattr(backup_module, "make_directory", lambda fs, directory: fs.mkdir(directory))
+    data, target = Path("/data"), Path("/backup")
+    number, finished = 0, False
+    while not finished:
+        fs = FaultyFileSystem()
+        fs.mkdir(data)
+        fs.mkdir(target)
+        fs.root.sync()
+        writer = Writer(fs, data, segment_size=1500)
+        writer.fill(range(1, 8))
+        backup(fs, data, target, silent)
+        first = state_of(fs, target)
+        writer.snapshot()
+        writer.fill(range(8, 14))
+        writer.snapshot()
+        writer.snapshot()
+        fs.cut_before(number)
+        try:
+            backup(fs, data, target, silent)
+            finished = True
+        except PowerCutError:
+            pass
+        fs.power_cut(survives, random.Random(number))
+        second = facts(fs, data)
+        assert first != second
+        assert state_of(fs, target) == (second if fs.exists(target / BACKUP) and newer(fs, target, writer) else first)
+        backup(fs, data, target, silent)  # it is run again
+        assert state_of(fs, target) == second
+        number += 1
+    assert number > 30
+
+
+def newer(fs: FaultyFileSystem, target: Path, writer: Writer) -> bool:
+    """Whether the second backup counts: only it knows the newest snapshots."""
+    newest = list_shard(fs, writer.folders[0]).snapshots[-1]
+    return any(f"snapshot-{newest:010}" in name for name in source_of(fs, target).files)
+
+
+def state_of(fs: FaultyFileSystem, target: Path) -> set[bytes]:
+    found = source_of(fs, target)
+    return facts(found.fs, target, found.manifest, found.time)
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(60, marks=pytest.mark.soak)])
+def test_of_a_live_server(data: Path, tmp_path: Path, start_server: Callable[..., ServerProcess], rounds: int) -> None:
+    """Everything acknowledged before a backup began is in it, no report is half there, and shards agree."""
+    server = start_server("--data", str(data), "--workers", "2", "--snapshot-bytes", "20K")
+    acknowledged: list[list[str]] = [[] for _ in range(3)]
+    stop = threading.Event()
+
+    def report(number: int) -> None:
+        with create_client(server.address) as client:
+            for count in range(1_000_000):
+                if stop.is_set():
+                    break
+                taskhash = f"{number:02x}{count:062x}"[::-1]
+                outhash = f"{count // 3:064x}"[::-1]  # shared with the other threads
+                client.report_unihash(taskhash, "m", outhash, taskhash, {"outhash_siginfo": taskhash * 3})
+                acknowledged[number].append(taskhash)
+
+    threads = [threading.Thread(target=report, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round_ in range(rounds):
+            while min(map(len, acknowledged)) < 100 * (round_ + 1):
+                threads[0].join(0.01)
+            before = [list(hashes) for hashes in acknowledged]
+            backup(FS, data, tmp_path / "backup", silent)
+            target = tmp_path / f"restored-{round_}"
+            restore(FS, tmp_path / "backup", target, None, silent)
+            has = {fact.split(b'"')[5].decode() for fact in facts(FS, target) if fact.startswith(b'["map"')}
+            missing = [taskhash for hashes in before for taskhash in hashes if taskhash not in has]
+            assert missing == []
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
