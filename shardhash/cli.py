@@ -12,6 +12,12 @@ COMMANDS = {
     "serve": ("shardhash.coordinator.cli", "main", "run a server"),
     "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
     "snapshot": ("shardhash.admin.cli", "snapshot", "have a running server write a snapshot now"),
+    "verify": ("shardhash.admin.cli", "verify", "check every file of a data directory or a backup"),
+    "repair": ("shardhash.admin.cli", "repair", "make a damaged data directory whole again"),
+    "backup": ("shardhash.admin.cli", "backup", "copy what a running or stopped server holds"),
+    "restore": ("shardhash.admin.cli", "restore", "make a data directory of a backup, or go back in time"),
+    "dump": ("shardhash.admin.cli", "dump", "write a data directory or a backup as JSON Lines"),
+    "load": ("shardhash.admin.cli", "load", "read JSON Lines into a data directory"),
 }
 """For each subcommand the module and the function that run it, and what it is for."""
 

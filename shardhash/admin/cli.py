@@ -1,16 +1,29 @@
-"""The subcommands that look after a data directory."""
+"""The subcommands that look after a data directory.
+
+Answers go to standard output, everything else to standard error. Exit status 0: done; 1: not done, or damage; 2: called
+wrongly. Modules that take long to import are imported when they are needed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from shardhash import options
 from shardhash.errors import ConfigError, ShardhashError
 from shardhash.options import Options
+
+PATIENCE = 2.0
+"""Seconds that a command may work before it tells how far it is."""
+PAUSE = 0.5
+"""Seconds between one such text and the next."""
+AT_ITS_TIME = "as of this time, ISO 8601: 2026-11-23T18:00 (UTC) or 2026-11-23T18:00+01:00; default: the newest state"
 
 
 def snapshot(arguments: Sequence[str]) -> int:
@@ -32,12 +45,182 @@ def snapshot(arguments: Sequence[str]) -> int:
     from shardhash.admin.snapshot import take_snapshot
     from shardhash.shard.fs import OsFileSystem
 
-    try:
+    def run() -> int:
         numbers = take_snapshot(OsFileSystem(), given.data, given.timeout, say)
-    except ShardhashError as error:
-        return _fail("snapshot", error)
-    print(f"{len(numbers)} snapshots are written")
-    return 0
+        print(f"{len(numbers)} snapshots are written")
+        return 0
+
+    return _run("snapshot", run)
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """``shardhash verify``."""
+    known = _command(
+        "verify",
+        "Read every file of a data directory or a backup, and check each checksum and what must hold between them."
+        " Changes nothing. Beside a running server each shard is checked alone, not against the others. Prints what is"
+        " there; exit status 1 and the file and offset of each damage if there is any.",
+    )
+    given = known.parse(arguments)
+    return _run("verify", lambda: _verify(given.data))
+
+
+def repair(arguments: Sequence[str]) -> int:
+    """``shardhash repair``."""
+    known = _command(
+        "repair",
+        "Make a damaged data directory whole again with everything in it that is sound. The server must be stopped."
+        " Nothing is destroyed: all files are copied to a folder aside-TIME in the directory first, which needs as much"
+        " space again, and stay there until you remove it. Without --yes it only says what is damaged. If there is a"
+        " backup, restoring it (shardhash restore) may lose less.",
+    )
+    known.switch("--yes", help="do it")
+    given = known.parse(arguments)
+    from shardhash.admin.repair import repair as repair_directory
+    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.manifest import lock_directory
+
+    def run() -> int:
+        with lock_directory(given.data):
+            done = repair_directory(OsFileSystem(), given.data, _stamp() if given.yes else None, telling())
+        for text in done.damage:
+            print(f"damaged: {text}")
+        for text in done.lost:
+            print(f"lost: {text}")
+        if not done.damage:
+            print("no damage; nothing was changed")
+        elif done.aside is None:
+            print(f"nothing was changed; to repair: shardhash repair --data {given.data} --yes")
+            return 1
+        else:
+            print(f"repaired; everything that was there is kept in {done.aside}")
+        return 0
+
+    return _run("repair", run)
+
+
+def backup(arguments: Sequence[str]) -> int:
+    """``shardhash backup``."""
+    known = _command(
+        "backup",
+        "Copy a data directory, of a running or a stopped server, to a folder; the copy stands for the moment at which"
+        " it was begun, on all shards. Run again with the same folder, it copies only what is new, and one that is cut"
+        " short leaves the last as it was. Give each day of the week a folder to be able to go back a week.",
+    )
+    known.parser.add_argument("destination", metavar="DEST", type=Path, help="folder of the backup; made if need be")
+    given = known.parse(arguments)
+    from shardhash.admin.backup import backup as make_backup
+    from shardhash.admin.backup import text_of
+    from shardhash.shard.fs import OsFileSystem
+
+    def run() -> int:
+        result = make_backup(OsFileSystem(), given.data, given.destination, telling())
+        print(
+            f"{given.destination} is a backup as of {text_of(result.time)}: {result.copied} files copied"
+            f" ({result.size:,} bytes), {result.kept} were there"
+        )
+        return 0
+
+    return _run("backup", run)
+
+
+def restore(arguments: Sequence[str]) -> int:
+    """``shardhash restore``."""
+    known = _command(
+        "restore",
+        "Make a data directory of a backup, or of a data directory whose server is stopped (also of itself, to go back"
+        " in time), and verify it. The server of DIR must be stopped. A directory that holds something is left alone"
+        " unless --force is given; what it held then stays in a folder aside-TIME in it.",
+        existing=False,
+    )
+    known.parser.add_argument("source", metavar="SRC", type=Path, help="backup or data directory to restore")
+    known.add("--until", metavar="TIME", convert=options.moment, help=AT_ITS_TIME)
+    known.switch("--force", help="also over a directory that holds something, which stays aside")
+    given = known.parse(arguments)
+    from shardhash.admin.backup import text_of
+    from shardhash.admin.restore import restore as restore_new
+    from shardhash.admin.restore import restore_over
+    from shardhash.shard.files import MANIFEST
+    from shardhash.shard.fs import OsFileSystem
+
+    def run() -> int:
+        fs, aside = OsFileSystem(), None
+        if given.force and (given.data / MANIFEST).exists():
+            moment, aside = restore_over(fs, given.source, given.data, given.until, _stamp(), telling())
+        else:
+            moment = restore_new(fs, given.source, given.data, given.until, telling())
+        state = "in its newest state" if moment is None else f"as of {text_of(moment)}"
+        print(f"{given.data} is {given.source} {state}, and verified")
+        if aside is not None:
+            print(f"what it held before is kept in {aside}")
+        return 0
+
+    return _run("restore", run)
+
+
+def dump(arguments: Sequence[str]) -> int:
+    """``shardhash dump``."""
+    known = _command(
+        "dump",
+        "Write everything that a data directory or a backup holds as JSON Lines: mappings, outhash rows, users (with"
+        " their salted token hashes), settings. The server must be stopped; of a running one, dump a backup.",
+    )
+    known.parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="where to; default: standard output")
+    given = known.parse(arguments)
+    from shardhash.admin.backup import source_of
+    from shardhash.admin.dump import dump as write_dump
+    from shardhash.admin.restore import kept_still
+    from shardhash.shard.fs import OsFileSystem
+
+    def run() -> int:
+        fs = OsFileSystem()
+        source = source_of(fs, given.data)
+        with kept_still(given.data), _output(given.file) as out:
+            counts = write_dump(source.fs, source.manifest.folders(given.data), out.write, telling(), until=source.time)
+        say(f"dumped {_counted(counts)}")
+        return 0
+
+    return _run("dump", run)
+
+
+def load(arguments: Sequence[str]) -> int:
+    """``shardhash load``."""
+    known = _command(
+        "load",
+        "Read a dump into a data directory, a new one or that of a stopped server. What is there already stays, so"
+        " loading twice changes nothing. It happens at once or not at all.",
+        existing=False,
+    )
+    known.parser.add_argument("file", metavar="FILE", type=Path, help="the dump; - for standard input")
+    known.add(
+        "--shards",
+        metavar="N",
+        convert=options.whole(1, 256),
+        help="number of shards (default: as many as there are, in a new directory one for each core)",
+    )
+    given = known.parse(arguments)
+    from shardhash.admin.directory import new_directory, next_generation
+    from shardhash.admin.dump import load as read_dump
+    from shardhash.shard.files import MANIFEST
+    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.manifest import lock_directory, read_manifest
+
+    def run() -> int:
+        fs = OsFileSystem()
+        with sys.stdin.buffer if str(given.file) == "-" else open(given.file, "rb") as lines:  # noqa: PTH123  # both alike
+            if not (given.data / MANIFEST).exists():
+                with new_directory(fs, given.data, given.shards or os.cpu_count() or 1) as folders:
+                    counts = read_dump(fs, lines, folders, telling())
+            else:
+                with lock_directory(given.data):
+                    old = read_manifest(fs, given.data)
+                    assert old is not None
+                    with next_generation(fs, given.data, old, given.shards or old.shards) as folders:
+                        counts = read_dump(fs, lines, folders, telling(), old.folders(given.data))
+        print(f"loaded {_counted(counts)} into {given.data}")
+        return 0
+
+    return _run("load", run)
 
 
 def say(text: str) -> None:
@@ -45,14 +228,83 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _command(name: str, description: str) -> Options:
+def telling() -> Callable[[str], None]:
+    """Progress of something that may be over at once: nothing for a while, then a text now and then."""
+    next_text = time.monotonic() + PATIENCE
+
+    def tell(text: str) -> None:
+        nonlocal next_text
+        if time.monotonic() >= next_text:
+            next_text = time.monotonic() + PAUSE
+            say(text)
+
+    return tell
+
+
+def _verify(data: Path) -> int:
+    from shardhash.admin.backup import source_of
+    from shardhash.admin.verify import describe, verify_live
+    from shardhash.admin.verify import verify as verify_stopped
+    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.manifest import lock_directory
+
+    fs = OsFileSystem()
+    source = source_of(fs, data)
+    folders = source.manifest.folders(data)
+    if _is_served(data):
+        verdict = verify_live(fs, folders, telling())
+    else:
+        with lock_directory(data) if os.access(data, os.W_OK) else nullcontext():
+            verdict = verify_stopped(source.fs, folders, telling(), source.time)
+    for text in verdict.remarks:
+        say(f"note: {text}")
+    for text in verdict.damage:
+        print(f"damaged: {text}")
+    print(describe(verdict, source.manifest))
+    return 1 if verdict.damage else 0
+
+
+def _is_served(data: Path) -> bool:
+    from shardhash.shard.manifest import holder_process
+
+    try:
+        return holder_process(data) is not None
+    except ConfigError:
+        return os.access(data, os.W_OK)  # by a server that is just starting, or on another host
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that takes its name when all is in it. Readable by its owner only."""
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return f"{counts['mappings']:,} mappings, {counts['rows']:,} outhash rows, {counts['entries']:,} users and settings"
+
+
+def _stamp() -> str:
+    """The present time in the name of a folder."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+
+def _command(name: str, description: str, *, existing: bool = True) -> Options:
     """The options of a subcommand, with the data directory that all of them need."""
     known = Options(argparse.ArgumentParser(f"shardhash {name}", description=description, allow_abbrev=False))
     known.add(
         "--data",
         "SHARDHASH_DATA",
         metavar="DIR",
-        convert=_existing,
+        convert=_existing if existing else Path,
         default=options.default_data(os.environ),
         help=f"the server's data directory (default {options.DEFAULT_DATA}, as for shardhash serve)",
     )
@@ -66,6 +318,13 @@ def _existing(text: str) -> Path:
     return path
 
 
-def _fail(name: str, error: Exception) -> int:
-    print(f"shardhash {name}: {error}", file=sys.stderr)
-    return 1
+def _run(name: str, work: Callable[[], int]) -> int:
+    """The exit status of a command, its errors said."""
+    try:
+        return work()
+    except (ShardhashError, OSError) as error:
+        print(f"shardhash {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"shardhash {name}: interrupted", file=sys.stderr)
+        return 130

@@ -26,7 +26,7 @@ import orjson
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.shard.fs import FileSystem
 from shardhash.shard.recovery import Progress, recover
-from shardhash.shard.reshard import NewShards
+from shardhash.shard.reshard import NewShards, gather
 from shardhash.shard.selection import columns
 from shardhash.shard.siginfo import read_siginfo
 from shardhash.shard.table import Row, Table
@@ -42,10 +42,16 @@ _DETAILS = ("owner", "PN", "PV", "PR", "task")
 _COUNTED = {"entry": "entries", "mapping": "mappings", "row": "rows"}
 
 
-def dump(fs: FileSystem, folders: Sequence[Path], write: Callable[[bytes], object], progress: Progress) -> Counter[str]:
+def dump(
+    fs: FileSystem,
+    folders: Sequence[Path],
+    write: Callable[[bytes], object],
+    progress: Progress,
+    until: int | None = None,
+) -> Counter[str]:
     """Write everything that the shards in these folders hold, a line a call; how many of each. Raises DamageError.
 
-    Memory: one shard.
+    `until`: as of this time (microseconds since 1970 UTC). Memory: one shard.
     """
     counts = Counter(dict.fromkeys(_COUNTED.values(), 0))
 
@@ -55,7 +61,7 @@ def dump(fs: FileSystem, folders: Sequence[Path], write: Callable[[bytes], objec
 
     write(orjson.dumps({"format": FORMAT, "version": VERSION}, option=orjson.OPT_APPEND_NEWLINE))
     for number, folder in enumerate(folders):
-        table = recover(fs, folder, progress).table
+        table = recover(fs, folder, progress, until).table
         if number == 0:
             _dump_entries(table, put)
         _dump_hashes(fs, folder, table, put)
@@ -64,9 +70,16 @@ def dump(fs: FileSystem, folders: Sequence[Path], write: Callable[[bytes], objec
     return counts
 
 
-def load(fs: FileSystem, lines: Iterable[bytes], folders: Sequence[Path], progress: Progress) -> Counter[str]:
+def load(
+    fs: FileSystem,
+    lines: Iterable[bytes],
+    folders: Sequence[Path],
+    progress: Progress,
+    present: Sequence[Path] = (),
+) -> Counter[str]:
     """Read a dump into new shards (`begin_shard`), durably; how many of each. ConfigError names the line that is wrong.
 
+    `present`: the folders of shards whose state is taken along; where both know something, they win, as with reports.
     Memory: the whole state.
     """
     shards = NewShards(fs, folders)
@@ -91,6 +104,7 @@ def load(fs: FileSystem, lines: Iterable[bytes], folders: Sequence[Path], progre
             progress(f"read {number:,} lines")
     if not ended:
         raise ConfigError("the dump is cut off: its last line is missing")
+    gather(fs, present, shards, progress)
     shards.finish(progress)
     return counts
 

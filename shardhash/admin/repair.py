@@ -46,15 +46,15 @@ class Repaired:
     aside: Path | None = None
 
 
-def repair(fs: FileSystem, directory: Path, stamp: str, progress: Progress) -> Repaired:
-    """Make a data directory whole again. The caller holds its lock; `stamp` names the folder of copies.
+def repair(fs: FileSystem, directory: Path, stamp: str | None, progress: Progress) -> Repaired:
+    """Make a data directory whole again; only look when `stamp`, which names the folder of copies, is None.
 
-    ConfigError when it is no data directory, StorageError when the disk refuses.
+    The caller holds its lock. ConfigError when it is no data directory, StorageError when the disk refuses.
     """
     try:
         manifest, damage = _find_manifest(fs, directory)
         result = Repaired(damage + verify(fs, manifest.folders(directory), progress).damage)
-        if result.damage:
+        if result.damage and stamp is not None:
             result.aside = directory / f"aside-{stamp}"
             _copy_aside(fs, directory, result.aside, progress)
             _rebuild(fs, directory, manifest, result.lost, progress)
@@ -146,6 +146,9 @@ class _Salvage:
             return recover(fs, folder, progress).table
         except DamageError as error:
             progress(f"{error}; taking what is sound")
+        if not fs.exists(folder):
+            self._tell(f"{folder}: the shard is missing, with all that was in it")
+            return Table()
         listing = list_shard(fs, folder)
         table, start, due = self._read_snapshots(fs, folder, listing.snapshots)
         for number in range(start, max(listing.segments, default=start) + 1):

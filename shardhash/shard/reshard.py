@@ -91,6 +91,21 @@ def reshard(
     from the rows instead of taken over.
     """
     shards = NewShards(fs, new)
+    gather(fs, old, shards, progress, read=read, read_text=read_text, reindex=reindex)
+    shards.finish(progress)
+
+
+def gather(
+    fs: FileSystem,
+    old: Sequence[Path],
+    shards: NewShards,
+    progress: Progress,
+    *,
+    read: ReadTable = read_table,
+    read_text: ReadText = read_siginfo,
+    reindex: bool = False,
+) -> None:
+    """Add what all old shards hold, in the place of what is there; see `reshard`."""
     for number, folder in enumerate(old):
         table = read(fs, folder, progress)
         _add_hashes(table, shards, partial(read_text, fs, folder))
@@ -101,7 +116,6 @@ def reshard(
         if number == 0:
             _add_entries(table, shards)
         progress(f"read shard {number + 1} of {len(old)}")
-    shards.finish(progress)
 
 
 def _add_hashes(table: Table, shards: NewShards, text_of: Callable[[int], str | None]) -> None:

@@ -1,0 +1,197 @@
+"""The offline tools as commands: what they print, their exit status, and what they refuse."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardhash import cli
+from shardhash.admin.cli import PATIENCE, telling
+from shardhash.client import create_client
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.manifest import lock_directory
+from tests.admin.directories import Writer, facts, hash_of
+from tests.servers import ServerProcess
+
+FS = OsFileSystem()
+
+
+class Shell:
+    """Runs commands on a data directory, and remembers what they printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], data: Path) -> None:
+        self._capsys = capsys
+        self.data = data
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: object, data: Path | None = None) -> int:
+        status = cli.main([*map(str, arguments), "--data", str(data or self.data)])
+        self.out, self.err = self._capsys.readouterr()
+        return status
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
+    (tmp_path / "data").mkdir(mode=0o700)
+    writer = Writer(FS, tmp_path / "data")
+    writer.fill(range(1, 30))
+    writer.snapshot()
+    writer.fill(range(30, 40))
+    writer.close()
+    return Shell(capsys, tmp_path / "data")
+
+
+def damage(path: Path, offset: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+def a_segment(data: Path) -> Path:
+    """One that is full, behind the snapshot."""
+    shard = next(data.glob("generation-*/shard-000"))
+    return sorted(shard.glob("*.log"))[-2]
+
+
+def test_verify_and_repair(shell: Shell) -> None:
+    assert shell("verify") == 0
+    assert shell.out.startswith("no damage: 2 shards, 37 mappings, 39 outhash rows, ")
+    assert shell("repair") == 0
+    assert shell.out == "no damage; nothing was changed\n"
+    path = a_segment(shell.data)
+    damage(path)
+    before = path.read_bytes()
+    for arguments in (["verify"], ["repair"]):
+        assert shell(*arguments) == 1
+        assert f"damaged: {path}: at byte " in shell.out
+        assert path.read_bytes() == before
+    assert shell.out.endswith(f"nothing was changed; to repair: shardhash repair --data {shell.data} --yes\n")
+    assert shell("repair", "--yes") == 0
+    assert "lost: " in shell.out
+    (aside,) = shell.data.glob("aside-*")
+    assert f"everything that was there is kept in {aside}" in shell.out
+    assert (aside / path.relative_to(shell.data)).read_bytes() == before
+    assert shell("verify") == 0
+
+
+def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
+    saved = facts(FS, shell.data)
+    assert shell("backup", tmp_path / "backup") == 0
+    assert shell.out.startswith(f"{tmp_path}/backup is a backup as of 20")
+    assert shell("verify", data=tmp_path / "backup") == 0
+    assert shell("restore", tmp_path / "backup", data=tmp_path / "new") == 0
+    assert f"{tmp_path}/new is {tmp_path}/backup as of 20" in shell.out
+    assert facts(FS, tmp_path / "new") == saved
+    assert shell("restore", tmp_path / "backup") == 1
+    assert "is not empty" in shell.err
+    assert shell("restore", tmp_path / "backup", "--force") == 0
+    assert "what it held before is kept in" in shell.out
+    assert facts(FS, shell.data) == saved
+    assert shell("backup", tmp_path / "backup") == 0
+    assert shell("backup", shell.data.parent) == 1
+    assert "is no backup; name another folder" in shell.err
+
+
+def test_times(shell: Shell, tmp_path: Path) -> None:
+    assert shell("restore", shell.data, "--until", "2099-01-01T00:00+01:00", data=tmp_path / "new") == 0
+    assert shell.out == f"{tmp_path}/new is {shell.data} as of 2098-12-31T23:00:00+00:00, and verified\n"
+    with pytest.raises(SystemExit) as exit_:
+        shell("restore", shell.data, "--until", "yesterday", data=tmp_path / "other")
+    assert exit_.value.code == 2
+
+
+def test_dump_and_load(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = facts(FS, shell.data)
+    assert shell("dump", tmp_path / "dump") == 0
+    assert (tmp_path / "dump").stat().st_mode & 0o777 == 0o600
+    assert shell("load", tmp_path / "dump", "--shards", "3", data=tmp_path / "new") == 0
+    assert shell.out == f"loaded 37 mappings, 39 outhash rows, 2 users and settings into {tmp_path}/new\n"
+    assert facts(FS, tmp_path / "new") == saved
+    assert shell("load", tmp_path / "dump", data=tmp_path / "new") == 0
+    assert facts(FS, tmp_path / "new") == saved
+    assert shell("verify", data=tmp_path / "new") == 0
+    assert shell.out.startswith("no damage: 3 shards")
+    # Standard output and input, and a dump that is cut off.
+    assert shell("dump") == 0
+    lines = shell.out.splitlines()
+    assert json.loads(lines[-1])["mappings"] == 37
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines[:-1]).encode())))
+    assert shell("load", "-", data=tmp_path / "cut") == 1
+    assert "the dump is cut off" in shell.err
+    assert shell("load", "/nowhere/dump") == 1
+    assert facts(FS, shell.data) == saved
+
+
+def test_what_is_there_wins_over_a_dump(shell: Shell, tmp_path: Path) -> None:
+    writer = Writer(FS, shell.data)
+    assert shell("dump", tmp_path / "dump") == 0
+    changed = hash_of("task", 5)
+    writer.write(writer.home(changed), ("map", "sstate", changed, hash_of("other", 1), ""))
+    gone = hash_of("task", 6)
+    writer.write(writer.home(gone), ("unmap", "sstate", [gone]))
+    writer.close()
+    present = facts(FS, shell.data)
+    assert shell("load", tmp_path / "dump") == 0
+    loaded = facts(FS, shell.data)
+    assert loaded > present
+    (back,) = loaded - present
+    assert json.loads(back)[:3] == ["map", "sstate", gone]
+
+
+def test_a_running_server_keeps_them_off(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, start_server: Callable[..., ServerProcess]
+) -> None:
+    shell = Shell(capsys, tmp_path / "data")
+    server = start_server("--data", str(shell.data), "--workers", "2")
+    with create_client(server.address) as client:
+        for number in range(20):
+            client.report_unihash(hash_of("task", number), "m", hash_of("out", number), hash_of("task", number))
+    (tmp_path / "dump").write_text("{}")
+    for command in (["repair", "--yes"], ["dump"], ["load", tmp_path / "dump"], ["restore", shell.data, "--force"]):
+        assert shell(*command) == 1
+        assert "is in use by process" in shell.err
+    assert shell("verify") == 0
+    assert "note: a server is running" in shell.err
+    assert shell.out.startswith("no damage: 2 shards, 20 mappings, 20 outhash rows")
+    assert shell("backup", tmp_path / "backup") == 0
+    assert shell("dump", data=tmp_path / "backup") == 0
+    assert shell.out.count('"mapping"') == 20
+
+
+def test_what_is_no_data_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shell = Shell(capsys, tmp_path)
+    (tmp_path / "file").write_text("precious")
+    for command in (["verify"], ["repair", "--yes"], ["backup", tmp_path / "b"], ["dump"]):
+        assert shell(*command) == 1
+        assert "no data directory" in shell.err
+    assert {path.name for path in tmp_path.iterdir()} <= {"file", "lock"}
+
+
+def test_progress_comes_late_and_seldom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    tell = telling()
+    for seconds in (0.0, PATIENCE - 0.1, PATIENCE, PATIENCE + 0.1, PATIENCE + 1):
+        clock[0] = 100.0 + seconds
+        tell(f"after {seconds}")
+    assert capsys.readouterr().err == "after 2.0\nafter 3.0\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_backup_is_verified(shell: Shell, tmp_path: Path) -> None:
+    assert shell("backup", tmp_path / "backup") == 0
+    for path in [tmp_path / "backup", *(tmp_path / "backup").rglob("*")]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    assert shell("verify", data=tmp_path / "backup") == 0
+
+
+def test_the_lock_is_asked_for_once(shell: Shell) -> None:
+    with lock_directory(shell.data):
+        assert shell("repair") == 1
+    assert "stop it first" in shell.err
