@@ -145,7 +145,10 @@ class FaultyFileSystem:
         return len(self.file(path).data)
 
     def exists(self, path: Path) -> bool:
-        return path.name in self.folder(path.parent).names
+        try:
+            return path.name in self.folder(path.parent).names
+        except FileNotFoundError:
+            return False
 
     def listdir(self, path: Path) -> list[str]:
         return sorted(self.folder(path).names)
