@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,13 +24,20 @@ from shardhash import __version__
 
 _PACKAGES = ("aiohttp", "hiredis", "numpy", "orjson", "redis", "uvloop", "websockets")
 _WIDTH = 30
+_SPARSE = 10.0
+"""Seconds between two lines about progress where there is no terminal."""
+_said = [time.monotonic()]
+"""When the last such line was written; the first one is due after as long."""
 
 
 def progress(text: str, part: float) -> None:
-    """Draw a bar for the part, 0 to 1, that is done; nothing where nobody looks."""
+    """Draw a bar for the part, 0 to 1, that is done; where there is no terminal, a line now and then."""
     if sys.stderr.isatty():
         done = round(part * _WIDTH)
         print(f"\r{text} [{'#' * done}{'.' * (_WIDTH - done)}] {part:4.0%} ", end="", file=sys.stderr, flush=True)
+    elif time.monotonic() - _said[0] >= _SPARSE:
+        _said[0] = time.monotonic()
+        print(f"{text} {part:.0%}", file=sys.stderr, flush=True)
 
 
 def clear_progress() -> None:
