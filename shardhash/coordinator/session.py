@@ -207,7 +207,7 @@ class Session:
             if stream == "exists-stream":
                 block = streams.parse_exists_lines(text)
                 return streams.encode_exists_lines(block.join(await self._store.exists(block.digests)))
-            marks = [(asked.mark, asked.where) for asked in streams.parse_mark_lines(text)]
+            marks = streams.parse_mark_lines(text)
             return streams.encode_mark_lines(await self._store.gc_mark(marks))
         except (InvokeError, StorageError, UnavailableError) as error:
             # A client takes every line here for a hash: nothing can be said in-band.

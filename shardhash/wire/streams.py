@@ -21,7 +21,7 @@ from binascii import hexlify, unhexlify
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
@@ -31,7 +31,9 @@ from shardhash.wire import jsontext
 from shardhash.wire.batch import Found
 from shardhash.wire.fields import MAX_TOKEN, Fields, is_token
 from shardhash.wire.hashes import DIGEST_SIZE, Key, is_digest_text, join_digests, to_key
-from shardhash.wire.messages import GcMark
+
+Mark: TypeAlias = tuple[str, dict[str, str]]
+"""A line of gc-mark-stream: the mark, and the conditions of the mappings to set it on."""
 
 _ZERO_LINE = b"0" * (2 * DIGEST_SIZE)
 _HASH_LINE_SIZE = 2 * DIGEST_SIZE + 1
@@ -124,7 +126,7 @@ def check_unihashes(unihashes: list[str]) -> ExistsBlock:
     return ExistsBlock(bytes.fromhex("".join(compress(unihashes, well_formed))), well_formed)
 
 
-def parse_mark_lines(text: bytes) -> list[GcMark]:
+def parse_mark_lines(text: bytes) -> list[Mark]:
     """The marks of a block of gc-mark-stream; 1 to 4 us each. Raises ProtocolError for a malformed line."""
     lines = _split(text)
     try:
@@ -133,7 +135,7 @@ def parse_mark_lines(text: bytes) -> list[GcMark]:
         raise ProtocolError(str(error)) from None
 
 
-def _plain_marks(lines: list[bytes]) -> list[GcMark] | None:
+def _plain_marks(lines: list[bytes]) -> list[Mark] | None:
     """The marks of a block that marks unihashes and nothing else, as all of a sstate cache is marked; else None."""
     try:
         found = orjson.loads(b"[" + b",".join(lines) + b"]")
@@ -141,16 +143,24 @@ def _plain_marks(lines: list[bytes]) -> list[GcMark] | None:
         return None
     if len(found) != len(lines):
         return None  # a line that is two values, or half of one
-    marks = []
-    for value in found:
-        match value:
-            case {"mark": str(mark), "where": {"unihash": str(unihash), **others}} if (
-                not others and is_digest_text(unihash) and is_token(mark)
-            ):
-                marks.append(GcMark(mark, {"unihash": unihash}))
-            case _:
+    marks: list[Mark] = []
+    known_mark = None
+    for value in found:  # 0.6 us each; a match statement with patterns of dicts takes 2.5
+        if type(value) is not dict or type(where := value.get("where")) is not dict or len(where) != 1:
+            return None
+        if type(unihash := where.get("unihash")) is not str or not is_digest_text(unihash):
+            return None
+        mark: Any = value.get("mark")
+        if mark != known_mark:
+            if type(mark) is not str or not _is_plain_mark(mark):
                 return None
+            known_mark = mark
+        marks.append((mark, where))
     return marks
+
+
+def _is_plain_mark(mark: str) -> bool:
+    return is_token(mark) and mark.isprintable() and len(mark) <= MAX_TOKEN
 
 
 def encode_found_lines(found: Found) -> bytes:
@@ -252,9 +262,9 @@ def _parse_exists_line(line: bytes) -> str:
     return tokens[0]
 
 
-def _parse_mark_line(line: bytes) -> GcMark:
+def _parse_mark_line(line: bytes) -> Mark:
     fields = Fields("gc-mark-stream", jsontext.decode(line))
-    return GcMark(fields.name("mark"), fields.where("where"))
+    return fields.name("mark"), fields.where("where")
 
 
 def _decode(line: bytes) -> str:

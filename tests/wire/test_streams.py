@@ -11,7 +11,6 @@ from shardhash.wire import streams
 from shardhash.wire.batch import Found
 from shardhash.wire.fields import MAX_TOKEN
 from shardhash.wire.hashes import is_digest_text, to_key
-from shardhash.wire.messages import GcMark
 from shardhash.wire.streams import LookupBlock, group_taskhashes, parse_exists_lines, parse_get_lines
 
 hex64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -147,8 +146,19 @@ def test_found_lines(unihashes: list[bytes | None]) -> None:
 
 def test_mark_lines() -> None:
     text = b'{"mark": "a", "where": {"unihash": "x"}}\n{"where": {"id": 1, "task": null}, "mark": "b c"}\n'
-    assert streams.parse_mark_lines(text) == [GcMark("a", {"unihash": "x"}), GcMark("b c", {})]
+    assert streams.parse_mark_lines(text) == [("a", {"unihash": "x"}), ("b c", {})]
     assert streams.encode_mark_lines([2, 0]) == b'{"count": 2}\n{"count": 0}\n'
+
+
+def test_marks_of_unihashes_are_read_as_all_others() -> None:
+    """The quick way and the slow way: what the quick one leaves to the other gets the same answer."""
+    lines = [f'{{"mark": "{mark}", "where": {{"unihash": "{H[:-1]}{mark}"}}}}' for mark in "abc"]
+    expected = [(mark, {"unihash": H[:-1] + mark}) for mark in "abc"]
+    assert streams.parse_mark_lines(text_of(lines)) == expected
+    assert streams.parse_mark_lines(text_of([*lines, '{"mark": "d e", "where": {}}'])) == [*expected, ("d e", {})]
+    for bad in ("", "\\u0000", "x" * 1025):
+        with pytest.raises(ProtocolError):
+            streams.parse_mark_lines(text_of([*lines, lines[0].replace('"a"', f'"{bad}"')]))
 
 
 @pytest.mark.parametrize("line", ["", "x", "[]", '{"mark": "a"}', '{"mark": 1, "where": {}}', "[" * 5000])
