@@ -82,7 +82,7 @@ def find_named(table: Table, where: Where) -> list[tuple[str, list[Key]]]:
                 keys = [taskhash] if taskhash in keys else []
         if keys:
             found.append((method, keys))
-    return found  # type: ignore[return-value]  # a taskhash that is in a dict is not None
+    return found
 
 
 def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
