@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardhash.client import AsyncClient, create_async_client
+from shardhash.client import AsyncClient, create_async_client, create_client
+from shardhash.errors import ConfigError
+from shardhash.shard.manifest import holder_process, lock_directory
 from tests.servers import IN_MEMORY, ServerProcess
 
 METHOD = "m"
@@ -160,3 +162,27 @@ async def client_has_asked(server: ServerProcess) -> None:
     while quiet < 20 and time.monotonic() < deadline:
         await asyncio.sleep(0.005)
         quiet = quiet + 1 if coordinator.status() == psutil.STATUS_SLEEPING else 0
+
+
+def test_a_worker_that_outlives_its_server_keeps_the_next_one_waiting(
+    tmp_path: Path, start_server: Callable[..., ServerProcess]
+) -> None:
+    """Two processes that write one log would ruin it."""
+    data = tmp_path / "data"
+    arguments = ("--data", str(data), "--workers", "1")
+    server = start_server(*arguments)
+    with create_client(server.address) as client:
+        client.report_unihash("a" * 64, "m", "b" * 64, "a" * 64)
+    (worker,) = psutil.Process(server.process.pid).children()
+    worker.suspend()
+    server.kill()
+    try:
+        with pytest.raises(ConfigError, match="workers of a server that is gone"), lock_directory(data, 0.1):
+            raise AssertionError
+        assert holder_process(data) is None
+    finally:
+        worker.resume()
+    successor = start_server(*arguments)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE  # it ended first
+    with create_client(successor.address) as client:
+        assert client.get_unihash("m", "a" * 64) == "a" * 64

@@ -26,9 +26,12 @@ NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 
 
 class WorkerProcess:
-    """One worker process. `arguments` come behind ``python -m shardhash.shard.worker``."""
+    """One worker process. `arguments` come behind ``python -m shardhash.shard.worker``.
 
-    def __init__(self, shard: int, arguments: Sequence[str]) -> None:
+    `held` are descriptors that stay open until it has ended, whatever becomes of this process: the lock.
+    """
+
+    def __init__(self, shard: int, arguments: Sequence[str], held: Sequence[int] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="shardhash-")
         self.path = Path(self._folder.name) / "link"
         """The socket that it answers on."""
@@ -40,7 +43,7 @@ class WorkerProcess:
                 [sys.executable, "-m", "shardhash.shard.worker", *numbers, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=[listener.fileno()],
+                pass_fds=[listener.fileno(), *held],
                 env=os.environ | NO_CERTIFICATES,
                 start_new_session=True,  # Ctrl-C in a terminal is for the coordinator, which ends the workers
             )

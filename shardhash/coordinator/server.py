@@ -39,7 +39,8 @@ def run(settings: Settings) -> int:
     try:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # whoever wants a snapshot early does not mean to kill
         with ExitStack() as held:
-            start = partial(_start_worker, worker_arguments(settings, _open_data(settings, held)))
+            locks = _lock_data(settings, held)
+            start = partial(_start_worker, worker_arguments(settings, _prepare_data(settings)), locks)
             processes = []
             for shard in range(settings.workers):
                 processes.append(start(shard))
@@ -58,18 +59,23 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _open_data(settings: Settings, held: ExitStack) -> Manifest | None:
-    """Lock the data directory and make it ready for the number of workers; None without one."""
+def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
+    """Make and lock the data directory, if there is one; the descriptor of the lock."""
+    if settings.data is None:
+        return []
+    make_directory(OsFileSystem(), settings.data)
+    return [held.enter_context(lock_directory(settings.data))]
+
+
+def _prepare_data(settings: Settings) -> Manifest | None:
+    """Make the data directory ready for the number of workers; None without one."""
     if settings.data is None:
         return None
-    fs = OsFileSystem()
-    make_directory(fs, settings.data)
-    held.enter_context(lock_directory(settings.data))
-    return prepare_directory(fs, settings.data, settings.workers, lambda text: log.info("%s", text))
+    return prepare_directory(OsFileSystem(), settings.data, settings.workers, lambda text: log.info("%s", text))
 
 
-def _start_worker(arguments: Sequence[str], shard: int) -> WorkerProcess:
-    return WorkerProcess(shard, arguments)
+def _start_worker(arguments: Sequence[str], locks: Sequence[int], shard: int) -> WorkerProcess:
+    return WorkerProcess(shard, arguments, locks)
 
 
 def worker_arguments(settings: Settings, manifest: Manifest | None) -> Sequence[str]:

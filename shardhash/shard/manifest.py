@@ -2,13 +2,15 @@
 
 ``manifest.json`` is ``{"format": 1, "shards": N, "generation": G}``. It is replaced atomically, and names the
 generation whose folder counts; any other generation is a leftover of a resharding that did not finish, or that did,
-and goes at the next start. ``lock`` is locked (flock) by the process that serves the directory and says which it is.
+and goes at the next start. ``lock`` is locked (flock) by the process that serves the directory and says which it is;
+its workers hold it too, so that none of them can write when a server that was killed has a successor.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -26,6 +28,9 @@ from shardhash.shard.reshard import reshard
 
 FORMAT = 1
 """Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
+
+ORPHAN_PATIENCE = 15.0
+"""Seconds; a worker whose coordinator is gone ends at once, unless the disk keeps it."""
 
 _REBUILD = "run: shardhash repair --data DIR, which writes it anew from the folders that are there"
 
@@ -113,18 +118,25 @@ def make_directory(fs: FileSystem, directory: Path) -> None:
 
 
 @contextmanager
-def lock_directory(directory: Path) -> Iterator[None]:
-    """Hold the lock of a data directory. ConfigError that names the holder when it is taken."""
+def lock_directory(directory: Path, patience: float = ORPHAN_PATIENCE) -> Iterator[int]:
+    """Hold the lock of a data directory; its descriptor, for processes that are to hold it as well.
+
+    It is free once the last of these has ended. When a server was killed, its workers may still be at their last
+    writes; they have `patience`, seconds, to end. ConfigError that names the holder when the lock is taken.
+    """
     path = directory / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"the data directory {directory} is in use by {_holder(descriptor)}") from None
+        until = time.monotonic() + patience
+        while not _try_lock(descriptor):
+            if not _is_gone(descriptor):
+                raise ConfigError(f"the data directory {directory} is in use by {_holder(descriptor)}")
+            if time.monotonic() > until:
+                raise ConfigError(f"the data directory {directory} is still in use by workers of a server that is gone")
+            time.sleep(0.02)
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -132,14 +144,14 @@ def lock_directory(directory: Path) -> Iterator[None]:
         }
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, orjson.dumps(holder), 0)
-        yield
+        yield descriptor
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
 def holder_process(directory: Path) -> int | None:
-    """The process that serves a data directory; None when there is none.
+    """The process that serves a data directory; None when there is none, or only workers of one that is gone.
 
     ConfigError when it is on another host (in another container), where its number means nothing here, or does not
     say yet who it is.
@@ -151,8 +163,8 @@ def holder_process(directory: Path) -> int | None:
     except OSError as error:
         raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if _try_lock(descriptor):
+            return None
         try:
             found = orjson.loads(os.pread(descriptor, 4096, 0))
             host, process = found["host"], int(found["pid"])
@@ -160,10 +172,34 @@ def holder_process(directory: Path) -> int | None:
             raise ConfigError(f"the server of {directory} is just starting or stopping; try again") from None
         if host != socket.gethostname():
             raise ConfigError(f"the server of {directory} is process {process} on {host}; ask there") from None
-        return process
+        return None if _is_gone(descriptor) else process
     finally:
         os.close(descriptor)
-    return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_gone(descriptor: int) -> bool:
+    """Whether the process that took the lock has ended, so that only its workers hold it still."""
+    try:
+        found = orjson.loads(os.pread(descriptor, 4096, 0))
+        if found["host"] != socket.gethostname():
+            return False
+        process = os.pidfd_open(int(found["pid"]))
+    except ProcessLookupError:
+        return True
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OSError):
+        return False
+    try:
+        return bool(select.select([process], [], [], 0)[0])  # it has ended, if nobody has taken note of it yet
+    finally:
+        os.close(process)
 
 
 def _holder(descriptor: int) -> str:
