@@ -24,16 +24,22 @@ running() { [ -s "$STATE/pid" ] && kill -0 "$(cat "$STATE/pid")" 2>/dev/null; }
 case $1 in
     start)
         rm -f "$STATE/out" && mkfifo "$STATE/out"
-        shardhash serve --bind "unix://$STATE/socket" --workers 2 2>>"$STATE/log" >"$STATE/out" &
+        workers=$(sed -n 's/^Environment=SHARDHASH_WORKERS=//p' "$STATE/unit/workers.conf" 2>/dev/null || echo 2)
+        shardhash serve --bind "unix://$STATE/socket" --workers "$workers" 2>>"$STATE/log" >"$STATE/out" &
         echo $! >"$STATE/pid"
         grep -q -m 1 listening <"$STATE/out" || { wait $!; exit 1; } ;;
     stop) running && kill "$(cat "$STATE/pid")" && tail --pid="$(cat "$STATE/pid")" -f /dev/null; exit 0 ;;
+    restart) "$0" stop; "$0" start ;;
     status) running ;;
+    daemon-reload) ;;
 esac
 """
 COMMANDS = {
     "systemctl": SYSTEMCTL,
     "journalctl": '#!/bin/sh\ntail -n 20 "$STATE/log"\n',
+    "crontab": '#!/bin/sh\n[ "$1" = -l ] && exec cat "$STATE/crontab"\ncat >"$STATE/crontab.new"\n'
+    'mv "$STATE/crontab.new" "$STATE/crontab"\n',
+    "rsync": '#!/bin/sh\nmkdir -p "$STATE/newmachine" && cp -a "$2" "$STATE/newmachine/move"\n',
     "shardhash": f'#!/bin/sh\nexec {sys.executable} -m shardhash "$@"\n',
 }
 
@@ -126,6 +132,8 @@ def test_the_runbook(machine: Machine) -> None:
     machine.walk("Runbook: the hash equivalence server is in trouble")
     machine.report(0, 40)
     machine.walk("Before there is trouble")
+    assert (machine.state / "crontab").read_text() == f"17 3 * * * {machine.state}/backups/daily\n"
+    machine.walk("A snapshot now")
     machine.report(40, 60)
     machine.walk("First look")
     assert machine.walk("Disk full")[1].endswith("2 snapshots are written\n")
@@ -137,9 +145,10 @@ def test_the_runbook(machine: Machine) -> None:
     machine.walk("Going back in time", 0, 0, WHEN=moment)
     assert machine.known(80) == 80  # back in time, and back from there
 
-    dry, done = machine.walk("Restoring a backup")
+    dry, done, again = machine.walk("Restoring a backup", DAY="monday")
     assert "nothing was changed" in dry
     assert "verified" in done
+    assert "verified" in again
     assert machine.known(80) == 40
 
     machine.report(40, 60)
@@ -152,6 +161,18 @@ def test_the_runbook(machine: Machine) -> None:
     assert "nothing was changed" in found
     assert "everything that was there is kept" in repaired
     assert machine.known(60) >= 59  # the one record that is lost may be an index item, which is made anew
+
+    machine.walk("More workers", UNIT=str(machine.state / "unit"), WORKERS="3")
+    assert machine.known(60) >= 59
+    assert "no damage: 3 shards" in machine.run("shardhash verify")
+
+    there = {"SHARDHASH_DATA": str(machine.state / "there"), "BACKUPS": str(machine.state / "newmachine")}
+    here, moved = sections()["Moving to another machine"]
+    machine.run(here)
+    machine.run(moved, **there)
+    machine.walked.add("Moving to another machine")
+    assert machine.known(60) >= 59
+    machine.run("systemctl stop shardhash; systemctl start shardhash")
 
     assert "no damage" in machine.walk("A failing disk")[0]
     assert machine.walked == {heading for heading, blocks in sections().items() if blocks}
