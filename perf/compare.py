@@ -99,7 +99,8 @@ def _show(figures: dict[str, Any]) -> None:
     print(
         f"{options['builders']} builders, {shape}, {first['lookups']:,} lookups, median of {options['rounds']} rounds"
     )
-    print("every answer was checked; connecting and seeding are not part of the time\n")
+    print("every answer was checked; connecting and seeding are not part of the time;")
+    print("others: what the rest of the machine took of the CPU meanwhile\n")
     rows = [
         [
             name,
@@ -110,10 +111,11 @@ def _show(figures: dict[str, Any]) -> None:
             f"{found['step_ms']['p99']:.2f} ms",
             f"{sum(spent for role, spent in found['cpu_seconds'].items() if role != 'client'):.3f} s",
             f"{found['cpu_seconds']['client']:.3f} s",
+            f"{found['others']:.0%}",
         ]
         for name, found in contenders.items()
     ]
-    head = ["", "time", "lookups/s", "x", "step p50", "step p99", "server CPU", "client CPU"]
+    head = ["", "time", "lookups/s", "x", "step p50", "step p99", "server CPU", "client CPU", "others"]
     print(report.table(head, rows))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from array import array
 from collections.abc import Callable
@@ -24,7 +25,7 @@ import uvloop
 
 from perf.builders import CLIENTS, Builder
 from perf.reporters import Reporter
-from perf.servers import Server, peak_memory
+from perf.servers import Server, busy_seconds, peak_memory
 from perf.workload import WrongAnswerError
 
 READY_LIMIT = 120.0
@@ -55,6 +56,8 @@ class Run:
     """Seconds that each step of each builder took."""
     cpu: dict[str, float]
     """Seconds of CPU by role, the builders' processes as client."""
+    others: float
+    """Part, 0 to 1, of the machine's CPU that went elsewhere meanwhile: a figure with much of it says little."""
 
 
 @dataclass(slots=True)
@@ -101,16 +104,17 @@ class Pool:
 
     def run(self, progress: Progress | None = None) -> Run:
         """All builders ask all their steps once."""
-        before = self.server.cpu()
+        before, machine, start = self.server.cpu(), busy_seconds(), time.perf_counter()
         self._done[:] = [0] * len(self._done)
         for pipe in self._pipes:
             pipe.send("run")
         parts = self._collect(progress)
-        after = self.server.cpu()
+        after, machine, elapsed = self.server.cpu(), busy_seconds() - machine, time.perf_counter() - start
         cpu = {role: after[role] - before[role] for role in after}
         cpu["client"] = sum(part[2] for part in parts)
         seconds = max(part[1] for part in parts) - min(part[0] for part in parts)
-        return Run(seconds, np.concatenate([np.frombuffer(part[3]) for part in parts]), cpu)
+        others = max(0.0, machine - sum(cpu.values())) / (elapsed * len(os.sched_getaffinity(0)))
+        return Run(seconds, np.concatenate([np.frombuffer(part[3]) for part in parts]), cpu, others)
 
     def peak(self) -> float:
         """MiB that the builders' processes held at most."""

@@ -107,6 +107,7 @@ def _show(figures: dict[str, Any]) -> None:
     print("  every answer was checked; connecting and seeding are not part of the time")
     print(f"  a {'wave' if options['shape'] == 'waves' else 'batch'}: " + _join(steps, "{:.2f} ms"))
     print("  CPU: " + _join(figures["cpu_seconds"], "{:.3f} s"))
+    print(f"  meanwhile the rest of the machine took {figures['others']:.0%} of the CPU")
     print("  peak memory: " + _join(figures["peak_mib"], "{:.0f} MiB"))
 
 

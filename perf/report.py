@@ -60,6 +60,7 @@ def summary(runs: Sequence[Run], lookups: int) -> dict[str, Any]:
             "p99": float(np.percentile(steps, 99)),
             "max": float(steps.max()),
         },
+        "others": median(run.others for run in runs),
         "cpu_seconds": {role: median(run.cpu[role] for run in runs) for role in runs[0].cpu},
     }
 

@@ -192,6 +192,12 @@ def cpu_seconds(pid: int) -> float:
         return float(times.user + times.system)
 
 
+def busy_seconds() -> float:
+    """Seconds of CPU that the whole machine has spent so far, in ticks of 10 ms."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)  # guests count as user too
+
+
 def peak_memory(pid: int) -> float:
     """MiB: the most that a process ever held."""
     return _status(pid, "VmHWM")
