@@ -42,20 +42,28 @@ _CHECKED = 32
 
 
 class Entry(NamedTuple):
-    """One record of a segment; `time` in microseconds, `payload` JSON, `end` the offset behind it."""
+    """One record of a segment; `time` in microseconds, `payload` JSON, `end` the offset behind it.
+
+    `durable` is the offset up to which the segment was durable when it was written.
+    """
 
     number: int
     time: int
     payload: bytes
     end: int
+    durable: int
 
 
 @dataclass(slots=True)
 class Tail:
-    """How a segment ends: `end` is the offset behind its last sound record, `torn` the bytes that follow."""
+    """How a segment ends: `end` is the offset behind its last sound record, `torn` the bytes that follow.
+
+    Up to `durable` its records say that it was durable.
+    """
 
     end: int = 0
     torn: int = 0
+    durable: int = 0
 
 
 class LogWriter:
@@ -194,6 +202,7 @@ def read_segment(fs: FileSystem, path: Path, number: int, *, newest: bool, tail:
             break
         if entry.number != number:
             raise DamageError(path, offset, f"record {entry.number} stands where {number} is due", HINT)
+        tail.durable = max(tail.durable, entry.durable)
         yield entry
         number += 1
         offset = entry.end
@@ -243,11 +252,11 @@ def _sound_record(data: bytes, offset: int) -> Entry | None:
     start = offset + _HEAD.size
     if start > len(data):
         return None
-    marker, size, number, time, _, head_checksum, checksum = _HEAD.unpack_from(data, offset)
+    marker, size, number, time, durable, head_checksum, checksum = _HEAD.unpack_from(data, offset)
     if marker != MARKER or crc32(data[offset : offset + _CHECKED]) != head_checksum or start + size > len(data):
         return None
     payload = data[start : start + size]
-    return Entry(number, time, payload, start + size) if crc32(payload) == checksum else None
+    return Entry(number, time, payload, start + size, durable) if crc32(payload) == checksum else None
 
 
 def _check_torn(data: bytes, bad: int, path: Path, *, newest: bool) -> None:

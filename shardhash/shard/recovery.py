@@ -5,7 +5,8 @@
    Without any, the log must begin at its first segment.
 3. The segments from there on are replayed. They must follow each other without a gap; only the newest that holds
    anything may have a torn tail, which is cut off and said.
-4. What was read is made durable: a process that was killed may have left it in the page cache alone.
+4. What was read is made durable: a process that was killed may have left it in the page cache alone. It is written
+   once more, since after an fsync that failed the next one would do nothing and say that all is well.
 5. A new segment begins, or the newest is resumed when it holds no record. So every older one is known to be whole.
 """
 
@@ -50,7 +51,7 @@ def now() -> int:
 
 @dataclass(slots=True)
 class Recovered:
-    """What the files of a shard hold. `torn` is the path and sound length of a segment with a torn tail.
+    """What the files of a shard hold. `tail` is how the newest segment ends.
 
     `next_segment` and `next_number` are where the log goes on; `resume` that this segment is there, without a record;
     `remarks` what people should know.
@@ -60,7 +61,7 @@ class Recovered:
     next_segment: int
     next_number: int
     resume: bool = False
-    torn: tuple[Path, int] | None = None
+    tail: Tail = field(default_factory=Tail)
     bad_snapshots: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -137,8 +138,9 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
     if newest and tail.end <= EMPTY_SEGMENT:
         found.next_segment = number
         found.resume = tail.end == EMPTY_SEGMENT  # else not even its header was durable: it is begun anew
+    if newest:
+        found.tail = tail
     if tail.torn:
-        found.torn = (path, tail.end)
         found.remarks.append(
             f"{path}: a write did not finish, its {tail.torn} bytes behind byte {tail.end} are cut off"
         )
@@ -345,10 +347,17 @@ def open_shard(
 
 
 def _make_durable(fs: FileSystem, folder: Path, found: Recovered) -> None:
-    """Cut off the torn tail, and sync the newest segment; those before it were synced before it began."""
-    file = fs.modify(segment_path(folder, list_shard(fs, folder).segments[-1]))
-    if found.torn is not None:
-        file.truncate(found.torn[1])
-    file.fsync()
-    file.close()
+    """Make the newest segment durable without its torn tail; those before it were durable before it began."""
+    path, tail = segment_path(folder, list_shard(fs, folder).segments[-1]), found.tail
+    with fs.read(path) as data:
+        data.seek(tail.durable)
+        unsure = data.read(tail.end - tail.durable)
+    file = fs.modify(path)
+    try:
+        if tail.torn:
+            file.truncate(tail.end)
+        file.write(unsure, tail.durable)
+        file.fsync()
+    finally:
+        file.close()
     fs.fsync_dir(folder)

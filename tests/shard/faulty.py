@@ -1,8 +1,9 @@
 """A file system in memory that forgets what was not synced, and fails when it is told to.
 
-A file has the bytes that processes see and those that its last fsync made durable; a folder has the names that
-processes see and those of its last fsync_dir. `power_cut` goes back to what is durable, and to as much of the rest
-as the disk may have got to: nothing, all, or a part in any order.
+A file has the bytes that processes see and those that its last fsync made durable. As on Linux, an fsync writes what
+was written since the last one, and one that fails does not make the next one try again: it lies. A folder has the
+names that processes see and those of its last fsync_dir. `power_cut` goes back to what is durable, and to as much of
+the rest as the disk may have got to: nothing, all, or a part in any order.
 """
 
 from __future__ import annotations
@@ -27,11 +28,25 @@ class PowerCutError(BaseException):
 
 
 class File:
-    """The bytes of a file."""
+    """The bytes of a file; `dirty` are the sectors that the next fsync writes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = b""
+        self.dirty: set[int] = set()
+
+    def put(self, data: bytes, at: int) -> None:
+        self.data.extend(bytes(max(0, at - len(self.data))))
+        self.data[at : at + len(data)] = data
+        self.dirty.update(range(at // SECTOR, (at + len(data)) // SECTOR + 1))
+
+    def sync(self) -> None:
+        written = bytearray(self.durable[: len(self.data)].ljust(len(self.data), b"\0"))
+        for sector in self.dirty:
+            part = slice(sector * SECTOR, (sector + 1) * SECTOR)
+            written[part] = self.data[part]
+        self.durable = bytes(written)
+        self.dirty.clear()
 
     def cut(self, survives: Survives, chance: random.Random) -> None:
         if survives == "synced":
@@ -45,6 +60,7 @@ class File:
                 kept[at : at + len(part)] = part
             self.data = kept
         self.durable = bytes(self.data)
+        self.dirty.clear()
 
 
 class Folder:
@@ -208,22 +224,21 @@ class _Handle:
         try:
             self._fs.step("write")
         except (OSError, PowerCutError):
-            self._put(data[: len(data) // 2], at)
+            self._file.put(data[: len(data) // 2], at)
             raise
-        self._put(data, at)
+        self._file.put(data, at)
 
     def truncate(self, size: int) -> None:
         self._fs.step("truncate")
         del self._file.data[size:]
 
     def fsync(self) -> None:
-        self._fs.step("fsync")
-        self._file.durable = bytes(self._file.data)
+        try:
+            self._fs.step("fsync")
+        except OSError:
+            self._file.dirty.clear()
+            raise
+        self._file.sync()
 
     def close(self) -> None:
         pass
-
-    def _put(self, data: bytes, at: int) -> None:
-        content = self._file.data
-        content.extend(bytes(max(0, at - len(content))))
-        content[at : at + len(data)] = data

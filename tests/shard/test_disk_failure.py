@@ -116,3 +116,18 @@ def test_recovery_fails_in_words(error: int) -> None:
         life.check()
         number += 1
     assert number > 2
+
+
+def test_what_a_failed_sync_left_in_memory_is_written_by_the_next_start() -> None:
+    """The next fsync would say that all is well, and power would take what the start has shown."""
+    life, fs = started()
+    fs.fail(0, errno.EIO, only="fsync")
+    with pytest.raises(SyncError):
+        life.report(3)
+    life.open()
+    shown = life.open().table.counts()["rows"]
+    assert shown == 5
+    life.check()
+    fs.power_cut("synced", random.Random(1))
+    life.open()
+    life.check()
