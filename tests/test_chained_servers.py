@@ -24,6 +24,7 @@ PLAIN = sorted(
     path.stem for path in CONFORMANCE.glob("*.jsonl") if '"server": "auth"' not in path.read_text(encoding="utf-8")
 )
 Start = Callable[..., ServerProcess]
+Connect = Callable[..., Any]
 
 
 def fresh() -> str:
@@ -67,7 +68,7 @@ async def test_an_upstream_that_knows_nothing_cannot_be_told_from_none(
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("transport", ["tcp", "ws"])
 async def test_a_stream_that_is_known_here_there_and_nowhere(
-    transport: str, native: bool, start_server: Start, connect: Callable[..., Any]
+    transport: str, native: bool, start_server: Start, connect: Connect
 ) -> None:
     upstream = start_server(*IN_MEMORY)
     async with Proxy(upstream.address, FAR) as proxy:
@@ -90,7 +91,7 @@ async def test_a_stream_that_is_known_here_there_and_nowhere(
         assert await here.unihash_exists_batch(unihashes) == exists
 
 
-async def test_it_dies_and_comes_back(start_server: Start, connect: Callable[..., Any]) -> None:
+async def test_it_dies_and_comes_back(start_server: Start, connect: Connect) -> None:
     upstream = start_server(*IN_MEMORY)
     async with Proxy(upstream.address) as proxy:
         server = start_server(*IN_MEMORY, "--upstream", f"127.0.0.1:{proxy.port}")
@@ -110,7 +111,7 @@ async def test_it_dies_and_comes_back(start_server: Start, connect: Callable[...
 
 
 @pytest.mark.parametrize("token", ["password", "wrong"])
-async def test_it_wants_a_login(token: str, start_server: Start, connect: Callable[..., Any], tmp_path: Path) -> None:
+async def test_it_wants_a_login(token: str, start_server: Start, connect: Connect, tmp_path: Path) -> None:
     upstream = start_server(
         *IN_MEMORY, "--anon-perms", "@none", "--admin-user", "admin", "--admin-password", "password"
     )
@@ -123,7 +124,39 @@ async def test_it_wants_a_login(token: str, start_server: Start, connect: Callab
     assert await here.get_unihash(*known[0]) == (known[1] if token == "password" else None)
 
 
-async def test_readers_of_a_read_only_address_fill_it_too(start_server: Start, connect: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "created", ["", "0001-01-01T00:00:00", "1969-12-31T23:59:59+00:00", "9999-12-31T23:59:59-23:59"]
+)
+async def test_a_row_keeps_its_unihash_and_any_time(created: str, start_server: Start, connect: Connect) -> None:
+    """Whatever is equivalent to it here, and whenever the upstream says that it was made."""
+    upstream = start_server(*IN_MEMORY)
+    async with Proxy(upstream.address) as proxy:
+        server = start_server(*IN_MEMORY, "--upstream", f"127.0.0.1:{proxy.port}")
+        there, here = await connect(upstream.address), await connect(server.address)
+        taskhash, outhash = fresh(), fresh()
+        theirs = await there.report_unihash(taskhash, METHOD, outhash, fresh())
+        row = await there.get_taskhash(METHOD, taskhash, all_properties=True)
+        assert row is not None
+        proxy.cut()
+        ours = await here.report_unihash(fresh(), METHOD, outhash, fresh())
+        assert ours["unihash"] != theirs["unihash"]
+        proxy.heal()
+        if created:
+            proxy.answers = lambda data: data.replace(row["created"].encode(), created.encode())
+        async with asyncio.timeout(30):
+            while (found := await here.get_taskhash(METHOD, taskhash, all_properties=True)) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert found == row | ({"created": created} if created else {})
+        proxy.cut()
+        assert await here.get_unihash(METHOD, taskhash) == theirs["unihash"]
+        kept = await here.get_taskhash(METHOD, taskhash, all_properties=True)
+        assert kept is not None
+        assert kept | {"created": ""} == row | {"created": ""}
+        if not created:
+            assert kept["created"] == row["created"]
+
+
+async def test_readers_of_a_read_only_address_fill_it_too(start_server: Start, connect: Connect) -> None:
     upstream = start_server(*IN_MEMORY)
     server = start_server(*IN_MEMORY, "--upstream", upstream.address, binds=["127.0.0.1:0", "127.0.0.1:0,read-only"])
     there, reader = await connect(upstream.address), await connect(server.addresses[1])

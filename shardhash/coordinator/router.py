@@ -21,6 +21,7 @@ GC_MARK = "gc-mark"
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class Router:
@@ -83,20 +84,17 @@ class Router:
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""
-        unihash = row["unihash"] or ""
-
-        async def given() -> bytes:
-            return bytes.fromhex(unihash)
-
         fields = {name: row.get(name) for name in ("owner", "PN", "PV", "PR", "task", "outhash_siginfo")}
         report = Report(
             method=row["method"] or "",
             taskhash=row["taskhash"] or "",
             outhash=row["outhash"] or "",
-            unihash=unihash,
+            unihash=row["unihash"] or "",
             **fields,
         )
-        await self._reports.report(report, given, created=_microseconds(row.get("created")))
+        # The mapping first: as a mere report, the row would get the unihash of its local equivalents.
+        await self.report_equiv(report.method, report.taskhash, bytes.fromhex(report.unihash))
+        await self._reports.report(report, None, created=_microseconds(row.get("created")))
 
     # -------------------------------------------------------------------------------------------- removals
 
@@ -201,10 +199,10 @@ class Router:
 
 
 def _microseconds(created: str | None) -> int | None:
-    """A time of another server, whose spelling of ISO 8601 may lack the zone; None when it is no time."""
+    """A time of another server, whose ISO 8601 may lack the zone; None unless it is one from 1970 to 9999, UTC."""
     try:
         moment = datetime.fromisoformat(created or "")
     except ValueError:
         return None
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return since // timedelta(microseconds=1)
+    return since // timedelta(microseconds=1) if timedelta(0) <= since <= _LAST - _EPOCH else None

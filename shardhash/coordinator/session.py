@@ -4,8 +4,8 @@ The transport feeds events of the connection's state machine. The session answer
 that came in while it was busy are one block. What waits unanswered is bounded: past the limit the transport is told
 to stop reading.
 
-Behind an upstream a block may take a round trip to the other end of the world, so the lines of a lookup that come in
-meanwhile are asked as well (`_answer_ahead`), and answered in their turn.
+Some blocks take long: lookups behind an upstream, which may be at the other end of the world, and marks of a
+collection, which come by the million. Lines that come in meanwhile are begun as well, in order (`_answer_ahead`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, 
 log = logging.getLogger(__name__)
 
 BLOCKS_AHEAD = 16
-"""Blocks of one stream that wait for an upstream at one time."""
+"""Blocks of one stream under way at one time."""
 
 
 class Output(Protocol):
@@ -107,7 +107,7 @@ class Session:
         going_on = True
         match event:
             case StreamLines():
-                if self._distant and event.command.name != "gc-mark-stream":
+                if self._distant or event.command.name == "gc-mark-stream":
                     await self._answer_ahead(event)
                 else:
                     await self._answer_lines(event, started)
