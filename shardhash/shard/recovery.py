@@ -185,9 +185,18 @@ class Shard:
         """Bytes of log since the last snapshot of this process."""
         return self._log.bytes_written - self._bytes_at_snapshot
 
+    @property
+    def texts_waiting(self) -> bool:
+        """Whether siginfo texts wait for `sync_texts`."""
+        return self._siginfo.dirty
+
+    def sync_texts(self) -> None:
+        """Make the siginfo texts durable; may run beside the event loop, as `sync` may. SyncError is final."""
+        self._siginfo.sync()
+
     def append(self, records: Sequence[Record]) -> None:
         """Write records, all or none, durable after `sync`. StorageError: none; SyncError: final."""
-        self._siginfo.sync()  # a text before the record that refers to it
+        self._siginfo.sync()  # a text before the record that refers to it, if the caller has not seen to it
         self._log.append([orjson.dumps(record) for record in records], now())
 
     def sync(self) -> None:
@@ -286,10 +295,14 @@ class MemoryShard:
 
     durable = False
     log_bytes = 0
+    texts_waiting = False
 
     def __init__(self) -> None:
         self.table = Table()
         self._siginfo: list[bytes] = []
+
+    def sync_texts(self) -> None:
+        """Nothing is durable."""
 
     def append(self, records: Sequence[Record]) -> None:
         """Nothing is kept."""

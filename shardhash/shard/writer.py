@@ -72,6 +72,8 @@ class Writer:
         try:
             results = [change(transaction) for change, _ in group]
             if transaction.records:
+                if self._shard.texts_waiting:  # they come first, and lookups go on meanwhile here too
+                    await self._loop.run_in_executor(None, self._shard.sync_texts)
                 self._shard.append(transaction.records)
                 if self._wait_for_sync:
                     await self._sync()
