@@ -166,10 +166,10 @@ def test_the_runbook(machine: Machine) -> None:
     assert machine.known(60) >= 59
     assert "no damage: 3 shards" in machine.run("shardhash verify")
 
-    there = {"SHARDHASH_DATA": str(machine.state / "there"), "BACKUPS": str(machine.state / "newmachine")}
+    there = machine.state / "there"
     here, moved = sections()["Moving to another machine"]
     machine.run(here)
-    machine.run(moved, **there)
+    machine.run(moved, SHARDHASH_DATA=str(there), BACKUPS=str(machine.state / "newmachine"))
     machine.walked.add("Moving to another machine")
     assert machine.known(60) >= 59
     machine.run("systemctl stop shardhash; systemctl start shardhash")

@@ -16,6 +16,7 @@ from shardhash.admin.restore import restore
 from shardhash.admin.verify import verify
 from shardhash.client import create_client
 from shardhash.errors import ConfigError, DamageError
+from shardhash.shard import recovery
 from shardhash.shard.files import BACKUP, list_shard, segment_path
 from shardhash.shard.fs import OsFileSystem
 from tests.admin.directories import Writer, facts, silent
@@ -194,3 +195,35 @@ def test_of_a_live_server(data: Path, tmp_path: Path, start_server: Callable[...
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_clock_that_was_set_back_takes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records from before are younger than the backup, by their times, and were acknowledged all the same."""
+    writer = Writer(FS, data, segment_size=2000)
+    ahead = recovery.now() + 3_600_000_000
+    monkeypatch.setattr(recovery, "now", lambda: ahead)
+    writer.fill(range(400, 420))
+    monkeypatch.undo()
+    writer.fill(range(420, 440))
+    writer.close()
+    backup(FS, data, tmp_path / "backup", silent)
+    restored(tmp_path / "backup", tmp_path / "first")
+    assert facts(FS, tmp_path / "first") == facts(FS, data)
+    backup(FS, data, tmp_path / "backup", silent)
+    restored(tmp_path / "backup", tmp_path / "second")
+    assert facts(FS, tmp_path / "second") == facts(FS, data)
+
+
+def test_snapshots_that_are_all_younger_than_the_backup(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live server replaced them while others were copied: the backup stands for a later time."""
+    writer = Writer(FS, data)
+    writer.fill(range(400, 420))
+    began = recovery.now()
+    for _ in range(3):
+        writer.snapshot()
+    writer.close()
+    monkeypatch.setattr(backup_module, "now", lambda: began)
+    assert backup(FS, data, tmp_path / "backup", silent).time > began
+    assert restored(tmp_path / "backup", tmp_path / "restored") == facts(FS, data)
