@@ -38,6 +38,7 @@ EVERY = 100_000
 """Lines between one progress text and the next."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 _DETAILS = ("owner", "PN", "PV", "PR", "task")
 _COUNTED = {"entry": "entries", "mapping": "mappings", "row": "rows"}
 
@@ -178,4 +179,6 @@ def _microseconds(text: str) -> int:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
+    if not _EPOCH <= time <= _LAST:
+        raise ConfigError(f"{text!r} is no time from 1970 to 9999, UTC")
     return (time - _EPOCH) // timedelta(microseconds=1)

@@ -71,6 +71,7 @@ def changed(line: bytes, **fields: object) -> bytes:
         (lambda lines: [*lines[:4], changed(lines[4], unihash="x"), *lines[5:]], "line 5 .*Invalid unihash"),
         (lambda lines: [*lines[:4], changed(lines[4], taskhash=5), *lines[5:]], "line 5 .*'taskhash' must be text"),
         (lambda lines: [*lines[:-2], changed(lines[-2], created="noon"), lines[-1]], "Invalid isoformat"),
+        (lambda lines: [*lines[:-2], changed(lines[-2], created="1969-12-31"), lines[-1]], "no time from 1970"),
     ],
 )
 def test_what_is_no_dump_is_refused(tmp_path: Path, lines: list[bytes], change: object, text: str) -> None:
