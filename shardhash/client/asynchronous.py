@@ -19,12 +19,12 @@ import orjson
 
 from shardhash.client.connection import BLOCK, Connection
 from shardhash.client.credentials import find_credentials
-from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests, digests_of
+from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
 from shardhash.client.transport import open_transport
 from shardhash.errors import ProtocolError
 from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import is_digest_text
+from shardhash.wire.hashes import is_digest_text, join_digests
 
 TIMEOUT = 30.0
 """Seconds without progress after which a connection counts as broken."""
@@ -235,7 +235,7 @@ class AsyncClient:
     async def unihash_exists_batch(self, unihashes: Iterable[str]) -> list[bool]:
         """Whether each unihash is that of some mapping, in order."""
         texts = list(unihashes)
-        if (digests := digests_of(texts)) is None:
+        if (digests := join_digests(texts)) is None:
             # What is not 64 hex digits is nobody's unihash (PROTOCOL, Terms) and need not be asked.
             well_formed = list(map(is_digest_text, texts))
             answers = iter(await self.unihash_exists_batch(compress(texts, well_formed)))

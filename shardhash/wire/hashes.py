@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from binascii import unhexlify
+from collections.abc import Sequence
 from typing import TypeAlias
 from zlib import crc32
 
@@ -50,14 +51,16 @@ def is_digest_text(text: str) -> bool:
     return _HEX64(text) is not None
 
 
-def join_digests(hashes: list[bytes]) -> bytes | None:
-    """The digests, end to end, of ASCII hashes; None unless each of them is 64 lowercase hex digits.
+def join_digests(hashes: Sequence[str]) -> bytes | None:
+    """The digests, end to end, of hashes given as text; None unless each is 64 lowercase hex digits.
 
-    About 60 ns a hash: no Python bytecode runs per hash.
+    About 70 ns a hash: no Python bytecode runs per hash.
     """
-    if set(map(len, hashes)) != {64}:
-        return b"" if not hashes else None
-    joined = b"".join(hashes)
+    if not hashes:
+        return b""
+    if set(map(len, hashes)) != {2 * DIGEST_SIZE}:
+        return None
+    joined = "".join(hashes)
     if joined.lower() != joined:
         return None
     try:

@@ -103,7 +103,7 @@ def parse_get_lines(text: bytes) -> LookupBlock:
 
 def group_taskhashes(method: str, taskhashes: list[str]) -> LookupBlock:
     """The lookups of a get-batch, as `parse_get_lines` gives them; under 150 ns each for 64-hex hashes."""
-    joined = _join_texts(taskhashes)
+    joined = join_digests(taskhashes)
     if joined is not None:
         return LookupBlock(len(taskhashes), [LookupGroup(method, joined, None)])
     return _group([(method, taskhash) for taskhash in taskhashes])
@@ -119,7 +119,7 @@ def parse_exists_lines(text: bytes) -> ExistsBlock:
 
 def check_unihashes(unihashes: list[str]) -> ExistsBlock:
     """The unihashes of an exists-batch, as `parse_exists_lines` gives them."""
-    digests = _join_texts(unihashes)
+    digests = join_digests(unihashes)
     if digests is not None:
         return ExistsBlock(digests, None)
     well_formed = bytes(map(is_digest_text, unihashes))
@@ -201,12 +201,6 @@ def _group(lookups: list[tuple[str, str]]) -> LookupBlock:
         digests = [key for key in keys if isinstance(key, bytes)]
         groups.append(LookupGroup(form[0], b"".join(digests) if form[1] else keys, None if whole else places[form]))
     return LookupBlock(len(lookups), groups)
-
-
-def _join_texts(hashes: list[str]) -> bytes | None:
-    """`join_digests` of texts."""
-    joined = "\n".join(hashes)
-    return join_digests(joined.encode().split(b"\n")) if joined.isascii() else None
 
 
 def _hash_column(text: bytes) -> tuple[bytes, bytes] | None:

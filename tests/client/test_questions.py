@@ -14,12 +14,11 @@ from shardhash.client.questions import (
     Question,
     UnihashesOfDigests,
     UnihashesOfTexts,
-    digests_of,
     hex_texts,
 )
 from shardhash.errors import ProtocolError
 from shardhash.wire.batch import EXISTS, Found, decode_request, encode_exists, encode_found
-from shardhash.wire.hashes import is_digest_text
+from shardhash.wire.hashes import is_digest_text, join_digests
 
 HASHES = [f"{i:064x}" for i in range(4)] + ["A" * 64, "short", "ü" * 64, "g" * 64, "0" * 40]
 METHODS = ["oe.sstatesig.OEOuthashBasic", "other", "ü"]
@@ -100,7 +99,7 @@ def test_existence_comes_back_in_order(numbers: list[int], forms: list[tuple[str
 
 @given(st.lists(st.text(max_size=70) | st.from_regex(r"[0-9a-f]{64}", fullmatch=True)))
 def test_digests_are_those_of_digest_texts(hashes: list[str]) -> None:
-    digests = digests_of(hashes)
+    digests = join_digests(hashes)
     assert (digests is not None) is all(map(is_digest_text, hashes))
     if digests is not None:
         assert hex_texts(digests) == hashes
