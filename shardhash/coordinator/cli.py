@@ -10,8 +10,10 @@ from pathlib import Path
 from shardhash import options
 from shardhash.coordinator import permissions
 from shardhash.coordinator.settings import Bind, Settings, UpstreamSettings
-from shardhash.errors import ConfigError
+from shardhash.errors import ConfigError, DamageError
 from shardhash.options import DATABASE, DEFAULT_DATA, Options
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.manifest import read_manifest
 from shardhash.wire.address import parse_address, parse_bind
 from shardhash.wire.connection import Limits
 
@@ -131,14 +133,14 @@ def _add_data(known: Options) -> None:
         " which names the file of an older server, PATH.shardhash)",
     )
     known.switch("--memory", "SHARDHASH_MEMORY", help="keep everything in memory only; it is lost at the end")
-    cores = len(os.sched_getaffinity(0))
     known.add(
         "--workers",
         "SHARDHASH_WORKERS",
         metavar="N",
         convert=options.whole(1, MAX_WORKERS),
-        default=cores,
-        help=f"worker processes, each with its part of the hashes (default: the cores, here {cores})",
+        default=None,
+        help="worker processes, each with its part of the hashes; another number than before moves all to new files"
+        f" first (default: what DIR has; for a new one the cores but one, here {_workers_of_this_machine()})",
     )
     known.add(
         "--sync",
@@ -252,7 +254,7 @@ def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Sett
     data, notices = _data(given, environment)
     return Settings(
         binds=tuple(_bind(text, given.read_only, given.anon_perms) for text in given.bind),
-        workers=given.workers,
+        workers=given.workers or _workers_of(data),
         data=data,
         sync=given.sync,
         sync_interval=given.sync_interval,
@@ -267,6 +269,20 @@ def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Sett
         log_level=given.log,
         notices=notices,
     )
+
+
+def _workers_of(data: Path | None) -> int:
+    """The workers when no number is given: those that the data directory was made for, lest it be moved around."""
+    try:
+        manifest = read_manifest(OsFileSystem(), data) if data is not None else None
+    except DamageError:
+        manifest = None  # the start says what is wrong with it
+    return manifest.shards if manifest is not None else _workers_of_this_machine()
+
+
+def _workers_of_this_machine() -> int:
+    """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def _data(given: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:

@@ -13,7 +13,8 @@ from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT
 from shardhash.coordinator.server import worker_arguments
 from shardhash.coordinator.settings import Bind, Settings, UpstreamSettings
 from shardhash.errors import ConfigError
-from shardhash.shard.manifest import Manifest
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.manifest import Manifest, prepare_directory
 from shardhash.shard.worker import parse_options
 from shardhash.wire.address import Address, parse_address, parse_bind
 
@@ -103,9 +104,8 @@ def test_no_warning_without_danger() -> None:
 
 def test_defaults() -> None:
     found = read_settings([], NOTHING)
-    assert found == Settings(
-        (Bind(Address("unix", path="./hashserve.sock")),), len(os.sched_getaffinity(0)), Path("hashserv.shardhash")
-    )
+    bind = Bind(Address("unix", path="./hashserve.sock"))
+    assert found == Settings((bind,), max(1, len(os.sched_getaffinity(0)) - 1), Path("hashserv.shardhash"))
 
 
 def test_variables_of_the_reference(tmp_path: Path) -> None:
@@ -196,3 +196,11 @@ def test_wrong_settings(
     arguments: str, environment: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(arguments.split(), environment, capsys)
+
+
+def test_workers_are_those_of_the_directory_unless_a_number_is_given(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == max(1, len(os.sched_getaffinity(0)) - 1)
+    prepare_directory(fs, tmp_path, 5, lambda _: None)
+    assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == 5
+    assert read_settings(f"--data {tmp_path} --workers 2".split(), NOTHING).workers == 2
