@@ -85,11 +85,11 @@ class WorkerLink:
         return result
 
     def release_turn(self, turn: Turn) -> None:
-        """Let the next in line go on."""
+        """Let the next in line go on. Nobody waits for an answer, and a link that drops ends its turns by itself."""
         method, outhash, _, created = turn
         self._turns.pop(created, None)
-        if self._gave_up is None:
-            self.request("release", method, outhash, created).add_done_callback(_retrieve)
+        self._requests.append([protocol.NO_ANSWER, "release", method, outhash, created])
+        self._bell.ring()
 
     def _next(self) -> tuple[int, asyncio.Future[Any]]:
         if self._gave_up is not None:
@@ -105,7 +105,7 @@ class WorkerLink:
         self._gave_up = None
         unanswered = list(self._waiting.values())
         self._frames = [message for message, _ in unanswered if isinstance(message, bytes)]
-        held = [[0, "turn", *turn] for turn in self._turns.values()]
+        held = [[protocol.NO_ANSWER, "turn", *turn] for turn in self._turns.values()]
         self._requests = held + [request for request, _ in unanswered if isinstance(request, list)]
         self._bell.ring()
         self._socket = socket
@@ -166,14 +166,9 @@ class WorkerLink:
                 frames, self._frames = self._frames, []
                 requests, self._requests = self._requests, []
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
-                    await socket.send_bytes(protocol.encode_json(requests))
+                    for message in protocol.encode_messages(requests):
+                        await socket.send_bytes(message)
                 for frame in frames:
                     await socket.send_bytes(frame)
         except ConnectionError:
             return  # the reader sees the end too; what was taken here is still among what waits
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """A release that fails needs no one: turns end with the link."""
-    if not future.cancelled():
-        future.exception()

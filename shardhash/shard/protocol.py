@@ -5,10 +5,11 @@ Every message is binary and begins with a byte for its kind::
     'L'  u32 number (little-endian) and a batch frame (wire/batch.py): a lookup or existence request, its answer
     'J'  JSON: [[number, operation, argument, ...], ...]   requests, in the order in which they are to begin
                 [[number, result], ...]                    answers, in any order
-                [[number, null, "storage", message], ...]  refusals: the disk refuses writes
+                [[number, null, "storage", message], ...]  refusals: the disk refuses a write, or holds damage
 
-Numbers are the coordinator's, one sequence a link. A request may be sent again after a link dropped: each
-operation is idempotent. Hashes are text; unihashes 64 hex digits; times microseconds since 1970 UTC.
+Numbers are the coordinator's, one sequence a link; what has number 0 is not answered. A request may be sent again after
+a link dropped: each operation is idempotent. Hashes are text; unihashes 64 hex digits; times microseconds since 1970
+UTC.
 
 ===============  ==========================================  =========================================================
 operation        arguments                                   result
@@ -51,12 +52,15 @@ operation        arguments                                   result
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 LOOKUP = b"L"
 JSON = b"J"
+NO_ANSWER = 0
+"""Number of a request whose answer nobody waits for."""
 PAGE = 16
 """Taskhashes of the first page; usually its first one decides."""
 LATER_PAGE = 1024
@@ -65,6 +69,8 @@ EXIT_DAMAGED = 3
 """Exit status of a worker whose files cannot be used as they are: starting it again would not help."""
 MAX_MESSAGE = 1 << 30
 """Limit of a message on the link, bytes; a report carries its siginfo."""
+FULL_MESSAGE = 16 << 20
+"""Bytes from which on what would share a message is split: many clients may ask for long texts in one tick."""
 
 _NUMBER = struct.Struct("<cI")
 
@@ -82,6 +88,17 @@ def decode_lookup(message: bytes) -> tuple[int, bytes]:
 def encode_json(items: list[Any]) -> bytes:
     """A JSON message."""
     return JSON + orjson.dumps(items)
+
+
+def encode_messages(items: list[Any], full: int = FULL_MESSAGE) -> Iterator[bytes]:
+    """Items in order, in one message if it is not `full`, bytes, and else in more."""
+    message = encode_json(items)
+    if len(message) < full or len(items) == 1:
+        yield message
+        return
+    middle = len(items) // 2
+    yield from encode_messages(items[:middle], full)
+    yield from encode_messages(items[middle:], full)
 
 
 def decode_json(message: bytes) -> list[Any]:

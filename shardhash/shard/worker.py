@@ -26,7 +26,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from shardhash.bell import Bell
-from shardhash.errors import ShardhashError, StorageError, SyncError
+from shardhash.errors import DamageError, ShardhashError, StorageError, SyncError
 from shardhash.shard import protocol
 from shardhash.shard.files import shard_folder
 from shardhash.shard.fs import OsFileSystem
@@ -86,7 +86,11 @@ class Link:
 
     def _begin(self, requests: list[Any]) -> None:
         for number, operation, *arguments in requests:
-            result = self._service.begin(self, operation, arguments)
+            try:
+                result = self._service.begin(self, operation, arguments)
+            except (StorageError, DamageError, OSError) as error:
+                self._refuse(number, error)
+                continue
             if isinstance(result, asyncio.Future):
                 result.add_done_callback(partial(self._finish, number))
             elif isinstance(result, Awaitable):
@@ -103,22 +107,33 @@ class Link:
         error = future.exception()
         if error is None:
             self._answer([number, future.result()])
-        elif isinstance(error, StorageError):
-            self._answer([number, None, "storage", str(error)])
+        elif isinstance(error, StorageError | DamageError | OSError):
+            self._refuse(number, error)
         else:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "an operation failed", "exception": error, "future": future}
             )
 
+    def _refuse(self, number: int, error: BaseException) -> None:
+        """The disk refuses, or what is read from it is damaged: a matter of this request, not of the shard.
+
+        Ending instead would bring the same request back, to end the next worker.
+        """
+        if not isinstance(error, StorageError):
+            say("ERROR", str(error))
+        self._answer([number, None, "storage", str(error)])
+
     def _answer(self, item: list[Any]) -> None:
-        self._answers.append(item)
-        self._bell.ring()
+        if item[0] != protocol.NO_ANSWER:
+            self._answers.append(item)
+            self._bell.ring()
 
     async def _send(self) -> None:
         while True:
             await self._bell.wait()
             answers, self._answers = self._answers, []
-            await self._socket.send_bytes(protocol.encode_json(answers))
+            for message in protocol.encode_messages(answers):
+                await self._socket.send_bytes(message)
 
 
 def say(level: str, text: str) -> None:
