@@ -14,10 +14,16 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from perf.workload import Step, WrongAnswerError, digests
 from shardhash.client import AsyncClient, create_async_client
+from shardhash.client.connection import Connection
+from shardhash.client.questions import ExistenceOfDigests
+from shardhash.client.transport import open_transport
 from shardhash.wire.address import parse_address
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 GET_STREAM = b'{"get-stream": null}\n'
+
+TIMEOUT = 30.0
+"""Seconds without progress after which a connection counts as broken."""
 
 Lookups: TypeAlias = Sequence[Step]
 Steps = TypeVar("Steps", bound=Sized)
@@ -61,6 +67,27 @@ class Native(Builder[Lookups]):
 
     async def close(self) -> None:
         await self._client.close()
+
+
+class Exists(Builder[Lookups]):
+    """Existence checks in native batches: of the unihashes at odd places, and of the taskhashes at the even ones.
+
+    A taskhash is the unihash of a mapping only where it lent its output its hash.
+    """
+
+    async def connect(self) -> None:
+        transport = await open_transport(parse_address(self.address), TIMEOUT)
+        self._connection = await Connection.open(transport, native=True, block=max(map(len, self.steps)))
+        self._asked, self._due = zip(*map(_existence, self.steps), strict=True)
+
+    async def ask(self, number: int) -> None:
+        question = ExistenceOfDigests(self._asked[number])
+        await self._connection.ask(question)
+        if question.status() != self._due[number]:
+            raise self.wrong(number, self._due[number], question.status())
+
+    async def close(self) -> None:
+        await self._connection.close()
 
 
 class NativeText(Builder[Lookups]):
@@ -169,6 +196,7 @@ class Redis(Builder[Lookups]):
 CLIENTS: dict[str, tuple[type[Builder[Lookups]], str]] = {
     "native": (Native, "ws"),
     "native-text": (NativeText, "ws"),
+    "exists": (Exists, "ws"),
     "stream": (Stream, "tcp"),
     "stock-tcp": (Stock, "tcp"),
     "stock-ws": (Stock, "ws"),
@@ -212,6 +240,15 @@ class _Answers(asyncio.Protocol):
             self._waiter.set_result(outcome)
         else:
             self._stray = outcome
+
+
+def _existence(step: Step) -> tuple[bytes, bytes]:
+    """The digests that `Exists` asks for, and the status due for each."""
+    asked, due = [], bytearray()
+    for place, (taskhash, unihash) in enumerate(zip(digests(step.taskhashes), _unihashes(step), strict=True)):
+        asked.append(unihash or taskhash if place % 2 else taskhash)
+        due.append(asked[-1] == unihash)
+    return b"".join(asked), bytes(due)
 
 
 def _lines(step: Step) -> bytes:

@@ -23,6 +23,8 @@ from perf.pool import Run
 from shardhash import __version__
 
 _PACKAGES = ("aiohttp", "hiredis", "numpy", "orjson", "redis", "uvloop", "websockets")
+DISTRIBUTION = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 97, 98, 99, 99.5, 99.9, 100)
+"""Percentiles of the steps' times that are kept, for plots."""
 _WIDTH = 30
 _SPARSE = 10.0
 """Seconds between two lines about progress where there is no terminal."""
@@ -60,6 +62,7 @@ def summary(runs: Sequence[Run], lookups: int) -> dict[str, Any]:
             "p99": float(np.percentile(steps, 99)),
             "max": float(steps.max()),
         },
+        "distribution_ms": {str(part): float(np.percentile(steps, part)) for part in DISTRIBUTION},
         "others": median(run.others for run in runs),
         "cpu_seconds": {role: median(run.cpu[role] for run in runs) for role in runs[0].cpu},
     }

@@ -24,7 +24,8 @@ import psutil
 
 START_LIMIT = 30.0
 """Seconds until a server that does not answer has failed."""
-_ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
+"""The checkout."""
 
 
 class Server:
@@ -49,6 +50,13 @@ class Server:
         """MiB that the processes of each role hold now."""
         return {
             role: sum(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20
+            for role, pids in self.roles.items()
+        }
+
+    def share(self) -> dict[str, float]:
+        """MiB that the processes of each role hold now, a page that several share counted once (PSS)."""
+        return {
+            role: sum(psutil.Process(pid).memory_full_info().pss for pid in pids) / 2**20
             for role, pids in self.roles.items()
         }
 
@@ -94,8 +102,8 @@ def shardhash(
             place = ["--data", str(data)]
         command = [sys.executable, "-m", "shardhash", "serve", *place, "--workers", str(workers), "--log", "WARNING"]
         command += ["--bind", "ws://127.0.0.1:0", "--bind", "127.0.0.1:0", *arguments]
-        process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, env=_environment())
-        stack.callback(_stop, process)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment())
+        stack.callback(stop, process)
         lines = [line for _, line in zip(range(2), process.stdout or (), strict=False)]
         if len(lines) != 2:
             raise RuntimeError(f"shardhash did not start: {shlex.join(command)}")
@@ -139,15 +147,16 @@ def _peer(role: str, command: list[str], port: int) -> Server:
             break
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                _stop(process)
+                stop(process)
                 raise RuntimeError(f"{role} did not start: {shlex.join(command)}") from None
             time.sleep(0.02)
     server = Server({"tcp": f"127.0.0.1:{port}"}, {role: [process.pid]})
-    server.stack.callback(_stop, process)
+    server.stack.callback(stop, process)
     return server
 
 
-def _stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Stop a process in order, or by force if it takes too long."""
     process.terminate()
     try:
         process.wait(START_LIMIT)
@@ -178,7 +187,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment without a server's settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
 
