@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
+_KIB = 1024
 
 
 class Output(Protocol):
@@ -62,15 +63,19 @@ class Session:
         self._stopping = False
         self.refused = False
         """Whether it ended by a refusal, which the peer should get to read."""
-        self.waiting = 0
-        """Requests, stream lines and batches that wait for an answer."""
+        self._weight = 0
 
     def feed(self, events: list[Event]) -> None:
         """Take events to answer."""
         self._events.extend(events)
         for event in events:
-            self.waiting += event.text.count(b"\n") if type(event) is StreamLines else 1
+            self._weight += _text_weight(event.text) if type(event) is StreamLines else _weight(event)
         self._bell.ring()
+
+    @property
+    def waiting(self) -> int:
+        """Requests, stream lines and batches that wait for an answer, and one more for each KiB of them."""
+        return self._weight // _KIB
 
     def feed_end(self) -> None:
         """The peer sends no more; what came before is still answered."""
@@ -126,7 +131,7 @@ class Session:
             case Ended():
                 log.info("%s: closed: %s", self._peer, event.reason)
                 going_on = False
-        self.waiting -= 1
+        self._weight -= _weight(event)
         if isinstance(event, Asked | BatchAsked):
             self._stats.add(perf_counter() - started)
         return going_on
@@ -186,7 +191,7 @@ class Session:
     async def _send_answers(self, answers: bytes, text: bytes, started: float) -> None:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
-        self.waiting -= count
+        self._weight -= _text_weight(text)
         self._stats.add(perf_counter() - started, count)
 
     def _take_block(self, event: StreamLines) -> bytes:
@@ -217,3 +222,15 @@ class Session:
         log.info("%s: refused: %s", self._peer, error)
         self.refused = True
         await self._output.send_json({"invoke-error": {"message": str(error)}})
+
+
+def _weight(event: Event) -> int:
+    """What an event but StreamLines counts for: a KiB for itself, and its bytes."""
+    if isinstance(event, Asked):
+        return _KIB + event.size
+    return _KIB + len(event.batch.digests) if isinstance(event, BatchAsked) else _KIB
+
+
+def _text_weight(text: bytes) -> int:
+    """The same for stream lines. It adds up, however they are cut into blocks."""
+    return text.count(b"\n") * _KIB + len(text)

@@ -29,7 +29,7 @@ command, it closes the connection, and what the machine made of the lines behind
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -54,7 +54,8 @@ class Limits:
     `line` holds for lines and for each message of a handshake or stream; `message` for a request, chunked or not;
     `values` for the JSON values in it, about, because the smallest take thirty times their text in memory;
     `headers` is the number of header lines and `header_bytes` their sum.
-    `pipelined` is for the listener: it stops reading while so many stream lines or requests wait for answers.
+    `pipelined` is for the listener: it stops reading while so many stream lines or requests wait for answers; each
+    KiB of them counts as one more.
     """
 
     line: int = DEFAULT_LINE_LIMIT
@@ -74,10 +75,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request to answer."""
+    """A request to answer; `size` is what it took on the wire, bytes."""
 
     command: Command
     request: Request
+    size: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,7 @@ class ServerConnection:
             self._end("unknown command")
             return
         command, request = asked
-        self._emit(Asked(command, request))
+        self._emit(Asked(command, request, len(text)))
         if command.stream:
             self._stream = command
             self._state = _State.STREAM

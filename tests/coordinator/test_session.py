@@ -1,0 +1,68 @@
+"""What a session lets wait: requests and lines are counted, and so are their bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardhash.coordinator.handlers import Caller, Services
+from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
+from shardhash.coordinator.session import Session
+from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.users import Users
+from shardhash.wire.connection import ServerConnection
+from shardhash.wire.framing import encode_json
+from tests.coordinator.plain_store import PlainStore
+
+HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
+SIGINFO = b"x" * 1_000_000
+REPORT = b'{"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": "%s", "outhash_siginfo": "%s"}}'
+
+
+class Sink:
+    """An Output that takes all."""
+
+    async def send_raw(self, data: bytes) -> None:
+        pass
+
+    async def send_json(self, value: object) -> None:
+        pass
+
+    async def send_lines(self, lines: bytes) -> None:
+        pass
+
+    async def send_frame(self, frame: bytes) -> None:
+        pass
+
+
+async def _nothing() -> int:
+    return 0
+
+
+def session(*, distant: bool = False) -> Session:
+    store = PlainStore()
+    services = Services(store=store, users=Users(store), stats=Stats(), backfill=_nothing, distant=distant)
+    return Session(services, Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer")
+
+
+@pytest.mark.parametrize(
+    ("data", "least"),
+    [
+        (b'{"ping": {}}\n' * 100, 100),
+        (encode_json(REPORT % (b"a" * 64, SIGINFO)) * 3, 3 + 3 * 976),
+        (b'{"get-stream": null}\n' + b"m t\n" * 100 + b"END\n", 102),
+        (b'{"get-stream": null}\n' + (b"m " + b"t" * 100_000 + b"\n") * 50, 50 + 50 * 97),
+    ],
+)
+@pytest.mark.parametrize("distant", [False, True])
+async def test_what_waits_is_weighed_and_nothing_is_left_when_all_is_answered(
+    data: bytes, least: int, distant: bool
+) -> None:
+    """A thousand requests of megabytes would else be as little as a thousand pings."""
+    connection, asking = ServerConnection(), session(distant=distant)
+    for start in range(0, len(data), 70_000):
+        part = data[start : start + 70_000]
+        asking.feed(connection.receive_data(HELLO + part if not start else part))
+    assert least <= asking.waiting <= least * 1.3
+    asking.feed_end()
+    await asking.run(lambda: None)
+    assert asking.waiting == 0
