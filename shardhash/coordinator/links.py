@@ -18,8 +18,8 @@ from shardhash.bell import Bell
 from shardhash.errors import StorageError, UnavailableError
 from shardhash.shard import protocol
 
-Turn = tuple[str, str, str, int]
-"""method, outhash, taskhash, created: the arguments of a ``turn``; `created` names it."""
+Turn = tuple[str, str, str, int, int]
+"""method, outhash, taskhash, created, number: the arguments of a ``turn``; `number` names it."""
 
 
 class WorkerLink:
@@ -81,14 +81,14 @@ class WorkerLink:
             self.release_turn(turn)  # it may hold it, or wait in the queue
             raise
         if not isinstance(result, str):
-            self._turns[turn[3]] = turn
+            self._turns[turn[4]] = turn
         return result
 
     def release_turn(self, turn: Turn) -> None:
         """Let the next in line go on. Nobody waits for an answer, and a link that drops ends its turns by itself."""
-        method, outhash, _, created = turn
-        self._turns.pop(created, None)
-        self._requests.append([protocol.NO_ANSWER, "release", method, outhash, created])
+        method, outhash, _, _, number = turn
+        self._turns.pop(number, None)
+        self._requests.append([protocol.NO_ANSWER, "release", method, outhash, number])
         self._bell.ring()
 
     def _next(self) -> tuple[int, asyncio.Future[Any]]:
@@ -103,6 +103,8 @@ class WorkerLink:
         """Use a socket to a worker that has recovered; returns when it drops."""
         self._stop_timer()
         self._gave_up = None
+        # Without those nobody waits for: asked again, a turn that was given up would never be released.
+        self._waiting = {number: asked for number, asked in self._waiting.items() if not asked[1].done()}
         unanswered = list(self._waiting.values())
         self._frames = [message for message, _ in unanswered if isinstance(message, bytes)]
         held = [[protocol.NO_ANSWER, "turn", *turn] for turn in self._turns.values()]

@@ -51,13 +51,15 @@ class Reports:
 
     async def report(self, report: Report, otherwise: Otherwise | None, created: int | None = None) -> bytes:
         """The unihash in force, once the report is durable. `created`: microseconds, now unless given."""
-        now = self._clock()
-        turn = (report.method, report.outhash, report.taskhash, now)
+        number = self._clock()
+        if created is None:
+            created = number
+        turn = (report.method, report.outhash, report.taskhash, created, number)
         fields = (
             report.method,
             report.taskhash,
             report.outhash,
-            now if created is None else created,
+            created,
             report.owner,
             report.PN,
             report.PV,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from shardhash.coordinator.links import WorkerLink
 from shardhash.coordinator.lookups import Lookups
 from shardhash.coordinator.reports import Clock, Reports
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
-from shardhash.errors import InvokeError
+from shardhash.errors import InvokeError, UnavailableError
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Key, to_text
 from shardhash.wire.messages import Report
@@ -20,6 +21,7 @@ from shardhash.wire.messages import Report
 GC_MARK = "gc-mark"
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
+_T = TypeVar("_T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -107,24 +109,29 @@ class Router:
         return await self._remove_rows("clean", self._clock() - max_age_seconds * 1_000_000)
 
     async def _remove_rows(self, operation: str, argument: object) -> int:
-        counts = await asyncio.gather(*(self._remove_from(link, operation, argument) for link in self._links))
-        return sum(counts)
+        job = secrets.token_hex(8)
+        await self._ask_all("watch", job)
+        try:
+            return sum(await _all(self._remove_from(link, job, operation, argument) for link in self._links))
+        finally:
+            with contextlib.suppress(UnavailableError):  # a watch ends with the link as well
+                await self._ask_all("unwatch", job)
 
-    async def _remove_from(self, link: WorkerLink, operation: str, argument: object) -> int:
-        job, count, done = secrets.token_hex(8), 0, False
+    async def _remove_from(self, link: WorkerLink, job: str, operation: str, argument: object) -> int:
+        count, done = 0, False
         while not done:
             answer = await link.request(operation, job, argument)
             count += answer["count"]
             done = answer["done"]
-            await self._unindex(answer["unindex"])
+            await self._unindex(job, answer["unindex"])
         return count
 
-    async def _unindex(self, gone: list[tuple[str, list[tuple[str, str]]]]) -> None:
+    async def _unindex(self, job: str, gone: list[tuple[str, list[tuple[str, str]]]]) -> None:
         by_link: dict[tuple[WorkerLink, str], list[tuple[str, str]]] = {}
         for method, pairs in gone:
             for pair in pairs:
                 by_link.setdefault((self._reports.link_of(pair[0]), method), []).append(pair)
-        await asyncio.gather(*(link.request("unindex", method, pairs) for (link, method), pairs in by_link.items()))
+        await _all(_ask(link, "unindex", job, method, pairs) for (link, method), pairs in by_link.items())
 
     # ------------------------------------------------------------------------------------ garbage collection
 
@@ -135,13 +142,13 @@ class Router:
             for start in range(0, len(marks), MARKS_AT_ONCE):
                 some = marks[start : start + MARKS_AT_ONCE]
                 await self._links[0].request("set", "config", GC_MARK, some[0][0])
-                parts = await asyncio.gather(*(link.request("marks", some) for link in self._links))
+                parts = await self._ask_all("marks", some)
                 counts[start : start + len(some)] = map(sum, zip(*parts, strict=True))
         return counts
 
     async def gc_status(self) -> GcStatus:
         """See Store."""
-        parts = await asyncio.gather(*(link.request("status") for link in self._links))
+        parts = await self._ask_all("status")
         mark = parts[0][2]
         keep = sum(part[0] for part in parts) if mark else 0
         return GcStatus(keep, sum(part[1] for part in parts) - keep, mark or None)
@@ -155,7 +162,7 @@ class Router:
         async with self._collection:
             if not mark or await self.get_entry("config", GC_MARK) != mark:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
-            counts = await asyncio.gather(*(link.request("sweep", mark) for link in self._links))
+            counts = await self._ask_all("sweep", mark)
             await self.set_entry("config", GC_MARK, None)
             await self._spread_mark(None)
         return sum(counts)
@@ -166,13 +173,13 @@ class Router:
             await self._spread_mark(await self.get_entry("config", GC_MARK))
 
     async def _spread_mark(self, mark: str | None) -> None:
-        await asyncio.gather(*(link.request("set", "config", GC_MARK, mark) for link in self._links[1:]))
+        await _all(_ask(link, "set", "config", GC_MARK, mark) for link in self._links[1:])
 
     # ---------------------------------------------------------------------------------------------- entries
 
     async def usage(self) -> dict[str, int]:
         """See Store."""
-        parts = await asyncio.gather(*(link.request("counts") for link in self._links))
+        parts = await self._ask_all("counts")
         return {
             "unihashes_v3": sum(part["mappings"] for part in parts),
             "outhashes_v2": sum(part["rows"] for part in parts),
@@ -195,7 +202,28 @@ class Router:
 
     async def snapshot(self) -> None:
         """See Store."""
-        await asyncio.gather(*(link.request("snapshot") for link in self._links))
+        await self._ask_all("snapshot")
+
+    async def _ask_all(self, operation: str, *arguments: object) -> list[Any]:
+        """The results of an operation on every shard."""
+        return await _all(_ask(link, operation, *arguments) for link in self._links)
+
+
+async def _ask(link: WorkerLink, operation: str, *arguments: object) -> Any:
+    """The result of an operation; a link that gave up refuses it only here, among the others."""
+    return await link.request(operation, *arguments)
+
+
+async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:
+    """The results of all; an error only once none is under way any more.
+
+    A sweep that goes on in one shard, after another refused it, would meet the marks of the next collection.
+    """
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _microseconds(created: str | None) -> int | None:

@@ -22,6 +22,8 @@ HEARTBEAT = 20.0
 """Seconds between pings on a link; a worker that does not answer for half of it more is killed and started again."""
 MAX_PAUSE = 30.0
 """Longest pause before a worker that keeps dying is started again, seconds."""
+START_PAUSE = 1.0
+"""Seconds before it is tried again to start a process for which there was no room."""
 
 
 class Supervisor:
@@ -86,7 +88,16 @@ class Supervisor:
             link.lost(why)
             pause = 0.0 if time.monotonic() - began > MAX_PAUSE else min(MAX_PAUSE, pause * 2 or 0.05)
             await asyncio.sleep(pause if pause > 0.05 else 0)
-            self._processes[link.shard] = self._start_process(link.shard)
+            self._processes[link.shard] = await self._start_again(link.shard)
+
+    async def _start_again(self, shard: int) -> WorkerProcess:
+        """Another process for a shard; tried until there is room for one (descriptors, memory, a full /tmp)."""
+        while True:
+            try:
+                return self._start_process(shard)
+            except OSError as error:
+                log.error("no worker for shard %d can be started: %s; trying again", shard, error)
+                await asyncio.sleep(START_PAUSE)
 
     async def _run_once(self, link: WorkerLink, process: WorkerProcess) -> str:
         """Serve a worker's link until it ends; how it ended."""

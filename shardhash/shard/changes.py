@@ -104,8 +104,13 @@ class Transaction:
             self.records.append((records.UNMAP, method, [to_text(taskhash) for taskhash in gone]))
         return len(gone)
 
-    def delete_rows(self, method: str, pairs: Iterable[tuple[str, str]]) -> int:
-        """Delete the rows of these (taskhash, outhash); how many there were."""
+    def delete_rows(self, method: str, pairs: Iterable[tuple[str, str]], *, unused: bool = False) -> int:
+        """Delete the rows of these (taskhash, outhash); how many there were.
+
+        `unused`: only those whose taskhash has no mapping; a report may have come since they were selected.
+        """
+        if unused:
+            pairs = [pair for pair in pairs if self.unihash(method, to_key(pair[0])) is None]
         gone = [pair for pair in pairs if self.has_row(method, to_key(pair[0]), to_key(pair[1]))]
         if gone:
             self._rows.update(((method, to_key(taskhash), to_key(outhash)), False) for taskhash, outhash in gone)

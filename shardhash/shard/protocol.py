@@ -14,13 +14,13 @@ UTC.
 ===============  ==========================================  =========================================================
 operation        arguments                                   result
 ===============  ==========================================  =========================================================
-``turn``         method, outhash, taskhash, created          waits for the turn of this outhash and for its index to
+``turn``         method, outhash, taskhash, created, number  waits for the turn of this outhash and for its index to
                                                              hold the taskhash, durably: the first page
 ``report``       method, outhash, taskhash, created,         the same, but when there is no other taskhash, nothing
-                 [row fields], outhash_siginfo or null,      waits for the turn and this shard owns the taskhash too:
-                 unihash                                     row and mapping are stored with the index item, the turn
+                 number, [row fields], outhash_siginfo or    waits for the turn and this shard owns the taskhash too:
+                 null, unihash                               row and mapping are stored with the index item, the turn
                                                              is over, and the result is the unihash in force, a text
-``release``      method, outhash, created                    null; the turn, which `created` names, goes to the next
+``release``      method, outhash, number                     null; the turn, which `number` names, goes to the next
                                                              in line
 ``page``         method, outhash, taskhash, after            the other taskhashes of the outhash, oldest first,
                                                              [[created, taskhash], ...]; after: null or the last of
@@ -37,7 +37,9 @@ operation        arguments                                   result
 ``remove``       job, where                                  {count, unindex: [[method, [[outhash, taskhash]]]],
                                                              done}; asked again with the same job until done
 ``clean``        job, before                                 the same, for rows older than this without a mapping
-``unindex``      method, [[outhash, taskhash]]               null
+``watch``        job                                         null; a removal of any shard begins
+``unindex``      job, method, [[outhash, taskhash]]          null; items go where no report had the turn since then
+``unwatch``      job                                         null
 ``marks``        [[mark, where], ...]                        [count, ...]
 ``sweep``        mark                                        count of mappings without the mark, now deleted
 ``status``       -                                           [mappings with the current mark, all, mark or ""]

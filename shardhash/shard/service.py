@@ -58,6 +58,7 @@ class Service:
         self._turns = Turns()
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[str, Sweep] = {}
+        self._unindexing = 0
         self._snapshot_lock = asyncio.Lock()
         self._operations: dict[str, Callable[..., Any]] = {
             name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")
@@ -90,6 +91,7 @@ class Service:
         outhash: str,
         taskhash: str,
         created: int,
+        number: int,
         fields: list[Any],
         siginfo: str | None,
         unihash: str,
@@ -101,33 +103,33 @@ class Service:
         """
         place = (method, outhash)
         if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
-            return self.op_turn(link, method, outhash, taskhash, created)
+            return self.op_turn(link, method, outhash, taskhash, created, number)
         row = RowFields(*fields)
 
         def change(transaction: Transaction) -> str:
             transaction.insert_index(method, outhash, taskhash, created)
             return self._insert_row(transaction, row, siginfo, unihash)
 
-        self._turns.take(place, link, created, _nothing)
+        self._turns.take(place, link, number, _nothing)
         written = self._write(change)
-        written.add_done_callback(lambda _: self._turns.release(place, link, created))
+        written.add_done_callback(lambda _: self._turns.release(place, link, number))
         return written
 
     def op_turn(
-        self, link: object, method: str, outhash: str, taskhash: str, created: int
+        self, link: object, method: str, outhash: str, taskhash: str, created: int, number: int
     ) -> Awaitable[list[tuple[int, str]]]:
         """Take the turn and make the index item durable; the first page of the other taskhashes.
 
         The item comes before the row: an item without a row says nothing (`op_equivalents` looks at rows), while
         a row without an item would be a report half done. The place in the queue is taken at once, so that turns come
-        in the order of `created`.
+        in the order of `number`.
         """
         turn: asyncio.Future[None] = self._loop.create_future()
-        self._turns.take((method, outhash), link, created, lambda: _grant(turn))
+        self._turns.take((method, outhash), link, number, lambda: _grant(turn))
         indexed = None
-        if not self._table.indexed(method, to_key(outhash), to_key(taskhash)):
+        if self._unindexing or not self._table.indexed(method, to_key(outhash), to_key(taskhash)):
             indexed = self._write(lambda change: change.insert_index(method, outhash, taskhash, created))
-        return self._wait_for_turn(turn, indexed, link, method, outhash, taskhash, created)
+        return self._wait_for_turn(turn, indexed, link, method, outhash, taskhash, number)
 
     async def _wait_for_turn(
         self,
@@ -137,20 +139,20 @@ class Service:
         method: str,
         outhash: str,
         taskhash: str,
-        created: int,
+        number: int,
     ) -> list[tuple[int, str]]:
         try:
             if indexed is not None:
                 await indexed
         except StorageError:
-            self._turns.release((method, outhash), link, created)
+            self._turns.release((method, outhash), link, number)
             raise
         await turn
         return self._page(method, outhash, taskhash, b"", protocol.PAGE)
 
-    def op_release(self, link: object, method: str, outhash: str, created: int) -> None:
+    def op_release(self, link: object, method: str, outhash: str, number: int) -> None:
         """End the turn."""
-        self._turns.release((method, outhash), link, created)
+        self._turns.release((method, outhash), link, number)
 
     def op_page(self, method: str, outhash: str, taskhash: str, after: tuple[int, str] | None) -> list[tuple[int, str]]:
         """A later page of the other taskhashes of an outhash."""
@@ -224,11 +226,31 @@ class Service:
 
     async def op_clean(self, job: str, before: int) -> dict[str, Any]:
         """Remove unused rows, some of them a call."""
-        return await self._work(job, lambda: self._delete_rows(select_unused(self._table, before)))
+        return await self._work(job, lambda: self._delete_rows(select_unused(self._table, before), unused=True))
 
-    async def op_unindex(self, method: str, pairs: Pairs) -> None:
-        """Delete index items of rows that are gone; an item whose row came back meanwhile is a report's to keep."""
-        await self._write(lambda change: change.delete_index(method, pairs))
+    def op_watch(self, job: str) -> None:
+        """A removal begins: see `op_unindex`."""
+        self._turns.watch(job)
+
+    def op_unwatch(self, job: str) -> None:
+        """A removal is over."""
+        self._turns.unwatch(job)
+
+    async def op_unindex(self, job: str, method: str, pairs: Pairs) -> None:
+        """Delete index items of rows that are gone.
+
+        Where a report had the turn since the removal began, its row may have come back, so the items stay: one
+        without a row does no harm. While this is being written, `op_turn` does not trust the table.
+        """
+        self._unindexing += 1
+        try:
+            await self._write(
+                lambda change: change.delete_index(
+                    method, [pair for pair in pairs if self._turns.quiet(job, (method, pair[0]))]
+                )
+            )
+        finally:
+            self._unindexing -= 1
 
     async def _work(self, job: str, begin: Callable[[], Sweep]) -> dict[str, Any]:
         sweep = self._jobs.pop(job, None) or begin()
@@ -255,9 +277,10 @@ class Service:
                 taskhashes, partial(Transaction.delete_mappings, method=method, taskhashes=taskhashes)
             )
 
-    async def _delete_rows(self, slices: Iterator[tuple[str, Pairs]]) -> Sweep:
+    async def _delete_rows(self, slices: Iterator[tuple[str, Pairs]], *, unused: bool = False) -> Sweep:
         for method, pairs in slices:
-            gone = await self._write_some(pairs, partial(Transaction.delete_rows, method=method, pairs=pairs))
+            delete = partial(Transaction.delete_rows, method=method, pairs=pairs, unused=unused)
+            gone = await self._write_some(pairs, delete)
             yield gone, method, [(outhash, taskhash) for taskhash, outhash in pairs]
 
     async def _write_some(self, found: Iterable[object], change: Callable[[Transaction], int]) -> int:

@@ -19,9 +19,12 @@ class Turns:
 
     def __init__(self) -> None:
         self._queues: dict[Place, deque[tuple[object, int, Grant]]] = {}
+        self._watches: dict[str, set[Place]] = {}
 
     def take(self, place: Place, link: object, number: int, grant: Grant) -> None:
         """Call `grant` when the turn has come, now if it is free. Asked again, it answers again and keeps its place."""
+        for used in self._watches.values():
+            used.add(place)
         queue = self._queues.setdefault(place, deque())
         for position, (other, name, _) in enumerate(queue):
             if other is link and name == number:
@@ -47,9 +50,22 @@ class Turns:
         self._replace(place, kept, first)
 
     def drop(self, link: object) -> None:
-        """Give up all that a link has."""
+        """Give up all that a link has, and every watch."""
+        self._watches.clear()
         for place, queue in list(self._queues.items()):
             self._replace(place, deque(entry for entry in queue if entry[0] is not link), queue[0])
+
+    def watch(self, job: str) -> None:
+        """From now on, remember under this name where someone has or takes a turn."""
+        self._watches[job] = set(self._queues)
+
+    def unwatch(self, job: str) -> None:
+        """End a watch."""
+        self._watches.pop(job, None)
+
+    def quiet(self, job: str, place: Place) -> bool:
+        """Whether nobody had the turn since the watch began; not if it is lost."""
+        return job in self._watches and place not in self._watches[job]
 
     def __len__(self) -> int:
         return len(self._queues)
