@@ -68,8 +68,8 @@ class WorkerProcess:
     async def wait(self) -> None:
         """Until it has ended."""
         if self._ended is None:
+            descriptor = os.pidfd_open(self._process.pid)  # first, for it may fail
             self._ended = asyncio.get_running_loop().create_future()
-            descriptor = os.pidfd_open(self._process.pid)
             asyncio.get_running_loop().add_reader(descriptor, self._has_ended, descriptor, self._ended)
         await asyncio.shield(self._ended)
 

@@ -106,6 +106,8 @@ class Supervisor:
             why = await self._serve(link, process)
             await process.end(0)
             await output
+        except OSError as error:  # no descriptor is left to watch it by
+            why = f"could not be watched: {error}"
         finally:
             output.cancel()
             process.discard()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from functools import partial
 
 import pytest
@@ -86,5 +87,24 @@ async def test_a_turn_that_was_given_up_is_not_asked_again_of_the_next_worker() 
         async with asyncio.timeout(LIMIT):
             link.release_turn(held)
             await link.take_turn(("m", H, H, 3, 3))
+    finally:
+        await keeper.stop()
+
+
+async def test_a_worker_that_cannot_be_watched_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process takes a descriptor to be watched by, and many clients may hold all there are."""
+    link, first = WorkerLink(0, LIMIT), WorkerProcess(0, ARGUMENTS)
+    keeper = Supervisor([link], [first], starter()[1], durable=False)
+    pidfd_open = os.pidfd_open
+
+    def refuse(_pid: int) -> int:
+        monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    try:
+        async with asyncio.timeout(LIMIT):
+            await keeper.start()
+            assert await link.request("unihashes", "m", [H]) == [None]
     finally:
         await keeper.stop()
