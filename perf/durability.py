@@ -147,6 +147,10 @@ def _snapshot(server: Server, options: argparse.Namespace, data: Path) -> dict[s
         "builders": options.builders,
         "without_ms": _percentiles(quiet),
         "during_ms": _percentiles(busy),
+        "others": {
+            "without": median(run.others for run in quiet),
+            "during": median(run.others for run in busy),
+        },
         "memory_peak_ratio": {role: peak[role] / before[role] for role in peak},
     }
 
