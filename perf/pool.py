@@ -75,7 +75,9 @@ class Pool:
     _children: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        context = get_context("spawn")
+        # Each is a fork of a process that has imported all this and done nothing else: at once there, and clean.
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])
         processes = min(self.processes, self.builders)
         barrier = context.Barrier(processes)
         self._done = context.RawArray("q", processes)

@@ -7,13 +7,18 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from perf import compare, durability, replay, seeding, servers
+from perf import compare, durability, replay, run, seeding, servers
 from perf.builders import CLIENTS, Builder
+from perf.filling import fill
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
+from shardhash.admin.verify import verify
+from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.manifest import Manifest
 from tests.servers import IN_MEMORY, ServerProcess
 
 WORKLOAD = Workload(lookups=300, known=80)
@@ -65,8 +70,13 @@ def first_unknown(step: Step) -> Step:
     return replace(step, unihashes=unihashes, known=b"\0" + b"\1" * (len(step) - 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tamper", [swapped, one_bit_off, first_unknown])
+@pytest.mark.parametrize(
+    ("kind", "tamper"),
+    [
+        *product([kind for kind in KINDS if kind != "exists"], [swapped, one_bit_off, first_unknown]),
+        ("exists", one_bit_off),  # of existence, the others change nothing
+    ],
+)
 async def test_a_wrong_answer_is_noticed(kind: str, tamper: Callable[[Step], Step], filled: dict[str, str]) -> None:
     right = next(step for step in Workload(lookups=300).steps() if len(step) > 10)
     known = [taskhash in {key for _, key in WORKLOAD.mappings()} for taskhash in _each(right.taskhashes)]
@@ -136,6 +146,32 @@ def test_a_small_measurement_of_durability(
     assert figures["recovery"]["mappings"] == 600
     assert figures["reports"].keys() == {"off", "interval", "always"}
     assert figures["snapshot"]["during_ms"]["p50"] > 0
+
+
+def test_a_trial_of_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("redis", "hiredis", "matplotlib"):
+        pytest.importorskip(package)
+    arguments = ["--quick", "--most", "3000", "--folder", str(tmp_path), "--name", "trial"]
+    monkeypatch.setattr(sys, "argv", ["perf/run.py", *arguments])
+    monkeypatch.delenv("BITBAKE_DIR", raising=False)
+    assert run.main() == 0
+    assert "start-up, --data" in capfd.readouterr().out
+    figures = json.loads((tmp_path / "trial.json").read_text())
+    assert figures.keys() > run.PARTS.keys()
+    page = (tmp_path / "trial.md").read_text()
+    assert "its figures mean nothing" in page
+    plots = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert plots == ["trial-batches.png", "trial-peers.png", "trial-scale.png", "trial-waves.png"]
+    assert all(f"({name})" in page for name in plots)
+
+
+def test_directories_written_directly_hold_what_is_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path / "data", 3, 5000, rows=True)
+    verdict = verify(OsFileSystem(), Manifest(3, 1).folders(tmp_path / "data"), lambda text: None)
+    assert not verdict.damage
+    assert (verdict.counts["mappings"], verdict.counts["rows"]) == (5000, 5000)
 
 
 def test_a_wrong_answer_ends_a_measurement(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
