@@ -89,6 +89,19 @@ async def test_lookups_of_a_stopped_worker_wait_and_are_answered(server: ServerP
         await other.close()
 
 
+async def test_a_worker_that_stands_still_for_too_long_is_replaced(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """Within the limit that the settings give, however short that is."""
+    server = start_server("--data", str(tmp_path / "data"), "--workers", "2", "--shard-timeout", "2s")
+    async with await create_async_client(server.address) as client, asyncio.timeout(LIMIT / 2):
+        await client.report_unihash_equiv("00" * 32, METHOD, "ab" * 32)
+        first = workers_of(server)[0]
+        first.suspend()
+        assert await client.get_unihash(METHOD, "00" * 32) == "ab" * 32
+        assert workers_of(server)[0].pid != first.pid
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_in_order(server: ServerProcess, number: signal.Signals) -> None:
     workers = workers_of(server)

@@ -38,7 +38,7 @@ async def serve(settings: Settings, processes: Sequence[WorkerProcess], start: C
     wanted = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, wanted.set)
     links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
-    supervisor = Supervisor(links, processes, start, durable=settings.data is not None)
+    supervisor = Supervisor(links, processes, start, durable=settings.data is not None, limit=settings.shard_timeout)
     starting = asyncio.create_task(supervisor.start())
     stopping = asyncio.create_task(stop.wait())
     async with AsyncExitStack() as running:

@@ -19,7 +19,9 @@ from shardhash.shard import protocol
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 20.0
-"""Seconds between pings on a link; a worker that does not answer for half of it more is killed and started again."""
+"""Most seconds between pings on a link; a worker that does not answer for half of it more is replaced."""
+LEAST_HEARTBEAT = 1.0
+"""A worker that is merely busy shall not be taken for one that stands still."""
 MAX_PAUSE = 30.0
 """Longest pause before a worker that keeps dying is started again, seconds."""
 START_PAUSE = 1.0
@@ -39,11 +41,14 @@ class Supervisor:
         start: Callable[[int], WorkerProcess],
         *,
         durable: bool,
+        limit: float = 30.0,
     ) -> None:
+        """`limit`: seconds within which a worker that stands still is noticed, half a minute at most."""
         self._links = links
         self._processes = {link.shard: process for link, process in zip(links, processes, strict=True)}
         self._start_process = start
         self._durable = durable
+        self._heartbeat = min(HEARTBEAT, max(LEAST_HEARTBEAT, limit / 1.5))
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
@@ -119,7 +124,7 @@ class Supervisor:
         ended = asyncio.create_task(process.wait())
         connector = UnixConnector(str(process.path))
         async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as session:
-            connecting = asyncio.create_task(_connect(session))
+            connecting = asyncio.create_task(_connect(session, self._heartbeat))
             try:
                 await asyncio.wait([ended, connecting], return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
@@ -148,8 +153,8 @@ async def _pass_on(shard: int, process: WorkerProcess) -> None:
             log.warning("shard %d says: %s", shard, line.decode(errors="replace").rstrip())
 
 
-async def _connect(session: ClientSession) -> ClientWebSocketResponse:
+async def _connect(session: ClientSession, heartbeat: float) -> ClientWebSocketResponse:
     """The link's WebSocket; waits for as long as the shard recovers."""
     return await session.ws_connect(
-        "http://worker/link", heartbeat=HEARTBEAT, compress=0, max_msg_size=protocol.MAX_MESSAGE
+        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=protocol.MAX_MESSAGE
     )

@@ -42,13 +42,14 @@ class Users:
         self._sleep = sleep
         self._next_token = 0.0
         self._changes = asyncio.Lock()
+        self._slow_hashes = asyncio.Lock()
 
     # ------------------------------------------------------------------------------------------------ logins
 
     async def authenticate(self, username: str, token: str) -> tuple[Identity, list[str]]:
         """Who logs in, and the permissions as they were given. InvokeError, after a pause, when the token is wrong."""
         entry = await self._store.get_entry(_USER, username)
-        if not await _matches(entry, token):
+        if not await self._matches(entry, token):
             await self._sleep(FAILED_LOGIN_PAUSE)
             raise InvokeError(f"Unable to authenticate as {username}")
         return _identity(username, entry), sorted(entry["permissions"])
@@ -64,7 +65,7 @@ class Users:
         """Make or keep the user that the server's settings name, with all permissions and this password."""
         async with self._changes:
             entry = await self._store.get_entry(_USER, username)
-            if entry is not None and entry["permissions"] == [ALL] and await _matches(entry, password):
+            if entry is not None and entry["permissions"] == [ALL] and await self._matches(entry, password):
                 return
             salt = secrets.token_bytes(16)
             digest = await asyncio.to_thread(_scrypt, password, salt)
@@ -114,6 +115,22 @@ class Users:
             raise InvokeError(f"No user named '{username}' exists")
         return entry
 
+    async def _matches(self, entry: Entry | None, token: str) -> bool:
+        """Whether the token belongs to the entry; takes as long for no entry as for a user's.
+
+        One password at a time: a flood of logins shall not take the processors from the builds.
+        """
+        if entry is None:
+            hmac.compare_digest(_blake2b(token, bytes(16)), bytes(32))
+            return False
+        salt = bytes.fromhex(entry["salt"])
+        if entry["scheme"] == "scrypt":
+            async with self._slow_hashes:
+                digest = await asyncio.to_thread(_scrypt, token, salt)
+        else:
+            digest = _blake2b(token, salt)
+        return hmac.compare_digest(digest, bytes.fromhex(entry["hash"]))
+
     async def _give_token(self, username: str, granted: Iterable[str]) -> str:
         """A new token for a user; waits until the rate of new tokens allows it."""
         now = self._clock()
@@ -132,19 +149,6 @@ def _identity(username: str, entry: Entry) -> Identity:
 
 def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes) -> Entry:
     return {"permissions": sorted(granted), "scheme": scheme, "salt": salt.hex(), "hash": digest.hex()}
-
-
-async def _matches(entry: Entry | None, token: str) -> bool:
-    """Whether the token belongs to the entry; takes as long for no entry as for a user's."""
-    if entry is None:
-        hmac.compare_digest(_blake2b(token, bytes(16)), bytes(32))
-        return False
-    salt = bytes.fromhex(entry["salt"])
-    if entry["scheme"] == "scrypt":
-        digest = await asyncio.to_thread(_scrypt, token, salt)
-    else:
-        digest = _blake2b(token, salt)
-    return hmac.compare_digest(digest, bytes.fromhex(entry["hash"]))
 
 
 def _blake2b(token: str, salt: bytes) -> bytes:

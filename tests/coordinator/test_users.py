@@ -87,7 +87,7 @@ async def test_two_users_have_two_salts_and_tokens(people: Users, store: PlainSt
 
 def test_tokens_are_compared_in_constant_time() -> None:
     """No timing is measured; the one comparison there is must be the library's."""
-    source = inspect.getsource(users._matches)
+    source = inspect.getsource(users.Users._matches)
     assert "compare_digest" in source
     assert "==" not in source.replace('entry["scheme"] == "scrypt"', "")
 
@@ -107,6 +107,27 @@ async def test_the_administrator_of_the_settings(people: Users, store: PlainStor
     assert (await people.authenticate("admin", "other"))[1] == ["@all"]
     with pytest.raises(InvokeError):
         await people.authenticate("admin", "password")
+
+
+async def test_passwords_are_hashed_one_at_a_time(people: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of logins as the administrator would else take all processors from the builds."""
+    await people.set_administrator("admin", "secret")
+    under_way, most = 0, 0
+
+    def watched(password: str, salt: bytes) -> bytes:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        digest = scrypt(password, salt)
+        under_way -= 1
+        return digest
+
+    scrypt = users._scrypt
+    monkeypatch.setattr(users, "_scrypt", watched)
+    logins = (people.authenticate("admin", password) for password in ("secret", *"abcde"))
+    outcomes = await asyncio.gather(*logins, return_exceptions=True)
+    assert [isinstance(outcome, InvokeError) for outcome in outcomes] == [False] + [True] * 5
+    assert most == 1
 
 
 async def test_the_administrator_gets_back_what_was_taken(people: Users) -> None:
