@@ -39,11 +39,13 @@ def taskhashes(numbers: npt.NDArray[np.uint64]) -> Digests:
     return _mixed(numbers, _TASKHASH)
 
 
-def unihashes(numbers: npt.NDArray[np.uint64]) -> Digests:
-    """Their unihashes; a third of the tasks were the first with their output, and lent it their hash."""
+def unihashes(numbers: npt.NDArray[np.uint64], *, reported: bool) -> Digests:
+    """Their unihashes: of a task that was reported its taskhash, for a new output has the hash of its first task.
+
+    Of the other mappings, a third have their taskhash, and the others a hash that no other has, which costs most.
+    """
     own = taskhashes(numbers)
-    first = own[:, :1] % 3 == 0
-    return np.where(first, own, _mixed(numbers, _UNIHASH))
+    return own if reported else np.where(own[:, :1] % 3 == 0, own, _mixed(numbers, _UNIHASH))
 
 
 def _mixed(numbers: npt.NDArray[np.uint64], kind: int) -> Digests:
@@ -65,6 +67,8 @@ class Picked:
 
     mappings: int
     sizes: tuple[int, ...]
+    reported: bool = False
+    """Whether they came with outhash rows."""
 
     def steps(self, builder: int | None = None) -> list[Step]:
         """What a builder asks; each picks its own."""
@@ -72,7 +76,8 @@ class Picked:
         steps = []
         for size in self.sizes:
             numbers = dice.integers(0, self.mappings, size, dtype=np.uint64)
-            steps.append(Step(METHOD, taskhashes(numbers).tobytes(), unihashes(numbers).tobytes(), None))
+            due = unihashes(numbers, reported=self.reported)
+            steps.append(Step(METHOD, taskhashes(numbers).tobytes(), due.tobytes(), None))
         return steps
 
 
@@ -118,7 +123,7 @@ def _tasks_chunk(numbers: npt.NDArray[np.uint64], *, rows: bool) -> Chunk:
         "kind": "tasks",
         "method": METHOD,
         "taskhashes": taskhashes(numbers).tobytes().hex(),
-        "unihashes": unihashes(numbers).tobytes().hex(),
+        "unihashes": unihashes(numbers, reported=rows).tobytes().hex(),
         "known": None,
         "marks": {},
         "details": details if rows else [],

@@ -140,7 +140,7 @@ def _run(server: Server, options: argparse.Namespace, title: str, workload: Pick
 
 def _check(server: Server, count: int) -> None:
     """Raises WrongAnswerError unless the server knows what it was filled with, by a sample."""
-    with Pool(server, "native", Picked(count, (BATCH,)), 1, 1) as pool:
+    with Pool(server, "native", Picked(count, (BATCH,), reported=True), 1, 1) as pool:
         pool.run()
 
 
