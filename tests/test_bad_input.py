@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.player import LineChannel, connect
@@ -262,3 +263,21 @@ async def test_a_refusal_is_not_lost_behind_input_that_nobody_reads(
     for _ in range(10):
         answer = await converse(bad_input_server, HELLO + b'{"get": {"method": "m"}}\n' + b'{"ping": {}}\n' * 20_000)
         assert b"'taskhash' is missing" in answer
+
+
+async def test_clients_that_vanish_in_a_message_leave_no_memory_behind(bad_input_server: ServerProcess) -> None:
+    coordinator = psutil.Process(bad_input_server.process.pid)
+    part = HELLO + b'{"chunk-stream": null}\n' + (b"x" * 32000 + b"\n") * 600
+    host, _, port = bad_input_server.address.rpartition(":")
+    before = coordinator.memory_info().rss
+    descriptors = coordinator.num_fds()
+    for _ in range(20):
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(part)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(LIMIT):
+            while coordinator.num_fds() > descriptors:  # noqa: ASYNC110  # another process has no event
+                await asyncio.sleep(0.01)
+    assert coordinator.memory_info().rss - before < 10 * len(part)

@@ -98,6 +98,7 @@ class LineTransport(asyncio.Protocol):
                 await self._linger()
         finally:
             self._transport.close()
+            self._connection.discard()  # it may hold a large part of a message, and nothing here is freed soon
 
     async def _linger(self) -> None:
         """End our side, then read on for a moment: closing with unread input would take the last answer back."""

@@ -98,6 +98,8 @@ class Session:
             log.info("%s: closed: %s", self._peer, error)
         except ConnectionError:
             log.debug("%s: gone", self._peer)
+        finally:
+            self._events.clear()  # the collector may be a long time in coming
 
     async def _next_ready(self) -> bool:
         while not self._events:

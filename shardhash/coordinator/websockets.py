@@ -33,6 +33,7 @@ class WebSocketTransport:
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+            self._connection.discard()
             await self._socket.close()
 
     async def _read(self) -> None:

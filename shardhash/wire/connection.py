@@ -170,6 +170,12 @@ class ServerConnection:
         """Whether Refused or Ended was given; all further input is ignored."""
         return self._state is _State.CLOSED
 
+    def discard(self) -> None:
+        """The connection is over: forget what came in. All further input is ignored."""
+        self._state = _State.CLOSED
+        self._buffer = LineBuffer(self._limits.line)
+        self._pieces = ChunkAssembler(self._limits.message)
+
     def receive_data(self, data: bytes) -> list[Event]:
         """The events of some bytes of a line transport."""
         if self.closed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -330,3 +332,21 @@ def test_any_bytes_give_events(hello: list[str], pieces: list[bytes]) -> None:
     ends = [isinstance(event, Refused | Ended) for event in events]
     assert True not in ends[:-1]
     assert connection.closed == (bool(ends) and ends[-1])
+
+
+def test_what_came_in_is_forgotten_when_the_connection_is_over() -> None:
+    """By reference counts alone: a collector that rarely runs would leave each vanished client's megabytes."""
+    connection = ServerConnection()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        connection.receive_data(b"OEHASHEQUIV 1.1\n\n" + b'{"chunk-stream": null}\n' + (b"x" * 30_000 + b"\n") * 100)
+        held, _ = tracemalloc.get_traced_memory()
+        connection.discard()
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert held > 3_000_000
+    assert left < 100_000
+    assert connection.receive_data(b'{"ping": {}}\n') == []
