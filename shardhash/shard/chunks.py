@@ -4,7 +4,7 @@
 meanwhile may be in a chunk or not; the log from before the walk on, applied over the loaded chunks, makes it
 whole, since records are absolute.
 
-Each chunk holds about `CHUNK` entries, 1-2 ms of work. A column of hashes is one string of 64-digit hashes
+Each chunk holds about `CHUNK` entries, up to 1 ms of work. A column of hashes is one string of 64-digit hashes
 end to end when all are digests (decoded at C speed), else a list of texts.
 
 =========  =====================================================================================================
@@ -31,7 +31,7 @@ from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
 
 Chunk: TypeAlias = dict[str, Any]
 
-CHUNK = 1000
+CHUNK = 400
 """Entries of a chunk."""
 
 

@@ -34,6 +34,10 @@ from shardhash.shard.recovery import EMPTY_SEGMENT, AnyShard, MemoryShard, open_
 from shardhash.shard.service import Service
 from shardhash.shard.writer import Writer
 
+GC_THRESHOLD = 100_000
+"""Objects between collections; a worker makes next to no cycles."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which another thread, which reads a snapshot back, may keep the event loop from running."""
 TICK = 1.0
 """Seconds between looks at whether a snapshot is due."""
 RETRY_PAUSE = 60.0
@@ -236,14 +240,17 @@ def _open(options: WorkerOptions) -> AnyShard:
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     options = parse_options(arguments)
-    # Its memory is a few huge dicts of bytes; the collector would walk them again and again to find nothing.
-    gc.disable()
+    gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:
         shard = _open(options)
     except ShardhashError as error:
         say("ERROR", str(error))
         return protocol.EXIT_DAMAGED
     try:
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+        gc.enable()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         uvloop.run(run(options, shard))
         shard.close()
     except SyncError as error:
