@@ -5,7 +5,8 @@ Every message is binary and begins with a byte for its kind::
     'L'  u32 number (little-endian) and a batch frame (wire/batch.py): a lookup or existence request, its answer
     'J'  JSON: [[number, operation, argument, ...], ...]   requests, in the order in which they are to begin
                 [[number, result], ...]                    answers, in any order
-                [[number, null, "storage", message], ...]  refusals: the disk refuses a write, or holds damage
+                [[number, null, kind, message], ...]       refusals; kind "storage": the disk refuses a write, or holds
+                                                           damage; "failed": a bug, which the log describes
 
 Numbers are the coordinator's, one sequence a link; what has number 0 is not answered. A request may be sent again after
 a link dropped: each operation is idempotent. Hashes are text; unihashes 64 hex digits; times microseconds since 1970

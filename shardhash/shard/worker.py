@@ -117,6 +117,7 @@ class Link:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "an operation failed", "exception": error, "future": future}
             )
+            self._answer([number, None, "failed", f"the shard failed at it: {error!r}"])
 
     def _refuse(self, number: int, error: BaseException) -> None:
         """The disk refuses, or what is read from it is damaged: a matter of this request, not of the shard.
