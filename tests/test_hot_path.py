@@ -7,6 +7,7 @@ loops. The bounds are what the code does today and a little; a change that needs
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -34,11 +35,14 @@ class Calls:
         self.c = 0
 
     def __enter__(self) -> Calls:
+        gc.collect()
+        gc.disable()  # what other tests left behind is not counted here
         sys.setprofile(self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
+        gc.enable()
 
     def _count(self, _frame: FrameType, event: str, _argument: Any) -> None:
         if event == "call":
