@@ -33,14 +33,6 @@ def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
 
 
 @contextmanager
-def stopped_directory(fs: FileSystem, directory: Path) -> Iterator[Manifest]:
-    """Keep servers off a data directory meanwhile. ConfigError when one is there."""
-    manifest_of(fs, directory)  # first, lest a lock appear in a folder that is something else
-    with lock_directory(directory):
-        yield manifest_of(fs, directory)
-
-
-@contextmanager
 def new_directory(fs: FileSystem, directory: Path, shards: int) -> Iterator[list[Path]]:
     """Make a data directory; the folders of its shards, just begun. It counts once the block ends without an error.
 

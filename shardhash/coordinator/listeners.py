@@ -82,11 +82,6 @@ class Listeners:
                 if path.stat().st_ino == inode:  # another server may have taken the name
                     path.unlink()
 
-    @property
-    def connections(self) -> int:
-        """How many connections there are."""
-        return len(self._sessions)
-
     # --------------------------------------------------------------------------------------------- sessions
 
     def _opener(self, bind: Bind) -> Callable[[Output, str], Session]:

@@ -14,11 +14,11 @@ from shardhash.coordinator.lookups import Lookups
 from shardhash.coordinator.reports import Clock, Reports
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
 from shardhash.errors import InvokeError, UnavailableError
+from shardhash.shard.records import GC_MARK
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Key, to_text
 from shardhash.wire.messages import Report
 
-GC_MARK = "gc-mark"
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
 _T = TypeVar("_T")

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from shardhash.shard import records
-from shardhash.shard.records import Record
-from shardhash.shard.table import GC_MARK, Table
+from shardhash.shard.records import GC_MARK, Record
+from shardhash.shard.table import Table
 from shardhash.wire.hashes import Key, to_key, to_text
 
 

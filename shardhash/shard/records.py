@@ -36,3 +36,6 @@ MARK = "mark"
 IDX = "idx"
 UNIDX = "unidx"
 SET = "set"
+
+GC_MARK = "gc-mark"
+"""Name of the config entry that holds the current mark."""

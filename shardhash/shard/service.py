@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from shardhash.errors import ProtocolError, StorageError
 from shardhash.shard import protocol
 from shardhash.shard.changes import RowFields, Transaction
+from shardhash.shard.records import GC_MARK
 from shardhash.shard.recovery import AnyShard, SnapshotJob
 from shardhash.shard.selection import (
     Columns,
@@ -25,7 +26,6 @@ from shardhash.shard.selection import (
     select_unmarked,
     select_unused,
 )
-from shardhash.shard.table import GC_MARK
 from shardhash.shard.turns import Turns
 from shardhash.shard.writer import Writer
 from shardhash.wire import batch

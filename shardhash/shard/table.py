@@ -31,15 +31,12 @@ import orjson
 
 from shardhash.shard import bags, records
 from shardhash.shard.bags import Bag
-from shardhash.shard.records import Record
+from shardhash.shard.records import GC_MARK, Record
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
 
 Details: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None]
 """owner, PN, PV, PR, task of a row."""
-
-GC_MARK = "gc-mark"
-"""Name of the config entry that holds the current mark."""
 
 _ROW = struct.Struct(">QIQ")
 _ITEM = struct.Struct(">Q")

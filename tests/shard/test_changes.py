@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardhash.shard.changes import RowFields, Transaction
-from shardhash.shard.table import GC_MARK, Table
+from shardhash.shard.records import GC_MARK
+from shardhash.shard.table import Table
 from shardhash.wire.hashes import to_key
 
 HASHES = [f"{n:064x}" for n in range(3)] + ["short"]

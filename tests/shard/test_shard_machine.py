@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shardhash.errors import StorageError
 from shardhash.shard import chunks
 from shardhash.shard.changes import RowFields, Transaction
+from shardhash.shard.records import GC_MARK
 from shardhash.shard.recovery import Shard, SnapshotJob, begin_shard, open_shard
-from shardhash.shard.table import GC_MARK, Table
+from shardhash.shard.table import Table
 from shardhash.wire.hashes import to_key
 from tests.shard.faulty import FaultyFileSystem, Survives
 
