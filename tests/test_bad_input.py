@@ -25,6 +25,7 @@ HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 STREAM = HELLO + b'{"get-stream": null}\n'
 H = "ab" * 32
 LIMIT = 30.0
+OFFERS = ["shardhash-batch: 1", "shardhash-report-batch: 1", ""]
 """Seconds until an answer or a close that does not come has failed."""
 
 
@@ -207,8 +208,8 @@ async def rest_of(connection: aiohttp.ClientWebSocketResponse) -> list[str]:
     [
         ([], b"\1", []),
         ([""], b"\1\1" + bytes(6), []),  # batches were not asked for
-        (["needs-headers: true", ""], b"\2\1" + bytes(6), ["shardhash-batch: 1", ""]),
-        (["needs-headers: true", ""], b"\1\1\0\0\xff\xff\xff\xff", ["shardhash-batch: 1", ""]),
+        (["needs-headers: true", ""], b"\2\1" + bytes(6), OFFERS),
+        (["needs-headers: true", ""], b"\1\1\0\0\xff\xff\xff\xff", OFFERS),
         (["", '{"get-stream": null}'], b"m t", ['"ok"']),
     ],
 )

@@ -132,6 +132,7 @@ class Client:
     unihash_exists_batch = _blocking(AsyncClient.unihash_exists_batch)
 
     report_unihash = _blocking(AsyncClient.report_unihash)
+    report_unihash_batch = _blocking(AsyncClient.report_unihash_batch)
     report_unihash_equiv = _blocking(AsyncClient.report_unihash_equiv)
 
     ping = _blocking(AsyncClient.ping)

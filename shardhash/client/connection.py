@@ -24,9 +24,10 @@ from typing import Any, TypeAlias
 import orjson
 
 from shardhash.client.questions import DigestQuestion, Question
+from shardhash.client.reports import Reports
 from shardhash.client.transport import Transport
 from shardhash.errors import InvokeError, ProtocolError
-from shardhash.wire.batch import HEAD_SIZE, OFFER
+from shardhash.wire.batch import HEAD_SIZE, OFFER, REPORTS_OFFER
 from shardhash.wire.hashes import DIGEST_SIZE
 
 GREETING = "OEHASHEQUIV 1.1"
@@ -73,7 +74,10 @@ class Connection:
     @property
     def native(self) -> bool:
         """Whether the server offers native batches."""
-        name, version = OFFER
+        return self._offered(OFFER)
+
+    def _offered(self, offer: tuple[str, str]) -> bool:
+        name, version = offer
         return self.offers.get(name) == version
 
     async def invoke(self, request: object) -> Any:
@@ -81,6 +85,22 @@ class Connection:
         await self._enter(None)
         await self._transport.send_message(orjson.dumps(request))
         return await self._receive_answer()
+
+    async def report(self, reports: Reports) -> None:
+        """Complete reports, in batches if the server takes them. What came before a failure is kept in them."""
+        await self._enter(None)
+        batched = self._offered(REPORTS_OFFER)
+        requests = reports.requests(batched=batched)
+
+        async def send() -> None:
+            for start, end in requests:
+                await self._transport.send_message(reports.encode(start, end, batched=batched))
+
+        async def receive() -> None:
+            for start, end in requests:
+                reports.take_answer(await self._receive_answer(), end - start, batched=batched)
+
+        await (_side_by_side if len(requests) > 1 else _in_turn)(send(), receive())
 
     async def stream(self, command: str, lines: Sequence[str], answers: list[bytes]) -> None:
         """Send lines in a command's stream mode, and append an answer for each to `answers`.

@@ -62,6 +62,7 @@ class Handlers:
             m.GetBatch: self._get_batch,
             m.ExistsBatch: self._exists_batch,
             m.Report: self._report,
+            m.ReportBatch: self._report_batch,
             m.ReportEquiv: self._report_equiv,
             m.Remove: self._remove,
             m.CleanUnused: self._clean_unused,
@@ -120,14 +121,23 @@ class Handlers:
         return {"exists": list(map(bool, block.join(await self._store.exists(block.digests))))}
 
     async def _report(self, caller: Caller, request: m.Report) -> Any:
+        return _mapping(request.method, request.taskhash, await self._begin_report(caller, request))
+
+    async def _report_batch(self, caller: Caller, request: m.ReportBatch) -> Any:
+        unihashes = await asyncio.gather(*[self._begin_report(caller, report) for report in request.reports])
+        return {"unihashes": [unihash.hex() for unihash in unihashes]}
+
+    def _begin_report(self, caller: Caller, report: m.Report) -> Awaitable[bytes]:
+        """Store a report; to one who may not, tell the unihash that it would get."""
         if caller.read_only or permissions.REPORT not in caller.identity.permissions:
-            row = await self._store.get_outhash(request.method, request.outhash, request.taskhash, True)
-            unihash = to_digest((row["unihash"] if row else None) or request.unihash)
-        else:
-            if caller.identity.username is not None:
-                request = replace(request, owner=caller.identity.username)
-            unihash = await self._store.report(request)
-        return _mapping(request.method, request.taskhash, unihash)
+            return self._would_get(report)
+        if caller.identity.username is not None:
+            report = replace(report, owner=caller.identity.username)
+        return self._store.report(report)
+
+    async def _would_get(self, report: m.Report) -> bytes:
+        row = await self._store.get_outhash(report.method, report.outhash, report.taskhash, True)
+        return to_digest((row["unihash"] if row else None) or report.unihash)
 
     async def _report_equiv(self, _caller: Caller, request: m.ReportEquiv) -> Any:
         unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))

@@ -63,26 +63,17 @@ class WorkerLink:
 
     async def take_turn(self, turn: Turn) -> list[tuple[int, str]]:
         """Wait for the turn of an outhash and hold it, over restarts of the worker, until `release_turn`."""
-        page: list[tuple[int, str]] = await self._take_turn(turn, self.request("turn", *turn))
-        return page
-
-    async def report(self, turn: Turn, *commit: Any) -> str | list[tuple[int, str]]:
-        """The unihash in force, when all of a report could be done at once; else the turn is held, as by `take_turn`.
-
-        Only for a shard that owns the taskhash too. `commit`: the arguments of ``commit``.
-        """
-        result: str | list[tuple[int, str]] = await self._take_turn(turn, self.request("report", *turn, *commit))
-        return result
-
-    async def _take_turn(self, turn: Turn, asked: asyncio.Future[Any]) -> Any:
         try:
-            result = await asked
+            page: list[tuple[int, str]] = await self.request("turn", *turn)
         except BaseException:
             self.release_turn(turn)  # it may hold it, or wait in the queue
             raise
-        if not isinstance(result, str):
-            self._turns[turn[4]] = turn
-        return result
+        self.hold_turn(turn)
+        return page
+
+    def hold_turn(self, turn: Turn) -> None:
+        """The worker gave this turn: hold it, over restarts of the worker, until `release_turn`."""
+        self._turns[turn[4]] = turn
 
     def release_turn(self, turn: Turn) -> None:
         """Let the next in line go on. Nobody waits for an answer, and a link that drops ends its turns by itself."""

@@ -8,21 +8,25 @@ share messages. Keyed by that pair, the worker that owns slot(outhash) gives the
 3. slot(taskhash): one log record stores row and mapping, each if absent; the mapping in force is the acknowledgement.
 4. slot(outhash): the turn ends, whatever happened.
 
-When one worker owns both slots and the outhash is new to it, which is so for most reports of a small server, it does
-all four in one group commit.
+Most reports are of an outhash that is new. Those take two steps, or one when one worker owns both slots, and travel in
+rounds with all others (rounds.py): the turn is free and there is no other taskhash, so the client's unihash it is. The
+rest go one by one: they wait for turns, and a round must not wait for anyone.
 
 A crash between 1 and 3 leaves an index item without a row. It says nothing, because step 2 asks for taskhashes that
-have a *row* of this outhash; the client's retry completes it.
+have a *row* of this outhash; the client's retry completes it. So does a report whose client went away; it goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
-from shardhash.coordinator.links import WorkerLink
+from shardhash.coordinator.links import Turn, WorkerLink
+from shardhash.coordinator.rounds import Rounds
 from shardhash.coordinator.store import Otherwise
+from shardhash.shard import protocol
 from shardhash.wire.hashes import shard_of, slot_of, to_key
 from shardhash.wire.messages import Report
 
@@ -42,52 +46,33 @@ class Reports:
     """Carries reports out over the links of all shards."""
 
     def __init__(self, links: Sequence[WorkerLink], clock: Callable[[], int]) -> None:
-        self._links = links
         self._clock = clock
+        self._rounds = [Rounds(link) for link in links]
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def link_of(self, hash_text: str) -> WorkerLink:
         """The link to the shard that owns a hash."""
-        return self._links[shard_of(slot_of(to_key(hash_text)), len(self._links))]
+        return self.rounds_of(hash_text).link
 
-    async def report(self, report: Report, otherwise: Otherwise | None, created: int | None = None) -> bytes:
+    def rounds_of(self, hash_text: str) -> Rounds:
+        """The rounds of the shard that owns a hash."""
+        return self._rounds[shard_of(slot_of(to_key(hash_text)), len(self._rounds))]
+
+    def report(
+        self, report: Report, otherwise: Otherwise | None = None, created: int | None = None
+    ) -> asyncio.Future[bytes]:
         """The unihash in force, once the report is durable. `created`: microseconds, now unless given."""
+        future: asyncio.Future[bytes] = self._loop.create_future()
         number = self._clock()
-        if created is None:
-            created = number
-        turn = (report.method, report.outhash, report.taskhash, created, number)
-        fields = (
-            report.method,
-            report.taskhash,
-            report.outhash,
-            created,
-            report.owner,
-            report.PN,
-            report.PV,
-            report.PR,
-            report.task,
-        )
-        index, rows = self.link_of(report.outhash), self.link_of(report.taskhash)
-        if index is rows and otherwise is None:
-            found = await index.report(turn, fields, report.outhash_siginfo, report.unihash)
-            if isinstance(found, str):
-                return bytes.fromhex(found)
-            page = found
-        else:
-            page = await index.take_turn(turn)
-        try:
-            unihash = await self._equivalent(report, page, otherwise)
-            in_force: str = await rows.request("commit", fields, report.outhash_siginfo, unihash or report.unihash)
-        finally:
-            index.release_turn(turn)
-        return bytes.fromhex(in_force)
+        _UnderWay(self, future, report, otherwise, number if created is None else created, number)
+        return future
 
-    async def _equivalent(self, report: Report, page: list[tuple[int, str]], otherwise: Otherwise | None) -> str | None:
-        if page:
-            found = await self.oldest(report.method, report.outhash, report.taskhash, mapped=True, page=page)
-            if found:
-                return found[1]
-        upstream = await otherwise() if otherwise is not None else None
-        return None if upstream is None else upstream.hex()
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what a report waits for beside everything else."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
 
     async def oldest(
         self, method: str, outhash: str, other_than: str, *, mapped: bool, page: list[tuple[int, str]] | None = None
@@ -122,3 +107,104 @@ class Reports:
             for position, unihash in zip(positions, unihashes, strict=True):
                 answers[position] = unihash
         return answers
+
+
+class _UnderWay:
+    """A report between request and acknowledgement: what is done when each of its steps is answered.
+
+    Nothing waits for it in a task of its own unless it goes alone; at tens of thousands a second tasks would be half
+    of what a report costs here.
+    """
+
+    __slots__ = ("_future", "_index", "_otherwise", "_report", "_reports", "_row", "_rows", "_turn", "_weight")
+
+    def __init__(
+        self,
+        reports: Reports,
+        future: asyncio.Future[bytes],
+        report: Report,
+        otherwise: Otherwise | None,
+        created: int,
+        number: int,
+    ) -> None:
+        """Begin it. `number` names its turn."""
+        self._reports = reports
+        self._future = future
+        self._report = report
+        self._otherwise = otherwise
+        self._index = reports.rounds_of(report.outhash)
+        self._rows = reports.rounds_of(report.taskhash)
+        self._turn: Turn = (report.method, report.outhash, report.taskhash, created, number)
+        self._weight = len(report.outhash_siginfo or "")
+        self._row = (
+            report.method,
+            report.taskhash,
+            report.outhash,
+            created,
+            report.owner,
+            report.PN,
+            report.PV,
+            report.PR,
+            report.task,
+        )
+        if self._index is self._rows and otherwise is None:
+            self._index.add(self._step(protocol.REPORT, report.unihash), self._weight, self._reported, self._failed)
+        else:
+            self._index.add([protocol.INDEX, number, *self._row[:4]], 0, self._indexed, self._failed)
+
+    def _reported(self, unihash: str | None) -> None:
+        if unihash is None:
+            self._reports.run(self._go_alone())
+        else:
+            self._finish(unihash)
+
+    def _indexed(self, alone: bool) -> None:
+        if not alone:
+            self._reports.run(self._go_alone())
+            return
+        self._index.link.hold_turn(self._turn)
+        if self._otherwise is None:
+            self._commit(None)
+        else:
+            self._reports.run(self._decide([]))
+
+    async def _go_alone(self) -> None:
+        try:
+            page = await self._index.link.take_turn(self._turn)
+        except Exception as error:  # noqa: BLE001  # a bug too is told to who waits for the report
+            self._failed(error)
+        else:
+            await self._decide(page)
+
+    async def _decide(self, page: list[tuple[int, str]]) -> None:
+        """Find the unihash, while the turn is held, and store it."""
+        method, outhash, taskhash = self._turn[:3]
+        try:
+            found = await self._reports.oldest(method, outhash, taskhash, mapped=True, page=page) if page else None
+            if found is not None:
+                self._commit(found[1])
+            else:
+                upstream = await self._otherwise() if self._otherwise is not None else None
+                self._commit(None if upstream is None else upstream.hex())
+        except Exception as error:  # noqa: BLE001  # a bug too is told to who waits for the report
+            self._failed(error)
+
+    def _commit(self, unihash: str | None) -> None:
+        step = self._step(protocol.COMMIT, unihash or self._report.unihash)
+        self._rows.add(step, self._weight, self._committed, self._failed)
+
+    def _step(self, kind: str, unihash: str) -> list[Any]:
+        return [kind, self._turn[4], *self._row, self._report.outhash_siginfo, unihash]
+
+    def _committed(self, unihash: str) -> None:
+        self._index.link.release_turn(self._turn)
+        self._finish(unihash)
+
+    def _finish(self, unihash: str) -> None:
+        if not self._future.done():  # a caller whose client went away has cancelled it
+            self._future.set_result(bytes.fromhex(unihash))
+
+    def _failed(self, error: BaseException) -> None:
+        self._index.link.release_turn(self._turn)  # it may hold it, or wait in the queue
+        if not self._future.done():
+            self._future.set_exception(error)

@@ -75,9 +75,9 @@ class Router:
 
     # --------------------------------------------------------------------------------------------- reports
 
-    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
+    def report(self, report: Report, otherwise: Otherwise | None = None) -> Awaitable[bytes]:
         """See Store."""
-        return await self._reports.report(report, otherwise)
+        return self._reports.report(report, otherwise)
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""

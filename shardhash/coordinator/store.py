@@ -63,8 +63,11 @@ class Store(Protocol):
         `taskhash`, who asks, only matters upstream.
         """
 
-    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
-        """Store a report (PROTOCOL, "report, exactly"); the unihash in force, once it is durable."""
+    def report(self, report: Report, otherwise: Otherwise | None = None) -> Awaitable[bytes]:
+        """Store a report (PROTOCOL, "report, exactly"); the unihash in force, once it is durable.
+
+        One that nobody waits for any more is carried out all the same.
+        """
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """Insert a mapping unless there is one; the unihash in force, once it is durable."""

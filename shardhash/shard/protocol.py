@@ -17,10 +17,7 @@ operation        arguments                                   result
 ===============  ==========================================  =========================================================
 ``turn``         method, outhash, taskhash, created, number  waits for the turn of this outhash and for its index to
                                                              hold the taskhash, durably: the first page
-``report``       method, outhash, taskhash, created,         the same, but when there is no other taskhash, nothing
-                 number, [row fields], outhash_siginfo or    waits for the turn and this shard owns the taskhash too:
-                 null, unihash                               row and mapping are stored with the index item, the turn
-                                                             is over, and the result is the unihash in force, a text
+``round``        [step, ...]                                 the answer to each step, below
 ``release``      method, outhash, number                     null; the turn, which `number` names, goes to the next
                                                              in line
 ``page``         method, outhash, taskhash, after            the other taskhashes of the outhash, oldest first,
@@ -29,8 +26,6 @@ operation        arguments                                   result
 ``equivalents``  method, outhash, [taskhash], mapped         for each taskhash: null unless it has a row of this
                                                              outhash (and a mapping, if `mapped`); else its unihash,
                                                              or "" when it has no mapping
-``commit``       [row fields], outhash_siginfo or null,      the unihash in force, once row and mapping are durable
-                 unihash
 ``map``          method, taskhash, unihash                   the unihash in force, once durable
 ``unihashes``    method, [taskhash]                          the unihash or null of each
 ``row``          method, taskhash, outhash, joined           columns or null
@@ -50,6 +45,20 @@ operation        arguments                                   result
 ``set``          entry kind, name, value                     null, once durable
 ``snapshot``     -                                           null, once written and verified
 ===============  ==========================================  =========================================================
+
+Steps of reports, done in one group commit and answered once they are durable. `number` names the turn.
+
+================================================  =====================================================================
+["index", number, method, taskhash, outhash,      takes the turn of this outhash and adds the taskhash to its index:
+created]                                          true. Null, and nothing is done, unless the turn is free and the
+                                                  index holds no taskhash; then ``turn`` is next
+["report", number, row fields ..., siginfo,       the same, then what ``commit`` does, then the turn ends: the unihash
+unihash]                                          in force, or null. For a shard that owns the taskhash too
+["commit", number, row fields ..., siginfo,       stores row and mapping, each unless it is there: the unihash in force
+unihash]
+================================================  =====================================================================
+
+Row fields are method, taskhash, outhash, created, owner, PN, PV, PR, task; siginfo is a text or null.
 """
 
 from __future__ import annotations
@@ -62,6 +71,9 @@ import orjson
 
 LOOKUP = b"L"
 JSON = b"J"
+INDEX = "index"
+REPORT = "report"
+COMMIT = "commit"
 NO_ANSWER = 0
 """Number of a request whose answer nobody waits for."""
 PAGE = 16

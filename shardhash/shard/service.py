@@ -26,12 +26,12 @@ from shardhash.shard.selection import (
     select_unmarked,
     select_unused,
 )
-from shardhash.shard.turns import Turns
+from shardhash.shard.turns import Place, Turns
 from shardhash.shard.writer import Writer
 from shardhash.wire import batch
 from shardhash.wire.hashes import Key, to_key, to_text
 
-_OF_A_LINK = frozenset(("turn", "report", "release"))
+_OF_A_LINK = frozenset(("turn", "round", "release"))
 """Operations that are told which link asks."""
 
 Pairs: TypeAlias = list[tuple[str, str]]
@@ -86,36 +86,63 @@ class Service:
 
     # --------------------------------------------------------------------------------------------- reports
 
-    def op_report(
-        self,
-        link: object,
-        method: str,
-        outhash: str,
-        taskhash: str,
-        created: int,
-        number: int,
-        fields: list[Any],
-        siginfo: str | None,
-        unihash: str,
-    ) -> Awaitable[str | list[tuple[int, str]]]:
-        """Do all of a report in one group when this shard owns both hashes and nobody else has the outhash.
+    def op_round(self, link: object, steps: list[list[Any]]) -> Awaitable[list[Any]] | list[Any]:
+        """Do the steps of many reports in one group commit; null for those that have to wait for a turn.
 
-        Most reports are of a new outhash. Index item, row and mapping are then one write. The turn is held meanwhile:
-        who comes later must be later in the index, too.
+        Most reports are of a new outhash, whose turn is free. It is held while that is written: who comes later must
+        be later in the index, too.
         """
-        place = (method, outhash)
-        if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
-            return self.op_turn(link, method, outhash, taskhash, created, number)
-        row = RowFields(*fields)
+        answers: list[str | bool | None] = [None] * len(steps)
+        todo: list[tuple[int, list[Any]]] = []
+        ending: list[tuple[Place, int]] = []
+        holding: list[tuple[Place, int]] = []
+        for position, step in enumerate(steps):
+            kind, number, method, _, outhash = step[:5]
+            if kind != protocol.COMMIT:
+                place = (method, outhash)
+                if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
+                    continue
+                self._turns.take(place, link, number, _nothing)
+                (ending if kind == protocol.REPORT else holding).append((place, number))
+            todo.append((position, step))
+        if not todo:
+            return answers
 
-        def change(transaction: Transaction) -> str:
+        def change(transaction: Transaction) -> list[str | bool | None]:
+            for position, step in todo:
+                answers[position] = self._do_step(transaction, *step)
+            return answers
+
+        def written(future: asyncio.Future[Any]) -> None:
+            failed = future.cancelled() or future.exception() is not None
+            for place, number in ending + holding if failed else ending:
+                self._turns.release(place, link, number)
+
+        result = self._write(change)
+        result.add_done_callback(written)
+        return result
+
+    def _do_step(
+        self,
+        transaction: Transaction,
+        kind: str,
+        _number: int,
+        method: str,
+        taskhash: str,
+        outhash: str,
+        created: int,
+        *rest: Any,
+    ) -> str | bool:
+        if kind != protocol.COMMIT:
             transaction.insert_index(method, outhash, taskhash, created)
-            return self._insert_row(transaction, row, siginfo, unihash)
-
-        self._turns.take(place, link, number, _nothing)
-        written = self._write(change)
-        written.add_done_callback(lambda _: self._turns.release(place, link, number))
-        return written
+            if kind == protocol.INDEX:
+                return True
+        *details, siginfo, unihash = rest
+        row = RowFields(method, taskhash, outhash, created, *details)
+        reference = 0
+        if siginfo is not None and not transaction.has_row(method, to_key(taskhash), to_key(outhash)):
+            reference = self._shard.put_siginfo(siginfo)
+        return transaction.insert_row(row, reference, bytes.fromhex(unihash)).hex()
 
     def op_turn(
         self, link: object, method: str, outhash: str, taskhash: str, created: int, number: int
@@ -175,18 +202,6 @@ class Service:
         if (mapped and unihash is None) or self._table.row(method, taskhash, outhash) is None:
             return None
         return unihash.hex() if unihash is not None else ""
-
-    def op_commit(self, fields: list[Any], siginfo: str | None, unihash: str) -> asyncio.Future[str]:
-        """Store row and mapping of a report, each unless it is there."""
-        row = RowFields(*fields)
-
-        return self._write(lambda transaction: self._insert_row(transaction, row, siginfo, unihash))
-
-    def _insert_row(self, transaction: Transaction, row: RowFields, siginfo: str | None, unihash: str) -> str:
-        reference = 0
-        if siginfo is not None and not transaction.has_row(row.method, to_key(row.taskhash), to_key(row.outhash)):
-            reference = self._shard.put_siginfo(siginfo)
-        return transaction.insert_row(row, reference, bytes.fromhex(unihash)).hex()
 
     def op_map(self, method: str, taskhash: str, unihash: str) -> asyncio.Future[str]:
         """Insert a mapping unless there is one."""

@@ -16,6 +16,9 @@ status bytes (1 yes, 0 no) and no digests.
 Hashes that are not 64 lowercase hex digits, and the line transports, use the JSON form:
 ``{"get-batch": {"method": M, "taskhashes": [T, ...]}}`` is answered ``{"unihashes": [U or null, ...]}`` and
 ``{"exists-batch": {"unihashes": [U, ...]}}`` is answered ``{"exists": [true or false, ...]}``.
+Where the headers say ``shardhash-report-batch: 1`` as well, ``{"report-batch": {"reports": [R, ...]}}`` is answered
+``{"unihashes": [U, ...]}`` once all are stored. Each R has the fields of a ``report``. Those that share an outhash are
+carried out in this order.
 Refusals are text: ``{"invoke-error": ...}``, then the server closes.
 
 The same frames, behind a request number, travel between coordinator and worker (shard/protocol.py).
@@ -32,6 +35,9 @@ from shardhash.wire.hashes import DIGEST_SIZE
 VERSION = 1
 OFFER = ("shardhash-batch", str(VERSION))
 """The header by which a server offers native batches."""
+
+REPORTS_OFFER = ("shardhash-report-batch", "1")
+"""The header by which a server offers report-batch."""
 
 GET = 1
 EXISTS = 2

@@ -147,7 +147,7 @@ class ServerConnection:
         self,
         commands: Mapping[str, Command] = COMMANDS,
         limits: Limits | None = None,
-        offers: Sequence[tuple[str, str]] = (batch.OFFER,),
+        offers: Sequence[tuple[str, str]] = (batch.OFFER, batch.REPORTS_OFFER),
         lines: bool = True,
     ) -> None:
         self._commands = commands

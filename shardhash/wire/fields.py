@@ -7,6 +7,7 @@ unihash        text of 64 lowercase hex digits, else "Invalid unihash", the refe
 text           any text, at most 64 KiB unless said
 flag           true or false; null counts as absent
 seconds        a number, 0 or more; a fraction is rounded up
+objects        a list of objects, each with fields of its own
 where          an object of conditions, column to text; null values and names that are no column are dropped
 =============  =================================================================================================
 
@@ -144,6 +145,13 @@ class Fields:
         if name in self._values and not isinstance(self._values[name], list):
             raise InvalidRequestError(f"Unexpected type for {name}")  # the reference's words
         return tuple(self.tokens(name))
+
+    def objects(self, name: str) -> list[Fields]:
+        """The fields of each object of a list; errors count them from 1."""
+        value = self._required(name)
+        if not isinstance(value, list):
+            raise self._error(f"'{name}' must be a list of objects, not {describe(value)}")
+        return [Fields(f"{self._command}: '{name}': {place}", item) for place, item in enumerate(value, 1)]
 
     def where(self, name: str) -> dict[str, str]:
         """Conditions, column to text."""

@@ -198,11 +198,18 @@ class ExistsBatch:
     unihashes: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ReportBatch:
+    """Native batch, JSON form: many reports, carried out in this order and answered by their unihashes."""
+
+    reports: list[Report]
+
+
 Request: TypeAlias = (
     Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
     | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | NewUser | DeleteUser | BecomeUser
-    | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch
+    | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch
 )  # fmt: skip
 
 
@@ -303,6 +310,7 @@ COMMANDS: Mapping[str, Command] = {
         _with_fields("get-batch", lambda f: GetBatch(f.token("method"), f.tokens("taskhashes")), READ),
         _with_fields("exists-batch", lambda f: ExistsBatch(f.tokens("unihashes")), READ),
         _with_fields("report", _report, READ),
+        _with_fields("report-batch", lambda f: ReportBatch(list(map(_report, f.objects("reports")))), READ),
         _with_fields("report-equiv", _report_equiv, READ, REPORT, writes=True),
         _with_fields("remove", lambda f: Remove(f.where("where")), DB_ADMIN, writes=True),
         _with_fields("clean-unused", lambda f: CleanUnused(f.seconds("max_age_seconds")), DB_ADMIN, writes=True),

@@ -43,6 +43,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "get-batch": ("@read",),
     "exists-batch": ("@read",),
     "report": ("@read",),
+    "report-batch": ("@read",),
     "report-equiv": ("@read", "@report"),
     "get-stats": ("@read",),
     "backfill-wait": ("@read",),
@@ -73,6 +74,7 @@ FIELDS: dict[str, Any] = {
     "get-batch": {"method": "m", "taskhashes": [HASH]},
     "exists-batch": {"unihashes": [HASH]},
     "report": ROW,
+    "report-batch": {"reports": [ROW]},
     "report-equiv": {"method": "m", "taskhash": HASH, "unihash": HASH},
     "remove": {"where": {"method": "m"}},
     "clean-unused": {"max_age_seconds": 0},
@@ -238,7 +240,7 @@ async def test_every_command(way: str, held: frozenset[str], tmp_path: Path) -> 
             refused = isinstance(answer, dict) and "invoke-error" in answer
             if may(question, actor, held):
                 assert not refused, f"{question}: {answer}"
-                if question.command == "report":
+                if question.command in ("report", "report-batch"):
                     assert ("report" in server.store.written) == ("@report" in expand(held))
             else:
                 needs = " ".join(sorted(NEEDS[question.command]))

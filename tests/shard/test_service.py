@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import pytest
+
+from shardhash.errors import StorageError
+from shardhash.shard import protocol
 from shardhash.shard.recovery import MemoryShard
 from shardhash.shard.service import Service
 from shardhash.shard.writer import Writer
@@ -26,18 +31,23 @@ async def running() -> AsyncIterator[Service]:
     shard.table.check()
 
 
-def fields(taskhash: str, created: int) -> list[object]:
-    return ["m", taskhash, OUT, created, None, None, None, None, None]
+def step(kind: str, taskhash: str, number: int, outhash: str = OUT, unihash: str = UNI) -> list[Any]:
+    """A step of a report, made at the time `number`."""
+    place = [kind, number, "m", taskhash, outhash, number]
+    return place if kind == protocol.INDEX else [*place, None, None, None, None, None, None, unihash]
 
 
-async def report(service: Service, taskhash: str, created: int) -> None:
+async def do_round(service: Service, *steps: list[Any]) -> list[Any]:
+    answers = service.op_round(LINK, list(steps))
+    return answers if isinstance(answers, list) else await answers
+
+
+async def report(service: Service, taskhash: str, number: int) -> None:
     """All of a report, as reports.py does it when the shard owns both hashes."""
-    if isinstance(
-        await service.op_report(LINK, "m", OUT, taskhash, created, created, fields(taskhash, created), None, UNI), str
-    ):
-        return
-    await service.op_commit(fields(taskhash, created), None, UNI)
-    service.op_release(LINK, "m", OUT, created)
+    if await do_round(service, step(protocol.REPORT, taskhash, number)) == [None]:
+        await service.op_turn(LINK, "m", OUT, taskhash, number, number)
+        await do_round(service, step(protocol.COMMIT, taskhash, number))
+        service.op_release(LINK, "m", OUT, number)
 
 
 def indexed(service: Service) -> list[str]:
@@ -72,7 +82,7 @@ async def test_a_report_that_had_its_turn_before_the_removal_keeps_its_index_ite
         await service.op_turn(LINK, "m", OUT, TASK, 2, 2)
         service.op_watch("job")
         await service.op_remove("job", {"outhash": OUT})
-        await service.op_commit(fields(TASK, 2), None, UNI)
+        await do_round(service, step(protocol.COMMIT, TASK, 2))
         service.op_release(LINK, "m", OUT, 2)
         await service.op_unindex("job", "m", [(OUT, TASK)])
         assert indexed(service) == [TASK]
@@ -110,9 +120,10 @@ async def test_a_row_that_a_report_maps_again_meanwhile_is_not_unused() -> None:
         await service.op_remove("job", {"unihash": UNI})
         assert service.op_counts()["mappings"] == 0
         assert service.op_counts()["rows"] == 1
-        committed = service.op_commit(fields(TASK, 3), None, UNI)  # decided in the group in which the removal is
+        committed = service.op_round(LINK, [step(protocol.COMMIT, TASK, 3)])  # decided in the group of the removal
+        assert isinstance(committed, asyncio.Future)
         cleaned = await service.op_clean("job", FAR_FUTURE)
-        assert await committed == UNI
+        assert await committed == [UNI]
         assert cleaned["count"] == 0
         assert service.op_counts()["rows"] == 1
 
@@ -124,3 +135,57 @@ async def test_a_row_from_elsewhere_takes_the_place_of_its_time() -> None:
         await service.op_turn(LINK, "m", OUT, OTHER, 50, 101)
         service.op_release(LINK, "m", OUT, 101)
         assert indexed(service) == [OTHER, TASK]
+
+
+async def test_reports_of_new_outhashes_are_one_write() -> None:
+    async with running() as service:
+        steps = [step(protocol.REPORT, f"{n:064}", n, outhash=f"{n + 100:064}", unihash=f"{n:064}") for n in range(5)]
+        assert await do_round(service, *steps) == [f"{n:064}" for n in range(5)]
+        assert service.op_counts() == {"mappings": 5, "rows": 5, "index": 5, "users": 0, "config": 0}
+
+
+async def test_of_two_steps_for_one_outhash_the_second_has_to_wait() -> None:
+    async with running() as service:
+        first, second = step(protocol.REPORT, TASK, 1), step(protocol.REPORT, OTHER, 2, unihash=OTHER)
+        assert await do_round(service, first, second) == [UNI, None]
+        assert service.op_unihashes("m", [TASK, OTHER]) == [UNI, None]
+        assert await do_round(service, second) == [None]  # the index holds the other one now
+        assert await service.op_turn(LINK, "m", OUT, OTHER, 2, 2) == [(1, TASK)]
+
+
+async def test_a_round_asked_again_does_nothing_twice() -> None:
+    """The worker may have died between the write and the answer."""
+    async with running() as service:
+        steps = [step(protocol.REPORT, TASK, 1), step(protocol.INDEX, OTHER, 2, outhash="5" * 64)]
+        assert await do_round(service, *steps) == [UNI, True]
+        counts = service.op_counts()
+        service.drop_link(LINK)
+        assert await do_round(service, *steps) == [None, None]
+        assert await service.op_turn(LINK, "m", OUT, TASK, 1, 1) == []
+        assert await do_round(service, step(protocol.COMMIT, TASK, 1)) == [UNI]
+        assert service.op_counts() == counts
+
+
+async def test_an_index_step_holds_the_turn_until_it_is_released() -> None:
+    async with running() as service:
+        assert await do_round(service, step(protocol.INDEX, TASK, 1)) == [True]
+        waits = asyncio.ensure_future(service.op_turn(LINK, "m", OUT, OTHER, 2, 2))
+        assert await do_round(service, step(protocol.COMMIT, TASK, 1)) == [UNI]
+        assert not waits.done()
+        service.op_release(LINK, "m", OUT, 1)
+        assert await waits == [(1, TASK)]
+
+
+async def test_a_round_that_the_disk_refuses_gives_all_its_turns_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_shard: MemoryShard, _text: str) -> int:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(MemoryShard, "put_siginfo", refuse)
+    async with running() as service:
+        steps = [step(protocol.INDEX, OTHER, 1, outhash="5" * 64), step(protocol.REPORT, TASK, 2)]
+        steps[1][-2] = "a text"
+        with pytest.raises(StorageError):
+            await do_round(service, *steps)
+        assert service.op_counts()["index"] == 0
+        steps[1][-2] = None
+        assert await do_round(service, *steps) == [True, UNI]

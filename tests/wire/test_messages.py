@@ -16,6 +16,7 @@ from shardhash.wire.jsontext import decode
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Request, parse_request
 
 H = "f0" * 32
+REPORT = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H}
 
 
 def ask(message: object) -> Request:
@@ -59,6 +60,11 @@ def refusal(message: object) -> str:
             },
             m.Report("m", "t", "o", H, "w w", "n", "v", "", "k", "é\n" * MAX_TEXT),
         ),
+        (
+            {"report-batch": {"reports": [dict(REPORT), {**REPORT, "taskhash": "u", "PN": "n"}]}},
+            m.ReportBatch([m.Report("m", "t", "o", H), m.Report("m", "u", "o", H, PN="n")]),
+        ),
+        ({"report-batch": {"reports": []}}, m.ReportBatch([])),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H}}, m.ReportEquiv("m", "t", H)),
         ({"remove": {"where": {"method": "m", "task": None, "id": 3, "created": []}}}, m.Remove({"method": "m"})),
         ({"clean-unused": {"max_age_seconds": 0}}, m.CleanUnused(0)),
@@ -134,6 +140,20 @@ def test_every_command_is_tested_here() -> None:
             "Invalid unihash",
         ),
         ({"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H.upper()}}, "Invalid unihash"),
+        ({"report-batch": {}}, "report-batch: 'reports' is missing"),
+        (
+            {"report-batch": {"reports": dict(REPORT)}},
+            "report-batch: 'reports' must be a list of objects, not an object",
+        ),
+        (
+            {"report-batch": {"reports": [REPORT, 1]}},
+            "report-batch: 'reports': 2: its fields must be an object, not a number",
+        ),
+        (
+            {"report-batch": {"reports": [REPORT, REPORT, {**REPORT, "outhash": "a b"}]}},
+            "report-batch: 'reports': 3: 'outhash' must not hold white space",
+        ),
+        ({"report-batch": {"reports": [{**REPORT, "unihash": "x"}]}}, "Invalid unihash"),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H + "\n"}}, "Invalid unihash"),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": "\u0661" * 64}}, "Invalid unihash"),
         ({"remove": {}}, "remove: 'where' is missing"),
@@ -194,7 +214,8 @@ def test_table_of_the_protocol() -> None:
     needs = {name: " ".join(sorted(command.needs)) for name, command in COMMANDS.items()}
     assert needs == {
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
-        "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-equiv": "@read @report",
+        "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
+        "report-equiv": "@read @report",
         "remove": "@db-admin", "clean-unused": "@db-admin", "gc-mark": "@db-admin", "gc-mark-stream": "@db-admin",
         "gc-status": "@db-admin", "gc-sweep": "@db-admin", "get-stats": "@read", "reset-stats": "@db-admin",
         "get-db-usage": "@db-admin", "get-db-query-columns": "@db-admin", "backfill-wait": "@read", "auth": "",
@@ -216,7 +237,7 @@ def test_table_of_the_protocol() -> None:
 
 FIELDS = [
     "method", "taskhash", "outhash", "unihash", "all", "with_unihash", "where", "mark", "max_age_seconds", "username",
-    "token", "permissions", "taskhashes", "unihashes", "owner", "outhash_siginfo",
+    "token", "permissions", "taskhashes", "unihashes", "owner", "outhash_siginfo", "reports",
 ]  # fmt: skip
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(H)
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(QUERY_COLUMNS), scalars, max_size=3)

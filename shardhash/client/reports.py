@@ -1,0 +1,66 @@
+"""Reports of many tasks, and the answers so far: what makes a retry report only the rest. Pure.
+
+Servers that offer ``report-batch`` (wire/batch.py) are told many in a message; others get a ``report`` each, one behind
+the other. Reporting again what was stored already does no harm, so what is unanswered is simply told again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from shardhash.errors import ProtocolError
+from shardhash.wire.hashes import is_digest_text
+
+BATCH = 1000
+"""Reports in one request."""
+BATCH_BYTES = 8 << 20
+"""Bytes from which on a request takes no further report; a text of outhash_siginfo can be long."""
+
+
+class Reports:
+    """Rows to report, in order; the first `len(unihashes)` are answered."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._rows = [orjson.dumps(dict(row)) for row in rows]
+        self.unihashes: list[str] = []
+        """The unihash in force for each row that is answered."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is answered."""
+        return len(self.unihashes) == len(self._rows)
+
+    def requests(self, *, batched: bool) -> list[tuple[int, int]]:
+        """(start, end) of the rows of each request for what is unanswered."""
+        start = len(self.unihashes)
+        if not batched:
+            return [(place, place + 1) for place in range(start, len(self._rows))]
+        bounds = []
+        size = 0
+        for place in range(start, len(self._rows)):
+            size += len(self._rows[place])
+            if size >= BATCH_BYTES or place + 1 - start == BATCH:
+                bounds.append((start, place + 1))
+                start, size = place + 1, 0
+        return [*bounds, (start, len(self._rows))] if start < len(self._rows) else bounds
+
+    def encode(self, start: int, end: int, *, batched: bool) -> bytes:
+        """The request of these rows."""
+        rows = b",".join(self._rows[start:end])
+        return b'{"report-batch":{"reports":[' + rows + b"]}}" if batched else b'{"report":' + rows + b"}"
+
+    def take_answer(self, answer: object, expected: int, *, batched: bool) -> None:
+        """Take the answer to a request of `expected` rows. Raises ProtocolError."""
+        unihashes = None
+        if isinstance(answer, dict):
+            unihashes = answer.get("unihashes") if batched else [answer.get("unihash")]
+        if not isinstance(unihashes, list) or len(unihashes) != expected or not all(map(_is_unihash, unihashes)):
+            raise ProtocolError(f"the answer to {expected} reports is malformed")
+        self.unihashes += unihashes
+
+
+def _is_unihash(value: object) -> bool:
+    return isinstance(value, str) and is_digest_text(value)
