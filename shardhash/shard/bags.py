@@ -2,40 +2,43 @@
 
 Most outhashes have one taskhash and most taskhashes one outhash row, while a task that leaves nothing behind
 shares its outhash with a hundred thousand others. So a bag is ``bytes`` when it holds one item, a sorted
-tuple up to `SMALL` items, and a `BigBag` above. Items begin with a fixed prefix of big-endian numbers that
-orders them (the time ``created`` first); behind it stands the *tail*, which is unique in a bag.
+tuple up to `SMALL` items, and a `BigBag` above. Items are ordered as bytes; each has a *name*, a part of it that is
+unique in a bag, and which the caller's `name_of` takes out of it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from sortedcontainers import SortedList
+
+NameOf: TypeAlias = Callable[[bytes], bytes]
+"""The name of an item."""
 
 SMALL = 16
 """Items up to which a bag is a tuple; a BigBag of one item takes about 700 bytes."""
 
 
 class BigBag:
-    """A bag of any size: ordered by a SortedList, found by tail in a dict; each change O(log n)."""
+    """A bag of any size: ordered by a SortedList, found by name in a dict; each change O(log n)."""
 
-    __slots__ = ("by_tail", "ordered")
+    __slots__ = ("by_name", "ordered")
 
-    def __init__(self, items: Iterable[bytes], prefix: int) -> None:
+    def __init__(self, items: Iterable[bytes], name_of: NameOf) -> None:
         self.ordered = SortedList(items)
-        self.by_tail: dict[bytes, bytes] = {item[prefix:]: item for item in self.ordered}
+        self.by_name: dict[bytes, bytes] = {name_of(item): item for item in self.ordered}
 
-    def put(self, item: bytes, prefix: int) -> None:
-        """Add an item, in the place of one with the same tail."""
-        self.discard(item[prefix:])
-        self.by_tail[item[prefix:]] = item
+    def put(self, item: bytes, name_of: NameOf) -> None:
+        """Add an item, in the place of one with the same name."""
+        self.discard(name_of(item))
+        self.by_name[name_of(item)] = item
         self.ordered.add(item)
 
-    def discard(self, tail: bytes) -> None:
-        """Drop the item with this tail, if any."""
-        old = self.by_tail.pop(tail, None)
+    def discard(self, name: bytes) -> None:
+        """Drop the item with this name, if any."""
+        old = self.by_name.pop(name, None)
         if old is not None:
             self.ordered.remove(old)
 
@@ -44,35 +47,35 @@ Bag: TypeAlias = bytes | tuple[bytes, ...] | BigBag
 """One item, a sorted tuple of 2 to SMALL, or more; an empty bag is None."""
 
 
-def find(bag: Bag | None, tail: bytes, prefix: int) -> bytes | None:
-    """The item with this tail; None when there is none."""
+def find(bag: Bag | None, name: bytes, name_of: NameOf) -> bytes | None:
+    """The item with this name; None when there is none."""
     if isinstance(bag, BigBag):
-        return bag.by_tail.get(tail)
+        return bag.by_name.get(name)
     for item in iterate(bag):
-        if item[prefix:] == tail:
+        if name_of(item) == name:
             return item
     return None
 
 
-def put(bag: Bag | None, item: bytes, prefix: int) -> Bag:
-    """The bag with the item, in the place of one with the same tail. Use the bag that is returned."""
+def put(bag: Bag | None, item: bytes, name_of: NameOf) -> Bag:
+    """The bag with the item, in the place of one with the same name. Use the bag that is returned."""
     if bag is None:
         return item
     if isinstance(bag, BigBag):
-        bag.put(item, prefix)
+        bag.put(item, name_of)
         return bag
-    tail = item[prefix:]
-    items = sorted([*(old for old in iterate(bag) if old[prefix:] != tail), item])
-    return _fit(items, prefix)
+    name = name_of(item)
+    items = sorted([*(old for old in iterate(bag) if name_of(old) != name), item])
+    return _fit(items, name_of)
 
 
-def discard(bag: Bag | None, tail: bytes, prefix: int) -> Bag | None:
-    """The bag without the item of this tail; None when nothing is left. Use the bag that is returned."""
+def discard(bag: Bag | None, name: bytes, name_of: NameOf) -> Bag | None:
+    """The bag without the item of this name; None when nothing is left. Use the bag that is returned."""
     if isinstance(bag, BigBag):
-        bag.discard(tail)
-        return bag if len(bag.ordered) > SMALL else _fit(list(bag.ordered), prefix)
-    items = [item for item in iterate(bag) if item[prefix:] != tail]
-    return _fit(items, prefix) if items else None
+        bag.discard(name)
+        return bag if len(bag.ordered) > SMALL else _fit(list(bag.ordered), name_of)
+    items = [item for item in iterate(bag) if name_of(item) != name]
+    return _fit(items, name_of) if items else None
 
 
 def iterate(bag: Bag | None) -> Iterable[bytes]:
@@ -99,7 +102,7 @@ def size(bag: Bag | None) -> int:
     return len(tuple(iterate(bag)))
 
 
-def _fit(items: list[bytes], prefix: int) -> Bag:
+def _fit(items: list[bytes], name_of: NameOf) -> Bag:
     if len(items) == 1:
         return items[0]
-    return tuple(items) if len(items) <= SMALL else BigBag(items, prefix)
+    return tuple(items) if len(items) <= SMALL else BigBag(items, name_of)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import compress
 from typing import TypeAlias
 
 from shardhash.shard.table import MethodTable, Row, Table, split_digests
@@ -77,9 +78,8 @@ def find_named(table: Table, wheres: Sequence[Where]) -> Iterable[list[tuple[str
         return [_find_one(table, where) for where in wheres]
     found: list[list[tuple[str, list[Key]]]] = [[] for _ in wheres]
     for method, part in table.methods.items():
-        for position, holders in enumerate(map(part.reverse.get, split_digests(digests))):
-            if holders is not None:
-                found[position].append((method, list(holders) if isinstance(holders, set) else [holders]))
+        for position, unihash in compress(enumerate(split_digests(digests)), part.held(digests)):
+            found[position].append((method, part.holders(unihash)))
     return found
 
 
@@ -91,10 +91,7 @@ def _find_one(table: Table, where: Where) -> list[tuple[str, list[Key]]]:
         if unihash is None:
             keys = [taskhash] if taskhash in part.mappings else []
         else:
-            holders = part.reverse.get(unihash)  # type: ignore[arg-type]  # a text finds nothing
-            if holders is None:
-                continue
-            keys = list(holders) if isinstance(holders, set) else [holders]
+            keys = part.holders(unihash)
             if taskhash is not None:
                 keys = [taskhash] if taskhash in keys else []
         if keys:
@@ -150,8 +147,7 @@ def _mapping_keys(part: MethodTable, conditions: Where) -> list[Key]:
     if "taskhash" in conditions:
         return [to_key(conditions["taskhash"])]
     if "unihash" in conditions:
-        holders = part.reverse.get(to_key(conditions["unihash"]))  # type: ignore[arg-type]  # a text finds nothing
-        return list(holders) if isinstance(holders, set) else [] if holders is None else [holders]
+        return part.holders(to_key(conditions["unihash"]))
     return list(part.mappings)
 
 

@@ -8,40 +8,43 @@ from hypothesis import strategies as st
 from shardhash.shard import bags
 from shardhash.shard.bags import SMALL, Bag, BigBag
 
-PREFIX = 1
 steps = st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 2 * SMALL)), max_size=120)
 
 
-def item(order: int, tail: int) -> bytes:
-    return bytes([order]) + str(tail).encode()
+def item(order: int, name: int) -> bytes:
+    return bytes([order]) + str(name).encode()
+
+
+def name_of(item: bytes) -> bytes:
+    return item[1:]
 
 
 @given(steps)
-def test_a_bag_is_a_dict_by_tail_in_order(steps: list[tuple[bool, int, int]]) -> None:
+def test_a_bag_is_a_dict_by_name_in_order(steps: list[tuple[bool, int, int]]) -> None:
     bag: Bag | None = None
     model: dict[bytes, bytes] = {}
-    for adding, order, tail in steps:
-        one = item(order, tail)
+    for adding, order, name in steps:
+        one = item(order, name)
         if adding:
-            bag = bags.put(bag, one, PREFIX)
-            model[one[PREFIX:]] = one
+            bag = bags.put(bag, one, name_of)
+            model[name_of(one)] = one
         elif bag is not None:
-            bag = bags.discard(bag, one[PREFIX:], PREFIX)
-            model.pop(one[PREFIX:], None)
+            bag = bags.discard(bag, name_of(one), name_of)
+            model.pop(name_of(one), None)
         assert list(bags.iterate(bag)) == sorted(model.values())
         assert bags.size(bag) == len(model)
-        assert bags.find(bag, one[PREFIX:], PREFIX) == model.get(one[PREFIX:])
+        assert bags.find(bag, name_of(one), name_of) == model.get(name_of(one))
         if bag is not None:
             assert list(bags.after(bag, one)) == [other for other in sorted(model.values()) if other > one]
 
 
 def test_the_form_follows_the_size() -> None:
     bag: Bag | None = None
-    for tail in range(SMALL + 1):
-        bag = bags.put(bag, item(0, tail), PREFIX)
-        expected = bytes if tail == 0 else tuple if tail < SMALL else BigBag
+    for name in range(SMALL + 1):
+        bag = bags.put(bag, item(0, name), name_of)
+        expected = bytes if name == 0 else tuple if name < SMALL else BigBag
         assert isinstance(bag, expected)
-    for tail in range(SMALL, -1, -1):
+    for name in range(SMALL, -1, -1):
         assert bag is not None
-        bag = bags.discard(bag, str(tail).encode(), PREFIX)
+        bag = bags.discard(bag, str(name).encode(), name_of)
     assert bag is None
