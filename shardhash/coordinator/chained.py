@@ -198,16 +198,17 @@ class ChainedStore:
 
     # ------------------------------------------------------------------------------------------------ local
 
-    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
+    async def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> list[bytes]:
         """See Store."""
 
-        async def ask() -> bytes | None:
+        async def ask(report: Report) -> bytes | None:
             row = await self._upstream.get_outhash(report.method, report.outhash, report.taskhash, True)
             unihash = row.get("unihash") if row else None
             return to_digest(unihash) if unihash else None
 
-        self._misses.forget(report.method, to_key(report.taskhash))
-        return await self._local.report(report, otherwise or ask)
+        for report in reports:
+            self._misses.forget(report.method, to_key(report.taskhash))
+        return await self._local.report(reports, otherwise or ask)
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""

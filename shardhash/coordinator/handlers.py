@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from shardhash.coordinator import permissions
@@ -121,19 +121,20 @@ class Handlers:
         return {"exists": list(map(bool, block.join(await self._store.exists(block.digests))))}
 
     async def _report(self, caller: Caller, request: m.Report) -> Any:
-        return _mapping(request.method, request.taskhash, await self._begin_report(caller, request))
+        (unihash,) = await self._store_reports(caller, [request])
+        return _mapping(request.method, request.taskhash, unihash)
 
     async def _report_batch(self, caller: Caller, request: m.ReportBatch) -> Any:
-        unihashes = await asyncio.gather(*[self._begin_report(caller, report) for report in request.reports])
+        unihashes = await self._store_reports(caller, request.reports)
         return {"unihashes": [unihash.hex() for unihash in unihashes]}
 
-    def _begin_report(self, caller: Caller, report: m.Report) -> Awaitable[bytes]:
-        """Store a report; to one who may not, tell the unihash that it would get."""
+    async def _store_reports(self, caller: Caller, reports: list[m.Report]) -> list[bytes]:
+        """Store reports; to one who may not, tell the unihashes that they would get."""
         if caller.read_only or permissions.REPORT not in caller.identity.permissions:
-            return self._would_get(report)
+            return await asyncio.gather(*map(self._would_get, reports))
         if caller.identity.username is not None:
-            report = replace(report, owner=caller.identity.username)
-        return self._store.report(report)
+            reports = [report._replace(owner=caller.identity.username) for report in reports]
+        return await self._store.report(reports)
 
     async def _would_get(self, report: m.Report) -> bytes:
         row = await self._store.get_outhash(report.method, report.outhash, report.taskhash, True)

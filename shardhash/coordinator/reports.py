@@ -27,7 +27,7 @@ from shardhash.coordinator.links import Turn, WorkerLink
 from shardhash.coordinator.rounds import Rounds
 from shardhash.coordinator.store import Otherwise
 from shardhash.shard import protocol
-from shardhash.wire.hashes import shard_of, slot_of, to_key
+from shardhash.wire.hashes import SLOTS, shard_of, slot_of, to_key
 from shardhash.wire.messages import Report
 
 
@@ -47,7 +47,8 @@ class Reports:
 
     def __init__(self, links: Sequence[WorkerLink], clock: Callable[[], int]) -> None:
         self._clock = clock
-        self._rounds = [Rounds(link) for link in links]
+        rounds = [Rounds(link) for link in links]
+        self._rounds = [rounds[shard_of(slot, len(links))] for slot in range(SLOTS)]
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,15 +58,20 @@ class Reports:
 
     def rounds_of(self, hash_text: str) -> Rounds:
         """The rounds of the shard that owns a hash."""
-        return self._rounds[shard_of(slot_of(to_key(hash_text)), len(self._rounds))]
+        return self._rounds[slot_of(to_key(hash_text))]
 
     def report(
-        self, report: Report, otherwise: Otherwise | None = None, created: int | None = None
-    ) -> asyncio.Future[bytes]:
-        """The unihash in force, once the report is durable. `created`: microseconds, now unless given."""
-        future: asyncio.Future[bytes] = self._loop.create_future()
-        number = self._clock()
-        _UnderWay(self, future, report, otherwise, number if created is None else created, number)
+        self, reports: Sequence[Report], otherwise: Otherwise | None = None, created: int | None = None
+    ) -> asyncio.Future[list[bytes]]:
+        """The unihashes in force, once all reports are durable. `created`: microseconds, now unless given."""
+        future: asyncio.Future[list[bytes]] = self._loop.create_future()
+        if not reports:
+            future.set_result([])
+        together = _Together(future, len(reports))
+        for place, report in enumerate(reports):
+            number = self._clock()
+            under_way = _UnderWay(self, together, place, report, number if created is None else created, number)
+            under_way.begin(otherwise)
         return future
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -109,6 +115,29 @@ class Reports:
         return answers
 
 
+class _Together:
+    """Reports that were made together and are acknowledged together."""
+
+    __slots__ = ("_future", "_left", "_unihashes")
+
+    def __init__(self, future: asyncio.Future[list[bytes]], count: int) -> None:
+        self._future = future
+        self._left = count
+        self._unihashes = [b""] * count
+
+    def finish(self, place: int, unihash: str) -> None:
+        """One of them is stored; with the last one, all are."""
+        self._unihashes[place] = bytes.fromhex(unihash)
+        self._left -= 1
+        if not self._left and not self._future.done():  # a caller whose client went away has cancelled it
+            self._future.set_result(self._unihashes)
+
+    def fail(self, error: BaseException) -> None:
+        """One of them failed; the others go on, but nobody waits for them."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+
 class _UnderWay:
     """A report between request and acknowledgement: what is done when each of its steps is answered.
 
@@ -116,53 +145,46 @@ class _UnderWay:
     of what a report costs here.
     """
 
-    __slots__ = ("_future", "_index", "_otherwise", "_report", "_reports", "_row", "_rows", "_turn", "_weight")
+    __slots__ = ("_created", "_index", "_number", "_otherwise", "_place", "_report", "_reports", "_rows", "_together")
 
     def __init__(
-        self,
-        reports: Reports,
-        future: asyncio.Future[bytes],
-        report: Report,
-        otherwise: Otherwise | None,
-        created: int,
-        number: int,
+        self, reports: Reports, together: _Together, place: int, report: Report, created: int, number: int
     ) -> None:
-        """Begin it. `number` names its turn."""
+        """`place` is its place among those made together; `number` names its turn."""
         self._reports = reports
-        self._future = future
+        self._together = together
+        self._place = place
         self._report = report
-        self._otherwise = otherwise
+        self._created = created
+        self._number = number
         self._index = reports.rounds_of(report.outhash)
         self._rows = reports.rounds_of(report.taskhash)
-        self._turn: Turn = (report.method, report.outhash, report.taskhash, created, number)
-        self._weight = len(report.outhash_siginfo or "")
-        self._row = (
-            report.method,
-            report.taskhash,
-            report.outhash,
-            created,
-            report.owner,
-            report.PN,
-            report.PV,
-            report.PR,
-            report.task,
-        )
+        self._otherwise: Otherwise | None = None
+
+    def begin(self, otherwise: Otherwise | None) -> None:
+        """Ask the first step."""
         if self._index is self._rows and otherwise is None:
-            self._index.add(self._step(protocol.REPORT, report.unihash), self._weight, self._reported, self._failed)
+            step = [protocol.REPORT, self._number, self._created, *self._report]
+            self._index.add(step, self._weight(), self._reported, self._failed)
         else:
-            self._index.add([protocol.INDEX, number, *self._row[:4]], 0, self._indexed, self._failed)
+            self._otherwise = otherwise
+            step = [protocol.INDEX, self._number, self._created, *self._report[:3]]
+            self._index.add(step, 0, self._indexed, self._failed)
+
+    def _weight(self) -> int:
+        return len(self._report.outhash_siginfo or "")
 
     def _reported(self, unihash: str | None) -> None:
         if unihash is None:
             self._reports.run(self._go_alone())
         else:
-            self._finish(unihash)
+            self._together.finish(self._place, unihash)
 
-    def _indexed(self, alone: bool) -> None:
-        if not alone:
+    def _indexed(self, first: bool | None) -> None:
+        if not first:
             self._reports.run(self._go_alone())
             return
-        self._index.link.hold_turn(self._turn)
+        self._index.link.hold_turn(self._turn())
         if self._otherwise is None:
             self._commit(None)
         else:
@@ -170,7 +192,7 @@ class _UnderWay:
 
     async def _go_alone(self) -> None:
         try:
-            page = await self._index.link.take_turn(self._turn)
+            page = await self._index.link.take_turn(self._turn())
         except Exception as error:  # noqa: BLE001  # a bug too is told to who waits for the report
             self._failed(error)
         else:
@@ -178,33 +200,30 @@ class _UnderWay:
 
     async def _decide(self, page: list[tuple[int, str]]) -> None:
         """Find the unihash, while the turn is held, and store it."""
-        method, outhash, taskhash = self._turn[:3]
+        method, outhash, taskhash = self._report.method, self._report.outhash, self._report.taskhash
         try:
             found = await self._reports.oldest(method, outhash, taskhash, mapped=True, page=page) if page else None
             if found is not None:
                 self._commit(found[1])
             else:
-                upstream = await self._otherwise() if self._otherwise is not None else None
+                upstream = await self._otherwise(self._report) if self._otherwise is not None else None
                 self._commit(None if upstream is None else upstream.hex())
         except Exception as error:  # noqa: BLE001  # a bug too is told to who waits for the report
             self._failed(error)
 
     def _commit(self, unihash: str | None) -> None:
-        step = self._step(protocol.COMMIT, unihash or self._report.unihash)
-        self._rows.add(step, self._weight, self._committed, self._failed)
-
-    def _step(self, kind: str, unihash: str) -> list[Any]:
-        return [kind, self._turn[4], *self._row, self._report.outhash_siginfo, unihash]
+        report = self._report if unihash is None else self._report._replace(unihash=unihash)
+        step = [protocol.COMMIT, self._number, self._created, *report]
+        self._rows.add(step, self._weight(), self._committed, self._failed)
 
     def _committed(self, unihash: str) -> None:
-        self._index.link.release_turn(self._turn)
-        self._finish(unihash)
-
-    def _finish(self, unihash: str) -> None:
-        if not self._future.done():  # a caller whose client went away has cancelled it
-            self._future.set_result(bytes.fromhex(unihash))
+        self._index.link.release_turn(self._turn())
+        self._together.finish(self._place, unihash)
 
     def _failed(self, error: BaseException) -> None:
-        self._index.link.release_turn(self._turn)  # it may hold it, or wait in the queue
-        if not self._future.done():
-            self._future.set_exception(error)
+        self._index.link.release_turn(self._turn())  # it may hold it, or wait in the queue
+        self._together.fail(error)
+
+    def _turn(self) -> Turn:
+        report = self._report
+        return report.method, report.outhash, report.taskhash, self._created, self._number

@@ -75,9 +75,9 @@ class Router:
 
     # --------------------------------------------------------------------------------------------- reports
 
-    def report(self, report: Report, otherwise: Otherwise | None = None) -> Awaitable[bytes]:
+    def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> Awaitable[list[bytes]]:
         """See Store."""
-        return self._reports.report(report, otherwise)
+        return self._reports.report(reports, otherwise)
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""
@@ -96,7 +96,7 @@ class Router:
         )
         # The mapping first: as a mere report, the row would get the unihash of its local equivalents.
         await self.report_equiv(report.method, report.taskhash, bytes.fromhex(report.unihash))
-        await self._reports.report(report, None, created=_microseconds(row.get("created")))
+        await self._reports.report([report], None, created=_microseconds(row.get("created")))
 
     # -------------------------------------------------------------------------------------------- removals
 

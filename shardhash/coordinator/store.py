@@ -38,8 +38,8 @@ class GcStatus:
     mark: str | None
 
 
-Otherwise: TypeAlias = Callable[[], Awaitable[bytes | None]]
-"""Asked once for the unihash of an outhash that has no local equivalent (an upstream); None: it knows none."""
+Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
+"""Asked once for the unihash of a report whose outhash has no local equivalent (an upstream); None: it knows none."""
 
 
 class Store(Protocol):
@@ -63,10 +63,10 @@ class Store(Protocol):
         `taskhash`, who asks, only matters upstream.
         """
 
-    def report(self, report: Report, otherwise: Otherwise | None = None) -> Awaitable[bytes]:
-        """Store a report (PROTOCOL, "report, exactly"); the unihash in force, once it is durable.
+    def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> Awaitable[list[bytes]]:
+        """Store reports (PROTOCOL, "report, exactly"); the unihashes in force, once all are durable.
 
-        One that nobody waits for any more is carried out all the same.
+        Those that share an outhash are carried out in order; those that nobody waits for any more, all the same.
         """
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:

@@ -49,16 +49,15 @@ operation        arguments                                   result
 Steps of reports, done in one group commit and answered once they are durable. `number` names the turn.
 
 ================================================  =====================================================================
-["index", number, method, taskhash, outhash,      takes the turn of this outhash and adds the taskhash to its index:
-created]                                          true. Null, and nothing is done, unless the turn is free and the
+["index", number, created, method, taskhash,      takes the turn of this outhash and adds the taskhash to its index:
+outhash]                                          true. Null, and nothing is done, unless the turn is free and the
                                                   index holds no taskhash; then ``turn`` is next
-["report", number, row fields ..., siginfo,       the same, then what ``commit`` does, then the turn ends: the unihash
-unihash]                                          in force, or null. For a shard that owns the taskhash too
-["commit", number, row fields ..., siginfo,       stores row and mapping, each unless it is there: the unihash in force
-unihash]
+["report", number, created, method, taskhash,     the same, then what ``commit`` does, then the turn ends: the unihash
+outhash, unihash, owner, PN, PV, PR, task,        in force, or null. For a shard that owns the taskhash too
+siginfo]
+["commit", as ``report``]                         stores row and mapping, each unless it is there: the unihash in force
 ================================================  =====================================================================
 
-Row fields are method, taskhash, outhash, created, owner, PN, PV, PR, task; siginfo is a text or null.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Service:
         ending: list[tuple[Place, int]] = []
         holding: list[tuple[Place, int]] = []
         for position, step in enumerate(steps):
-            kind, number, method, _, outhash = step[:5]
+            kind, number, _, method, _, outhash = step[:6]
             if kind != protocol.COMMIT:
                 place = (method, outhash)
                 if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
@@ -127,17 +127,18 @@ class Service:
         transaction: Transaction,
         kind: str,
         _number: int,
+        created: int,
         method: str,
         taskhash: str,
         outhash: str,
-        created: int,
+        unihash: str = "",
         *rest: Any,
     ) -> str | bool:
         if kind != protocol.COMMIT:
             transaction.insert_index(method, outhash, taskhash, created)
             if kind == protocol.INDEX:
                 return True
-        *details, siginfo, unihash = rest
+        *details, siginfo = rest
         row = RowFields(method, taskhash, outhash, created, *details)
         reference = 0
         if siginfo is not None and not transaction.has_row(method, to_key(taskhash), to_key(outhash)):

@@ -17,11 +17,11 @@ No text may hold a NUL or half a surrogate pair: neither can be kept as the refe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shardhash.errors import InvalidRequestError
-from shardhash.wire.hashes import is_digest_text
+from shardhash.wire.hashes import is_digest_text, join_digests
 
 MAX_TOKEN = 1024
 """Most characters of a token or name."""
@@ -146,12 +146,12 @@ class Fields:
             raise InvalidRequestError(f"Unexpected type for {name}")  # the reference's words
         return tuple(self.tokens(name))
 
-    def objects(self, name: str) -> list[Fields]:
+    def objects(self, name: str) -> Rows:
         """The fields of each object of a list; errors count them from 1."""
         value = self._required(name)
         if not isinstance(value, list):
             raise self._error(f"'{name}' must be a list of objects, not {describe(value)}")
-        return [Fields(f"{self._command}: '{name}': {place}", item) for place, item in enumerate(value, 1)]
+        return Rows(f"{self._command}: '{name}'", value)
 
     def where(self, name: str) -> dict[str, str]:
         """Conditions, column to text."""
@@ -186,3 +186,50 @@ class Fields:
 
     def _error(self, what: str) -> InvalidRequestError:
         return InvalidRequestError(f"{self._command}: {what}")
+
+
+class Rows:
+    """The fields of many objects, as columns or one by one.
+
+    A column is read without Python bytecode for each value, some 80 ns; it is None if any of its values is not what is
+    due, or takes a closer look. Reading the rows one by one then tells which.
+    """
+
+    __slots__ = ("_command", "_rows")
+
+    def __init__(self, command: str, rows: list[Any]) -> None:
+        self._command = command
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Fields]:
+        return (Fields(f"{self._command}: {place}", row) for place, row in enumerate(self._rows, 1))
+
+    def tokens(self, name: str) -> list[str] | None:
+        """A column of tokens."""
+        values = self._values(name)
+        if not _are_plain(values, MAX_TOKEN) or "\n".join(values).split() != values:
+            return None
+        return values
+
+    def unihashes(self, name: str) -> list[str] | None:
+        """A column of unihashes."""
+        values = self._values(name)
+        return values if _are_plain(values, MAX_TOKEN) and join_digests(values) is not None else None
+
+    def optional_texts(self, name: str, limit: int | None = MAX_TEXT) -> list[str | None] | None:
+        """A column of texts, None where absent or null."""
+        values = self._values(name)
+        return values if _are_plain([value for value in values if value is not None], limit) else None
+
+    def _values(self, name: str) -> list[Any]:
+        return [row.get(name) if type(row) is dict else row for row in self._rows]
+
+
+def _are_plain(values: list[Any], limit: int | None) -> bool:
+    """Whether all are ASCII texts without NUL of at most `limit` characters."""
+    if not values:
+        return True
+    if set(map(type, values)) != {str} or (limit is not None and max(map(len, values)) > limit):
+        return False
+    joined = "".join(values)
+    return joined.isascii() and "\0" not in joined

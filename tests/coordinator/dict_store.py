@@ -43,7 +43,10 @@ class DictStore:
     async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
         return self.model.get_outhash(method, outhash, with_unihash)
 
-    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
+    async def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> list[bytes]:
+        return [await self._report(report, otherwise) for report in reports]
+
+    async def _report(self, report: Report, otherwise: Otherwise | None) -> bytes:
         self._write()
         unihash = report.unihash
         equivalent = any(
@@ -51,7 +54,7 @@ class DictStore:
             for row in self.model.rows
             if (row["method"], row["outhash"]) == (report.method, report.outhash) and row["taskhash"] != report.taskhash
         )
-        if otherwise is not None and not equivalent and (elsewhere := await otherwise()) is not None:
+        if otherwise is not None and not equivalent and (elsewhere := await otherwise(report)) is not None:
             unihash = elsewhere.hex()
         return self._store(report, unihash, None)
 

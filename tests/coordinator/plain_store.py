@@ -33,9 +33,9 @@ class PlainStore:
     async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
         return None
 
-    async def report(self, report: Report, otherwise: Otherwise | None = None) -> bytes:
+    async def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> list[bytes]:
         self.written.append("report")
-        return bytes.fromhex(report.unihash)
+        return [bytes.fromhex(report.unihash) for report in reports]
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         self.written.append("report_equiv")

@@ -203,13 +203,13 @@ async def test_reports_ask_and_never_tell(chain: Chain) -> None:
     await tell(chain.known, 1)
     before = await chain.known.get_db_usage()
     report = Report(METHOD, hash_of(10), hash_of(1001), hash_of(10))
-    assert await chain.store.report(report) == bytes.fromhex(hash_of(2001))
+    assert await chain.store.report([report]) == [bytes.fromhex(hash_of(2001))]
     alone = Report(METHOD, hash_of(11), hash_of(1011), hash_of(11))
-    assert await chain.store.report(alone) == bytes.fromhex(hash_of(11))
+    assert await chain.store.report([alone]) == [bytes.fromhex(hash_of(11))]
     assert await chain.known.get_db_usage() == before
     chain.proxy.cut()
     another = Report(METHOD, hash_of(12), hash_of(1001), hash_of(12))
-    assert await chain.store.report(another) == bytes.fromhex(hash_of(2001))  # equivalent here by now
+    assert await chain.store.report([another]) == [bytes.fromhex(hash_of(2001))]  # equivalent here by now
 
 
 # ------------------------------------------------------------------------------------------------ what it does not ask
@@ -226,7 +226,7 @@ async def test_misses_are_remembered_for_a_while(chain: Chain) -> None:
 
 async def test_a_report_clears_a_miss(chain: Chain) -> None:
     assert await chain.asked(hash_of(1))
-    await chain.store.report(Report(METHOD, hash_of(1), hash_of(1001), hash_of(1)))
+    await chain.store.report([Report(METHOD, hash_of(1), hash_of(1001), hash_of(1))])
     await chain.store.remove({"method": METHOD})
     assert await chain.asked(hash_of(1))
 
@@ -268,7 +268,7 @@ async def test_dead_from_the_start(chained: Callable[..., object], caplog: pytes
     connections = chain.proxy.connections
     assert await chain.get(hash_of(1)) == [None]
     assert await chain.store.get_row(METHOD, hash_of(1)) is None
-    assert await chain.store.report(Report(METHOD, hash_of(2), hash_of(3), hash_of(4))) == bytes.fromhex(hash_of(4))
+    assert await chain.store.report([Report(METHOD, hash_of(2), hash_of(3), hash_of(4))]) == [bytes.fromhex(hash_of(4))]
     assert chain.proxy.connections == connections  # nobody knocked
     assert len(warnings(caplog)) == 1
 

@@ -33,8 +33,8 @@ async def running() -> AsyncIterator[Service]:
 
 def step(kind: str, taskhash: str, number: int, outhash: str = OUT, unihash: str = UNI) -> list[Any]:
     """A step of a report, made at the time `number`."""
-    place = [kind, number, "m", taskhash, outhash, number]
-    return place if kind == protocol.INDEX else [*place, None, None, None, None, None, None, unihash]
+    place = [kind, number, number, "m", taskhash, outhash]
+    return place if kind == protocol.INDEX else [*place, unihash, None, None, None, None, None, None]
 
 
 async def do_round(service: Service, *steps: list[Any]) -> list[Any]:
@@ -183,9 +183,9 @@ async def test_a_round_that_the_disk_refuses_gives_all_its_turns_back(monkeypatc
     monkeypatch.setattr(MemoryShard, "put_siginfo", refuse)
     async with running() as service:
         steps = [step(protocol.INDEX, OTHER, 1, outhash="5" * 64), step(protocol.REPORT, TASK, 2)]
-        steps[1][-2] = "a text"
+        steps[1][-1] = "a text"
         with pytest.raises(StorageError):
             await do_round(service, *steps)
         assert service.op_counts()["index"] == 0
-        steps[1][-2] = None
+        steps[1][-1] = None
         assert await do_round(service, *steps) == [True, UNI]
