@@ -171,9 +171,8 @@ def test_a_report_stays_cheap() -> None:
     def report() -> None:
         taskhash, outhash = os.urandom(32).hex(), os.urandom(32).hex()
         transaction = Transaction(table)
-        transaction.insert_index("m", outhash, taskhash, 1)
         row = RowFields("m", taskhash, outhash, 1, None, "zlib", "1.3", "r0", "do_install")
-        transaction.insert_row(row, 0, bytes.fromhex(taskhash))
+        transaction.insert_row(row, 0, bytes.fromhex(taskhash), indexed=True)
         for record in transaction.records:
             table.apply(record)
 

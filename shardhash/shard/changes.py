@@ -74,19 +74,27 @@ class Transaction:
         self.records.append((records.MAP, method, taskhash, unihash.hex(), self.current_mark()))
         return unihash
 
-    def insert_row(self, row: RowFields, siginfo: int, unihash: bytes) -> bytes:
-        """Insert a row and its mapping, each unless it is there, as one record; the unihash in force."""
+    def insert_row(self, row: RowFields, siginfo: int, unihash: bytes, *, indexed: bool = False) -> bytes:
+        """Insert a row, its mapping and, if `indexed`, its index item, each unless it is there; the unihash in force.
+
+        What is new is one record.
+        """
         place = (row.method, to_key(row.taskhash))
         outhash = to_key(row.outhash)
         found = self.unihash(*place)
-        new_row = not self.has_row(*place, outhash)
-        if not new_row:
+        if self.has_row(*place, outhash):
+            if indexed:
+                self.insert_index(row.method, row.outhash, row.taskhash, row.created)
             return found if found is not None else self.insert_mapping(row.method, row.taskhash, unihash)
         self._rows[(*place, outhash)] = True
         if found is None:
             self._mappings[place] = unihash
+        kind = records.ROW
+        if indexed and not self.is_indexed(row.method, outhash, place[1]):
+            self._index.setdefault((row.method, outhash), {})[place[1]] = True
+            kind = records.REPORT
         mapping = unihash.hex() if found is None else None
-        self.records.append((records.ROW, *row, siginfo, mapping, self.current_mark()))
+        self.records.append((kind, *row, siginfo, mapping, self.current_mark()))
         return unihash if found is None else found
 
     def insert_index(self, method: str, outhash: str, taskhash: str, created: int) -> None:

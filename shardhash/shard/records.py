@@ -11,6 +11,8 @@ kind        fields
 ``row``     method, taskhash, outhash, created, owner, PN, PV, PR, task, siginfo reference, unihash, gc mark.
             The outhash row is this; unless unihash is null, the mapping (method, taskhash) is unihash with this
             mark. The one record of a report. The siginfo reference is 0 for none (see shard/siginfo.py).
+``report``  the fields of ``row``. What that says, and the index of this outhash holds this taskhash: the one record of
+            a report whose hashes are both here.
 ``map``     method, taskhash, unihash, gc mark. The mapping is this.
 ``unmap``   method, [taskhash, ...]. These mappings are gone.
 ``unrow``   method, [[taskhash, outhash], ...]. These outhash rows are gone.
@@ -29,6 +31,7 @@ Record: TypeAlias = tuple[Any, ...]
 """(kind, field, ...) as in the table above; lists where the table has brackets."""
 
 ROW = "row"
+REPORT = "report"
 MAP = "map"
 UNMAP = "unmap"
 UNROW = "unrow"

@@ -100,7 +100,7 @@ class Service:
             kind, number, _, method, _, outhash = step[:6]
             if kind != protocol.COMMIT:
                 place = (method, outhash)
-                if self._turns.busy(place) or self._table.candidates(method, to_key(outhash), 1):
+                if self._turns.busy(place) or self._table.has_index(method, to_key(outhash)):
                     continue
                 self._turns.take(place, link, number, _nothing)
                 (ending if kind == protocol.REPORT else holding).append((place, number))
@@ -134,16 +134,16 @@ class Service:
         unihash: str = "",
         *rest: Any,
     ) -> str | bool:
-        if kind != protocol.COMMIT:
+        if kind == protocol.INDEX:
             transaction.insert_index(method, outhash, taskhash, created)
-            if kind == protocol.INDEX:
-                return True
+            return True
         *details, siginfo = rest
         row = RowFields(method, taskhash, outhash, created, *details)
         reference = 0
         if siginfo is not None and not transaction.has_row(method, to_key(taskhash), to_key(outhash)):
             reference = self._shard.put_siginfo(siginfo)
-        return transaction.insert_row(row, reference, bytes.fromhex(unihash)).hex()
+        indexed = kind == protocol.REPORT
+        return transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=indexed).hex()
 
     def op_turn(
         self, link: object, method: str, outhash: str, taskhash: str, created: int, number: int

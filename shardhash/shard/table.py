@@ -104,6 +104,7 @@ class Table:
         self._detail_numbers: dict[Details, int] = {}
         self._appliers: dict[str, Callable[..., None]] = {
             records.ROW: self._apply_row,
+            records.REPORT: self._apply_report,
             records.MAP: self._apply_map,
             records.UNMAP: self._apply_unmap,
             records.UNROW: self._apply_unrow,
@@ -159,6 +160,11 @@ class Table:
         """Whether the index of this outhash holds this taskhash."""
         table = self.methods.get(method)
         return table is not None and bags.find(table.index.get(outhash), pack_key(taskhash), _item_name) is not None
+
+    def has_index(self, method: str, outhash: Key) -> bool:
+        """Whether the index of this outhash holds any taskhash."""
+        table = self.methods.get(method)
+        return table is not None and outhash in table.index
 
     def candidates(self, method: str, outhash: Key, limit: int, start: bytes = b"") -> list[Candidate]:
         """Up to `limit` taskhashes of an outhash, oldest first, above the item `start`."""
@@ -264,12 +270,19 @@ class Table:
         siginfo: int,
         unihash: str | None,
         mark: str,
+        *,
+        indexed: bool = False,
     ) -> None:
         table = self.method(method)
-        taskhash = to_key(taskhash_text)
+        taskhash, outhash = to_key(taskhash_text), to_key(outhash_text)
         if unihash is not None:
             self.set_mapping(table, taskhash, bytes.fromhex(unihash), mark)
-        self.put_row(table, taskhash, to_key(outhash_text), created, (owner, pn, pv, pr, task), siginfo)
+        self.put_row(table, taskhash, outhash, created, (owner, pn, pv, pr, task), siginfo)
+        if indexed:
+            self.put_index(table, outhash, taskhash, created)
+
+    def _apply_report(self, *fields: Any) -> None:
+        self._apply_row(*fields, indexed=True)
 
     def _apply_map(self, method: str, taskhash: str, unihash: str, mark: str) -> None:
         self.set_mapping(self.method(method), to_key(taskhash), bytes.fromhex(unihash), mark)

@@ -29,7 +29,13 @@ def row(taskhash: str, outhash: str) -> RowFields:
 Step = Callable[[Transaction], Any]
 step = st.one_of(
     st.builds(lambda t, u: lambda tx: tx.insert_mapping("m", t, u), hashes, unihashes),
-    st.builds(lambda t, o, u: lambda tx: tx.insert_row(row(t, o), 0, u), hashes, hashes, unihashes),
+    st.builds(
+        lambda t, o, u, i: lambda tx: tx.insert_row(row(t, o), 0, u, indexed=i),
+        hashes,
+        hashes,
+        unihashes,
+        st.booleans(),
+    ),
     st.builds(lambda o, t: lambda tx: tx.insert_index("m", o, t, 1), hashes, hashes),
     st.builds(lambda some: lambda tx: tx.delete_mappings("m", some), some_keys),
     st.builds(lambda some: lambda tx: tx.delete_rows("m", some), pairs),

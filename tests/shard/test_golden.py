@@ -63,6 +63,7 @@ AFTER: list[Record] = [
     ("unidx", "sstate", [["käse", "not-hex"], [C, B]]),
     ("set", "config", "gc-mark", None),
     ("map", "sstate", C, A, "keep"),
+    ("report", "other", "both", "here", 8, None, "zlib", None, None, "do_install", 0, B, ""),
 ]
 
 
@@ -159,8 +160,8 @@ def test_golden_records_are_read_one_by_one() -> None:
             for entry in read_segment(FS, path, first, newest=False, tail=Tail())
         ]
     records = orjson.loads(orjson.dumps(before_snapshot(*REFERENCES) + AFTER))
-    times = [TIME] * 4 + [TIME + 1] * 6 + [TIME + 4 + number for number in range(6)]
-    assert found == list(zip(range(1, 17), times, records, strict=True))
+    times = [TIME] * 4 + [TIME + 1] * 6 + [TIME + 4 + number for number in range(7)]
+    assert found == list(zip(range(1, 18), times, records, strict=True))
 
 
 def test_the_same_bytes_are_written_today(tmp_path: Path) -> None:

@@ -92,10 +92,10 @@ class Decided:
         self.change = Transaction(shard.table)
 
     def report(self, method: str, taskhash: str, outhash: str, created: int, unihash: bytes, text: str | None) -> None:
-        self.change.insert_index(method, outhash, taskhash, created)
         new = not self.change.has_row(method, to_key(taskhash), to_key(outhash))
         siginfo = self.shard.put_siginfo(text) if new and text is not None else 0
-        self.change.insert_row(RowFields(method, taskhash, outhash, created, *DETAILS), siginfo, unihash)
+        row = RowFields(method, taskhash, outhash, created, *DETAILS)
+        self.change.insert_row(row, siginfo, unihash, indexed=True)
 
     def map(self, method: str, taskhash: str, unihash: bytes) -> None:
         self.change.insert_mapping(method, taskhash, unihash)

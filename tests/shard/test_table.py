@@ -27,7 +27,7 @@ some_hashes = st.lists(hashes, max_size=4).map(lambda found: list(dict.fromkeys(
 some_pairs = st.lists(st.tuples(hashes, hashes), max_size=4)
 record = st.one_of(
     st.tuples(
-        st.just(records.ROW),
+        st.sampled_from([records.ROW, records.REPORT]),
         methods,
         hashes,
         hashes,
@@ -72,6 +72,10 @@ class Model:
         self.rows[m, t, o] = tuple(fields)
         if unihash is not None:
             self.map(m, t, unihash, mark)
+
+    def report(self, m: str, t: str, o: str, *rest: Any) -> None:
+        self.row(m, t, o, *rest)
+        self.idx(m, o, t, rest[0])
 
     def map(self, m: str, t: str, unihash: str, mark: str) -> None:
         self.mappings[m, t] = unihash
