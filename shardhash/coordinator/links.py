@@ -37,6 +37,7 @@ class WorkerLink:
         self._frames: list[bytes] = []
         self._requests: list[list[Any]] = []
         self._turns: dict[int, Turn] = {}
+        self._released: list[tuple[str, str, int]] = []
         self._bell = Bell()
         self._gave_up: str | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -79,7 +80,7 @@ class WorkerLink:
         """Let the next in line go on. Nobody waits for an answer, and a link that drops ends its turns by itself."""
         method, outhash, _, _, number = turn
         self._turns.pop(number, None)
-        self._requests.append([protocol.NO_ANSWER, "release", method, outhash, number])
+        self._released.append((method, outhash, number))
         self._bell.ring()
 
     def _next(self) -> tuple[int, asyncio.Future[Any]]:
@@ -100,6 +101,7 @@ class WorkerLink:
         self._frames = [message for message, _ in unanswered if isinstance(message, bytes)]
         held = [[protocol.NO_ANSWER, "turn", *turn] for turn in self._turns.values()]
         self._requests = held + [request for request, _ in unanswered if isinstance(request, list)]
+        self._released = []
         self._bell.ring()
         self._socket = socket
         self.connected.set()
@@ -125,7 +127,7 @@ class WorkerLink:
         self._stop_timer()
         self._gave_up = f"shard {self.shard} is not available: {why}; ask again in a while"
         waiting, self._waiting = self._waiting, {}
-        self._frames, self._requests = [], []
+        self._frames, self._requests, self._released = [], [], []
         for _, future in waiting.values():
             if not future.done():
                 future.set_exception(UnavailableError(self._gave_up))
@@ -158,6 +160,9 @@ class WorkerLink:
                 await self._bell.wait()
                 frames, self._frames = self._frames, []
                 requests, self._requests = self._requests, []
+                if self._released:  # behind the requests for these turns
+                    requests.append([protocol.NO_ANSWER, "release", self._released])
+                    self._released = []
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
                     for message in protocol.encode_messages(requests):
                         await socket.send_bytes(message)

@@ -37,8 +37,9 @@ HINT = "see: shardhash verify --data DIR, then: shardhash repair --data DIR"
 
 _HEADER = struct.Struct("<8sQI")
 _HEAD = struct.Struct("<4sIQQQII")
-_CHECKED = 32
-"""Bytes of a record's head that its checksum covers."""
+_CHECKED = struct.Struct("<4sIQQQ")
+"""The part of a record's head that its checksum covers."""
+_CHECKSUMS = struct.Struct("<II")
 
 
 class Entry(NamedTuple):
@@ -99,8 +100,8 @@ class LogWriter:
         frames = []
         number = self.number
         for payload in payloads:
-            head = _HEAD.pack(MARKER, len(payload), number, time, self._durable, 0, 0)[:_CHECKED]
-            frames += [head, struct.pack("<II", crc32(head), crc32(payload)), payload]
+            head = _CHECKED.pack(MARKER, len(payload), number, time, self._durable)
+            frames += [head, _CHECKSUMS.pack(crc32(head), crc32(payload)), payload]
             number += 1
         data = b"".join(frames)
         try:
@@ -253,7 +254,7 @@ def _sound_record(data: bytes, offset: int) -> Entry | None:
     if start > len(data):
         return None
     marker, size, number, time, durable, head_checksum, checksum = _HEAD.unpack_from(data, offset)
-    if marker != MARKER or crc32(data[offset : offset + _CHECKED]) != head_checksum or start + size > len(data):
+    if marker != MARKER or crc32(data[offset : offset + _CHECKED.size]) != head_checksum or start + size > len(data):
         return None
     payload = data[start : start + size]
     return Entry(number, time, payload, start + size, durable) if crc32(payload) == checksum else None
@@ -265,9 +266,9 @@ def _check_torn(data: bytes, bad: int, path: Path, *, newest: bool) -> None:
         raise DamageError(path, bad, "a record is damaged or cut off", HINT)
     offset = data.find(MARKER, bad + 1)
     while offset >= 0:
-        sound_head = offset + _HEAD.size <= len(data) and crc32(data[offset : offset + _CHECKED]) == int.from_bytes(
-            data[offset + _CHECKED : offset + _CHECKED + 4], "little"
-        )
-        if sound_head and _HEAD.unpack_from(data, offset)[4] > bad:
-            raise DamageError(path, bad, f"a record that was acknowledged is damaged; more follow at {offset}", HINT)
+        if offset + _HEAD.size <= len(data):
+            *_, durable, head_checksum, _ = _HEAD.unpack_from(data, offset)
+            if crc32(data[offset : offset + _CHECKED.size]) == head_checksum and durable > bad:
+                what = f"a record that was acknowledged is damaged; more follow at {offset}"
+                raise DamageError(path, bad, what, HINT)
         offset = data.find(MARKER, offset + 1)

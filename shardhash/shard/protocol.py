@@ -18,8 +18,8 @@ operation        arguments                                   result
 ``turn``         method, outhash, taskhash, created, number  waits for the turn of this outhash and for its index to
                                                              hold the taskhash, durably: the first page
 ``round``        [step, ...]                                 the answer to each step, below
-``release``      method, outhash, number                     null; the turn, which `number` names, goes to the next
-                                                             in line
+``release``      [[method, outhash, number], ...]            null; each turn, which `number` names, goes to the next in
+                                                             line
 ``page``         method, outhash, taskhash, after            the other taskhashes of the outhash, oldest first,
                                                              [[created, taskhash], ...]; after: null or the last of
                                                              the page before; empty at the end

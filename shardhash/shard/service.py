@@ -180,9 +180,10 @@ class Service:
         await turn
         return self._page(method, outhash, taskhash, b"", protocol.PAGE)
 
-    def op_release(self, link: object, method: str, outhash: str, number: int) -> None:
-        """End the turn."""
-        self._turns.release((method, outhash), link, number)
+    def op_release(self, link: object, turns: list[tuple[str, str, int]]) -> None:
+        """End turns."""
+        for method, outhash, number in turns:
+            self._turns.release((method, outhash), link, number)
 
     def op_page(self, method: str, outhash: str, taskhash: str, after: tuple[int, str] | None) -> list[tuple[int, str]]:
         """A later page of the other taskhashes of an outhash."""

@@ -148,7 +148,8 @@ class Table:
     def row(self, method: str, taskhash: Key, outhash: Key) -> Row | None:
         """One outhash row."""
         table = self.methods.get(method)
-        item = bags.find(table.rows.get(taskhash), pack_key(outhash), _row_name) if table else None
+        bag = table.rows.get(taskhash) if table else None
+        item = bags.find(bag, pack_key(outhash), _row_name) if bag is not None else None
         return self.unpack_row(item) if item is not None else None
 
     def rows(self, method: str, taskhash: Key) -> list[Row]:
@@ -159,7 +160,8 @@ class Table:
     def indexed(self, method: str, outhash: Key, taskhash: Key) -> bool:
         """Whether the index of this outhash holds this taskhash."""
         table = self.methods.get(method)
-        return table is not None and bags.find(table.index.get(outhash), pack_key(taskhash), _item_name) is not None
+        bag = table.index.get(outhash) if table else None
+        return bag is not None and bags.find(bag, pack_key(taskhash), _item_name) is not None
 
     def has_index(self, method: str, outhash: Key) -> bool:
         """Whether the index of this outhash holds any taskhash."""

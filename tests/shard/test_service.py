@@ -47,7 +47,7 @@ async def report(service: Service, taskhash: str, number: int) -> None:
     if await do_round(service, step(protocol.REPORT, taskhash, number)) == [None]:
         await service.op_turn(LINK, "m", OUT, taskhash, number, number)
         await do_round(service, step(protocol.COMMIT, taskhash, number))
-        service.op_release(LINK, "m", OUT, number)
+        service.op_release(LINK, [("m", OUT, number)])
 
 
 def indexed(service: Service) -> list[str]:
@@ -83,7 +83,7 @@ async def test_a_report_that_had_its_turn_before_the_removal_keeps_its_index_ite
         service.op_watch("job")
         await service.op_remove("job", {"outhash": OUT})
         await do_round(service, step(protocol.COMMIT, TASK, 2))
-        service.op_release(LINK, "m", OUT, 2)
+        service.op_release(LINK, [("m", OUT, 2)])
         await service.op_unindex("job", "m", [(OUT, TASK)])
         assert indexed(service) == [TASK]
 
@@ -108,7 +108,7 @@ async def test_a_turn_that_comes_while_items_go_has_its_item() -> None:
         while not unindex.done():
             await asyncio.sleep(0)
             await service.op_turn(LINK, "m", OUT, TASK, 5, 5)
-            service.op_release(LINK, "m", OUT, 5)
+            service.op_release(LINK, [("m", OUT, 5)])
         assert indexed(service) == [TASK]
 
 
@@ -133,7 +133,7 @@ async def test_a_row_from_elsewhere_takes_the_place_of_its_time() -> None:
     async with running() as service:
         await report(service, TASK, 100)
         await service.op_turn(LINK, "m", OUT, OTHER, 50, 101)
-        service.op_release(LINK, "m", OUT, 101)
+        service.op_release(LINK, [("m", OUT, 101)])
         assert indexed(service) == [OTHER, TASK]
 
 
@@ -172,7 +172,7 @@ async def test_an_index_step_holds_the_turn_until_it_is_released() -> None:
         waits = asyncio.ensure_future(service.op_turn(LINK, "m", OUT, OTHER, 2, 2))
         assert await do_round(service, step(protocol.COMMIT, TASK, 1)) == [UNI]
         assert not waits.done()
-        service.op_release(LINK, "m", OUT, 1)
+        service.op_release(LINK, [("m", OUT, 1)])
         assert await waits == [(1, TASK)]
 
 
