@@ -17,7 +17,7 @@ from shardhash.wire.hashes import is_digest_text
 BATCH = 1000
 """Reports in one request."""
 BATCH_BYTES = 8 << 20
-"""Bytes from which on a request takes no further report; a text of outhash_siginfo can be long."""
+"""Most bytes of reports in one request, unless it is a single one, which may alone be as long as a request can be."""
 
 
 class Reports:
@@ -42,9 +42,9 @@ class Reports:
         size = 0
         for place in range(start, len(self._rows)):
             size += len(self._rows[place])
-            if size >= BATCH_BYTES or place + 1 - start == BATCH:
-                bounds.append((start, place + 1))
-                start, size = place + 1, 0
+            if place > start and (size > BATCH_BYTES or place - start == BATCH):
+                bounds.append((start, place))
+                start, size = place, len(self._rows[place])
         return [*bounds, (start, len(self._rows))] if start < len(self._rows) else bounds
 
     def encode(self, start: int, end: int, *, batched: bool) -> bytes:

@@ -1,7 +1,8 @@
 """A small, honest server for the client's tests: dictionaries behind the line protocol, streams and no headers.
 
-It stands for an older server: one that knows no native batches unless `native` is set. It keeps what each connection
-sent, and hangs up on demand after a number of answers, which is how retries are tested.
+It stands for an older server: one that knows no native batches unless `native` is set, and no batches of reports unless
+`reports` is. It keeps what each connection sent, and hangs up on demand after a number of answers, which is how retries
+are tested.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from shardhash.wire.batch import EXISTS, OFFER, Batch, Found, decode_request, encode_exists, encode_found
+from shardhash.wire.batch import EXISTS, OFFER, REPORTS_OFFER, Batch, Found, decode_request, encode_exists, encode_found
 from shardhash.wire.framing import ChunkAssembler, encode_json
 
 Received = str | bytes
@@ -30,8 +31,9 @@ class HangUpError(Exception):
 
 
 class OlderServer:
-    def __init__(self, *, native: bool = False) -> None:
+    def __init__(self, *, native: bool = False, reports: bool = False) -> None:
         self.native = native
+        self.reports = reports
         self.mappings: dict[tuple[str, str], str] = {}
         self.tokens = {"builder": "secret"}
         self.marks: list[Any] = []
@@ -87,6 +89,8 @@ class OlderServer:
         asked = "needs-headers: true" in headers
         if asked and self.native:
             await send(": ".join(OFFER))
+        if asked and self.reports:
+            await send(": ".join(REPORTS_OFFER))
         if asked:
             await send("")
         return asked and self.native
@@ -139,6 +143,9 @@ class OlderServer:
     def do_report(self, method: str, taskhash: str, outhash: str, unihash: str, **extra: Any) -> Any:
         unihash = self.mappings.setdefault((method, taskhash), unihash)
         return {"method": method, "taskhash": taskhash, "unihash": unihash}
+
+    def do_report_batch(self, reports: list[dict[str, str]]) -> Any:
+        return {"unihashes": [self.do_report(**report)["unihash"] for report in reports]}
 
     def do_get(self, method: str, taskhash: str, all: bool = False) -> Any:  # noqa: A002  # the protocol's name
         unihash = self.mappings.get((method, taskhash))

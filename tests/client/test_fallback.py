@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,104 @@ async def test_a_silent_server_is_given_up(older: OlderServer, older_address: st
             await client.get_unihash_batch(fill(older, 3000)[0])
 
 
+def some_rows(count: int) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows, and the unihashes that the older server gives them: every tenth is that of the row before once more."""
+    numbers = [i - (i % 10 == 9) for i in range(count)]
+    rows = [
+        {"method": METHOD, "taskhash": some_hash(n), "outhash": some_hash("out", n), "unihash": some_hash("uni", i)}
+        for i, n in enumerate(numbers)
+    ]
+    return rows, [some_hash("uni", n) for n in numbers]
+
+
+@pytest.mark.parametrize(("offered", "native"), [(True, True), (True, False), (False, True)])
+async def test_reports_are_batched_where_offered(kind: str, tmp_path: Path, offered: bool, native: bool) -> None:
+    server = OlderServer(native=True, reports=offered)
+    rows, unihashes = some_rows(2500)
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address, native=native) as client:
+        assert await client.report_unihash_batch(rows) == unihashes
+        assert await client.report_unihash_batch([]) == []
+        assert await client.report_unihash_batch(rows[:1]) == unihashes[:1]
+    requests = [json.loads(message) for message in server.heard[0]]
+    if offered and native:
+        assert [len(request["report-batch"]["reports"]) for request in requests] == [1000, 1000, 500, 1]
+    else:
+        assert [request["report"] for request in requests] == [*rows, rows[0]]
+
+
+async def test_reports_end_a_stream(kind: str, tmp_path: Path) -> None:
+    server = OlderServer(reports=True)
+    rows, unihashes = some_rows(3)
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address) as client:
+        assert await client.get_unihash(METHOD, rows[0]["taskhash"]) is None
+        assert await client.report_unihash_batch(rows) == unihashes
+        assert await client.get_unihash(METHOD, rows[0]["taskhash"]) == unihashes[0]
+    assert [line for line in server.heard[0] if line == "END"] == ["END"]
+
+
+async def test_only_unanswered_batches_of_reports_are_sent_again(kind: str, tmp_path: Path) -> None:
+    server = OlderServer(reports=True)
+    rows, unihashes = some_rows(5500)
+    server.hang_ups += [2, 0, 1]
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address) as client:
+        assert await client.report_unihash_batch(rows) == unihashes
+    starts = [_place(rows, json.loads(heard[0])["report-batch"]["reports"]) for heard in server.heard]
+    # As below: answers may be lost, but none that was not given is taken.
+    assert len(starts) == 4
+    assert starts == sorted(starts)
+    assert starts[1] <= 2000
+    assert starts[2] == starts[1]
+    assert starts[3] <= starts[2] + 1000
+    last = [len(json.loads(message)["report-batch"]["reports"]) for message in server.heard[3]]
+    assert sum(last) == 5500 - starts[3]
+
+
+async def test_only_unanswered_single_reports_are_sent_again(older: OlderServer, older_address: str) -> None:
+    rows, unihashes = some_rows(500)
+    older.hang_ups += [40, 0, 7]
+    async with await create_async_client(older_address) as client:
+        assert await client.report_unihash_batch(rows) == unihashes
+    starts = [_place(rows, [json.loads(heard[0])["report"]]) for heard in older.heard]
+    assert len(starts) == 4
+    assert starts == sorted(starts)
+    assert starts[1] <= 40
+    assert starts[2] == starts[1]
+    assert starts[3] <= starts[2] + 7
+    assert len(older.heard[3]) == 500 - starts[3]
+
+
+def _place(rows: list[dict[str, str]], some: list[dict[str, str]]) -> int:
+    """Where some rows begin."""
+    place = rows.index(some[0])
+    assert rows[place : place + len(some)] == some
+    return place
+
+
+async def test_reports_end_on_another_kind_of_server(kind: str, tmp_path: Path) -> None:
+    server = OlderServer(reports=True)
+    rows, unihashes = some_rows(1010)
+    server.hang_ups += [1, 3]
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address) as client:
+        server.reports = False
+        assert await client.report_unihash_batch(rows) == unihashes
+    assert len(server.heard) == 3
+    assert {*json.loads(server.heard[0][0])} == {"report-batch"}
+    assert {*json.loads(server.heard[1][0])} == {"report"}
+
+
+async def test_reports_after_all_retries_are_a_connection_error(kind: str, tmp_path: Path) -> None:
+    server = OlderServer(reports=True)
+    rows, unihashes = some_rows(1500)
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address) as client:
+        server.hang_ups += [0] * 10
+        await client.disconnect()
+        with pytest.raises(ConnectionError):
+            await client.report_unihash_batch(rows)
+        assert len(server.heard) == 5
+        server.hang_ups.clear()
+        assert await client.report_unihash_batch(rows) == unihashes
+
+
 # -- refusals and lies -----------------------------------------------------------------------------------------------
 
 
@@ -262,6 +361,23 @@ async def test_a_lying_server_is_a_connection_error(native: OlderServer, tmp_pat
     async with native.listen("tcp", tmp_path) as address, await create_async_client(address, native=False) as client:
         with pytest.raises(ConnectionError):
             await client.get_unihash(METHOD, some_hash(1))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["not JSON", '{"unihashes": []}', "[]", '{"unihashes": ["short"]}', '{"unihash": null}', '"ok"', "null", "{}"],
+)
+@pytest.mark.parametrize("reports", [True, False])
+async def test_a_lie_about_reports_is_a_connection_error(kind: str, tmp_path: Path, reports: bool, answer: str) -> None:
+    server = OlderServer(reports=reports)
+    rows, unihashes = some_rows(1)
+    server.answer_override.update(dict.fromkeys(["report", "report-batch"], answer))
+    async with server.listen(kind, tmp_path) as address, await create_async_client(address) as client:
+        with pytest.raises(ConnectionError):
+            await client.report_unihash_batch(rows)
+        assert len(server.heard) == 4
+        server.answer_override.clear()
+        assert await client.report_unihash_batch(rows) == unihashes
 
 
 async def test_a_refreshed_token_is_used_from_then_on(older: OlderServer, older_address: str) -> None:

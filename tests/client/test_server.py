@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from shardhash.client import AsyncClient, Client, InvokeError, create_async_client, create_client
 from shardhash.wire.batch import Found
+from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
 
 KINDS = ["tcp", "unix", "ws"]
@@ -85,6 +89,132 @@ async def test_reports_and_rows(client: AsyncClient, method: str) -> None:
     assert "unihash" not in row
     assert await client.remove({"method": method, "outhash": outhash}) == {"count": 4}
     assert await client.get_unihash(method, first) is None
+
+
+def many_rows(method: str, count: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows, and the unihash that is due for each: every third outhash is one of seven, whose first row wins.
+
+    At the end some of the rows stand a second time, with another unihash.
+    """
+    rows, due, first = [], list[str](), dict[str, str]()
+    for i in range(count):
+        taskhash, outhash = some_hash(method, i), some_hash("out", method, i if i % 3 else i % 7)
+        rows.append({"taskhash": taskhash, "method": method, "outhash": outhash, "unihash": taskhash, "PN": f"p{i}"})
+        due.append(first.setdefault(outhash, taskhash))
+    again = [row | {"unihash": some_hash(0), "PN": "again"} for row in rows[: count // 5]]
+    return rows + again, due + due[: len(again)]
+
+
+async def test_many_reports(client: AsyncClient, method: str) -> None:
+    rows, due = many_rows(method, 2000)
+    before = await client.get_db_usage()
+    assert await client.report_unihash_batch(iter(rows)) == due
+    after = await client.get_db_usage()
+    assert [after[name]["rows"] - before[name]["rows"] for name in ("unihashes_v3", "outhashes_v2")] == [2000, 2000]
+    assert await client.get_unihash_batch([(method, row["taskhash"]) for row in rows]) == due
+    for row, unihash in list(zip(rows, due, strict=True))[:30]:
+        found = await client.get_taskhash(method, row["taskhash"], all_properties=True)
+        assert found is not None
+        assert (found["PN"], found["outhash"], found["unihash"]) == (row["PN"], row["outhash"], unihash)
+        first = await client.get_outhash(method, row["outhash"], "")
+        assert first is not None
+        assert first["taskhash"] == first["unihash"] == unihash
+    assert await client.report_unihash_batch(rows) == due, "reported again"
+    assert await client.get_db_usage() == after
+    assert await client.report_unihash_batch([]) == []
+
+
+async def test_the_reports_of_whole_builds(address: str, method: str) -> None:
+    """From several clients at a time, which report much the same."""
+    rows, due = many_rows(method, 8000)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(await create_async_client(address)) for _ in range(3)]
+        answers = await asyncio.gather(
+            *[client.report_unihash_batch(rows[n * 100 :]) for n, client in enumerate(clients)]
+        )
+        found = await clients[0].get_unihash_batch([(method, row["taskhash"]) for row in rows])
+    for n, unihashes in enumerate(answers):
+        assert unihashes == found[n * 100 :], "all are told the same"
+    by_outhash: dict[str, set[str | None]] = {}
+    for row, unihash in zip(rows, found, strict=True):
+        by_outhash.setdefault(row["outhash"], set()).add(unihash)
+    assert {len(unihashes) for unihashes in by_outhash.values()} == {1}
+    assert len(by_outhash) == len({*due})
+
+
+async def test_reports_with_long_texts(client: AsyncClient, method: str) -> None:
+    """More than one message may hold."""
+    texts = {some_hash(method, i): f"{i}: ü\n" * 300_000 for i in range(10)}
+    rows = [
+        {"taskhash": key, "method": method, "outhash": key, "unihash": key, "outhash_siginfo": text}
+        for key, text in texts.items()
+    ]
+    short = [{"taskhash": some_hash(key), "method": method, "outhash": key, "unihash": some_hash(key)} for key in texts]
+    mixed = [row for pair in zip(rows, short, strict=True) for row in pair]
+    assert await client.report_unihash_batch(mixed) == [key for key in texts for _ in range(2)]
+    for key, text in list(texts.items())[::3]:
+        row = await client.get_outhash(method, key, "")
+        assert row is not None
+        assert (row["taskhash"], row["outhash_siginfo"] == text) == (key, True)
+
+
+async def test_rows_of_any_form(client: AsyncClient, method: str) -> None:
+    """Methods, hashes that are no digests, and rows that are not alike, in one call."""
+    hashes = ["short", "ü" * 64, "A" * 64, some_hash(method)]
+    methods = [method, f"{method}.ü"]
+    rows = [
+        {"taskhash": taskhash, "method": of, "outhash": outhash, "unihash": some_hash(of, taskhash, outhash)}
+        for of in methods
+        for outhash in hashes
+        for taskhash in hashes
+    ]
+    rows[1] |= {"PV": "1.0", "task": "do_ü"}
+    rows[2] |= {"nonsense": "x"}
+    answers = await client.report_unihash_batch(rows)
+    for of in methods:
+        found = await client.get_unihash_batch([(of, taskhash) for taskhash in hashes])
+        theirs = [(row["taskhash"], answer) for row, answer in zip(rows, answers, strict=True) if row["method"] == of]
+        assert sorted({*theirs}) == sorted(zip(hashes, map(str, found), strict=True))
+    row = await client.get_taskhash(method, hashes[1], all_properties=True)
+    assert row is not None
+    assert (row["PV"], row["task"]) == ("1.0", "do_ü")
+
+
+@pytest.mark.parametrize("wrong", [{"unihash": "short"}, {"outhash": "a b"}, {"method": None}, {"PN": 1}])
+async def test_a_row_that_is_refused(client: AsyncClient, method: str, wrong: dict[str, Any]) -> None:
+    """What stands in the messages before it is stored; the client goes on to work."""
+    rows, due = many_rows(method, 4000)
+    rows[2500] = rows[2500] | wrong
+    with pytest.raises(InvokeError):
+        await client.report_unihash_batch(rows)
+    found = await client.get_unihash_batch([(method, row["taskhash"]) for row in rows[:4000]])
+    assert found[:2000] == due[:2000]
+    assert found[2500:] == [None] * 1500
+    assert await client.report_unihash_batch(rows[:2500]) == due[:2500]
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+async def test_a_batch_whose_connection_breaks(
+    running: dict[str, str], method: str, transport: str, native: bool
+) -> None:
+    rows, due = many_rows(method, 3000)
+    scheme = "ws://" if transport == "ws" else ""
+    passed = 0
+
+    def cut_twice(data: bytes) -> bytes | None:
+        """In the midst of the answers, which are 67 bytes or more for each row."""
+        nonlocal passed
+        before, passed = passed, passed + len(data)
+        return None if any(before < limit <= passed for limit in (80_000, 180_000)) else data
+
+    async with Proxy(running[transport].removeprefix("ws://").removesuffix("/")) as proxy:
+        address = f"{scheme}127.0.0.1:{proxy.port}"
+        async with await create_async_client(address, native=native) as client:
+            proxy.answers = cut_twice
+            assert await client.report_unihash_batch(rows) == due
+            assert proxy.connections == 3
+            assert await client.get_unihash_batch([(method, row["taskhash"]) for row in rows]) == due
 
 
 async def test_the_server_and_its_data(client: AsyncClient) -> None:
@@ -172,6 +302,9 @@ def test_the_blocking_twin(address: str, method: str) -> None:
         client.report_unihash(some_hash(1), method, some_hash(2), some_hash(3))
         unihashes: list[str | None] = client.get_unihash_batch([(method, some_hash(1)), (method, some_hash(4))])
         assert unihashes == [some_hash(3), None]
+        rows, due = many_rows(method, 1500)
+        assert client.report_unihash_batch(rows) == due
+        assert client.report_unihash_batch([]) == []
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -1,0 +1,98 @@
+"""Reports of many tasks, purely: what is in each request, and what a retry asks again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardhash.client.reports import BATCH, BATCH_BYTES, Reports
+from shardhash.errors import ProtocolError
+
+UNIHASH = "ab" * 32
+
+
+def rows(*sizes: int) -> list[dict[str, Any]]:
+    """A row for each size of its siginfo."""
+    return [{"taskhash": f"{place}", "outhash_siginfo": "x" * size} for place, size in enumerate(sizes)]
+
+
+def told(reports: Reports, *, batched: bool) -> list[list[dict[str, Any]]]:
+    """The rows of each request for what is unanswered, as a server reads them."""
+    requests = [reports.encode(*bounds, batched=batched) for bounds in reports.requests(batched=batched)]
+    values = [orjson.loads(request) for request in requests]
+    return [value["report-batch"]["reports"] if batched else [value["report"]] for value in values]
+
+
+def answer(count: int, *, batched: bool) -> dict[str, Any]:
+    """What a server says to a request of so many rows."""
+    return {"unihashes": [UNIHASH] * count} if batched else {"unihash": UNIHASH}
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_nothing_to_report_is_complete(batched: bool) -> None:
+    reports = Reports([])
+    assert reports.complete
+    assert reports.requests(batched=batched) == []
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH, 3 * BATCH + 1])
+def test_so_many_rows_share_a_request(count: int) -> None:
+    some = rows(*[0] * count)
+    requests = told(Reports(some), batched=True)
+    assert [row for request in requests for row in request] == some
+    assert [len(request) for request in requests[:-1]] == [BATCH] * ((count - 1) // BATCH)
+    assert told(Reports(some), batched=False) == [[row] for row in some]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "due"),
+    [
+        ([BATCH_BYTES], [1]),
+        ([BATCH_BYTES] * 3, [1, 1, 1]),
+        ([BATCH_BYTES // 2 - 100] * 5, [2, 2, 1]),
+        ([BATCH_BYTES // 2] * 3, [1, 1, 1]),
+        ([0, BATCH_BYTES, 0, 0], [1, 1, 2]),
+        ([BATCH_BYTES - 100, 7 * BATCH_BYTES, 0], [1, 1, 1]),  # together they would be more than a server takes
+    ],
+)
+def test_a_request_is_long_only_by_a_single_row(sizes: list[int], due: list[int]) -> None:
+    some = rows(*sizes)
+    requests = told(Reports(some), batched=True)
+    assert [row for request in requests for row in request] == some
+    assert [len(request) for request in requests] == due
+
+
+@given(st.integers(0, 2 * BATCH + 5), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=4))
+def test_a_retry_tells_only_what_is_unanswered(count: int, tries: list[tuple[int, bool]]) -> None:
+    """Each try is of a kind of server, and ends after some answers."""
+    some = rows(*[0] * count)
+    reports = Reports(iter(some))
+    for answers, batched in [*tries, (count, True)]:
+        requests = told(reports, batched=batched)
+        assert [row for request in requests for row in request] == some[len(reports.unihashes) :]
+        for request in requests[:answers]:
+            reports.take_answer(answer(len(request), batched=batched), len(request), batched=batched)
+    assert reports.complete
+    assert reports.unihashes == [UNIHASH] * count
+
+
+@pytest.mark.parametrize(
+    ("wrong", "batched"),
+    [
+        *((value, batched) for value in (None, [], "ok", {}, 1, [UNIHASH] * 2) for batched in (True, False)),
+        *(({"unihashes": value}, True) for value in (None, UNIHASH, {}, [], [UNIHASH], [UNIHASH] * 3)),
+        *(({"unihashes": [UNIHASH, value]}, True) for value in (None, 1, "", "short", UNIHASH.upper(), UNIHASH + "\n")),
+        *(({"unihash": value}, False) for value in (None, 1, "", "short", [UNIHASH], UNIHASH.upper())),
+        ({"unihash": UNIHASH}, True),
+        ({"unihashes": [UNIHASH]}, False),
+    ],
+)
+def test_malformed_answers_are_refused_and_not_kept(wrong: object, batched: bool) -> None:
+    reports = Reports(rows(0, 0))
+    with pytest.raises(ProtocolError, match="malformed"):
+        reports.take_answer(wrong, 2 if batched else 1, batched=batched)
+    assert reports.unihashes == []
