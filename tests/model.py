@@ -6,7 +6,9 @@ of `created` and the id of a row, is left out of its answers (`stripped` takes t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from itertools import permutations
 from typing import Any
 
 Row = dict[str, Any]
@@ -33,6 +35,21 @@ class Model:
             row = {"method": method, "taskhash": taskhash, "outhash": outhash}
             self.rows.append(row | {name: details.get(name) for name in DETAILS})
         return self.report_equiv(method, taskhash, equivalents[0] if equivalents else unihash)
+
+    def report_batch(self, reports: Sequence[Row], answers: Sequence[str]) -> bool:
+        """Whether these may be the answers to reports that were made together; if so, they are made.
+
+        Those that share an outhash go in the order given, the others in any; rows are as old as their place tells.
+        """
+        places = [(report["method"], report["outhash"]) for report in reports]
+        for order in orders(places):
+            model = deepcopy(self)
+            if all(model.report(**reports[place]) == answers[place] for place in order):
+                for report in reports:
+                    self.report(**report)
+                self.mappings = model.mappings
+                return True
+        return False
 
     def report_equiv(self, method: str, taskhash: str, unihash: str) -> str:
         """The unihash in force."""
@@ -120,6 +137,15 @@ class Model:
 
     def _mapping_of(self, row: Row) -> Row | None:
         return self.mappings.get((row["method"], row["taskhash"]))
+
+
+def orders(groups: Sequence[object]) -> Iterator[tuple[int, ...]]:
+    """All orders of places in which those of the same group keep theirs; the one given first."""
+    for order in permutations(range(len(groups))):
+        inverse = sorted(order, key=order.__getitem__)
+        pairs = ((i, j) for j in range(len(groups)) for i in range(j) if groups[i] == groups[j])
+        if all(inverse[i] < inverse[j] for i, j in pairs):
+            yield order
 
 
 def stripped(row: Row | None) -> Row | None:

@@ -91,6 +91,42 @@ async def test_a_stream_that_is_known_here_there_and_nowhere(
         assert await here.unihash_exists_batch(unihashes) == exists
 
 
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_batch_of_reports_gets_the_unihashes_of_outhashes_that_are_known_there(
+    native: bool, start_server: Start, connect: Connect
+) -> None:
+    """Unless an equivalent is known here. Of those that nobody knows, the first decides."""
+    upstream = start_server(*IN_MEMORY)
+    async with Proxy(upstream.address) as proxy:
+        server = start_server(*IN_MEMORY, "--upstream", f"127.0.0.1:{proxy.port}")
+        there, here = await connect(upstream.address), await connect(server.address, native=native)
+        outhashes = [fresh() for _ in range(30)]
+        theirs = {outhash: fresh() for outhash in outhashes[:20]}
+        (signal,) = await tell(there, [fresh()])
+        await there.report_unihash_batch(report_of(outhash, unihash) for outhash, unihash in theirs.items())
+        proxy.cut()
+        ours = {outhash: fresh() for outhash in outhashes[15:25]}
+        mine = [report_of(outhash, unihash) for outhash, unihash in ours.items()]
+        assert await here.report_unihash_batch(mine) == [*ours.values()]
+        proxy.heal()
+        async with asyncio.timeout(30):
+            while await here.get_unihash_batch([signal]) == [None]:  # noqa: ASYNC110  # in another process
+                await asyncio.sleep(0.05)
+        reports = [report_of(outhash) for outhash in outhashes * 3]
+        news = {report["outhash"]: report["unihash"] for report in reports[25:30]}
+        due = theirs | ours | news
+        assert await here.report_unihash_batch(reports) == [due[report["outhash"]] for report in reports]
+        proxy.cut()
+        pairs = [(METHOD, report["taskhash"]) for report in reports]
+        assert await here.get_unihash_batch(pairs) == [due[report["outhash"]] for report in reports]
+    assert await there.get_unihash_batch(pairs) == [None] * 90
+
+
+def report_of(outhash: str, unihash: str | None = None) -> dict[str, str]:
+    """A report of a new taskhash."""
+    return {"taskhash": fresh(), "method": METHOD, "outhash": outhash, "unihash": unihash or fresh()}
+
+
 async def test_it_dies_and_comes_back(start_server: Start, connect: Connect) -> None:
     upstream = start_server(*IN_MEMORY)
     async with Proxy(upstream.address) as proxy:

@@ -21,6 +21,8 @@ from tests.servers import ServerProcess
 
 METHOD = "m"
 CONNECTIONS = 6
+AT_ONCE = (1, 7, 40)
+"""Reports in each request of a connection; a batch, unless it is one."""
 VICTIMS = ("worker", "coordinator", "all")
 
 
@@ -33,25 +35,43 @@ class Acknowledged:
 
 
 async def report_until_cut(
-    client: AsyncClient, seen: Acknowledged, outhashes: Sequence[str], stop: asyncio.Event
+    client: AsyncClient, seen: Acknowledged, outhashes: Sequence[str], at_once: int, stop: asyncio.Event
 ) -> None:
     """Report from one connection until it breaks or `stop` is set; each taskhash once, its outhash shared or new."""
     while not stop.is_set():
-        taskhash = secrets.token_hex(32)
-        outhash = secrets.choice(outhashes) if secrets.randbelow(2) else secrets.token_hex(32)
-        seen.asked[taskhash] = outhash
+        rows = [row_of(secrets.choice(outhashes) if secrets.randbelow(2) else None) for _ in range(at_once)]
+        seen.asked |= {row["taskhash"]: row["outhash"] for row in rows}
         try:
-            answer = await client.report_unihash(taskhash, METHOD, outhash, taskhash, {"PN": "p", "task": "do_x"})
+            if at_once == 1:
+                answer = await client.report_unihash(**rows[0], extra={"PN": "p", "task": "do_x"})
+                unihashes = [answer["unihash"]]
+            else:
+                unihashes = await client.report_unihash_batch(row | {"PN": "p", "task": "do_x"} for row in rows)
         except ConnectionError:
             return
-        seen.reports[taskhash] = (outhash, answer["unihash"])
+        for row, unihash in zip(rows, unihashes, strict=True):
+            seen.reports[row["taskhash"]] = (row["outhash"], unihash)
+
+
+def row_of(outhash: str | None) -> dict[str, str]:
+    """A new taskhash, which proposes itself for a unihash; its outhash is new too unless given."""
+    taskhash = secrets.token_hex(32)
+    return {
+        "taskhash": taskhash,
+        "method": METHOD,
+        "outhash": outhash or secrets.token_hex(32),
+        "unihash": taskhash,
+    }
 
 
 async def one_round(server: ServerProcess, seen: Acknowledged, victim: str, chance: random.Random) -> None:
     outhashes = [secrets.token_hex(32) for _ in range(4)]
     stop = asyncio.Event()
     clients = [await create_async_client(address) for address in server.addresses for _ in range(CONNECTIONS // 2)]
-    tasks = [asyncio.create_task(report_until_cut(client, seen, outhashes, stop)) for client in clients]
+    tasks = [
+        asyncio.create_task(report_until_cut(client, seen, outhashes, AT_ONCE[n % len(AT_ONCE)], stop))
+        for n, client in enumerate(clients)
+    ]
     await more_reports(seen, chance.randint(20, 300), tasks)
     coordinator = psutil.Process(server.process.pid)
     workers = coordinator.children()

@@ -29,6 +29,11 @@ taskhashes = st.sampled_from(TASKHASHES)
 outhashes = st.sampled_from(OUTHASHES)
 unihashes = st.sampled_from(UNIHASHES)
 details = st.dictionaries(st.sampled_from(DETAILS), st.sampled_from(["x", "y"]), max_size=3)
+reports = st.builds(
+    lambda columns, extra: extra | columns,
+    st.fixed_dictionaries({"method": methods, "taskhash": taskhashes, "outhash": outhashes, "unihash": unihashes}),
+    details,
+)
 where = st.fixed_dictionaries(
     {},
     optional={
@@ -86,6 +91,17 @@ class Served(RuleBasedStateMachine):
     def report(self, method: str, taskhash: str, outhash: str, unihash: str, extra: dict[str, str]) -> None:
         answer = self.client.report_unihash(taskhash, method, outhash, unihash, extra)
         assert answer["unihash"] == self.model.report(method, taskhash, outhash, unihash, **extra)
+
+    @rule(batch=st.lists(reports, max_size=4))
+    def report_batch(self, batch: list[dict[str, str]]) -> None:
+        answers = self.client.report_unihash_batch(batch)
+        assert self.model.report_batch(batch, answers), answers
+
+    @rule(method=methods, outhash=outhashes, batch=st.lists(reports, min_size=5, max_size=10))
+    def report_batch_of_an_outhash(self, method: str, outhash: str, batch: list[dict[str, str]]) -> None:
+        batch = [report | {"method": method, "outhash": outhash} for report in batch]
+        due = [self.model.report(**report) for report in batch]
+        assert self.client.report_unihash_batch(batch) == due
 
     @rule(method=methods, taskhash=taskhashes, unihash=unihashes)
     def report_equiv(self, method: str, taskhash: str, unihash: str) -> None:

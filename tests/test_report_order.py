@@ -1,18 +1,20 @@
-"""Reports that come at the same time over many connections answer as if they had come one after the other."""
+"""Reports that come at the same time over many connections answer as if they had come one after the other.
+
+Some come in batches: there those that share an outhash keep their order.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections.abc import Iterator
-from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardhash.client import AsyncClient, create_async_client
-from tests.model import Model, stripped
+from tests.model import Model, orders, stripped
 from tests.servers import IN_MEMORY, ServerProcess
 
 CONNECTIONS = 6
@@ -54,10 +56,12 @@ def clients(order_server: ServerProcess, runner: asyncio.Runner) -> Iterator[lis
     runner.run(close(connected))
 
 
-def outcomes(method: str, before: list[Report], together: list[Report]) -> list[tuple[list[str], Model]]:
+def outcomes(
+    method: str, before: list[Report], together: list[Report], senders: list[int]
+) -> list[tuple[list[str], Model]]:
     """What the answers to `together` may be, and the state behind: one of each order."""
     found = []
-    for order in permutations(range(len(together))):
+    for order in orders([(sender, outhash) for sender, (_, outhash, _) in zip(senders, together, strict=True)]):
         model = Model()
         for t, o, u in before:
             model.report(method, t, o, u)
@@ -69,23 +73,43 @@ def outcomes(method: str, before: list[Report], together: list[Report]) -> list[
 
 
 @settings(max_examples=100, deadline=None, print_blob=True)
-@given(before=st.lists(report, max_size=3), together=st.lists(report, min_size=2, max_size=5))
+@given(
+    before=st.lists(report, max_size=3),
+    together=st.lists(st.tuples(st.integers(0, CONNECTIONS - 1), report), min_size=2, max_size=5),
+)
 def test_concurrent_reports_have_an_order(
-    runner: asyncio.Runner, clients: list[AsyncClient], before: list[Report], together: list[Report]
+    runner: asyncio.Runner, clients: list[AsyncClient], before: list[Report], together: list[tuple[int, Report]]
 ) -> None:
     """Each example has a method of its own, which is a namespace of its own."""
-    runner.run(check_order(clients, before, together))
+    runner.run(check_order(clients, before, sorted(together, key=lambda sent: sent[0])))
 
 
-async def check_order(clients: list[AsyncClient], before: list[Report], together: list[Report]) -> None:
+async def check_order(clients: list[AsyncClient], before: list[Report], sent: list[tuple[int, Report]]) -> None:
+    """`sent`: who sends each report, in ascending order; one who sends several sends a batch."""
     method = secrets.token_hex(8)
     for t, o, u in before:
         await clients[0].report_unihash(t, method, o, u)
-    reports = [client.report_unihash(t, method, o, u) for client, (t, o, u) in zip(clients, together, strict=False)]
-    answers = [answer["unihash"] for answer in await asyncio.gather(*reports)]
+    together = [report for _, report in sent]
+    senders = [sender for sender, _ in sent]
+    parts = [
+        tell(client, method, [report for sender, report in sent if sender == number])
+        for number, client in enumerate(clients)
+    ]
+    answers = [answer for part in await asyncio.gather(*parts) for answer in part]
     state = await read_state(clients[0], method)
-    possible = outcomes(method, before, together)
+    possible = outcomes(method, before, together, senders)
     assert any(answers == due and state == model_state(model, method) for due, model in possible)
+
+
+async def tell(client: AsyncClient, method: str, some: list[Report]) -> list[str]:
+    """Report one by itself, several in a batch."""
+    if len(some) == 1:
+        ((taskhash, outhash, unihash),) = some
+        answer = await client.report_unihash(taskhash, method, outhash, unihash)
+        return [answer["unihash"]]
+    return await client.report_unihash_batch(
+        {"taskhash": t, "method": method, "outhash": o, "unihash": u} for t, o, u in some
+    )
 
 
 async def read_state(client: AsyncClient, method: str) -> list[object]:
@@ -102,11 +126,12 @@ def test_hundreds_that_share_an_outhash_get_one_unihash(runner: asyncio.Runner, 
     method, outhash = secrets.token_hex(8), secrets.token_hex(32)
     taskhashes = [secrets.token_hex(32) for _ in range(300)]
 
-    async def report_some(client: AsyncClient, some: list[str]) -> list[str]:
-        return [(await client.report_unihash(t, method, outhash, t))["unihash"] for t in some]
+    async def report_some(client: AsyncClient, some: list[str], at_once: int) -> list[str]:
+        batches = [[(t, outhash, t) for t in some[start : start + at_once]] for start in range(0, len(some), at_once)]
+        return [unihash for batch in batches for unihash in await tell(client, method, batch)]
 
     async def report_all() -> set[str]:
-        parts = [report_some(client, taskhashes[n::CONNECTIONS]) for n, client in enumerate(clients)]
+        parts = [report_some(client, taskhashes[n::CONNECTIONS], 1 + n) for n, client in enumerate(clients)]
         return {unihash for answers in await asyncio.gather(*parts) for unihash in answers}
 
     unihashes = runner.run(report_all())

@@ -80,13 +80,25 @@ def test_a_retry_tells_only_what_is_unanswered(count: int, tries: list[tuple[int
     assert reports.unihashes == [UNIHASH] * count
 
 
+NO_UNIHASHES: list[object] = [None, 1, "", "short", [UNIHASH], UNIHASH.upper(), UNIHASH + "\n"]
+NO_ANSWERS: list[object] = [None, [], "ok", {}, 1, [UNIHASH] * 2]
+NO_LISTS: list[object] = [
+    None,
+    UNIHASH,
+    {},
+    [],
+    [UNIHASH],
+    [UNIHASH] * 3,
+    *([UNIHASH, wrong] for wrong in NO_UNIHASHES),
+]
+
+
 @pytest.mark.parametrize(
     ("wrong", "batched"),
     [
-        *((value, batched) for value in (None, [], "ok", {}, 1, [UNIHASH] * 2) for batched in (True, False)),
-        *(({"unihashes": value}, True) for value in (None, UNIHASH, {}, [], [UNIHASH], [UNIHASH] * 3)),
-        *(({"unihashes": [UNIHASH, value]}, True) for value in (None, 1, "", "short", UNIHASH.upper(), UNIHASH + "\n")),
-        *(({"unihash": value}, False) for value in (None, 1, "", "short", [UNIHASH], UNIHASH.upper())),
+        *((wrong, batched) for wrong in NO_ANSWERS for batched in (True, False)),
+        *(({"unihashes": wrong}, True) for wrong in NO_LISTS),
+        *(({"unihash": wrong}, False) for wrong in NO_UNIHASHES),
         ({"unihash": UNIHASH}, True),
         ({"unihashes": [UNIHASH]}, False),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shardhash.client import create_async_client
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.permissions import expand
@@ -29,6 +30,7 @@ from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits
 from shardhash.wire.messages import COMMANDS
 from tests.coordinator.plain_store import PlainStore
+from tests.servers import IN_MEMORY, ServerProcess
 
 HASH = "a" * 64
 ROW = {"method": "m", "taskhash": HASH, "outhash": HASH, "unihash": HASH}
@@ -292,3 +294,52 @@ async def test_permissions_of_a_connection_are_those_of_its_login(tmp_path: Path
         assert await peer.ask({"get-user": {"username": "me"}}) == {"username": "me", "permissions": []}
         assert len((await peer.ask({"get-all-users": {}}))["users"]) == 3
         await peer.close()
+
+
+def row_of(number: int, outhash: int) -> dict[str, str]:
+    """A report by numbers; it proposes its own taskhash."""
+    return {"method": "m", "taskhash": f"{number:064x}", "outhash": f"{outhash:064x}", "unihash": f"{number:064x}"}
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_username_takes_the_place_of_owner_in_a_batch(
+    start_server: Callable[..., ServerProcess], native: bool
+) -> None:
+    server = start_server(*IN_MEMORY, "--admin-user", "admin", "--admin-password", "password")
+    rows = [row_of(n, n // 2) | owner for n in range(4) for owner in [{"owner": "someone"} if n % 2 else {}]]
+    others = [row_of(n, n) | {"owner": "someone"} for n in (8, 9)]
+    async with (
+        await create_async_client(server.address, "admin", "password", native=native) as admin,
+        await create_async_client(server.address, native=native) as anonymous,
+    ):
+        assert await admin.report_unihash_batch(rows) == [rows[n - n % 2]["unihash"] for n in range(4)]
+        assert await anonymous.report_unihash_batch(others) == [row["unihash"] for row in others]
+        found = [await admin.get_taskhash("m", row["taskhash"], all_properties=True) for row in rows + others]
+    assert [row and row["owner"] for row in found] == ["admin"] * 4 + ["someone"] * 2
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("way", ["read-only", "anonymous"])
+async def test_a_batch_of_one_who_may_not_report_writes_nothing(
+    start_server: Callable[..., ServerProcess], way: str, native: bool
+) -> None:
+    """He is told the unihash of an outhash that is known, else his own, as for single reports."""
+    login = ("--admin-user", "admin", "--admin-password", "password")
+    permitted = () if way == "read-only" else ("--anon-perms", "@read")
+    binds = ["127.0.0.1:0", "127.0.0.1:0,read-only"]
+    server = start_server(*IN_MEMORY, *login, *permitted, binds=binds)
+    address = server.addresses[1 if way == "read-only" else 0]
+    known = [row_of(n, n) for n in range(50)]
+    asked = [row_of(100 + n, n) for n in range(100)]
+    due = [row["unihash"] for row in known + asked[50:]]
+    async with (
+        await create_async_client(server.address, "admin", "password") as admin,
+        await create_async_client(address, native=native) as reader,
+    ):
+        await admin.report_unihash_batch(known)
+        before = await admin.get_db_usage()
+        assert await reader.report_unihash_batch(asked) == due
+        assert [(await reader.report_unihash(**row, extra=None))["unihash"] for row in asked] == due
+        assert await admin.get_db_usage() == before
+        assert await admin.get_unihash_batch([("m", row["taskhash"]) for row in asked]) == [None] * 100
+        assert await admin.report_unihash_batch(asked) == due, "he was told what he would get"
