@@ -19,14 +19,16 @@ PACKAGE = ROOT / "shardhash"
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "bell": (),
+    "heap": (),
     "options": ("errors",),
     "wire": ("errors", "wire"),
-    "shard": ("errors", "bell", "wire.hashes", "wire.batch", "shard"),
+    "shard": ("errors", "bell", "heap", "wire.hashes", "wire.batch", "shard"),
     "client": ("errors", "options", "wire", "client"),
     # Of a shard, the coordinator knows how to ask it and the shape of a record, not how it keeps its files.
     "coordinator": (
         "errors",
         "bell",
+        "heap",
         "options",
         "wire",
         "client",

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import orjson
 
 from shardhash.errors import ProtocolError
-from shardhash.wire.batch import EXISTS, GET, Batch, Found, decode_answer, encode_request
+from shardhash.wire.batch import EXISTS, GET, Batch, Buffer, Found, decode_answer, encode_request
 from shardhash.wire.hashes import DIGEST_SIZE, join_digests
 
 _HEX_SIZE = 2 * DIGEST_SIZE
@@ -298,7 +298,7 @@ class Lookup:
         return UnihashesOfTexts(method, texts)
 
 
-def hex_texts(digests: bytes) -> list[str]:
+def hex_texts(digests: Buffer) -> list[str]:
     """The texts of digests that lie end to end; about 55 ns each."""
     return digests.hex("\n", DIGEST_SIZE).split("\n") if digests else []
 

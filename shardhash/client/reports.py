@@ -16,7 +16,7 @@ from shardhash.wire.hashes import is_digest_text
 
 BATCH = 1000
 """Reports in one request."""
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 512 << 10
 """Most bytes of reports in one request, unless it is a single one, which may alone be as long as a request can be."""
 
 

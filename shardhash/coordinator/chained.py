@@ -16,7 +16,7 @@ from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Store, Whe
 from shardhash.coordinator.upstream import Upstream
 from shardhash.errors import StorageError, UnavailableError
 from shardhash.shard.protocol import LATER_PAGE
-from shardhash.wire.batch import Found
+from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key, to_digest, to_key, to_text
 from shardhash.wire.messages import Report
 
@@ -91,12 +91,12 @@ class ChainedStore:
 
     # ------------------------------------------------------------------------------------------- questions
 
-    async def lookup(self, method: str, digests: bytes) -> Found:
+    async def lookup(self, method: str, digests: Buffer) -> Found:
         """See Store."""
         found = await self._local.lookup(method, digests)
         if found.known is None or self._upstream.down:
             return found
-        keys = [digests[start : start + 32] for start in range(0, len(digests), 32)]
+        keys = [bytes(digests[start : start + 32]) for start in range(0, len(digests), 32)]
         asked = self._worth_asking(method, keys, found.known)
         if not asked:
             return found
@@ -119,12 +119,12 @@ class ChainedStore:
             self._take(method, taskhashes, asked, digests, unihashes)
         return unihashes
 
-    async def exists(self, digests: bytes) -> bytes:
+    async def exists(self, digests: Buffer) -> bytes:
         """See Store."""
         status = await self._local.exists(digests)
         if 0 not in status or self._upstream.down:
             return status
-        keys = [digests[start : start + 32] for start in range(0, len(digests), 32)]
+        keys = [bytes(digests[start : start + 32]) for start in range(0, len(digests), 32)]
         asked = self._worth_asking("", keys, status)
         answer = await self._upstream.exists(b"".join([keys[i] for i in asked])) if asked else None
         if answer is None:

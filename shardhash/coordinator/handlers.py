@@ -131,14 +131,20 @@ class Handlers:
     async def _store_reports(self, caller: Caller, reports: list[m.Report]) -> list[bytes]:
         """Store reports; to one who may not, tell the unihashes that they would get."""
         if caller.read_only or permissions.REPORT not in caller.identity.permissions:
-            return await asyncio.gather(*map(self._would_get, reports))
+            return await self._would_get(reports)
         if caller.identity.username is not None:
             reports = [report._replace(owner=caller.identity.username) for report in reports]
         return await self._store.report(reports)
 
-    async def _would_get(self, report: m.Report) -> bytes:
-        row = await self._store.get_outhash(report.method, report.outhash, report.taskhash, True)
-        return to_digest((row["unihash"] if row else None) or report.unihash)
+    async def _would_get(self, reports: list[m.Report]) -> list[bytes]:
+        rows = await asyncio.gather(
+            *[self._store.get_outhash(report.method, report.outhash, report.taskhash, True) for report in reports]
+        )
+        first: dict[tuple[str, str], str] = {}
+        return [
+            to_digest((row["unihash"] if row else None) or first.setdefault((method, outhash), unihash))
+            for row, (method, _, outhash, unihash, *_) in zip(rows, reports, strict=True)
+        ]
 
     async def _report_equiv(self, _caller: Caller, request: m.ReportEquiv) -> Any:
         unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))

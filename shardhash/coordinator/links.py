@@ -17,6 +17,8 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from shardhash.bell import Bell
 from shardhash.errors import StorageError, UnavailableError
 from shardhash.shard import protocol
+from shardhash.wire import batch
+from shardhash.wire.batch import Batch
 
 Turn = tuple[str, str, str, int, int]
 """method, outhash, taskhash, created, number: the arguments of a ``turn``; `number` names it."""
@@ -53,10 +55,10 @@ class WorkerLink:
         self._bell.ring()
         return future
 
-    def lookup(self, frame: bytes) -> asyncio.Future[bytes]:
-        """The answer frame to a batch frame. Raises UnavailableError past the limit."""
+    def lookup(self, asked: Batch) -> asyncio.Future[memoryview]:
+        """The answer frame to a batch. Raises UnavailableError past the limit."""
         number, future = self._next()
-        message = protocol.encode_lookup(number, frame)
+        message = batch.encode_request(asked, protocol.lookup_head(number))
         self._waiting[number] = (message, future)
         self._frames.append(message)
         self._bell.ring()

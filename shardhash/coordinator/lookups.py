@@ -16,7 +16,7 @@ import numpy.typing as npt
 from shardhash.coordinator.links import WorkerLink
 from shardhash.errors import UnavailableError
 from shardhash.wire import batch
-from shardhash.wire.batch import Batch, Found
+from shardhash.wire.batch import Batch, Buffer, Found
 from shardhash.wire.hashes import DIGEST_SIZE, SLOTS, shard_of
 
 Positions = npt.NDArray[np.intp]
@@ -30,17 +30,17 @@ class Lookups:
         self._links = links
         self._loop = asyncio.get_running_loop()
         self._shard_of_slot = np.array([shard_of(slot, len(links)) for slot in range(SLOTS)], dtype=np.uint8)
-        self._gets: dict[str, list[tuple[bytes, asyncio.Future[Found]]]] = {}
-        self._exists: list[tuple[bytes, asyncio.Future[bytes]]] = []
+        self._gets: dict[str, list[tuple[Buffer, asyncio.Future[Found]]]] = {}
+        self._exists: list[tuple[Buffer, asyncio.Future[bytes]]] = []
         self._scheduled = False
 
-    def get(self, method: str, digests: bytes) -> asyncio.Future[Found]:
+    def get(self, method: str, digests: Buffer) -> asyncio.Future[Found]:
         """The unihashes of n * 32 bytes of taskhashes."""
         future: asyncio.Future[Found] = self._schedule().create_future()
         self._gets.setdefault(method, []).append((digests, future))
         return future
 
-    def exists(self, digests: bytes) -> asyncio.Future[bytes]:
+    def exists(self, digests: Buffer) -> asyncio.Future[bytes]:
         """A byte for each of n * 32 bytes of unihashes: 1 when a mapping has it."""
         future: asyncio.Future[bytes] = self._schedule().create_future()
         self._exists.append((digests, future))
@@ -67,7 +67,7 @@ class _GetRound:
 
     __slots__ = ("_callers", "_digests", "_left", "_parts")
 
-    def __init__(self, callers: list[tuple[bytes, asyncio.Future[Found]]]) -> None:
+    def __init__(self, callers: list[tuple[Buffer, asyncio.Future[Found]]]) -> None:
         self._callers = callers
         self._digests = callers[0][0] if len(callers) == 1 else b"".join([digests for digests, _ in callers])
         self._parts: list[tuple[Positions | None, Found]] = []
@@ -85,13 +85,12 @@ class _GetRound:
         parts = [(link, positions) for link, positions in parts if len(positions)]
         self._left = len(parts)
         for link, positions in parts:
-            self._send(link, method, digests[positions].tobytes(), positions)
+            self._send(link, method, _bytes_of(np.take(digests, positions)), positions)
 
-    def _send(self, link: WorkerLink, method: str, digests: bytes, positions: Positions | None) -> None:
-        frame = batch.encode_request(Batch(batch.GET, method, digests))
-        _ask(link, frame, lambda future: self._answered(future, positions), self._fail)
+    def _send(self, link: WorkerLink, method: str, digests: Buffer, positions: Positions | None) -> None:
+        _ask(link, Batch(batch.GET, method, digests), lambda future: self._answered(future, positions), self._fail)
 
-    def _answered(self, future: asyncio.Future[bytes], positions: Positions | None) -> None:
+    def _answered(self, future: asyncio.Future[memoryview], positions: Positions | None) -> None:
         if error := _error_of(future):
             self._fail(error)
             return
@@ -114,7 +113,7 @@ class _GetRound:
             if found.known is not None:
                 known = np.ones(count, np.uint8) if known is None else known
                 known[positions] = np.frombuffer(found.known, np.uint8)
-        return Found(digests.tobytes(), None if known is None else known.tobytes())
+        return Found(_bytes_of(digests), None if known is None else known.tobytes())
 
     def _deliver(self, found: Found) -> None:
         if len(self._callers) == 1:
@@ -138,19 +137,19 @@ class _ExistsRound:
 
     __slots__ = ("_callers", "_left", "_status")
 
-    def __init__(self, callers: list[tuple[bytes, asyncio.Future[bytes]]]) -> None:
+    def __init__(self, callers: list[tuple[Buffer, asyncio.Future[bytes]]]) -> None:
         self._callers = callers
         self._status: bytes | None = None
         self._left = 0
 
     def ask(self, links: Sequence[WorkerLink]) -> None:
         """Ask every worker."""
-        frame = batch.encode_request(Batch(batch.EXISTS, "", b"".join([digests for digests, _ in self._callers])))
+        asked = Batch(batch.EXISTS, "", b"".join([digests for digests, _ in self._callers]))
         self._left = len(links)
         for link in links:
-            _ask(link, frame, self._answered, self._fail)
+            _ask(link, asked, self._answered, self._fail)
 
-    def _answered(self, future: asyncio.Future[bytes]) -> None:
+    def _answered(self, future: asyncio.Future[memoryview]) -> None:
         if error := _error_of(future):
             self._fail(error)
             return
@@ -179,19 +178,24 @@ def _either(one: bytes, other: bytes) -> bytes:
     return both
 
 
+def _bytes_of(array: npt.NDArray[np.void]) -> memoryview:
+    """The bytes of an array, not copied."""
+    return array.view(np.uint8).data
+
+
 def _ask(
     link: WorkerLink,
-    frame: bytes,
-    answered: Callable[[asyncio.Future[bytes]], None],
+    asked: Batch,
+    answered: Callable[[asyncio.Future[memoryview]], None],
     failed: Callable[[BaseException], None],
 ) -> None:
     try:
-        link.lookup(frame).add_done_callback(answered)
+        link.lookup(asked).add_done_callback(answered)
     except UnavailableError as error:
         failed(error)
 
 
-def _error_of(future: asyncio.Future[bytes]) -> BaseException | None:
+def _error_of(future: asyncio.Future[memoryview]) -> BaseException | None:
     return UnavailableError("the server is shutting down") if future.cancelled() else future.exception()
 
 

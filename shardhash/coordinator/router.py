@@ -15,7 +15,7 @@ from shardhash.coordinator.reports import Clock, Reports
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.shard.records import GC_MARK
-from shardhash.wire.batch import Found
+from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key, to_text
 from shardhash.wire.messages import Report
 
@@ -38,7 +38,7 @@ class Router:
 
     # ------------------------------------------------------------------------------------------- questions
 
-    async def lookup(self, method: str, digests: bytes) -> Found:
+    async def lookup(self, method: str, digests: Buffer) -> Found:
         """See Store."""
         return await self._lookups.get(method, digests)
 
@@ -54,7 +54,7 @@ class Router:
         answers = [found[to_text(taskhash)] for taskhash in taskhashes]
         return [None if unihash is None else bytes.fromhex(unihash) for unihash in answers]
 
-    async def exists(self, digests: bytes) -> bytes:
+    async def exists(self, digests: Buffer) -> bytes:
         """See Store."""
         return await self._lookups.exists(digests)
 

@@ -17,6 +17,7 @@ from functools import partial
 from shardhash.coordinator.processes import WorkerProcess
 from shardhash.coordinator.settings import Settings
 from shardhash.errors import ConfigError, DamageError, ShardhashError
+from shardhash.heap import keep_buffers
 from shardhash.shard.fs import OsFileSystem
 from shardhash.shard.manifest import Manifest, lock_directory, make_directory, prepare_directory
 
@@ -49,6 +50,7 @@ def run(settings: Settings) -> int:
 
             from shardhash.coordinator.serving import serve
 
+            keep_buffers()
             uvloop.run(serve(settings, processes, start))
     except (ConfigError, DamageError) as error:
         log.error("%s", error)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from shardhash.wire.batch import Found
+from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key
 from shardhash.wire.messages import Report
 
@@ -45,13 +45,13 @@ Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
 class Store(Protocol):
     """Raises UnavailableError when a shard does not answer in time, StorageError when the disk refuses."""
 
-    async def lookup(self, method: str, digests: bytes) -> Found:
+    async def lookup(self, method: str, digests: Buffer) -> Found:
         """The unihash of each taskhash; `digests` is n * 32 bytes, answered in order."""
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         """The same for taskhashes of any form: a unihash digest or None for each."""
 
-    async def exists(self, digests: bytes) -> bytes:
+    async def exists(self, digests: Buffer) -> bytes:
         """For each unihash (n * 32 bytes) a byte: 1 when some mapping has it, else 0."""
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:

@@ -89,14 +89,14 @@ FULL_MESSAGE = 16 << 20
 _NUMBER = struct.Struct("<cI")
 
 
-def encode_lookup(number: int, frame: bytes) -> bytes:
-    """A lookup message."""
-    return _NUMBER.pack(LOOKUP, number) + frame
+def lookup_head(number: int) -> bytes:
+    """What stands before the batch frame of a lookup message."""
+    return _NUMBER.pack(LOOKUP, number)
 
 
-def decode_lookup(message: bytes) -> tuple[int, bytes]:
-    """(number, batch frame) of a lookup message."""
-    return _NUMBER.unpack_from(message)[1], message[_NUMBER.size :]
+def decode_lookup(message: bytes) -> tuple[int, memoryview]:
+    """(number, batch frame) of a lookup message; the frame is a part of it."""
+    return _NUMBER.unpack_from(message)[1], memoryview(message)[_NUMBER.size :]
 
 
 def encode_json(items: list[Any]) -> bytes:

@@ -29,6 +29,7 @@ from shardhash.shard.selection import (
 from shardhash.shard.turns import Place, Turns
 from shardhash.shard.writer import Writer
 from shardhash.wire import batch
+from shardhash.wire.batch import Buffer
 from shardhash.wire.hashes import Key, to_key, to_text
 
 _OF_A_LINK = frozenset(("turn", "round", "release"))
@@ -73,12 +74,12 @@ class Service:
             raise ProtocolError(f"operation {operation!r} is not known to this worker")
         return start(link, *arguments) if operation in _OF_A_LINK else start(*arguments)
 
-    def lookup(self, frame: bytes) -> bytes:
-        """Answer a batch frame."""
+    def lookup(self, frame: Buffer, head: bytes = b"") -> bytes:
+        """The answer to a batch frame, behind a head."""
         asked = batch.decode_request(frame)
         if asked.op == batch.EXISTS:
-            return batch.encode_exists(self._table.exists(asked.digests))
-        return batch.encode_found(self._table.lookup(asked.method, asked.digests))
+            return batch.encode_exists(self._table.exists(asked.digests), head)
+        return batch.encode_found(self._table.lookup(asked.method, asked.digests), head)
 
     def drop_link(self, link: object) -> None:
         """A link is gone: its turns are free."""

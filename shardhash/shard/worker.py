@@ -79,7 +79,7 @@ class Link:
                     break
                 if message.data[:1] == protocol.LOOKUP:
                     number, frame = protocol.decode_lookup(message.data)
-                    await self._socket.send_bytes(protocol.encode_lookup(number, self._service.lookup(frame)))
+                    await self._socket.send_bytes(self._service.lookup(frame, protocol.lookup_head(number)))
                 else:
                     self._begin(protocol.decode_json(message.data))
         finally:

@@ -27,7 +27,7 @@ The same frames, behind a request number, travel between coordinator and worker 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from shardhash.errors import ProtocolError
 from shardhash.wire.hashes import DIGEST_SIZE
@@ -48,12 +48,16 @@ _HEAD = struct.Struct("<BBHI")
 HEAD_SIZE = _HEAD.size
 
 
+Buffer: TypeAlias = bytes | memoryview
+"""Bytes, or a part of some that is not copied."""
+
+
 class Batch(NamedTuple):
     """A request: ``digests`` is count * 32 bytes, in the order asked; ``op`` is GET or EXISTS."""
 
     op: int
     method: str
-    digests: bytes
+    digests: Buffer
 
 
 class Found(NamedTuple):
@@ -62,7 +66,7 @@ class Found(NamedTuple):
     ``known`` has a byte 0 or 1 for each; None means all are known.
     """
 
-    digests: bytes
+    digests: Buffer
     known: bytes | None
 
     def unihashes(self) -> list[bytes | None]:
@@ -81,17 +85,17 @@ class Found(NamedTuple):
         return cls(b"".join([item or zero for item in unihashes]), bytes([item is not None for item in unihashes]))
 
 
-def encode_request(batch: Batch) -> bytes:
-    """The frame of a request."""
+def encode_request(batch: Batch, before: bytes = b"") -> bytes:
+    """The frame of a request, behind some other bytes; so below: each copy of a large frame counts."""
     method = batch.method.encode()
     count, rest = divmod(len(batch.digests), DIGEST_SIZE)
     if rest or len(method) > 0xFFFF:
         raise ValueError("digests are 32 bytes each, and a method has at most 65535 bytes")
-    return b"".join((_HEAD.pack(VERSION, batch.op, len(method), count), method, batch.digests))
+    return b"".join((before, _HEAD.pack(VERSION, batch.op, len(method), count), method, batch.digests))
 
 
-def decode_request(frame: bytes) -> Batch:
-    """The request in a frame. Raises ProtocolError that says what is wrong with it."""
+def decode_request(frame: Buffer) -> Batch:
+    """The request in a frame, whose digests are a part of it. Raises ProtocolError that says what is wrong with it."""
     if len(frame) < HEAD_SIZE:
         raise ProtocolError(f"batch frame of {len(frame)} bytes is shorter than its head of {HEAD_SIZE}")
     version, op, method_size, count = _HEAD.unpack_from(frame)
@@ -103,27 +107,29 @@ def decode_request(frame: bytes) -> Batch:
     if len(frame) != start + count * DIGEST_SIZE:
         raise ProtocolError(f"batch frame has {len(frame)} bytes, its head says {start + count * DIGEST_SIZE}")
     try:
-        method = frame[HEAD_SIZE:start].decode()
+        method = str(frame[HEAD_SIZE:start], "utf-8")
     except UnicodeDecodeError:
         raise ProtocolError("batch method is not UTF-8") from None
-    return Batch(op, method, frame[start:])
+    return Batch(op, method, memoryview(frame)[start:])
 
 
-def encode_found(found: Found) -> bytes:
+def encode_found(found: Found, before: bytes = b"") -> bytes:
     """The frame that answers a get."""
-    count = len(found.digests) // DIGEST_SIZE
-    if found.known is None:
-        return _HEAD.pack(VERSION, GET, ALL_KNOWN, count) + found.digests
-    return b"".join((_HEAD.pack(VERSION, GET, 0, count), found.known, found.digests))
+    flags = ALL_KNOWN if found.known is None else 0
+    head = _HEAD.pack(VERSION, GET, flags, len(found.digests) // DIGEST_SIZE)
+    return b"".join((before, head, found.known or b"", found.digests))
 
 
-def encode_exists(status: bytes) -> bytes:
+def encode_exists(status: bytes, before: bytes = b"") -> bytes:
     """The frame that answers an exists; `status` has a byte 0 or 1 for each."""
-    return _HEAD.pack(VERSION, EXISTS, 0, len(status)) + status
+    return b"".join((before, _HEAD.pack(VERSION, EXISTS, 0, len(status)), status))
 
 
-def decode_answer(frame: bytes) -> Found | bytes:
-    """The answer in a frame: Found for a get, status bytes for an exists. Raises ProtocolError."""
+def decode_answer(frame: Buffer) -> Found | bytes:
+    """The answer in a frame: Found for a get, status bytes for an exists. Raises ProtocolError.
+
+    The digests are a part of the frame if that is a memoryview, and bytes of their own if it is bytes.
+    """
     if len(frame) < HEAD_SIZE:
         raise ProtocolError(f"batch answer of {len(frame)} bytes is shorter than its head of {HEAD_SIZE}")
     version, op, flags, count = _HEAD.unpack_from(frame)
@@ -133,7 +139,7 @@ def decode_answer(frame: bytes) -> Found | bytes:
     digests = count * DIGEST_SIZE if op == GET else 0
     if len(frame) != HEAD_SIZE + statuses + digests:
         raise ProtocolError(f"batch answer has {len(frame)} bytes, its head says {HEAD_SIZE + statuses + digests}")
-    status = frame[HEAD_SIZE : HEAD_SIZE + statuses]
+    status = bytes(frame[HEAD_SIZE : HEAD_SIZE + statuses])
     if op == EXISTS:
         return status
     return Found(frame[HEAD_SIZE + statuses :], status if statuses else None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
 from shardhash.errors import InvokeError
-from shardhash.wire.batch import Found
+from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key, to_text
 from shardhash.wire.messages import Report
 from tests.model import DETAILS, Model
@@ -25,15 +25,15 @@ class DictStore:
         self.trouble: Exception | None = None
         self._moments = 0
 
-    async def lookup(self, method: str, digests: bytes) -> Found:
-        keys = [digests[start : start + 32] for start in range(0, len(digests), 32)]
+    async def lookup(self, method: str, digests: Buffer) -> Found:
+        keys = [bytes(digests[start : start + 32]) for start in range(0, len(digests), 32)]
         return Found.of(await self.lookup_keys(method, keys))
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         found = [self.model.get(method, to_text(taskhash)) for taskhash in taskhashes]
         return [None if unihash is None else bytes.fromhex(unihash) for unihash in found]
 
-    async def exists(self, digests: bytes) -> bytes:
+    async def exists(self, digests: Buffer) -> bytes:
         texts = [digests[start : start + 32].hex() for start in range(0, len(digests), 32)]
         return bytes(self.model.exists(text) for text in texts)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
-from shardhash.wire.batch import Found
+from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key
 from shardhash.wire.messages import Report
 
@@ -18,13 +18,13 @@ class PlainStore:
         self.written: list[str] = []
         """The names of the writing methods that were called."""
 
-    async def lookup(self, method: str, digests: bytes) -> Found:
+    async def lookup(self, method: str, digests: Buffer) -> Found:
         return Found.of([None] * (len(digests) // 32))
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         return [None] * len(taskhashes)
 
-    async def exists(self, digests: bytes) -> bytes:
+    async def exists(self, digests: Buffer) -> bytes:
         return bytes(len(digests) // 32)
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
