@@ -22,6 +22,7 @@ from shardhash.coordinator.supervisor import Supervisor
 from shardhash.coordinator.upstream import Upstream
 from shardhash.coordinator.users import Users
 from shardhash.errors import ShardhashError
+from shardhash.heap import give_back
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ async def serve(settings: Settings, processes: Sequence[WorkerProcess], start: C
             sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
             sys.stdout.flush()
         running.callback(asyncio.create_task(_write_snapshots(router, wanted)).cancel)
+        running.callback(asyncio.create_task(give_back()).cancel)
         gc.freeze()
         await stop.wait()
         log.info("stopping")

@@ -27,6 +27,7 @@ from aiohttp import WSMsgType, web
 
 from shardhash.bell import Bell
 from shardhash.errors import DamageError, ShardhashError, StorageError, SyncError
+from shardhash.heap import give_back, keep_buffers
 from shardhash.shard import protocol
 from shardhash.shard.files import shard_folder
 from shardhash.shard.fs import OsFileSystem
@@ -174,6 +175,7 @@ async def run(options: WorkerOptions, shard: AnyShard) -> None:
     service = Service(shard, writer)
     writing = asyncio.create_task(writer.run())
     upkeep = asyncio.create_task(_keep_up(options, shard, writer, service))
+    giving_back = asyncio.create_task(give_back())
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
     runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -185,7 +187,8 @@ async def run(options: WorkerOptions, shard: AnyShard) -> None:
             task.result()  # an exception here is final: recovery will tell what is on disk
     finally:
         upkeep.cancel()
-        await asyncio.gather(upkeep, return_exceptions=True)
+        giving_back.cancel()
+        await asyncio.gather(upkeep, giving_back, return_exceptions=True)
         await runner.cleanup()
     writer.stop()
     await writing
@@ -241,6 +244,7 @@ def _open(options: WorkerOptions) -> AnyShard:
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     options = parse_options(arguments)
+    keep_buffers()
     gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:
         shard = _open(options)
