@@ -2,8 +2,8 @@
 
     python -m perf.durability --reports 1000000
 
-40 reporters report, each the next task when the last is acknowledged, to a server for each way to sync. Another one,
-which syncs always as is the default, is told all the reports; a snapshot is taken of it while builders replay the waves
+40 reporters report, each the next task when the last is acknowledged, to a server for each way to sync; then the next
+batch of 100 tasks. Another one, which syncs always as is the default, is told all the reports; a snapshot is taken of it while builders replay the waves
 of a build; then it is killed, started again from snapshot and log, and asked for every single report.
 Connecting and seeding are not part of any time; every acknowledgement and every answer is checked.
 """
@@ -26,7 +26,7 @@ import numpy as np
 
 from perf import report, seeding, servers
 from perf.pool import Pool, Run
-from perf.reporters import Reported, Reports
+from perf.reporters import BATCH, BatchedReports, Reported, Reports
 from perf.servers import Server
 from perf.workload import Workload, WrongAnswerError
 
@@ -56,7 +56,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All of it, in a folder; the figures."""
     figures: dict[str, Any] = {**report.setting(), "options": report.plain(options)}
     figures["fsync_ms"] = _lone_fsync(folder / "fsync")
-    rates = {mode: _rate(options, folder / mode, mode) for mode in ("off", "interval", "always")}
+    modes = ("off", "interval", "always")
+    rates = {mode: _rate(options, folder / mode, mode) for mode in modes}
+    rates |= {f"{mode}, batches": _rate(options, folder / f"{mode}-batches", mode, batched=True) for mode in modes}
     if reference := servers.reference():
         with reference:
             rates["reference"] = _report(reference, options)
@@ -87,22 +89,22 @@ def _lone_fsync(path: Path) -> float:
     return median(times) * 1000
 
 
-def _rate(options: argparse.Namespace, data: Path, mode: str) -> dict[str, Any]:
+def _rate(options: argparse.Namespace, data: Path, mode: str, *, batched: bool = False) -> dict[str, Any]:
     with servers.shardhash(options.workers, data=data, arguments=("--sync", mode)) as server:
-        return _report(server, options)
+        return _report(server, options, batched=batched)
 
 
-def _rounds(options: argparse.Namespace) -> Reports:
-    """What each reporter reports in a round of those that are measured."""
-    return Reports(max(1, options.reports // RATE_SHARE // RATE_ROUNDS // options.reporters))
-
-
-def _report(server: Server, options: argparse.Namespace) -> dict[str, Any]:
+def _report(server: Server, options: argparse.Namespace, *, batched: bool = False) -> dict[str, Any]:
     """Report in rounds; the median, and how long an acknowledgement took."""
-    workload = _rounds(options)
-    with Pool(server, "report", workload, options.reporters, options.processes) as pool:
+    each = options.reports // RATE_SHARE // RATE_ROUNDS // options.reporters
+    workload = BatchedReports(max(1, each // BATCH)) if batched else Reports(max(1, each))
+    with Pool(server, _kind(workload), workload, options.reporters, options.processes) as pool:
         runs = [_run(pool, f"reporting {number + 1}/{RATE_ROUNDS}") for number in range(RATE_ROUNDS)]
-    return _figures(runs, workload.count * options.reporters)
+    return _figures(runs, len(workload.steps()) * (BATCH if batched else 1) * options.reporters)
+
+
+def _kind(workload: Reports | BatchedReports) -> str:
+    return "report" if isinstance(workload, Reports) else "report-batch"
 
 
 def _figures(runs: list[Run], count: int) -> dict[str, Any]:
@@ -115,13 +117,13 @@ def _figures(runs: list[Run], count: int) -> dict[str, Any]:
 def _hold(server: Server, options: argparse.Namespace) -> int:
     """Report all that the server is to hold; how many they are."""
     workload = _held(options)
-    with Pool(server, "report", workload, options.reporters, options.processes) as pool:
+    with Pool(server, _kind(workload), workload, options.reporters, options.processes) as pool:
         _run(pool, f"{options.reports:,} reports")
-    return workload.count * int(options.reporters)
+    return workload.batches * BATCH * int(options.reporters)
 
 
-def _held(options: argparse.Namespace) -> Reports:
-    return Reports(max(1, options.reports // options.reporters))
+def _held(options: argparse.Namespace) -> BatchedReports:
+    return BatchedReports(max(1, options.reports // options.reporters // BATCH))
 
 
 def _snapshot(server: Server, options: argparse.Namespace, data: Path) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _timed(start: Callable[[], Server]) -> tuple[float, Server]:
 
 def _ask_all(server: Server, options: argparse.Namespace) -> None:
     """Raises WrongAnswerError unless all that was acknowledged is known."""
-    with Pool(server, "native", Reported(_held(options), options.reporters, 1), 1, 1) as pool:
+    with Pool(server, "native", Reported(_held(options), options.reporters), 1, 1) as pool:
         _run(pool, "asking for every report")
 
 
@@ -223,7 +225,7 @@ def _show(figures: dict[str, Any]) -> None:
         ]
         for mode, found in figures["reports"].items()
     ]
-    print(report.table(["sync", "reports/s", "p50", "p99", "CPU seconds"], rows))
+    print(report.table(["sync", "reports/s", "p50 of an answer", "p99", "CPU seconds"], rows))
     print(f"memory of {recovery['mappings']:,} reports: " + _join(figures["bytes_a_report"], "{:.0f} bytes each"))
     print(f"a wave of {snapshot['builders']} builders, no snapshot: " + _join(snapshot["without_ms"], "{:.2f} ms"))
     print("  while a snapshot is written: " + _join(snapshot["during_ms"], "{:.2f} ms"))

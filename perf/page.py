@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from perf.reporters import BATCH
 from perf.shapes import BLOCK
 
 
@@ -55,9 +56,10 @@ def lines(figures: dict[str, Any]) -> Iterator[Line]:
     yield from _wave_lines(figures)
     yield from _stock_lines(figures["small"])
     for mode, target in (("always", 25_000), ("interval", 60_000), ("off", None)):
-        rate = figures["reports"][mode]["lookups_per_second"]
-        text = f"at least {target:,}/s" if target else ""
-        yield Line(f"reports, sync {mode}", text, f"{rate:,.0f}/s", rate >= target if target else None)
+        for name, title in (("batched", f"reports in batches of {BATCH}"), ("alone", "reports one by one")):
+            rate = figures["reports"][mode][name]["lookups_per_second"]
+            text = f"at least {target:,}/s" if target else ""
+            yield Line(f"{title}, sync {mode}", text, f"{rate:,.0f}/s", rate >= target if target else None)
     lookups, exists = (figures["small"][name]["lookups_per_second"] for name in ("lookups", "exists"))
     yield Line("existence checks beside lookups", "at least 0.5", f"{exists / lookups:.2f}", exists >= lookups / 2)
     yield from _scale_lines(figures["scale"])

@@ -24,7 +24,7 @@ import numpy as np
 import uvloop
 
 from perf.builders import CLIENTS, Builder
-from perf.reporters import Reporter
+from perf.reporters import BatchReporter, Reporter
 from perf.servers import Server, busy_seconds, peak_memory
 from perf.workload import WrongAnswerError
 
@@ -33,7 +33,11 @@ READY_LIMIT = 120.0
 PROGRESS = 0.05
 """Seconds between two looks at how far the builders are."""
 
-KINDS: dict[str, tuple[type[Builder[Any]], str]] = {**CLIENTS, "report": (Reporter, "tcp")}
+KINDS: dict[str, tuple[type[Builder[Any]], str]] = {
+    **CLIENTS,
+    "report": (Reporter, "tcp"),
+    "report-batch": (BatchReporter, "ws"),
+}
 """All that can fill a pool, and the kind of address that each takes."""
 
 Progress = Callable[[float], None]

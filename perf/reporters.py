@@ -1,7 +1,8 @@
 """Reporters: each a connection of its own that reports one task after the other, as the workers of a build do.
 
-The next report is made when the last one is acknowledged, and every acknowledgement is checked. The reports of every
-run are new; all follow from their number, so that any process can ask for them later.
+The next report is made when the last one is acknowledged, and every acknowledgement is checked. Some report a batch of
+tasks at once instead, by shardhash's own client. The reports of every run are new; all follow from their number, so
+that any process can ask for them later.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ import orjson
 
 from perf.builders import HELLO, Builder
 from perf.workload import Step
+from shardhash.client import create_async_client
 from shardhash.wire.address import parse_address
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
+BATCH = 100
+"""Reports in a batch."""
+OTHERS = 1_000_000
+"""Number of the first reporter of batches."""
 LOOKUPS = 10_000
 """Lookups in a step of those that ask for what was reported."""
 
@@ -36,13 +42,27 @@ class Series:
         """The taskhash of a report, and its unihash."""
         return sha256(b"task %d %d %d" % (self.reporter, run, number)).digest()
 
-    def report(self, run: int, number: int) -> tuple[bytes, dict[str, str]]:
-        """The request, and the answer that is due. The row is as full as BitBake fills it, without siginfo."""
-        taskhash = self.taskhash(run, number).hex()
+    def report(self, run: int, number: int) -> tuple[dict[str, str], dict[str, str]]:
+        """A report, and the answer that is due. The row is as full as BitBake fills it, without siginfo."""
+        digest = self.taskhash(run, number)
+        taskhash, outhash = digest.hex(), digest[::-1].hex()
         due = {"taskhash": taskhash, "method": METHOD, "unihash": taskhash}
-        outhash = sha256(taskhash.encode()).hexdigest()
         row = {"outhash": outhash, "PN": f"recipe-{number % 997}", "PV": "1.0", "PR": "r0", "task": "do_compile"}
-        return orjson.dumps({"report": due | row}) + b"\n", due
+        return due | row, due
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """What one reporter reports in each run: a series, `BATCH` tasks at once."""
+
+    series: Series
+
+    def __len__(self) -> int:
+        return self.series.count // BATCH
+
+    def reports(self, run: int, number: int) -> list[dict[str, str]]:
+        """The reports of a batch; each task is its own unihash."""
+        return [self.series.report(run, place)[0] for place in range(number * BATCH, (number + 1) * BATCH)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +77,29 @@ class Reports:
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
-    """The workload of builders that ask for all that `reporters` reported in `runs` runs."""
+class BatchedReports:
+    """The workload of reporters: `batches` of each in each run; none of what `Reports` reports is among them."""
 
-    reports: Reports
+    batches: int
+
+    def steps(self, builder: int | None = None) -> Batches:
+        """What a reporter reports."""
+        return Batches(Series(OTHERS + (builder or 0), self.batches * BATCH))
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The workload of builders that ask for all that `reporters` reported in one run."""
+
+    reports: BatchedReports
     reporters: int
-    runs: int
 
     def steps(self, builder: int | None = None) -> list[Step]:  # noqa: ARG002  # all ask the same
         """Batches of lookups, each of them known."""
         each = [
-            series.taskhash(run, number)
-            for series in map(self.reports.steps, range(self.reporters))
-            for run in range(self.runs)
-            for number in range(series.count)
+            batches.series.taskhash(0, number)
+            for batches in map(self.reports.steps, range(self.reporters))
+            for number in range(batches.series.count)
         ]
         parts = [b"".join(each[start : start + LOOKUPS]) for start in range(0, len(each), LOOKUPS)]
         return [Step(METHOD, part, part, None) for part in parts]
@@ -92,14 +121,33 @@ class Reporter(Builder[Series]):
     async def ask(self, number: int) -> None:
         if number == 0:
             self._run += 1
-        request, due = self.steps.report(self._run, number)
-        self._transport.write(request)
+        row, due = self.steps.report(self._run, number)
+        self._transport.write(orjson.dumps({"report": row}) + b"\n")
         answer = await self._answers.receive()
         if answer != due:
             raise self.wrong(number, due, answer)
 
     async def close(self) -> None:
         self._transport.close()
+
+
+class BatchReporter(Builder[Batches]):
+    """Reports batches over a WebSocket, by shardhash's own client."""
+
+    async def connect(self) -> None:
+        self._client = await create_async_client(self.address)
+        self._run = -1
+
+    async def ask(self, number: int) -> None:
+        if number == 0:
+            self._run += 1
+        reports = self.steps.reports(self._run, number)
+        unihashes = await self._client.report_unihash_batch(reports)
+        if unihashes != [row["unihash"] for row in reports]:
+            raise self.wrong(number, [row["unihash"] for row in reports], unihashes)
+
+    async def close(self) -> None:
+        await self._client.close()
 
 
 class _Lines(asyncio.Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from perf import compare, report, scale, seeding, servers, startup
 from perf.pool import Pool
-from perf.reporters import Reports
+from perf.reporters import BATCH, BatchedReports, Reports
 from perf.servers import Server
 from perf.workload import TRACES, Workload
 
@@ -95,15 +95,19 @@ def _stock(server: Server, options: Namespace, kind: str, whole: Workload) -> di
 
 
 def reports(options: Namespace) -> dict[str, Any]:
-    """Reports a second for each way to sync, 40 connections that each wait for the acknowledgement."""
-    found = {}
-    workload = Reports(_few(options, 750))
+    """Reports a second for each way to sync, 40 connections that each wait for the acknowledgement: one by one, and in
+    batches."""
+    found: dict[str, Any] = {}
     for mode in ("always", "interval", "off"):
         with (
             TemporaryDirectory(prefix="shardhash-perf-") as folder,
             servers.shardhash(options.workers, data=Path(folder) / "data", arguments=("--sync", mode)) as server,
         ):
-            found[mode] = _measure(server, options, "report", workload)
+            alone = _measure(server, options, "report", Reports(_few(options, 700)))
+            batched = _measure(server, options, "report-batch", BatchedReports(2 if options.quick else 30))
+            for count in ("lookups", "lookups_per_second"):
+                batched[count] *= BATCH
+            found[mode] = {"alone": alone, "batched": batched}
     return found
 
 
@@ -134,7 +138,7 @@ def _few(options: Namespace, count: int) -> int:
 
 
 def _measure(
-    server: Server, options: Namespace, kind: str, workload: Workload | Reports, *, builders: int = 0
+    server: Server, options: Namespace, kind: str, workload: Workload | Reports | BatchedReports, *, builders: int = 0
 ) -> dict[str, Any]:
     builders = builders or options.builders
     steps = workload.steps()

@@ -144,7 +144,11 @@ def test_a_small_measurement_of_durability(
     assert "every report was there" in capfd.readouterr().out
     figures = json.loads(file.read_text())
     assert figures["recovery"]["mappings"] == 600
-    assert figures["reports"].keys() == {"off", "interval", "always"}
+    assert figures["reports"].keys() == {"off", "interval", "always"} | {
+        "off, batches",
+        "interval, batches",
+        "always, batches",
+    }
     assert figures["snapshot"]["during_ms"]["p50"] > 0
 
 
