@@ -3,8 +3,9 @@
     python -m perf.durability --reports 1000000
 
 40 reporters report, each the next task when the last is acknowledged, to a server for each way to sync; then the next
-batch of 100 tasks. Another one, which syncs always as is the default, is told all the reports; a snapshot is taken of it while builders replay the waves
-of a build; then it is killed, started again from snapshot and log, and asked for every single report.
+batch of 100 tasks. Another one, which syncs always as is the default, is told all the reports; a snapshot is taken of
+it while builders replay the waves of a build; then it is killed, started again from snapshot and log, and asked for
+every single report.
 Connecting and seeding are not part of any time; every acknowledgement and every answer is checked.
 """
 

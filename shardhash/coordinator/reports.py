@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from itertools import count
 from typing import Any
 
 from shardhash.coordinator.links import Turn, WorkerLink
@@ -32,20 +33,22 @@ from shardhash.wire.messages import Report
 
 
 class Clock:
-    """Microseconds since 1970 UTC, each call later than the last: `created` orders reports and names turns."""
+    """Microseconds since 1970 UTC, each later than all before: `created` orders reports and names turns."""
 
     def __init__(self) -> None:
         self._last = 0
 
-    def __call__(self) -> int:
-        self._last = max(self._last + 1, time.time_ns() // 1000)
-        return self._last
+    def __call__(self, count: int = 1) -> int:
+        """The first of `count` moments, a microsecond apart."""
+        first = max(self._last + 1, time.time_ns() // 1000)
+        self._last = first + count - 1
+        return first
 
 
 class Reports:
     """Carries reports out over the links of all shards."""
 
-    def __init__(self, links: Sequence[WorkerLink], clock: Callable[[], int]) -> None:
+    def __init__(self, links: Sequence[WorkerLink], clock: Clock) -> None:
         self._clock = clock
         rounds = [Rounds(link) for link in links]
         self._rounds = [rounds[shard_of(slot, len(links))] for slot in range(SLOTS)]
@@ -68,8 +71,7 @@ class Reports:
         if not reports:
             future.set_result([])
         together = _Together(future, len(reports))
-        for place, report in enumerate(reports):
-            number = self._clock()
+        for place, (report, number) in enumerate(zip(reports, count(self._clock(len(reports))), strict=False)):
             under_way = _UnderWay(self, together, place, report, number if created is None else created, number)
             under_way.begin(otherwise)
         return future
