@@ -122,7 +122,7 @@ def growth(options: Namespace) -> dict[str, Any]:
             builders=options.builders,
             processes=options.processes,
             workers=options.workers,
-            rounds=min(options.rounds, 3),
+            rounds=options.rounds,
         )
     )
 

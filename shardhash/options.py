@@ -12,11 +12,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from shardhash.errors import ConfigError
+from shardhash.moments import from_iso
 
 DEFAULT_DATA = "./hashserv.shardhash"
 DATABASE = "HASHSERVER_DB"
@@ -164,12 +164,9 @@ def size(text: str) -> int:
 def moment(text: str) -> int:
     """A point in time, ISO 8601, UTC unless it says otherwise; microseconds since 1970 UTC."""
     try:
-        time = datetime.fromisoformat(text)
+        return from_iso(text)
     except ValueError:
         raise ConfigError(f"{text!r} is no time: write 2026-11-23T18:00, UTC, or 2026-11-23T18:00+01:00") from None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def truth(text: str) -> bool:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -28,6 +27,7 @@ import orjson
 
 from shardhash.admin.directory import manifest_of
 from shardhash.errors import ConfigError, DamageError, StorageError
+from shardhash.moments import to_iso
 from shardhash.shard.files import BACKUP, LOCK, TEMPORARY, list_shard, segment_name, siginfo_name, snapshot_name
 from shardhash.shard.fs import FileSystem, replace_file
 from shardhash.shard.log import Tail, first_number, read_segment
@@ -43,8 +43,6 @@ _BEGINNING = 256
 """Bytes in which two files differ that are not the same: they hold the time of a snapshot or of a first record."""
 Files: TypeAlias = dict[str, int | None]
 """Names of files relative to a data directory; the bytes of one that will not change any more, None for others."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -151,7 +149,7 @@ def earliest_time(fs: FileSystem, folders: list[Path]) -> int:
 
 def text_of(time: int) -> str:
     """A time in microseconds as ISO 8601."""
-    return (_EPOCH + timedelta(microseconds=time)).isoformat(timespec="seconds")
+    return to_iso(time, "seconds")
 
 
 def _old_backup(fs: FileSystem, destination: Path) -> Source | None:

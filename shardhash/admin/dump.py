@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from shardhash.errors import ConfigError, InvokeError
+from shardhash.moments import from_iso
 from shardhash.shard.fs import FileSystem
 from shardhash.shard.recovery import Progress, recover
 from shardhash.shard.reshard import NewShards, gather
@@ -37,8 +37,6 @@ VERSION = 1
 EVERY = 100_000
 """Lines between one progress text and the next."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = datetime.max.replace(tzinfo=UTC)
 _DETAILS = ("owner", "PN", "PV", "PR", "task")
 _COUNTED = {"entry": "entries", "mapping": "mappings", "row": "rows"}
 
@@ -156,7 +154,7 @@ def _load_row(shards: NewShards, value: dict[str, Any]) -> None:
         to_key(_text(value, "outhash")),
     )
     owner, pn, pv, pr, task = (_text_or_none(value, name) for name in _DETAILS)
-    row = Row(_microseconds(_text(value, "created")), (owner, pn, pv, pr, task), 0, outhash)
+    row = Row(from_iso(_text(value, "created")), (owner, pn, pv, pr, task), 0, outhash)
     shards.add_row(method, taskhash, row, _text_or_none(value, "outhash_siginfo"))
     shards.add_index(method, outhash, taskhash, row.created)
 
@@ -173,12 +171,3 @@ def _text(value: dict[str, Any], name: str) -> str:
 
 def _text_or_none(value: dict[str, Any], name: str) -> str | None:
     return None if value.get(name) is None else _text(value, name)
-
-
-def _microseconds(text: str) -> int:
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    if not _EPOCH <= time <= _LAST:
-        raise ConfigError(f"{text!r} is no time from 1970 to 9999, UTC")
-    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from shardhash.coordinator.links import WorkerLink
@@ -14,6 +13,7 @@ from shardhash.coordinator.lookups import Lookups
 from shardhash.coordinator.reports import Clock, Reports
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
 from shardhash.errors import InvokeError, UnavailableError
+from shardhash.moments import from_iso
 from shardhash.shard.records import GC_MARK
 from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key, to_text
@@ -22,8 +22,6 @@ from shardhash.wire.messages import Report
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
 _T = TypeVar("_T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class Router:
@@ -229,8 +227,6 @@ async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:
 def _microseconds(created: str | None) -> int | None:
     """A time of another server, whose ISO 8601 may lack the zone; None unless it is one from 1970 to 9999, UTC."""
     try:
-        moment = datetime.fromisoformat(created or "")
+        return from_iso(created or "")
     except ValueError:
         return None
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return since // timedelta(microseconds=1) if timedelta(0) <= since <= _LAST - _EPOCH else None

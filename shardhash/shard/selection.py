@@ -8,10 +8,10 @@ caller can let lookups in between; the table may change meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import compress
 from typing import TypeAlias
 
+from shardhash.moments import to_iso
 from shardhash.shard.table import MethodTable, Row, Table, split_digests
 from shardhash.wire.hashes import Key, join_digests, to_key, to_text
 
@@ -25,8 +25,6 @@ SLICE = 1000
 MAPPING_COLUMNS = frozenset({"method", "taskhash", "unihash", "gc_mark"})
 ROW_COLUMNS = frozenset({"method", "taskhash", "outhash", "owner", "PN", "PV", "PR", "task", "outhash_siginfo"})
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def columns(method: str, taskhash: Key, row: Row, read_siginfo: ReadSiginfo) -> Columns:
     """An outhash row as clients see it, `created` as ISO 8601 in UTC."""
@@ -35,7 +33,7 @@ def columns(method: str, taskhash: Key, row: Row, read_siginfo: ReadSiginfo) -> 
         "method": method,
         "taskhash": to_text(taskhash),
         "outhash": to_text(row.outhash),
-        "created": (_EPOCH + timedelta(microseconds=row.created)).isoformat(timespec="microseconds"),
+        "created": to_iso(row.created),
         "owner": owner,
         "PN": pn,
         "PV": pv,

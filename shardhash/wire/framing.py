@@ -117,11 +117,6 @@ class ChunkAssembler:
         return None
 
 
-def encode_line(text: bytes) -> bytes:
-    """A line, for text that has no newline."""
-    return text + b"\n"
-
-
 def encode_json(message: bytes) -> bytes:
     """A JSON message (UTF-8, no newline) as a line, or chunked if it is long."""
     if len(message) < CHUNK_THRESHOLD:

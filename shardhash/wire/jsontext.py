@@ -1,4 +1,4 @@
-"""JSON text to values and back.
+"""JSON text to values.
 
 orjson does the work. It refuses some text that the reference's parser takes (NaN and the infinities, escaped lone
 surrogates, deep nesting); such text is tried again with the standard library's parser, so that a request is judged
@@ -35,13 +35,3 @@ def _decode_as_reference(text: bytes | str) -> Any:
         raise InvalidRequestError("a request must be JSON: a number is too long") from None
     except RecursionError:
         raise InvalidRequestError("a request must be JSON: it is nested too deep") from None
-
-
-def encode_answer(value: object) -> bytes:
-    """The JSON text of an answer, UTF-8 without newline."""
-    return orjson.dumps(value)
-
-
-def encode_refusal(message: str) -> bytes:
-    """The JSON text of an ``invoke-error``, after which a server closes."""
-    return orjson.dumps({"invoke-error": {"message": message}})

@@ -14,7 +14,6 @@ from shardhash.wire.framing import (
     LineBuffer,
     LineSplitter,
     encode_json,
-    encode_line,
 )
 
 LIMIT = 10
@@ -109,10 +108,6 @@ def test_chunks_at_their_borders(size: int) -> None:
     assert assemble(data) == message
     pieces = -(-size // PIECE_SIZE)
     assert data.count(b"\n") == (1 if size < CHUNK_THRESHOLD else pieces + 2)
-
-
-def test_line() -> None:
-    assert encode_line(b"x") == b"x\n"
 
 
 def test_chunks_over_the_limit() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
-from shardhash.wire.jsontext import decode, encode_answer, encode_refusal
+from shardhash.wire.jsontext import decode
 
 # orjson makes floats of integers that take more than 64 bits; no field of the protocol is that large.
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text()
@@ -50,10 +50,4 @@ def test_any_text_gives_a_value_or_a_refusal(text: bytes | str) -> None:
     try:
         decode(text)
     except InvalidRequestError as error:
-        encode_refusal(str(error))  # must be sendable
-
-
-def test_answers() -> None:
-    assert json.loads(encode_answer({"a": ["é", None]})) == {"a": ["é", None]}
-    assert encode_answer("ok") == b'"ok"'
-    assert json.loads(encode_refusal('say "x"')) == {"invoke-error": {"message": 'say "x"'}}
+        str(error).encode()  # it can be sent

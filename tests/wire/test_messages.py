@@ -149,6 +149,8 @@ def test_every_command_is_tested_here() -> None:
             {"report-batch": {"reports": [REPORT, 1]}},
             "report-batch: 'reports': 2: its fields must be an object, not a number",
         ),
+        ({"report-batch": {"reports": [H]}}, "report-batch: 'reports': 1: its fields must be an object, not text"),
+        ({"report-batch": {"reports": [None]}}, "report-batch: 'reports': 1: its fields must be an object, not null"),
         (
             {"report-batch": {"reports": [REPORT, REPORT, {**REPORT, "outhash": "a b"}]}},
             "report-batch: 'reports': 3: 'outhash' must not hold white space",
