@@ -222,7 +222,8 @@ class Rows:
         return values if _are_plain([value for value in values if value is not None], limit) else None
 
     def _values(self, name: str) -> list[Any]:
-        return [row.get(name) if type(row) is dict else row for row in self._rows]
+        # What is no object has False in each column, which no column takes: a text would pass for its own fields.
+        return [row.get(name) if type(row) is dict else False for row in self._rows]
 
 
 def _are_plain(values: list[Any], limit: int | None) -> bool:
