@@ -5,35 +5,34 @@ A turn belongs to a link: when that drops, its turns and its place in every queu
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias
 
 Place: TypeAlias = tuple[str, str]
 """(method, outhash)"""
 Grant: TypeAlias = Callable[[], None]
+_Queue: TypeAlias = OrderedDict[tuple[object, int], Grant]
+"""Who has the turn, and behind him who waits. Each comes and goes in the same time, however many others wait."""
 
 
 class Turns:
     """The turns of one shard. A holder is named by its link and a number of the link's own."""
 
     def __init__(self) -> None:
-        self._queues: dict[Place, deque[tuple[object, int, Grant]]] = {}
+        self._queues: dict[Place, _Queue] = {}
         self._watches: dict[str, set[Place]] = {}
 
     def take(self, place: Place, link: object, number: int, grant: Grant) -> None:
         """Call `grant` when the turn has come, now if it is free. Asked again, it answers again and keeps its place."""
         for used in self._watches.values():
             used.add(place)
-        queue = self._queues.setdefault(place, deque())
-        for position, (other, name, _) in enumerate(queue):
-            if other is link and name == number:
-                queue[position] = (link, number, grant)
-                if position == 0:
-                    grant()
-                return
-        queue.append((link, number, grant))
-        if len(queue) == 1:
+        holder = (link, number)
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = OrderedDict()
+        queue[holder] = grant
+        if next(iter(queue)) == holder:
             grant()
 
     def busy(self, place: Place) -> bool:
@@ -45,15 +44,13 @@ class Turns:
         queue = self._queues.get(place)
         if queue is None:
             return
-        first = queue[0]
-        kept = deque(entry for entry in queue if entry[0] is not link or entry[1] != number)
-        self._replace(place, kept, first)
+        self._leave(place, queue, [(link, number)])
 
     def drop(self, link: object) -> None:
         """Give up all that a link has, and every watch."""
         self._watches.clear()
         for place, queue in list(self._queues.items()):
-            self._replace(place, deque(entry for entry in queue if entry[0] is not link), queue[0])
+            self._leave(place, queue, [holder for holder in queue if holder[0] is link])
 
     def watch(self, job: str) -> None:
         """From now on, remember under this name where someone has or takes a turn."""
@@ -70,10 +67,11 @@ class Turns:
     def __len__(self) -> int:
         return len(self._queues)
 
-    def _replace(self, place: Place, kept: deque[tuple[object, int, Grant]], first: tuple[object, int, Grant]) -> None:
-        if not kept:
+    def _leave(self, place: Place, queue: _Queue, holders: list[tuple[object, int]]) -> None:
+        first = next(iter(queue))
+        for holder in holders:
+            queue.pop(holder, None)
+        if not queue:
             del self._queues[place]
-            return
-        self._queues[place] = kept
-        if kept[0] is not first:
-            kept[0][2]()
+        elif (following := next(iter(queue))) is not first:
+            queue[following]()

@@ -52,6 +52,28 @@ def test_asking_again_keeps_the_place_and_answers_the_holder() -> None:
     assert len(log.granted) == 3
 
 
+def test_a_place_in_a_long_queue_costs_no_look_at_the_others() -> None:
+    """Batches of reports of one outhash make queues of tens of thousands."""
+    looks = 0
+
+    class Number(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return int(self) == other
+
+        __ne__ = int.__ne__
+        __hash__ = int.__hash__
+
+    log = Log()
+    for number in range(1000):
+        log.take("a", Number(number))
+    for number in range(1000):
+        log.turns.release(PLACE, "a", Number(number))
+    assert looks < 10_000
+    assert log.granted == [("a", number) for number in range(1000)]
+
+
 def test_one_who_leaves_the_queue_is_passed_over() -> None:
     log = Log()
     for number in (1, 2, 3):
