@@ -82,8 +82,9 @@ class WorkerLink:
         """Let the next in line go on. Nobody waits for an answer, and a link that drops ends its turns by itself."""
         method, outhash, _, _, number = turn
         self._turns.pop(number, None)
-        self._released.append((method, outhash, number))
-        self._bell.ring()
+        if self.connected.is_set():
+            self._released.append((method, outhash, number))
+            self._bell.ring()
 
     def _next(self) -> tuple[int, asyncio.Future[Any]]:
         if self._gave_up is not None:

@@ -174,7 +174,7 @@ class _UnderWay:
             self._index.add(step, 0, self._indexed, self._failed)
 
     def _weight(self) -> int:
-        return len(self._report.outhash_siginfo or "")
+        return sum(map(len, filter(None, self._report)))  # 0.4 us
 
     def _reported(self, unihash: str | None) -> None:
         if unihash is None:

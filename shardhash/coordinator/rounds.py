@@ -8,6 +8,7 @@ worker left unanswered again: each of its steps is idempotent (shard/protocol.py
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -15,6 +16,8 @@ from typing import Any, TypeAlias
 from shardhash.coordinator.links import WorkerLink
 from shardhash.errors import UnavailableError
 from shardhash.shard import protocol
+
+log = logging.getLogger(__name__)
 
 Done: TypeAlias = Callable[[Any], None]
 Failed: TypeAlias = Callable[[BaseException], None]
@@ -35,7 +38,7 @@ class Rounds:
         """Whether a round is asked, or is about to be."""
 
     def add(self, step: list[Any], weight: int, done: Done, failed: Failed) -> None:
-        """Ask a step; `weight` is about its bytes beyond a few hundred. `done` gets its result, `failed` an error."""
+        """Ask a step; `weight` is about its bytes, if they may be many. `done` gets its result, `failed` an error."""
         self._waiting.append((step, weight, done, failed))
         if not self._under_way:
             self._under_way = True
@@ -74,6 +77,16 @@ class Rounds:
         for position, (_, _, done, failed) in enumerate(steps):
             if answers is None:
                 assert error is not None
-                failed(error)
-            else:
+                _fail(failed, error)
+                continue
+            try:
                 done(answers[position])
+            except Exception as bug:  # noqa: BLE001  # it must not leave the others unanswered
+                _fail(failed, bug)
+
+
+def _fail(failed: Failed, error: BaseException) -> None:
+    try:
+        failed(error)
+    except Exception:
+        log.exception("a report failed by a bug")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from shardhash.coordinator.links import WorkerLink
+from shardhash.coordinator.reports import Clock, Reports
 from shardhash.coordinator.rounds import MOST_STEPS, Rounds
-from shardhash.errors import StorageError
+from shardhash.errors import StorageError, UnavailableError
 from shardhash.shard.protocol import FULL_MESSAGE
+from shardhash.wire.messages import Report
 
 
 class Worker:
@@ -121,3 +125,49 @@ async def test_steps_for_a_shard_that_was_given_up_fail_until_it_is_back() -> No
     worker.link._gave_up = None
     worker.add("d")
     assert await worker.asked() == [["d"]]
+
+
+async def test_a_bug_in_one_step_leaves_no_other_unanswered(caplog: pytest.LogCaptureFixture) -> None:
+    """Else their clients would wait for ever, and their turns would never end."""
+    worker = Worker()
+
+    def stumble(outcome: object) -> None:
+        raise ValueError(f"a bug at {outcome}")
+
+    worker.rounds.add(["a"], 0, stumble, worker.outcomes.append)
+    worker.rounds.add(["b"], 0, stumble, stumble)
+    worker.add("c")
+    assert await worker.asked() == [["a", "b", "c"]]
+    await worker.answer()
+    assert [repr(outcome) for outcome in worker.outcomes] == ["ValueError('a bug at a')", "'c'"]
+    assert "a report failed by a bug" in caplog.text
+    worker.rounds.add(["d"], 0, stumble, stumble)
+    worker.add("e")
+    await worker.asked()
+    full = StorageError("the disk is full")
+    await worker.answer(full)
+    assert worker.outcomes[2:] == [full]
+
+
+async def test_reports_with_long_details_do_not_share_a_round() -> None:
+    link = WorkerLink(0, 30.0)
+    reports = Reports([link], Clock())
+    text = "x" * (FULL_MESSAGE // 100)
+    report = Report("m", "t", "o", "1" * 64, *[text] * 5)
+    reports.report([report._replace(taskhash=f"{number}", outhash=f"{number}") for number in range(50)])
+    await settle()
+    ((request, _),) = link._waiting.values()
+    assert isinstance(request, list)
+    assert len(request[2]) == 20
+
+
+async def test_reports_to_a_shard_that_is_gone_leave_nothing_behind() -> None:
+    """It may be gone for hours, while builders report on."""
+    link = WorkerLink(0, 30.0)
+    reports = Reports([link], Clock())
+    link.give_up("it is on fire")
+    answers = [reports.report([Report("m", f"{number}", "o", "1" * 64)]) for number in range(20)]
+    failures = await asyncio.gather(*answers, return_exceptions=True)
+    assert {type(failure) for failure in failures} == {UnavailableError}
+    await settle()
+    assert [link._released, link._requests, link._waiting, link._turns] == [[], [], {}, {}]
