@@ -100,11 +100,11 @@ class ChainedStore:
         asked = self._worth_asking(method, keys, found.known)
         if not asked:
             return found
-        answer = await self._upstream.lookup(method, b"".join([keys[i] for i in asked]))
-        if answer is None:
-            return found
         unihashes = found.unihashes()
-        self._take(method, keys, asked, answer.unihashes(), unihashes)
+        del found  # a part of the answers to many callers, which need not stay until the upstream has answered
+        answer = await self._upstream.lookup(method, b"".join([keys[i] for i in asked]))
+        if answer is not None:
+            self._take(method, keys, asked, answer.unihashes(), unihashes)
         return Found.of(unihashes)
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from shardhash.client import AsyncClient
 from shardhash.client.questions import hex_texts
-from shardhash.coordinator.pool import Pool, Sleep
+from shardhash.coordinator.pool import CONNECTIONS, Pool, Question, Sleep
 from shardhash.coordinator.settings import UpstreamSettings
 from shardhash.coordinator.store import Columns
 from shardhash.errors import InvokeError
@@ -40,6 +40,7 @@ class Upstream:
         self._pool = Pool(settings, sleep)
         self._lookups: dict[str, _Round[Found]] = {}
         self._existences: dict[str, _Round[bytes]] = {}
+        self._rows = asyncio.Semaphore(CONNECTIONS)
 
     def start(self) -> None:
         """Connect in the background."""
@@ -85,13 +86,18 @@ class Upstream:
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """The oldest row of a taskhash, joined with its mapping."""
-        row = await self._pool.ask(lambda client: client.get_taskhash(method, taskhash, all_properties=True))
+        row = await self._ask_row(lambda client: client.get_taskhash(method, taskhash, all_properties=True))
         return _checked(row, MAPPED_COLUMNS, method=method, taskhash=taskhash)
 
     async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
         """The oldest row of an outhash."""
-        row = await self._pool.ask(lambda client: client.get_outhash(method, outhash, taskhash, with_unihash))
+        row = await self._ask_row(lambda client: client.get_outhash(method, outhash, taskhash, with_unihash))
         return _checked(row, MAPPED_COLUMNS if with_unihash else COLUMNS, method=method, outhash=outhash)
+
+    async def _ask_row(self, question: Question[_A]) -> _A | None:
+        """Ask about one row. Those of a batch of reports wait here, where the limit of a question does not run."""
+        async with self._rows:
+            return await self._pool.ask(question)
 
     def _join(
         self,

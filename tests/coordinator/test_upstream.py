@@ -18,6 +18,7 @@ from shardhash.coordinator.settings import UpstreamSettings
 from shardhash.coordinator.upstream import Upstream
 from shardhash.errors import StorageError
 from shardhash.wire.address import parse_address
+from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import Key
 from shardhash.wire.messages import Report
 from tests.coordinator.dict_store import DictStore
@@ -240,6 +241,51 @@ async def test_lookups_at_one_time_are_few_questions(chain: Chain) -> None:
     questions = (await chain.known.get_stats())["requests"]["num"]
     assert questions <= CONNECTIONS + 3  # with the two of this test
     assert chain.proxy.connections <= CONNECTIONS
+
+
+async def test_questions_about_rows_wait_for_a_connection_outside_of_the_limit(
+    chained: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of reports is a question each: those at its end would be late by those before, and say it is down."""
+    chain = await chained(start=False)  # type: ignore[misc]
+    under_way, most = 0, 0
+    ask_now = pool.Pool._ask_now
+
+    async def counted(self: pool.Pool, question: pool.Question[object]) -> object:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await ask_now(self, question)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(pool.Pool, "_ask_now", counted)
+    await tell(chain.known, *range(100, 150))
+    questions = [chain.upstream.get_outhash(METHOD, hash_of(number + 1100), "t", True) for number in range(50)]
+    questions += [chain.upstream.get_row(METHOD, hash_of(number + 100)) for number in range(50)]
+    rows = await asyncio.gather(*questions)
+    assert [row["taskhash"] for row in rows] == [hash_of(number % 50 + 100) for number in range(100)]
+    assert most == CONNECTIONS
+
+
+async def test_what_was_found_here_is_let_go_while_the_upstream_is_asked(chain: Chain) -> None:
+    """It may be a part of the answers to many callers, and the upstream may take its time."""
+    answers = bytearray(1 << 20)
+
+    async def lookup(_method: str, _digests: Buffer) -> Found:
+        return Found(memoryview(answers)[:64], bytes(2))
+
+    chain.local.lookup = lookup  # type: ignore[method-assign, assignment]
+    await tell(chain.known, 1)
+    chain.proxy.stall()
+    asked = asyncio.create_task(chain.get(hash_of(1), hash_of(2)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not asked.done()
+    answers.clear()  # raises BufferError if a part of it is held
+    chain.proxy.heal()
+    assert await asked == [hash_of(2001), None]
 
 
 async def test_one_who_gives_up_takes_nobody_along(chain: Chain) -> None:
