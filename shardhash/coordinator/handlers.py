@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from shardhash.coordinator import permissions
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.stats import Stats
-from shardhash.coordinator.store import Store
+from shardhash.coordinator.store import Columns, Store
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError
 from shardhash.wire import messages as m
@@ -23,6 +23,10 @@ from shardhash.wire.streams import LookupBlock, LookupGroup
 
 Backfill: TypeAlias = Callable[[], Awaitable[int]]
 """Waits until nothing is queued from upstream; how many were when it was asked."""
+
+
+REPORTS_AT_ONCE = 4000
+"""Reports of one message that are under way at one time: a round for each of eight shards."""
 
 
 @dataclass(slots=True)
@@ -134,12 +138,17 @@ class Handlers:
             return await self._would_get(reports)
         if caller.identity.username is not None:
             reports = [report._replace(owner=caller.identity.username) for report in reports]
-        return await self._store.report(reports)
+        unihashes: list[bytes] = []
+        for some in _parts(reports):
+            unihashes += await self._store.report(some)
+        return unihashes
 
     async def _would_get(self, reports: list[m.Report]) -> list[bytes]:
-        rows = await asyncio.gather(
-            *[self._store.get_outhash(report.method, report.outhash, report.taskhash, True) for report in reports]
-        )
+        rows: list[Columns | None] = []
+        for some in _parts(reports):
+            rows += await asyncio.gather(
+                *[self._store.get_outhash(report.method, report.outhash, report.taskhash, True) for report in some]
+            )
         first: dict[tuple[str, str], str] = {}
         return [
             to_digest((row["unihash"] if row else None) or first.setdefault((method, outhash), unihash))
@@ -219,6 +228,10 @@ class Handlers:
         username = _named(caller, request.username)
         await self._users.delete(username)
         return {"username": username}
+
+
+def _parts(reports: list[m.Report]) -> Iterator[list[m.Report]]:
+    return (reports[start : start + REPORTS_AT_ONCE] for start in range(0, len(reports), REPORTS_AT_ONCE))
 
 
 async def lookup_block(store: Store, block: LookupBlock) -> Found:

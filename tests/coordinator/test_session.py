@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
-from shardhash.coordinator.handlers import Caller, Services
+from shardhash.coordinator.handlers import REPORTS_AT_ONCE, Caller, Handlers, Services
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.store import Otherwise
 from shardhash.coordinator.users import Users
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.framing import encode_json
+from shardhash.wire.messages import COMMANDS, Report, ReportBatch
 from tests.coordinator.plain_store import PlainStore
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
@@ -66,3 +71,33 @@ async def test_what_waits_is_weighed_and_nothing_is_left_when_all_is_answered(
     asking.feed_end()
     await asking.run(lambda: None)
     assert asking.waiting == 0
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_the_reports_of_a_long_message_are_under_way_a_part_at_a_time(
+    read_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message holds 400,000 of them; each that waits, for a turn or an answer, takes kilobytes."""
+    store, sizes, under_way, most = PlainStore(), list[int](), 0, 0
+    report = store.report
+
+    async def counted(reports: Sequence[Report], otherwise: Otherwise | None = None) -> list[bytes]:
+        sizes.append(len(reports))
+        return await report(reports, otherwise)
+
+    async def get_outhash(*_: object) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+
+    monkeypatch.setattr(store, "report", counted)
+    monkeypatch.setattr(store, "get_outhash", get_outhash)
+    handlers = Handlers(Services(store=store, users=Users(store), stats=Stats(), backfill=_nothing))
+    unihashes = [f"{number:064x}" for number in range(2 * REPORTS_AT_ONCE + 1)]
+    request = ReportBatch([Report("m", unihash, unihash, unihash) for unihash in unihashes])
+    caller = Caller(Identity(None, ANONYMOUS_DEFAULT), read_only)
+    assert await handlers.answer(caller, COMMANDS["report-batch"], request) == {"unihashes": unihashes}
+    assert sizes == ([] if read_only else [REPORTS_AT_ONCE, REPORTS_AT_ONCE, 1])
+    assert most == (REPORTS_AT_ONCE if read_only else 0)
