@@ -244,7 +244,6 @@ def _open(options: WorkerOptions) -> AnyShard:
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     options = parse_options(arguments)
-    keep_buffers()
     gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:
         shard = _open(options)
@@ -252,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         say("ERROR", str(error))
         return protocol.EXIT_DAMAGED
     try:
+        keep_buffers()  # not before: recovery frees much that is not needed again
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         gc.enable()
