@@ -123,7 +123,7 @@ def select_unused(table: Table, before: int) -> Iterator[tuple[str, list[tuple[s
     """The rows created before this time (microseconds) whose taskhash has no mapping."""
     for method in list(table.methods):
         part = table.methods[method]
-        for keys in _slices(list(part.rows)):
+        for keys in _slices(list(part.unmapped)):
             unused = [key for key in keys if key not in part.mappings]
             yield (
                 method,

@@ -7,6 +7,7 @@ For each method it holds
 - ``reverse``: unihash -> the taskhash that has it, or a set of them (exists, remove, gc-mark). The taskhash that is
   its own unihash, as most are, is not in there: ``mappings`` says so itself;
 - ``rows``: taskhash -> bag of outhash rows of that taskhash, oldest first;
+- ``unmapped``: the taskhashes that have rows and no mapping, which are few;
 - ``index``: outhash -> bag of taskhashes, oldest first. Its taskhashes may belong to any shard.
 
 and besides, ``entries``: users and settings (kind -> name -> value).
@@ -68,13 +69,14 @@ class Candidate(NamedTuple):
 class MethodTable:
     """The dicts of one method; see the head of this module."""
 
-    __slots__ = ("index", "mappings", "marks", "reverse", "rows")
+    __slots__ = ("index", "mappings", "marks", "reverse", "rows", "unmapped")
 
     def __init__(self) -> None:
         self.mappings: dict[Key, bytes] = {}
         self.marks: dict[Key, str] = {}
         self.reverse: dict[bytes, Key | set[Key]] = {}
         self.rows: dict[Key, Bag] = {}
+        self.unmapped: set[Key] = set()
         self.index: dict[Key, Bag] = {}
 
     def holders(self, unihash: Key) -> list[Key]:
@@ -233,6 +235,7 @@ class Table:
             others = sum(taskhash != unihash for taskhash, unihash in table.mappings.items())
             assert reversed_count == others, (method, "reverse holds more than mappings")
             assert not any(isinstance(v, set) and len(v) < 2 for v in table.reverse.values()), (method, "small set")
+            assert table.unmapped == table.rows.keys() - table.mappings.keys(), (method, "unmapped")
             for taskhash in table.marks:
                 assert taskhash in table.mappings, (method, taskhash, "mark without mapping")
             marks.update(table.marks.values())
@@ -296,11 +299,16 @@ class Table:
             if unihash is not None:
                 self._unlink(table, taskhash, unihash)
                 self._set_mark(table, taskhash, "")
+                if taskhash in table.rows:
+                    table.unmapped.add(taskhash)
 
     def _apply_unrow(self, method: str, pairs: Iterable[tuple[str, str]]) -> None:
         table = self.method(method)
-        for taskhash, outhash in pairs:
-            self.row_count -= _discard(table.rows, to_key(taskhash), pack_key(to_key(outhash)), _row_name)
+        for text, outhash in pairs:
+            taskhash = to_key(text)
+            self.row_count -= _discard(table.rows, taskhash, pack_key(to_key(outhash)), _row_name)
+            if taskhash not in table.rows:
+                table.unmapped.discard(taskhash)
 
     def _apply_mark(self, mark: str, method: str, taskhashes: Iterable[str]) -> None:
         table = self.method(method)
@@ -329,6 +337,8 @@ class Table:
         if old != unihash:
             if old is not None:
                 self._unlink(table, taskhash, old)
+            elif table.unmapped:
+                table.unmapped.discard(taskhash)
             if unihash == taskhash:
                 table.mappings[taskhash] = taskhash  # one object
             else:
@@ -369,6 +379,8 @@ class Table:
         else:
             item = _ROW.pack(created, number) + pack_key(outhash)
         self.row_count += _put(table.rows, taskhash, item, _row_name)
+        if taskhash not in table.mappings:
+            table.unmapped.add(taskhash)
 
     def put_index(self, table: MethodTable, outhash: Key, taskhash: Key, created: int) -> None:
         """The index of outhash holds taskhash."""
