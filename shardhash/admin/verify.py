@@ -20,11 +20,12 @@ from shardhash.shard.files import list_shard, segment_path, snapshot_path
 from shardhash.shard.fs import FileSystem
 from shardhash.shard.log import Tail, first_number, read_segment
 from shardhash.shard.manifest import Manifest
+from shardhash.shard.packing import unpack_item
 from shardhash.shard.records import GC_MARK
 from shardhash.shard.recovery import Progress, recover
 from shardhash.shard.siginfo import read_siginfo
 from shardhash.shard.snapshot import check_snapshot
-from shardhash.shard.table import Row, Table, unpack_item
+from shardhash.shard.table import Row, Table
 from shardhash.wire.hashes import Key, shard_of, slot_of, to_text
 
 ATTEMPTS = 5

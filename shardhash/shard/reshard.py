@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 from shardhash.shard import bags, chunks
 from shardhash.shard.fs import FileSystem
+from shardhash.shard.packing import unpack_item
 from shardhash.shard.records import GC_MARK
 from shardhash.shard.recovery import Progress, now, recover
 from shardhash.shard.siginfo import SiginfoFiles, read_siginfo
 from shardhash.shard.snapshot import SnapshotHead, SnapshotWriter
-from shardhash.shard.table import Row, Table, unpack_item
+from shardhash.shard.table import Row, Table
 from shardhash.wire.hashes import Key, shard_of, slot_of
 
 FIRST_SEGMENT = 1

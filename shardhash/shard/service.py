@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from shardhash.errors import ProtocolError, StorageError
 from shardhash.shard import protocol
 from shardhash.shard.changes import RowFields, Transaction
+from shardhash.shard.packing import pack_item
 from shardhash.shard.records import GC_MARK
 from shardhash.shard.recovery import AnyShard, SnapshotJob
 from shardhash.shard.selection import (
@@ -188,7 +189,7 @@ class Service:
 
     def op_page(self, method: str, outhash: str, taskhash: str, after: tuple[int, str] | None) -> list[tuple[int, str]]:
         """A later page of the other taskhashes of an outhash."""
-        start = b"" if after is None else self._table.index_item(after[0], to_key(after[1]))
+        start = b"" if after is None else pack_item(after[0], to_key(after[1]))
         size = protocol.PAGE if after is None else protocol.LATER_PAGE
         return self._page(method, outhash, taskhash, start, size)
 

@@ -12,42 +12,32 @@ For each method it holds
 
 and besides, ``entries``: users and settings (kind -> name -> value).
 
-Memory is what limits a shard, so rows are packed. A row is ``created u64 | details u32 | packed outhash``, and behind
-them ``siginfo u64`` if it has one, which the highest bit of details says; an index item is ``created u64 | packed
-taskhash``; big-endian, so bytes sort by time. A packed key is a byte (0 digest, 1 text) and the bytes. ``details``
-numbers the tuple (owner, PN, PV, PR, task), which tasks share. A unihash that equals its taskhash or another mapping's
-unihash is the same object.
+Memory is what limits a shard, so the items of bags are packed (packing.py); their details number the tuple (owner, PN,
+PV, PR, task), which tasks share. A unihash that equals its taskhash or another mapping's unihash is the same object.
 
 Changes come only through `apply`, one record at a time (records.py), in life as in recovery.
 """
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import islice
 from operator import eq
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from shardhash.shard import bags, records
+from shardhash.shard import bags, packing, records
 from shardhash.shard.bags import Bag, NameOf
+from shardhash.shard.packing import pack_item, pack_key, split_digests, unpack_item
 from shardhash.shard.records import GC_MARK, Record
 from shardhash.wire.batch import Buffer, Found
 from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
 
 Details: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None]
 """owner, PN, PV, PR, task of a row."""
-
-_ROW = struct.Struct(">QI")
-_SIGINFO = struct.Struct(">Q")
-_HAS_SIGINFO = 1 << 31
-_ITEM = struct.Struct(">Q")
-_ONE = struct.Struct("32s")
-_MANY = struct.Struct("32s" * 64)
 
 
 class Row(NamedTuple):
@@ -151,7 +141,7 @@ class Table:
         """One outhash row."""
         table = self.methods.get(method)
         bag = table.rows.get(taskhash) if table else None
-        item = bags.find(bag, pack_key(outhash), _row_name) if bag is not None else None
+        item = bags.find(bag, pack_key(outhash), packing.row_name) if bag is not None else None
         return self.unpack_row(item) if item is not None else None
 
     def rows(self, method: str, taskhash: Key) -> list[Row]:
@@ -163,7 +153,7 @@ class Table:
         """Whether the index of this outhash holds this taskhash."""
         table = self.methods.get(method)
         bag = table.index.get(outhash) if table else None
-        return bag is not None and bags.find(bag, pack_key(taskhash), _item_name) is not None
+        return bag is not None and bags.find(bag, pack_key(taskhash), packing.item_name) is not None
 
     def has_index(self, method: str, outhash: Key) -> bool:
         """Whether the index of this outhash holds any taskhash."""
@@ -177,10 +167,6 @@ class Table:
             return []
         items = bags.after(table.index.get(outhash), start)
         return [Candidate(*unpack_item(item)) for item in islice(items, limit)]
-
-    def index_item(self, created: int, taskhash: Key) -> bytes:
-        """The index item of a candidate, from which `candidates` goes on."""
-        return _ITEM.pack(created) + pack_key(taskhash)
 
     def counts(self) -> dict[str, int]:
         """How many mappings, rows, index items, users and config entries it holds."""
@@ -197,7 +183,7 @@ class Table:
         for table in self.methods.values():
             for bag in table.rows.values():
                 for item in bags.iterate(bag):
-                    if reference := _siginfo(item):
+                    if reference := packing.siginfo_of(item):
                         yield reference
 
     def digest(self) -> str:
@@ -306,7 +292,7 @@ class Table:
         table = self.method(method)
         for text, outhash in pairs:
             taskhash = to_key(text)
-            self.row_count -= _discard(table.rows, taskhash, pack_key(to_key(outhash)), _row_name)
+            self.row_count -= _discard(table.rows, taskhash, pack_key(to_key(outhash)), packing.row_name)
             if taskhash not in table.rows:
                 table.unmapped.discard(taskhash)
 
@@ -322,7 +308,7 @@ class Table:
     def _apply_unidx(self, method: str, pairs: Iterable[tuple[str, str]]) -> None:
         table = self.method(method)
         for outhash, taskhash in pairs:
-            self.index_count -= _discard(table.index, to_key(outhash), pack_key(to_key(taskhash)), _item_name)
+            self.index_count -= _discard(table.index, to_key(outhash), pack_key(to_key(taskhash)), packing.item_name)
 
     def _apply_set(self, kind: str, name: str, value: Any) -> None:
         entries = self.entries.setdefault(kind, {})
@@ -374,72 +360,24 @@ class Table:
         if number is None:
             number = self._detail_numbers[details] = len(self._details)
             self._details.append(details)
-        if siginfo:
-            item = _ROW.pack(created, number | _HAS_SIGINFO) + pack_key(outhash) + _SIGINFO.pack(siginfo)
-        else:
-            item = _ROW.pack(created, number) + pack_key(outhash)
-        self.row_count += _put(table.rows, taskhash, item, _row_name)
+        item = packing.pack_row(created, number, outhash, siginfo)
+        self.row_count += _put(table.rows, taskhash, item, packing.row_name)
         if taskhash not in table.mappings:
             table.unmapped.add(taskhash)
 
     def put_index(self, table: MethodTable, outhash: Key, taskhash: Key, created: int) -> None:
         """The index of outhash holds taskhash."""
-        self.index_count += _put(table.index, outhash, _ITEM.pack(created) + pack_key(taskhash), _item_name)
+        self.index_count += _put(table.index, outhash, pack_item(created, taskhash), packing.item_name)
 
     def unpack_row(self, item: bytes) -> Row:
         """The row that an item of ``rows`` stands for."""
-        created, number = _ROW.unpack_from(item)
-        siginfo = _siginfo(item)
-        return Row(created, self._details[number & ~_HAS_SIGINFO], siginfo, unpack_key(_row_name(item)))
-
-
-def split_digests(digests: Buffer) -> Iterator[bytes]:
-    """The digests one by one; about 22 ns each."""
-    cut = len(digests) - len(digests) % _MANY.size
-    whole = memoryview(digests)
-    return chain(
-        chain.from_iterable(_MANY.iter_unpack(whole[:cut])), chain.from_iterable(_ONE.iter_unpack(whole[cut:]))
-    )
+        created, number, outhash, siginfo = packing.unpack_row(item)
+        return Row(created, self._details[number], siginfo, outhash)
 
 
 def _either(one: bytes, other: bytes) -> bytes:
     """Bytes that are 0 or 1: 1 where one of the two is; as numbers, which is the fastest way without a package."""
     return (int.from_bytes(one) | int.from_bytes(other)).to_bytes(len(one))
-
-
-def _row_name(item: bytes) -> bytes:
-    """The packed outhash of a row."""
-    return item[_ROW.size : -_SIGINFO.size] if _has_siginfo(item) else item[_ROW.size :]
-
-
-def _siginfo(item: bytes) -> int:
-    """The siginfo reference of a row, 0 for none."""
-    reference: int = _SIGINFO.unpack_from(item, len(item) - _SIGINFO.size)[0] if _has_siginfo(item) else 0
-    return reference
-
-
-def _has_siginfo(item: bytes) -> bool:
-    return item[_ITEM.size] >= 0x80
-
-
-def _item_name(item: bytes) -> bytes:
-    """The packed taskhash of an index item."""
-    return item[_ITEM.size :]
-
-
-def unpack_item(item: bytes) -> tuple[int, Key]:
-    """(created, taskhash) of an index item."""
-    return _ITEM.unpack_from(item)[0], unpack_key(item[_ITEM.size :])
-
-
-def pack_key(key: Key) -> bytes:
-    """A key as bytes: 0 and the digest, or 1 and the text."""
-    return b"\0" + key if isinstance(key, bytes) else b"\1" + key.encode("utf-8", "surrogatepass")
-
-
-def unpack_key(packed: bytes) -> Key:
-    """The inverse of `pack_key`."""
-    return packed[1:] if packed[0] == 0 else packed[1:].decode("utf-8", "surrogatepass")
 
 
 def _shared(table: MethodTable, unihash: bytes) -> bytes:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardhash.shard import chunks, records
+from shardhash.shard.packing import split_digests
 from shardhash.shard.records import Record
-from shardhash.shard.table import Table, split_digests
+from shardhash.shard.table import Table
 from shardhash.wire.hashes import to_key, to_text
 
 METHODS = ["m", "other.method"]
