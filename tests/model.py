@@ -29,27 +29,55 @@ class Model:
 
     def report(self, method: str, taskhash: str, outhash: str, unihash: str, **details: str) -> str:
         """The unihash in force."""
+        unihash = self._decide(method, taskhash, outhash, unihash)
+        return self._store(method, taskhash, outhash, unihash, **details)
+
+    def _decide(self, method: str, taskhash: str, outhash: str, unihash: str, **_: str) -> str:
+        """The unihash that a report would store now."""
         others = [row for row in self._rows_of(method, outhash) if row["taskhash"] != taskhash]
-        equivalents = [mapping["unihash"] for row in others if (mapping := self._mapping_of(row))]
+        equivalents: list[str] = [mapping["unihash"] for row in others if (mapping := self._mapping_of(row))]
+        return equivalents[0] if equivalents else unihash
+
+    def _store(self, method: str, taskhash: str, outhash: str, unihash: str, **details: str) -> str:
         if all(row["taskhash"] != taskhash for row in self._rows_of(method, outhash)):
             row = {"method": method, "taskhash": taskhash, "outhash": outhash}
             self.rows.append(row | {name: details.get(name) for name in DETAILS})
-        return self.report_equiv(method, taskhash, equivalents[0] if equivalents else unihash)
+        return self.report_equiv(method, taskhash, unihash)
 
     def report_batch(self, reports: Sequence[Row], answers: Sequence[str]) -> bool:
         """Whether these may be the answers to reports that were made together; if so, they are made.
 
-        Those that share an outhash go in the order given, the others in any; rows are as old as their place tells.
+        Those that share an outhash go in the order given, the others side by side: one may decide before another has
+        stored what it decided. Rows are as old as their place tells.
         """
-        places = [(report["method"], report["outhash"]) for report in reports]
-        for order in orders(places):
-            model = deepcopy(self)
-            if all(model.report(**reports[place]) == answers[place] for place in order):
-                for report in reports:
-                    self.report(**report)
-                self.mappings = model.mappings
-                return True
-        return False
+        model = self._side_by_side(reports, answers, {}, frozenset())
+        if model is None:
+            return False
+        for report in reports:
+            self.report(**report)
+        self.mappings = model.mappings
+        return True
+
+    def _side_by_side(
+        self, reports: Sequence[Row], answers: Sequence[str], decided: dict[int, str], stored: frozenset[int]
+    ) -> Model | None:
+        """What the model becomes when the other reports go on in some way that gives these answers; None: none does."""
+        if len(stored) == len(reports):
+            return self
+        for place, report in enumerate(reports):
+            if place in stored:
+                continue
+            found = None
+            if place in decided:
+                model = deepcopy(self)
+                if model._store(**report | {"unihash": decided[place]}) == answers[place]:
+                    found = model._side_by_side(reports, answers, decided, stored | {place})
+            elif all(before in stored or _outhash(reports[before]) != _outhash(report) for before in range(place)):
+                decision = self._decide(**report)
+                found = self._side_by_side(reports, answers, decided | {place: decision}, stored)
+            if found is not None:
+                return found
+        return None
 
     def report_equiv(self, method: str, taskhash: str, unihash: str) -> str:
         """The unihash in force."""
@@ -155,3 +183,7 @@ def stripped(row: Row | None) -> Row | None:
 
 def _fits(entry: Row, conditions: Mapping[str, str]) -> bool:
     return all(entry[name] == value for name, value in conditions.items())
+
+
+def _outhash(report: Row) -> tuple[str, str]:
+    return report["method"], report["outhash"]

@@ -7,6 +7,7 @@ answer, and from time to time the whole state, must be the model's.
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import pytest
@@ -185,3 +186,20 @@ def test_the_server_is_the_model(served: Any) -> None:
 @pytest.mark.soak
 def test_the_server_is_the_model_for_long(served: Any) -> None:
     run(served, 300, 60)
+
+
+def test_reports_that_share_no_outhash_may_cross() -> None:
+    """Each decides before the other has stored: no order of the two gives these answers, and side by side they go."""
+    task, other, one, two = ("1" * 64, "2" * 64, "a" * 64, "b" * 64)
+    model = Model()
+    for taskhash, outhash in ((task, "x"), (task, "y"), (other, "y")):
+        model.report("m", taskhash, outhash, one)
+    model.remove({"unihash": one})
+    crossing = [
+        {"method": "m", "taskhash": task, "outhash": "y", "unihash": one},
+        {"method": "m", "taskhash": other, "outhash": "x", "unihash": two},
+    ]
+    assert not deepcopy(model).report_batch(crossing, [two, one])
+    sharing = [crossing[0], crossing[1] | {"outhash": "y"}]
+    assert not deepcopy(model).report_batch(sharing, [one, two])
+    assert model.report_batch(crossing, [one, two])
