@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import orjson
 
 from shardhash.errors import ProtocolError
-from shardhash.wire.batch import EXISTS, GET, Batch, Buffer, Found, decode_answer, encode_request
-from shardhash.wire.hashes import DIGEST_SIZE, join_digests
+from shardhash.wire.batch import EXISTS, GET, Batch, Found, decode_answer, encode_request
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, join_digests
 
 _HEX_SIZE = 2 * DIGEST_SIZE
 

@@ -16,8 +16,8 @@ from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Store, Whe
 from shardhash.coordinator.upstream import Upstream
 from shardhash.errors import StorageError, UnavailableError
 from shardhash.shard.protocol import LATER_PAGE
-from shardhash.wire.batch import Buffer, Found
-from shardhash.wire.hashes import Key, to_digest, to_key, to_text
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
 from shardhash.wire.messages import Report
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class ChainedStore:
         found = await self._local.lookup(method, digests)
         if found.known is None or self._upstream.down:
             return found
-        keys = [bytes(digests[start : start + 32]) for start in range(0, len(digests), 32)]
+        keys = list(split_digests(digests))
         asked = self._worth_asking(method, keys, found.known)
         if not asked:
             return found
@@ -124,7 +124,7 @@ class ChainedStore:
         status = await self._local.exists(digests)
         if 0 not in status or self._upstream.down:
             return status
-        keys = [bytes(digests[start : start + 32]) for start in range(0, len(digests), 32)]
+        keys = list(split_digests(digests))
         asked = self._worth_asking("", keys, status)
         answer = await self._upstream.exists(b"".join([keys[i] for i in asked])) if asked else None
         if answer is None:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from shardhash.coordinator.links import WorkerLink
 from shardhash.errors import UnavailableError
 from shardhash.wire import batch
-from shardhash.wire.batch import Batch, Buffer, Found
-from shardhash.wire.hashes import DIGEST_SIZE, SLOTS, shard_of
+from shardhash.wire.batch import Batch, Found
+from shardhash.wire.hashes import DIGEST_SIZE, SLOTS, Buffer, shard_of
 
 Positions = npt.NDArray[np.intp]
 _DIGEST = np.dtype((np.void, DIGEST_SIZE))

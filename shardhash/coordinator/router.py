@@ -15,8 +15,8 @@ from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.moments import from_iso
 from shardhash.shard.records import GC_MARK
-from shardhash.wire.batch import Buffer, Found
-from shardhash.wire.hashes import Key, to_text
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key, to_text
 from shardhash.wire.messages import Report
 
 MARKS_AT_ONCE = 2000

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from shardhash.wire.batch import Buffer, Found
-from shardhash.wire.hashes import Key
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.messages import Report
 
 Columns: TypeAlias = dict[str, str | None]

@@ -26,9 +26,9 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from shardhash.shard import bags
-from shardhash.shard.packing import split_digests, unpack_item
+from shardhash.shard.packing import unpack_item
 from shardhash.shard.table import Details, MethodTable, Table
-from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
+from shardhash.wire.hashes import DIGEST_SIZE, Key, split_digests, to_key, to_text
 
 Chunk: TypeAlias = dict[str, Any]
 

@@ -13,18 +13,13 @@ without siginfo takes 80 bytes as a Python object; eight bytes more would make i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from itertools import chain
 
-from shardhash.wire.batch import Buffer
 from shardhash.wire.hashes import Key
 
 _ROW = struct.Struct(">QI")
 _SIGINFO = struct.Struct(">Q")
 _HAS_SIGINFO = 1 << 31
 _CREATED = struct.Struct(">Q")
-_ONE = struct.Struct("32s")
-_MANY = struct.Struct("32s" * 64)
 
 
 def pack_row(created: int, details: int, outhash: Key, siginfo: int) -> bytes:
@@ -78,12 +73,3 @@ def pack_key(key: Key) -> bytes:
 def unpack_key(packed: bytes) -> Key:
     """The inverse of `pack_key`."""
     return packed[1:] if packed[0] == 0 else packed[1:].decode("utf-8", "surrogatepass")
-
-
-def split_digests(digests: Buffer) -> Iterator[bytes]:
-    """Digests that lie end to end, one by one; about 22 ns each."""
-    cut = len(digests) - len(digests) % _MANY.size
-    whole = memoryview(digests)
-    return chain(
-        chain.from_iterable(_MANY.iter_unpack(whole[:cut])), chain.from_iterable(_ONE.iter_unpack(whole[cut:]))
-    )

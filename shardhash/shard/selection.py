@@ -12,9 +12,8 @@ from itertools import compress
 from typing import TypeAlias
 
 from shardhash.moments import to_iso
-from shardhash.shard.packing import split_digests
 from shardhash.shard.table import MethodTable, Row, Table
-from shardhash.wire.hashes import Key, join_digests, to_key, to_text
+from shardhash.wire.hashes import Key, join_digests, split_digests, to_key, to_text
 
 Where: TypeAlias = dict[str, str]
 Columns: TypeAlias = dict[str, str | None]

@@ -30,8 +30,7 @@ from shardhash.shard.selection import (
 from shardhash.shard.turns import Place, Turns
 from shardhash.shard.writer import Writer
 from shardhash.wire import batch
-from shardhash.wire.batch import Buffer
-from shardhash.wire.hashes import Key, to_key, to_text
+from shardhash.wire.hashes import Buffer, Key, to_key, to_text
 
 _OF_A_LINK = frozenset(("turn", "round", "release"))
 """Operations that are told which link asks."""

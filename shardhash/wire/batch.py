@@ -27,10 +27,10 @@ The same frames, behind a request number, travel between coordinator and worker 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from shardhash.errors import ProtocolError
-from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests
 
 VERSION = 1
 OFFER = ("shardhash-batch", str(VERSION))
@@ -46,10 +46,6 @@ ALL_KNOWN = 1
 
 _HEAD = struct.Struct("<BBHI")
 HEAD_SIZE = _HEAD.size
-
-
-Buffer: TypeAlias = bytes | memoryview
-"""Bytes, or a part of some that is not copied."""
 
 
 class Batch(NamedTuple):
@@ -71,7 +67,7 @@ class Found(NamedTuple):
 
     def unihashes(self) -> list[bytes | None]:
         """One digest or None for each hash asked; about 40 ns each."""
-        digests: list[bytes] = [item for (item,) in struct.iter_unpack("32s", self.digests)]
+        digests = split_digests(self.digests)
         if self.known is None:
             return list(digests)
         return [item if known else None for item, known in zip(digests, self.known, strict=True)]

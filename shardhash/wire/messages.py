@@ -202,7 +202,10 @@ class ExistsBatch:
 
 @dataclass(frozen=True, slots=True)
 class ReportBatch:
-    """Native batch, JSON form: many reports, carried out in this order and answered by their unihashes."""
+    """Native batch, JSON form: many reports, answered by their unihashes.
+
+    Those that share an outhash are carried out in this order, the others side by side.
+    """
 
     reports: list[Report]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
 from shardhash.errors import InvokeError
-from shardhash.wire.batch import Buffer, Found
-from shardhash.wire.hashes import Key, to_text
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.messages import Report
 from tests.model import DETAILS, Model
 
@@ -26,7 +26,7 @@ class DictStore:
         self._moments = 0
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
-        keys = [bytes(digests[start : start + 32]) for start in range(0, len(digests), 32)]
+        keys = list(split_digests(digests))
         return Found.of(await self.lookup_keys(method, keys))
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardhash.coordinator.store import Columns, GcStatus, Otherwise, Where
-from shardhash.wire.batch import Buffer, Found
-from shardhash.wire.hashes import Key
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.messages import Report
 
 

@@ -18,8 +18,8 @@ from shardhash.coordinator.settings import UpstreamSettings
 from shardhash.coordinator.upstream import Upstream
 from shardhash.errors import StorageError
 from shardhash.wire.address import parse_address
-from shardhash.wire.batch import Buffer, Found
-from shardhash.wire.hashes import Key
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.messages import Report
 from tests.coordinator.dict_store import DictStore
 from tests.proxy import Proxy

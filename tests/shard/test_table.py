@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardhash.shard import chunks, records
-from shardhash.shard.packing import split_digests
 from shardhash.shard.records import Record
 from shardhash.shard.table import Table
-from shardhash.wire.hashes import to_key, to_text
+from shardhash.wire.hashes import split_digests, to_key, to_text
 
 METHODS = ["m", "other.method"]
 HASHES = [f"{n:064x}" for n in range(4)] + ["short", "g" * 64, "é"]
