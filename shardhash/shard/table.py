@@ -376,7 +376,7 @@ class Table:
 
 
 def _either(one: bytes, other: bytes) -> bytes:
-    """Bytes that are 0 or 1: 1 where one of the two is. numpy is faster, but takes 10 MiB, which a worker does without."""
+    """Bytes that are 0 or 1: 1 where one of the two is. numpy is faster, but a worker does without its 10 MiB."""
     return (int.from_bytes(one) | int.from_bytes(other)).to_bytes(len(one))
 
 
