@@ -14,9 +14,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from perf.workload import Step, WrongAnswerError, digests
 from shardhash.client import AsyncClient, create_async_client
+from shardhash.client.connect import open_transport
 from shardhash.client.connection import Connection
 from shardhash.client.questions import ExistenceOfDigests
-from shardhash.client.transport import open_transport
 from shardhash.wire.address import parse_address
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"

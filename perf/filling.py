@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from perf.workload import DIGEST_SIZE, Step
-from shardhash.shard.chunks import CHUNK, Chunk
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import Manifest, make_directory, make_generation, write_manifest
-from shardhash.shard.recovery import now
-from shardhash.shard.reshard import FIRST_SEGMENT
-from shardhash.shard.snapshot import SnapshotHead, SnapshotWriter
+from shardhash.shard.directory.manifest import Manifest, make_directory, make_generation, write_manifest
+from shardhash.shard.directory.reshard import FIRST_SEGMENT
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.recovery import now
+from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
+from shardhash.shard.storage.snapshot_chunks import CHUNK, Chunk
 from shardhash.wire.hashes import SLOTS
 
 METHOD = "oe.sstatesig.OEOuthashBasic"

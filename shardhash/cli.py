@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from shardhash import __version__
 
 COMMANDS = {
-    "serve": ("shardhash.coordinator.cli", "main", "run a server"),
+    "serve": ("shardhash.server.cli", "main", "run a server"),
     "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
     "snapshot": ("shardhash.admin.cli", "snapshot", "have a running server write a snapshot now"),
     "verify": ("shardhash.admin.cli", "verify", "check every file of a data directory or a backup"),

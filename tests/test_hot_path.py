@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from shardhash.coordinator.links import WorkerLink
-from shardhash.coordinator.lookups import Lookups
-from shardhash.coordinator.reports import Clock, Reports
-from shardhash.shard.changes import RowFields, Transaction
-from shardhash.shard.table import Table
+from shardhash.link.worker_link import WorkerLink
+from shardhash.shard.state.table import Table
+from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.stores.sharded.lookup_rounds import Lookups
+from shardhash.stores.sharded.report_order import Clock, Reports
 from shardhash.wire import batch, streams
 from shardhash.wire.batch import Batch, Found
 from shardhash.wire.connection import ServerConnection, StreamLines

@@ -1,6 +1,7 @@
 """The layers of the code, read from its imports: a module may import downward only.
 
-errors < options, wire < shard, client < coordinator, admin < cli. Siblings do not know each other. The wire is pure.
+errors < base, wire < link, client < shard, stores < coordinator < server; admin stands beside server, over shard.
+Siblings do not know each other. The wire is pure.
 """
 
 from __future__ import annotations
@@ -18,30 +19,17 @@ PACKAGE = ROOT / "shardhash"
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "bell": (),
-    "heap": (),
-    "moments": (),
-    "options": ("errors", "moments"),
+    "base": ("errors", "base"),
     "wire": ("errors", "wire"),
-    "shard": ("errors", "bell", "heap", "moments", "wire.hashes", "wire.batch", "shard"),
-    "client": ("errors", "options", "wire", "client"),
-    # Of a shard, the coordinator knows how to ask it and the shape of a record, not how it keeps its files.
-    "coordinator": (
-        "errors",
-        "bell",
-        "heap",
-        "moments",
-        "options",
-        "wire",
-        "client",
-        "shard.protocol",
-        "shard.records",
-        "shard.manifest",
-        "shard.fs",
-        "coordinator",
-    ),
-    "admin": ("errors", "moments", "options", "wire", "shard", "admin"),
-    "cli": ("errors", "options", "wire", "shard", "client", "coordinator", "admin", "cli"),
+    "link": ("errors", "base", "wire", "link"),
+    "client": ("errors", "base", "wire", "client"),
+    "shard": ("errors", "base", "wire.hashes", "wire.batch", "link", "shard"),
+    "stores": ("errors", "base", "wire", "link", "client", "stores"),
+    # The coordinator asks a store through its interface, and knows neither shards nor files nor databases.
+    "coordinator": ("errors", "base", "wire", "stores.interface", "coordinator"),
+    "server": ("errors", "base", "wire", "link", "shard", "stores", "coordinator", "server"),
+    "admin": ("errors", "base", "wire", "link.operations", "shard", "admin"),
+    "cli": ("errors", "base", "wire", "shard", "client", "server", "admin", "cli"),
     "__main__": ("cli",),
     "__init__": (),
 }

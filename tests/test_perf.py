@@ -17,8 +17,8 @@ from perf.builders import CLIENTS, Builder
 from perf.filling import fill
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
 from shardhash.admin.verify import verify
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import Manifest
+from shardhash.shard.directory.manifest import Manifest
+from shardhash.shard.storage.filesystem import OsFileSystem
 from tests.servers import IN_MEMORY, ServerProcess
 
 WORKLOAD = Workload(lookups=300, known=80)

@@ -15,7 +15,7 @@ import pytest
 
 from shardhash.client import AsyncClient, create_async_client, create_client
 from shardhash.errors import ConfigError
-from shardhash.shard.manifest import holder_process, lock_directory
+from shardhash.shard.directory.manifest import holder_process, lock_directory
 from tests.servers import IN_MEMORY, ServerProcess
 
 METHOD = "m"

@@ -26,14 +26,22 @@ from typing import NamedTuple, TypeAlias
 import orjson
 
 from shardhash.admin.directory import manifest_of
+from shardhash.base.timestamps import to_iso
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.moments import to_iso
-from shardhash.shard.files import BACKUP, LOCK, TEMPORARY, list_shard, segment_name, siginfo_name, snapshot_name
-from shardhash.shard.fs import FileSystem, replace_file
-from shardhash.shard.log import Tail, first_number, read_segment
-from shardhash.shard.manifest import Manifest, lock_directory, make_directory, remove_generations
-from shardhash.shard.recovery import Progress, now
-from shardhash.shard.snapshot import check_snapshot, read_end
+from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory, remove_generations
+from shardhash.shard.storage.filesystem import FileSystem, replace_file
+from shardhash.shard.storage.layout import (
+    BACKUP,
+    LOCK,
+    TEMPORARY,
+    list_shard,
+    segment_name,
+    siginfo_name,
+    snapshot_name,
+)
+from shardhash.shard.storage.log import Tail, first_number, read_segment
+from shardhash.shard.storage.recovery import Progress, now
+from shardhash.shard.storage.snapshot import check_snapshot, read_end
 
 FORMAT = 1
 ATTEMPTS = 10

@@ -15,9 +15,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from shardhash import options
+from shardhash.base import options
+from shardhash.base.options import Options
 from shardhash.errors import ConfigError, ShardhashError
-from shardhash.options import Options
 
 PATIENCE = 2.0
 """Seconds that a command may work before it tells how far it is."""
@@ -43,7 +43,7 @@ def snapshot(arguments: Sequence[str]) -> int:
     )
     given = known.parse(arguments)
     from shardhash.admin.snapshot import take_snapshot
-    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
         numbers = take_snapshot(OsFileSystem(), given.data, given.timeout, say)
@@ -77,8 +77,8 @@ def repair(arguments: Sequence[str]) -> int:
     known.switch("--yes", help="do it")
     given = known.parse(arguments)
     from shardhash.admin.repair import repair as repair_directory
-    from shardhash.shard.fs import OsFileSystem
-    from shardhash.shard.manifest import lock_directory
+    from shardhash.shard.directory.manifest import lock_directory
+    from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
         with lock_directory(given.data):
@@ -111,7 +111,7 @@ def backup(arguments: Sequence[str]) -> int:
     given = known.parse(arguments)
     from shardhash.admin.backup import backup as make_backup
     from shardhash.admin.backup import text_of
-    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
         result = make_backup(OsFileSystem(), given.data, given.destination, telling())
@@ -140,8 +140,8 @@ def restore(arguments: Sequence[str]) -> int:
     from shardhash.admin.backup import text_of
     from shardhash.admin.restore import restore as restore_new
     from shardhash.admin.restore import restore_over
-    from shardhash.shard.files import MANIFEST
-    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.storage.filesystem import OsFileSystem
+    from shardhash.shard.storage.layout import MANIFEST
 
     def run() -> int:
         fs, aside = OsFileSystem(), None
@@ -170,7 +170,7 @@ def dump(arguments: Sequence[str]) -> int:
     from shardhash.admin.backup import source_of
     from shardhash.admin.dump import dump as write_dump
     from shardhash.admin.restore import kept_still
-    from shardhash.shard.fs import OsFileSystem
+    from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
         fs = OsFileSystem()
@@ -201,9 +201,9 @@ def load(arguments: Sequence[str]) -> int:
     given = known.parse(arguments)
     from shardhash.admin.directory import new_directory, next_generation
     from shardhash.admin.dump import load as read_dump
-    from shardhash.shard.files import MANIFEST
-    from shardhash.shard.fs import OsFileSystem
-    from shardhash.shard.manifest import lock_directory, read_manifest
+    from shardhash.shard.directory.manifest import lock_directory, read_manifest
+    from shardhash.shard.storage.filesystem import OsFileSystem
+    from shardhash.shard.storage.layout import MANIFEST
 
     def run() -> int:
         fs = OsFileSystem()
@@ -245,8 +245,8 @@ def _verify(data: Path) -> int:
     from shardhash.admin.backup import source_of
     from shardhash.admin.verify import describe, verify_live
     from shardhash.admin.verify import verify as verify_stopped
-    from shardhash.shard.fs import OsFileSystem
-    from shardhash.shard.manifest import lock_directory
+    from shardhash.shard.directory.manifest import lock_directory
+    from shardhash.shard.storage.filesystem import OsFileSystem
 
     fs = OsFileSystem()
     source = source_of(fs, data)
@@ -265,7 +265,7 @@ def _verify(data: Path) -> int:
 
 
 def _is_served(data: Path) -> bool:
-    from shardhash.shard.manifest import holder_process
+    from shardhash.shard.directory.manifest import holder_process
 
     try:
         return holder_process(data) is not None

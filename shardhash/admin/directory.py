@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.files import LOCK, MANIFEST, UNFINISHED
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.manifest import (
+from shardhash.shard.directory.manifest import (
     Manifest,
     lock_directory,
     make_directory,
@@ -22,6 +20,8 @@ from shardhash.shard.manifest import (
     remove_generations,
     write_manifest,
 )
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.layout import LOCK, MANIFEST, UNFINISHED
 
 
 def manifest_of(fs: FileSystem, directory: Path) -> Manifest:

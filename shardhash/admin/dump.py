@@ -22,14 +22,14 @@ from typing import Any
 
 import orjson
 
+from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError, InvokeError
-from shardhash.moments import from_iso
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.recovery import Progress, recover
-from shardhash.shard.reshard import NewShards, gather
-from shardhash.shard.selection import columns
-from shardhash.shard.siginfo import read_siginfo
-from shardhash.shard.table import Row, Table
+from shardhash.shard.directory.reshard import NewShards, gather
+from shardhash.shard.state.selection import columns
+from shardhash.shard.state.table import Row, Table
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.wire.hashes import to_digest, to_key, to_text
 
 FORMAT = "shardhash dump"

@@ -21,20 +21,20 @@ import orjson
 from shardhash.admin.backup import copy_file
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard import chunks, log, snapshot
-from shardhash.shard.files import MANIFEST, generation_folder, list_shard, segment_path, snapshot_path
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.manifest import (
+from shardhash.shard.directory.manifest import (
     Manifest,
     make_generation,
     read_manifest,
     remove_generations,
     write_manifest,
 )
-from shardhash.shard.recovery import Progress, ignore_progress, recover
-from shardhash.shard.reshard import reshard
-from shardhash.shard.siginfo import read_siginfo
-from shardhash.shard.table import Table
+from shardhash.shard.directory.reshard import reshard
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage import log, snapshot, snapshot_chunks
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.layout import MANIFEST, generation_folder, list_shard, segment_path, snapshot_path
+from shardhash.shard.storage.recovery import Progress, ignore_progress, recover
+from shardhash.shard.storage.siginfo import read_siginfo
 
 
 @dataclass(slots=True)
@@ -174,7 +174,7 @@ class _Salvage:
             try:
                 head = snapshot.read_head(fs, path)
                 for chunk in snapshot.read_snapshot(fs, path):
-                    chunks.load(table, chunk)
+                    snapshot_chunks.load(table, chunk)
             except (DamageError, KeyError, ValueError, IndexError):
                 continue
             return table, head.segment, head.number
@@ -185,7 +185,7 @@ class _Salvage:
         table = Table()
         for chunk in snapshot.read_sound(fs, path):
             try:
-                chunks.load(table, chunk)
+                snapshot_chunks.load(table, chunk)
             except (KeyError, ValueError, IndexError) as error:
                 self._tell(f"{path}: a line is sound but cannot be loaded: {error!r}")
         return table, numbers[-1], 0

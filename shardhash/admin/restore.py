@@ -20,12 +20,12 @@ from shardhash.admin.backup import copy_file, earliest_time, source_of, text_of
 from shardhash.admin.directory import new_directory, next_generation
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.files import LOCK, generation_folder
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.manifest import Manifest, lock_directory, read_manifest, write_manifest
-from shardhash.shard.recovery import Progress, recover
-from shardhash.shard.reshard import reshard
-from shardhash.shard.table import Table
+from shardhash.shard.directory.manifest import Manifest, lock_directory, read_manifest, write_manifest
+from shardhash.shard.directory.reshard import reshard
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.layout import LOCK, generation_folder
+from shardhash.shard.storage.recovery import Progress, recover
 
 
 def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, progress: Progress) -> int | None:

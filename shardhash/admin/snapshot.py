@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.files import list_shard, shard_folder
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.manifest import holder_process, read_manifest
+from shardhash.shard.directory.manifest import holder_process, read_manifest
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.layout import list_shard, shard_folder
 
 LOOK_INTERVAL = 0.1
 """Seconds between looks at the directory: a server tells nobody but its log."""

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardhash.errors import DamageError
-from shardhash.shard import bags
-from shardhash.shard.files import list_shard, segment_path, snapshot_path
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.log import Tail, first_number, read_segment
-from shardhash.shard.manifest import Manifest
-from shardhash.shard.packing import unpack_item
-from shardhash.shard.records import GC_MARK
-from shardhash.shard.recovery import Progress, recover
-from shardhash.shard.siginfo import read_siginfo
-from shardhash.shard.snapshot import check_snapshot
-from shardhash.shard.table import Row, Table
+from shardhash.link.operations import GC_MARK
+from shardhash.shard.directory.manifest import Manifest
+from shardhash.shard.state import small_sets
+from shardhash.shard.state.packing import unpack_item
+from shardhash.shard.state.table import Row, Table
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.layout import list_shard, segment_path, snapshot_path
+from shardhash.shard.storage.log import Tail, first_number, read_segment
+from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.siginfo import read_siginfo
+from shardhash.shard.storage.snapshot import check_snapshot
 from shardhash.wire.hashes import Key, shard_of, slot_of, to_text
 
 ATTEMPTS = 5
@@ -155,7 +155,7 @@ def iterate_rows(table: Table) -> Iterator[tuple[str, Key, Row]]:
     """(method, taskhash, row) of all outhash rows."""
     for method, part in table.methods.items():
         for taskhash, bag in part.rows.items():
-            for item in bags.iterate(bag):
+            for item in small_sets.iterate(bag):
                 yield method, taskhash, table.unpack_row(item)
 
 
@@ -187,7 +187,7 @@ def _verify_index(tables: list[Table], verdict: Verdict) -> None:
     for table in tables:
         for method, part in table.methods.items():
             for outhash, bag in part.index.items():
-                for item in bags.iterate(bag):
+                for item in small_sets.iterate(bag):
                     _, taskhash = unpack_item(item)
                     home = tables[shard_of(slot_of(taskhash), len(tables))]
                     leftovers += home.row(method, taskhash, outhash) is None

@@ -17,11 +17,11 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
+from shardhash.client.connect import open_transport
 from shardhash.client.connection import BLOCK, Connection
 from shardhash.client.credentials import find_credentials
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
 from shardhash.client.reports import Reports
-from shardhash.client.transport import open_transport
 from shardhash.errors import ProtocolError
 from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found

@@ -14,10 +14,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from shardhash import options
+from shardhash.base import options
+from shardhash.base.options import Options
 from shardhash.client.commands import COMMANDS
 from shardhash.errors import ConfigError, InvokeError
-from shardhash.options import Options
 
 DEFAULT_ADDRESS = "unix://./hashserve.sock"
 SECRET = "SHARDHASH_PASSWORD"

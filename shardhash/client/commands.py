@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shardhash import options
+from shardhash.base import options
 from shardhash.client.progress import Progress
 from shardhash.errors import ConfigError
 

@@ -8,16 +8,13 @@ Each wait has a limit of `timeout` seconds without progress, more for what is la
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import orjson
 
 from shardhash.errors import ProtocolError
-from shardhash.wire.address import Address
 from shardhash.wire.framing import CHUNK_STREAM, ChunkAssembler, LineSplitter, encode_json
 
 MESSAGE_LIMIT = 64 * 1024 * 1024
@@ -149,37 +146,6 @@ def _announces_chunks(line: bytes) -> bool:
         return bool(orjson.loads(line) == {CHUNK_STREAM: None})
     except orjson.JSONDecodeError:
         raise ProtocolError("the server sent a message that is not JSON") from None
-
-
-async def open_transport(address: Address, timeout: float) -> Transport:
-    """Connect to an address within `timeout` seconds. Raises OSError."""
-    async with asyncio.timeout(timeout):
-        if address.kind in ("ws", "wss"):
-            # Imported where it is needed: aiohttp takes longer to import than a line transport takes to answer.
-            from shardhash.client.websocket import WebSocketTransport
-
-            return await WebSocketTransport.open(address, timeout)
-        if address.kind == "unix":
-            return LineTransport(*await _open_unix(address.path), timeout)
-        reader, writer = await asyncio.open_connection(address.host, address.port, limit=READ_SIZE)
-        keep_alive(writer.get_extra_info("socket"))
-        return LineTransport(reader, writer, timeout)
-
-
-async def _open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a unix socket whose path may be longer than the kernel's limit of 108 bytes.
-
-    It is reached through a descriptor of its own, because a change of the working directory, as the reference does it,
-    is felt by every thread.
-    """
-    place = Path(path)
-    if len(os.fsencode(place)) < 100:
-        return await asyncio.open_unix_connection(place, limit=READ_SIZE)
-    node = os.open(place, os.O_PATH)
-    try:
-        return await asyncio.open_unix_connection(f"/proc/self/fd/{node}", limit=READ_SIZE)
-    finally:
-        os.close(node)
 
 
 def keep_alive(connection: socket.socket) -> None:

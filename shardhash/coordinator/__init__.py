@@ -1,1 +1,1 @@
-"""The coordinator: listeners, sessions, permissions, routing to the workers, and their supervision."""
+"""The coordinator: listeners, transports, sessions, permissions, users. It asks a store, and knows no shards."""

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 from shardhash.coordinator import permissions
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.stats import Stats
-from shardhash.coordinator.store import Columns, Store
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError
+from shardhash.stores.interface import Columns, Store
 from shardhash.wire import messages as m
 from shardhash.wire import streams
 from shardhash.wire.batch import Found

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from aiohttp import web
 
+from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Caller, Services
-from shardhash.coordinator.lines import LineTransport, keep_alive
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
-from shardhash.coordinator.settings import Bind
-from shardhash.coordinator.websockets import WebSocketTransport
+from shardhash.coordinator.transports.line import LineTransport, keep_alive
+from shardhash.coordinator.transports.websocket import WebSocketTransport
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits, ServerConnection

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-from shardhash.bell import Bell
+from shardhash.base.wakeup import Wakeup
 from shardhash.coordinator.handlers import Caller, Handlers, Services, lookup_block
 from shardhash.errors import InvokeError, ProtocolError, StorageError, UnavailableError
 from shardhash.wire import batch, streams
@@ -58,7 +58,7 @@ class Session:
         self._output = output
         self._peer = peer
         self._events: deque[Event] = deque()
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self._input_ended = False
         self._stopping = False
         self.refused = False
@@ -70,7 +70,7 @@ class Session:
         self._events.extend(events)
         for event in events:
             self._weight += _text_weight(event.text) if type(event) is StreamLines else _weight(event)
-        self._bell.ring()
+        self._wakeup.wake()
 
     @property
     def waiting(self) -> int:
@@ -80,12 +80,12 @@ class Session:
     def feed_end(self) -> None:
         """The peer sends no more; what came before is still answered."""
         self._input_ended = True
-        self._bell.ring()
+        self._wakeup.wake()
 
     def stop(self) -> None:
         """Answer what is under way, then end: the server goes down."""
         self._stopping = True
-        self._bell.ring()
+        self._wakeup.wake()
 
     async def run(self, drained: Callable[[], None]) -> None:
         """Answer until either side ends. `drained` is called whenever less waits than before."""
@@ -105,7 +105,7 @@ class Session:
         while not self._events:
             if self._input_ended or self._stopping:
                 return False
-            await self._bell.wait()
+            await self._wakeup.wait()
         return True
 
     async def _answer(self, event: Event) -> bool:
@@ -176,7 +176,7 @@ class Session:
                 elif len(under_way) < BLOCKS_AHEAD and self._events and isinstance(self._events[0], StreamLines):
                     under_way.append(self._begin(self._events.popleft()))
                 else:
-                    await self._bell.wait()
+                    await self._wakeup.wait()
         finally:
             for answers, _, _ in under_way:
                 answers.cancel()
@@ -187,7 +187,7 @@ class Session:
         assert isinstance(event, StreamLines)
         text = self._take_block(event)
         answers = asyncio.get_running_loop().create_task(self._answers(event.command.name, text))
-        answers.add_done_callback(lambda _: self._bell.ring())
+        answers.add_done_callback(lambda _: self._wakeup.wake())
         return answers, text, perf_counter()
 
     async def _send_answers(self, answers: bytes, text: bytes, started: float) -> None:

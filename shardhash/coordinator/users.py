@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from shardhash.coordinator import permissions
 from shardhash.coordinator.permissions import ALL, Identity
-from shardhash.coordinator.store import Store
 from shardhash.errors import InvokeError
+from shardhash.stores.interface import Store
 
 TOKEN_BYTES = 32
 """Random bytes of a token, which is shown as hex: 64 characters."""

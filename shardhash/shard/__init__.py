@@ -1,1 +1,1 @@
-"""One shard: its table, report log, snapshots, and the worker process that serves it."""
+"""One shard: its state, its storage, the data directory it lives in, and the worker process that serves it."""

@@ -10,12 +10,12 @@ from pathlib import Path
 import orjson
 
 from shardhash.admin.directory import manifest_of
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.manifest import Manifest, prepare_directory
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import Shard, open_shard, recover
-from shardhash.shard.siginfo import read_siginfo
-from shardhash.shard.table import Table
+from shardhash.shard.directory.manifest import Manifest, prepare_directory
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.recovery import Shard, open_shard, recover
+from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.wire.hashes import shard_of, slot_of, to_key
 
 METHOD = "sstate"

@@ -16,9 +16,9 @@ from shardhash.admin.restore import restore
 from shardhash.admin.verify import verify
 from shardhash.client import create_client
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard import recovery
-from shardhash.shard.files import BACKUP, list_shard, segment_path
-from shardhash.shard.fs import OsFileSystem
+from shardhash.shard.storage import recovery
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import BACKUP, list_shard, segment_path
 from tests.admin.directories import Writer, facts, silent
 from tests.servers import ServerProcess
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives

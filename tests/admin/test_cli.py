@@ -14,8 +14,8 @@ import pytest
 from shardhash import cli
 from shardhash.admin.cli import PATIENCE, telling
 from shardhash.client import create_client
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import lock_directory
+from shardhash.shard.directory.manifest import lock_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
 from tests.admin.directories import Writer, facts, hash_of
 from tests.servers import ServerProcess
 

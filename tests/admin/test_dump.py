@@ -12,8 +12,8 @@ from shardhash.admin.directory import new_directory
 from shardhash.admin.dump import dump, load
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import make_directory
+from shardhash.shard.directory.manifest import make_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
 from tests.admin.directories import METHOD, Writer, facts, hash_of, siginfo_of, silent
 
 FS = OsFileSystem()

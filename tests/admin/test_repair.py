@@ -15,9 +15,9 @@ import pytest
 from shardhash.admin.repair import Repaired, repair
 from shardhash.admin.verify import Verdict, verify
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard.files import MANIFEST
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import Manifest, make_directory, prepare_directory, read_manifest
+from shardhash.shard.directory.manifest import Manifest, make_directory, prepare_directory, read_manifest
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import MANIFEST
 from tests.admin.directories import Writer, facts, silent
 
 FS = OsFileSystem()

@@ -9,10 +9,10 @@ import pytest
 from shardhash.admin.backup import backup
 from shardhash.admin.restore import restore, restore_over
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard.files import list_shard, segment_path
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import lock_directory
-from shardhash.shard.recovery import now
+from shardhash.shard.directory.manifest import lock_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import list_shard, segment_path
+from shardhash.shard.storage.recovery import now
 from tests.admin.directories import Writer, facts, silent
 
 FS = OsFileSystem()

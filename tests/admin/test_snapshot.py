@@ -15,9 +15,9 @@ from shardhash import cli
 from shardhash.admin.snapshot import take_snapshot
 from shardhash.client import create_client
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.files import LOCK
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import lock_directory
+from shardhash.shard.directory.manifest import lock_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import LOCK
 from tests.servers import ServerProcess
 
 HASH = "a" * 64

@@ -19,18 +19,18 @@ import aiohttp
 import pytest
 
 from shardhash.client import create_async_client
+from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.permissions import expand
-from shardhash.coordinator.settings import Bind
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.wire import batch
 from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits
 from shardhash.wire.messages import COMMANDS
-from tests.coordinator.plain_store import PlainStore
 from tests.servers import IN_MEMORY, ServerProcess
+from tests.stores.plain_store import PlainStore
 
 HASH = "a" * 64
 ROW = {"method": "m", "taskhash": HASH, "outhash": HASH, "unihash": HASH}

@@ -11,12 +11,12 @@ from shardhash.coordinator.handlers import REPORTS_AT_ONCE, Caller, Handlers, Se
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.stats import Stats
-from shardhash.coordinator.store import Otherwise
 from shardhash.coordinator.users import Users
+from shardhash.stores.interface import Otherwise
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.framing import encode_json
 from shardhash.wire.messages import COMMANDS, Report, ReportBatch
-from tests.coordinator.plain_store import PlainStore
+from tests.stores.plain_store import PlainStore
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 SIGINFO = b"x" * 1_000_000

@@ -12,7 +12,7 @@ from shardhash.coordinator import permissions, users
 from shardhash.coordinator.permissions import Identity, expand, parse, parse_anonymous
 from shardhash.coordinator.users import FAILED_LOGIN_PAUSE, TOKENS_A_SECOND, Users
 from shardhash.errors import ConfigError, InvokeError
-from tests.coordinator.plain_store import PlainStore
+from tests.stores.plain_store import PlainStore
 
 EVERYTHING = ["@all", "@db-admin", "@read", "@report", "@user-admin"]
 READ = frozenset(("@read",))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
-from shardhash.shard.fs import WritableFile
+from shardhash.shard.storage.filesystem import WritableFile
 
 SECTOR = 64
 """Bytes that reach the disk together; small, so that small files are torn too."""

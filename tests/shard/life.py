@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardhash.errors import StorageError
-from shardhash.shard.fs import FileSystem
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import Shard, begin_shard, open_shard
-from shardhash.shard.table import Table
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.recovery import Shard, begin_shard, open_shard
 from shardhash.wire.hashes import to_text
 
 FOLDER = Path("/shard-000")

@@ -9,10 +9,10 @@ from zlib import crc32
 import pytest
 
 from shardhash.errors import DamageError
-from shardhash.shard import chunks, snapshot
-from shardhash.shard.files import list_shard, segment_path, snapshot_path
-from shardhash.shard.siginfo import read_siginfo
-from shardhash.shard.table import Table
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage import snapshot, snapshot_chunks
+from shardhash.shard.storage.layout import list_shard, segment_path, snapshot_path
+from shardhash.shard.storage.siginfo import read_siginfo
 from tests.shard.faulty import FaultyFileSystem
 from tests.shard.life import FOLDER, Life
 
@@ -194,6 +194,6 @@ def test_a_snapshot_restores_the_table() -> None:
     life, fs = lived(snapshots=3)
     table = Table()
     for chunk in snapshot.read_snapshot(fs, snapshot_path(FOLDER, list_shard(fs, FOLDER).snapshots[-1])):
-        chunks.load(table, chunk)
+        snapshot_chunks.load(table, chunk)
     assert life.shard is not None
     assert table.digest() == life.shard.table.digest()

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pytest
 
 from shardhash.errors import DamageError
-from shardhash.shard.files import list_shard, segment_path, siginfo_path, snapshot_path
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import Shard, begin_shard, open_shard
-from shardhash.shard.table import Table
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.layout import list_shard, segment_path, siginfo_path, snapshot_path
+from shardhash.shard.storage.recovery import Shard, begin_shard, open_shard
 from tests.shard.faulty import FaultyFileSystem
 
 FOLDER = Path("/shard-000")

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from shardhash.errors import ShardhashError, StorageError, SyncError
-from shardhash.shard.files import list_shard
+from shardhash.shard.storage.layout import list_shard
 from tests.shard.faulty import FaultyFileSystem
 from tests.shard.life import FOLDER, Life
 

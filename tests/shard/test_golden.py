@@ -17,16 +17,16 @@ from zlib import crc32
 import orjson
 import pytest
 
-from shardhash.shard import chunks
-from shardhash.shard.files import list_shard, segment_path, shard_folder, siginfo_path, snapshot_path
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.log import LogWriter, Tail, read_segment
-from shardhash.shard.manifest import Manifest, prepare_directory, read_manifest, write_manifest
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import open_shard, recover
-from shardhash.shard.siginfo import LEVEL, SiginfoFiles
-from shardhash.shard.snapshot import SnapshotHead, SnapshotWriter
-from shardhash.shard.table import Table
+from shardhash.shard.directory.manifest import Manifest, prepare_directory, read_manifest, write_manifest
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage import snapshot_chunks
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import list_shard, segment_path, shard_folder, siginfo_path, snapshot_path
+from shardhash.shard.storage.log import LogWriter, Tail, read_segment
+from shardhash.shard.storage.recovery import open_shard, recover
+from shardhash.shard.storage.siginfo import LEVEL, SiginfoFiles
+from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
 
 GOLDEN = Path(__file__).parent / "golden"
 REGENERATE = bool(os.environ.get("SHARDHASH_REGENERATE"))
@@ -85,7 +85,7 @@ def write_all(directory: Path) -> None:
     for record in records:
         table.apply(record)
     writer = SnapshotWriter(FS, folder, SnapshotHead(2, log.number, TIME + 2, 3))
-    for chunk in chunks.freeze(table, 2):
+    for chunk in snapshot_chunks.freeze(table, 2):
         writer.add(chunk)
     writer.seal(TIME + 3)
     for number, record in enumerate(AFTER):

@@ -12,9 +12,7 @@ import orjson
 import pytest
 
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard.files import MANIFEST, generation_folder
-from shardhash.shard.fs import OsFileSystem
-from shardhash.shard.manifest import (
+from shardhash.shard.directory.manifest import (
     FORMAT,
     Manifest,
     holder_process,
@@ -22,9 +20,11 @@ from shardhash.shard.manifest import (
     make_directory,
     prepare_directory,
 )
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import ignore_progress, open_shard
-from shardhash.shard.table import Table
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import MANIFEST, generation_folder
+from shardhash.shard.storage.recovery import ignore_progress, open_shard
 from shardhash.wire.hashes import shard_of, slot_of, to_key
 from tests.shard.faulty import FaultyFileSystem
 from tests.shard.life import digest, text_of
@@ -150,7 +150,7 @@ def test_on_the_real_file_system(tmp_path: Path) -> None:
 def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     assert holder_process(tmp_path) is None
     program = (
-        "import sys; from pathlib import Path; from shardhash.shard.manifest import lock_directory\n"
+        "import sys; from pathlib import Path; from shardhash.shard.directory.manifest import lock_directory\n"
         "with lock_directory(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

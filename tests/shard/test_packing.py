@@ -7,7 +7,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.shard import packing
+from shardhash.shard.state import packing
 from shardhash.wire.hashes import Key
 
 keys: st.SearchStrategy[Key] = st.binary(min_size=32, max_size=32) | st.text(st.characters(), min_size=1)

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from shardhash.shard.table import Table
+from shardhash.shard.state.table import Table
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
 from tests.shard.life import Life
 

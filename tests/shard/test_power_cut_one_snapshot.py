@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 
 from shardhash.errors import StorageError
-from shardhash.shard.files import list_shard
-from shardhash.shard.recovery import Shard, open_shard
+from shardhash.shard.storage.layout import list_shard
+from shardhash.shard.storage.recovery import Shard, open_shard
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
 from tests.shard.life import FOLDER, SEGMENT, Life
 

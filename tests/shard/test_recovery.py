@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shardhash.errors import DamageError
-from shardhash.shard import chunks, snapshot
-from shardhash.shard.files import list_shard, snapshot_path
-from shardhash.shard.recovery import SnapshotJob, now, open_shard, recover
+from shardhash.shard.storage import snapshot, snapshot_chunks
+from shardhash.shard.storage.layout import list_shard, snapshot_path
+from shardhash.shard.storage.recovery import SnapshotJob, now, open_shard, recover
 from tests.shard.faulty import FaultyFileSystem, Survives
 from tests.shard.life import FOLDER, SEGMENT, Life, digest, table_of, text_of
 
@@ -68,7 +68,7 @@ class ShardMachine(RuleBasedStateMachine):
         assert self.life.shard is not None
         if self.job is None:
             self.job = self.life.shard.begin_snapshot()
-            self.job._chunks = chunks.freeze(self.life.shard.table, 1)
+            self.job._chunks = snapshot_chunks.freeze(self.life.shard.table, 1)
 
     @rule(steps=st.integers(1, 4))
     def go_on_with_snapshot(self, steps: int) -> None:
@@ -169,7 +169,7 @@ def test_a_row_whose_mapping_comes_during_a_snapshot_is_in_it() -> None:
     life.report()
     life.commit([("row", "method", digest(50), digest(51), 1, *[None] * 5, 0, None, "")])
     job: Any = shard.begin_snapshot()
-    job._chunks = chunks.freeze(shard.table, 1)
+    job._chunks = snapshot_chunks.freeze(shard.table, 1)
     assert job.step()
     life.commit([("map", "method", digest(50), digest(50), "")])
     while job.step():

@@ -15,11 +15,11 @@ import orjson
 import pytest
 
 from shardhash.errors import StorageError, SyncError
-from shardhash.shard.files import list_shard, shard_folder
-from shardhash.shard.manifest import Manifest, prepare_directory, read_manifest
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import ignore_progress, open_shard
-from shardhash.shard.table import Table
+from shardhash.shard.directory.manifest import Manifest, prepare_directory, read_manifest
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.layout import list_shard, shard_folder
+from shardhash.shard.storage.recovery import ignore_progress, open_shard
 from shardhash.wire.hashes import shard_of, slot_of, to_key
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shardhash.errors import StorageError
-from shardhash.shard import chunks
-from shardhash.shard.changes import RowFields, Transaction
-from shardhash.shard.records import GC_MARK
-from shardhash.shard.recovery import Shard, SnapshotJob, begin_shard, open_shard
-from shardhash.shard.table import Table
+from shardhash.link.operations import GC_MARK
+from shardhash.shard.state.table import Table
+from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.shard.storage import snapshot_chunks
+from shardhash.shard.storage.recovery import Shard, SnapshotJob, begin_shard, open_shard
 from shardhash.wire.hashes import to_key
 from tests.shard.faulty import FaultyFileSystem, Survives
 
@@ -192,7 +192,7 @@ class ShardMachine(RuleBasedStateMachine):
     @rule()
     def begin_snapshot(self) -> None:
         job = self.shard.begin_snapshot()
-        job._chunks = chunks.freeze(self.shard.table, 1)  # type: ignore[attr-defined]
+        job._chunks = snapshot_chunks.freeze(self.shard.table, 1)  # type: ignore[attr-defined]
         self.job = job
 
     @precondition(lambda self: self.job is not None)

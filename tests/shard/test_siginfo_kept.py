@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shardhash.shard.files import list_shard
-from shardhash.shard.records import Record
-from shardhash.shard.recovery import Shard, begin_shard, open_shard
-from shardhash.shard.siginfo import read_siginfo
+from shardhash.shard.state.records import Record
+from shardhash.shard.storage.layout import list_shard
+from shardhash.shard.storage.recovery import Shard, begin_shard, open_shard
+from shardhash.shard.storage.siginfo import read_siginfo
 from tests.shard.faulty import FaultyFileSystem
 
 FOLDER = Path("/shard-000")

@@ -9,9 +9,10 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardhash.shard import chunks, records
-from shardhash.shard.records import Record
-from shardhash.shard.table import Table
+from shardhash.shard.state import records
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage import snapshot_chunks
 from shardhash.wire.hashes import split_digests, to_key, to_text
 
 METHODS = ["m", "other.method"]
@@ -159,8 +160,8 @@ def test_chunks_carry_the_whole_state(some: list[Record], size: int) -> None:
     table, loaded = Table(), Table()
     for one in some:
         table.apply(one)
-    for chunk in chunks.freeze(table, size):
-        chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
+    for chunk in snapshot_chunks.freeze(table, size):
+        snapshot_chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
     loaded.check()
     assert loaded.digest() == table.digest()
     assert sorted(loaded.siginfo_references()) == sorted(table.siginfo_references())
@@ -174,8 +175,8 @@ def test_a_fuzzy_walk_and_the_records_since_make_the_state(
     for one in before:
         table.apply(one)
     waiting = list(meanwhile)
-    for chunk in chunks.freeze(table, size):
-        chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
+    for chunk in snapshot_chunks.freeze(table, size):
+        snapshot_chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
         for _ in range(random.randint(0, 3)):
             if waiting:
                 table.apply(waiting.pop(0))

@@ -1,0 +1,49 @@
+"""Binds: an address to listen on, and the rules for the clients that connect to it.
+
+Each address has its own rules, so that one server can answer builders on a private address and readers on a public
+one::
+
+    Bind(parse_address("[::1]:8686"))
+    Bind(parse_address("ws://hash.example.com:8484"), read_only=True, anon_perms=frozenset(("@read",)))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT, USER_ADMIN
+from shardhash.errors import ConfigError
+from shardhash.wire.address import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """An address to listen on, and the rules of those who come in by it. ConfigError for one that cannot be had."""
+
+    address: Address
+    read_only: bool = False
+    anon_perms: frozenset[str] = ANONYMOUS_DEFAULT
+
+    def __post_init__(self) -> None:
+        if self.address.kind == "wss":
+            plain = Address("ws", self.address.host, self.address.port, self.address.path)
+            raise ConfigError(
+                f"cannot listen on {self.address}: the server speaks no TLS; bind {plain} on a loopback address and"
+                " put a TLS proxy (nginx, haproxy, caddy) in front of it"
+            )
+        if granted := self.anon_perms & {ALL, USER_ADMIN}:
+            raise ConfigError(
+                f"anonymous users of {self.address} cannot be given {' '.join(sorted(granted))}: whoever reaches the"
+                " server would own it; create a user for that (--admin-user)"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches the address."""
+        if self.address.kind == "unix" or self.address.host == "localhost":
+            return True
+        try:
+            return ip_address(self.address.host.partition("%")[0]).is_loopback
+        except ValueError:
+            return False  # a name may lead anywhere, and an empty host everywhere

@@ -1,0 +1,1 @@
+"""How clients are connected: lines over TCP and unix sockets, messages over WebSockets."""

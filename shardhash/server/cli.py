@@ -1,0 +1,336 @@
+"""``shardhash serve``: from its command line and environment to `Settings`, and into `server.run`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shardhash.base import options
+from shardhash.base.options import DATABASE, DEFAULT_DATA, Options
+from shardhash.coordinator import permissions
+from shardhash.coordinator.bind import Bind
+from shardhash.errors import ConfigError, DamageError
+from shardhash.server.settings import Settings
+from shardhash.shard.directory.manifest import read_manifest
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.wire.address import parse_address, parse_bind
+from shardhash.wire.connection import Limits
+
+DEFAULT_BIND = "unix://./hashserve.sock"
+MAX_WORKERS = 256
+SECRET = "SHARDHASH_ADMIN_PASSWORD"
+SECRETS = (SECRET, "HASHSERVER_ADMIN_PASSWORD")
+
+DESCRIPTION = """\
+Serve hash equivalence to BitBake builds: a coordinator that clients connect to, and worker processes that each keep
+a part of the hashes. It prints `listening on ADDRESS` for each address once it answers there, logs to standard error,
+and stops in order on SIGTERM and SIGINT.
+
+Each option can also be given by the variables in [ ] behind it; the flag wins, then the first of them that is set.
+"""
+EXAMPLES = """\
+addresses:
+  unix://PATH, HOST:PORT, :PORT (all interfaces), [V6]:PORT, ws://HOST:PORT; port 0 takes any free one.
+  Rules for those who come in by an address follow it, each after a comma:
+    read-only                   nothing can be stored or removed there
+    anon=@read+@report          permissions of those who do not log in (@none: they must log in)
+
+examples:
+  shardhash serve
+        for builds on this machine; BB_HASHSERVE = "unix:///the/folder/hashserve.sock"
+  shardhash serve --bind :8686 --data /var/lib/shardhash --anon-perms '@read @report'
+        for a trusted network
+  shardhash serve --bind ws://10.0.0.1:8686 --bind ws://:8484,read-only,anon=@read --data /var/lib/shardhash
+        builders write by the private address, everyone may read by the other
+  shardhash serve --bind ws://127.0.0.1:8686,anon=@none --admin-user admin --admin-password-file /etc/shardhash/admin
+        users only, behind a TLS proxy; create them with `shardhash client new-user`
+  shardhash serve --bind :8686 --upstream wss://hash.example.com/ws
+        answer from here, and from there what is not known here
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `shardhash serve`; its exit status."""
+    options.hide_secret(["--admin-password"], SECRET, arguments)
+    settings = read_settings(arguments, os.environ)
+    for variable in SECRETS:
+        os.environ.pop(variable, None)  # it is no business of the workers
+    from shardhash.server.start import run  # takes a quarter of a second, which --help need not
+
+    return run(settings)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """The settings of a server. Ends the process, status 2, with a hint when they are wrong."""
+    known = _options()
+    given = known.parse(arguments, environment)
+    try:
+        return _settings(given, environment)
+    except ConfigError as error:
+        known.parser.error(str(error))
+
+
+def _options() -> Options:
+    known = Options(
+        argparse.ArgumentParser(
+            "shardhash serve",
+            usage="shardhash serve [OPTIONS]",
+            description=DESCRIPTION,
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # hide_secret looks for whole names
+        )
+    )
+    _add_listening(known)
+    _add_data(known)
+    _add_users(known)
+    _add_upstream(known)
+    return known
+
+
+def _add_listening(known: Options) -> None:
+    known.group("listening")
+    known.add(
+        "--bind",
+        "SHARDHASH_BIND",
+        "HASHSERVER_BIND",
+        metavar="ADDRESS[,RULE]",
+        convert=_checked_bind,
+        default=[DEFAULT_BIND],
+        repeatable=True,
+        help=f"listen here; may be given several times, in a variable parted by spaces (default {DEFAULT_BIND})",
+    )
+    known.switch(
+        "--read-only", "SHARDHASH_READ_ONLY", "HASHSERVER_READ_ONLY", help="nothing can be stored, by any address"
+    )
+    known.add(
+        "--max-message",
+        "SHARDHASH_MAX_MESSAGE",
+        metavar="SIZE",
+        convert=options.size,
+        default=Limits().message,
+        help="largest request of a client (default 64M)",
+    )
+    known.add(
+        "--log",
+        "SHARDHASH_LOG",
+        "HASHSERVER_LOG_LEVEL",
+        metavar="LEVEL",
+        convert=options.choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        default="INFO",
+        help="log what is at least this grave: DEBUG, INFO, WARNING, ERROR (default INFO)",
+    )
+
+
+def _add_data(known: Options) -> None:
+    known.group("data")
+    known.add(
+        "--data",
+        "SHARDHASH_DATA",
+        metavar="DIR",
+        help=f"keep everything in this folder, made if need be (default {DEFAULT_DATA}; with {DATABASE}=PATH,"
+        " which names the file of an older server, PATH.shardhash)",
+    )
+    known.switch("--memory", "SHARDHASH_MEMORY", help="keep everything in memory only; it is lost at the end")
+    known.add(
+        "--workers",
+        "SHARDHASH_WORKERS",
+        metavar="N",
+        convert=options.whole(1, MAX_WORKERS),
+        default=None,
+        help="worker processes, each with its part of the hashes; another number than before moves all to new files"
+        f" first (default: what DIR has; for a new one the cores but one, here {_workers_of_this_machine()})",
+    )
+    known.add(
+        "--sync",
+        "SHARDHASH_SYNC",
+        metavar="always|interval|off",
+        convert=options.choice("always", "interval", "off"),
+        default="always",
+        help="when reports are written to the disk: before they are acknowledged, so that none is ever lost"
+        " (default), every --sync-interval, or when the system likes",
+    )
+    for flag, text, default in (
+        ("--sync-interval", "at most this much is lost to a power cut with --sync interval (default 1s)", 1.0),
+        ("--snapshot-interval", "write a snapshot this often, so that starting is quick (default 1h)", 3600.0),
+        ("--shard-timeout", "how long a worker may take to answer before its request fails (default 30s)", 30.0),
+    ):
+        known.add(flag, _variable(flag), metavar="TIME", convert=options.seconds, default=default, help=text)
+    known.add(
+        "--snapshot-bytes",
+        "SHARDHASH_SNAPSHOT_BYTES",
+        metavar="SIZE",
+        convert=options.size,
+        default=256 << 20,
+        help="write one too when a worker's log has grown by this much (default 256M)",
+    )
+    known.add(
+        "--keep-snapshots",
+        "SHARDHASH_KEEP_SNAPSHOTS",
+        metavar="K",
+        convert=options.whole(1, 1000),
+        default=2,
+        help="keep so many snapshots and the logs between them, for restoring an earlier time (default 2)",
+    )
+
+
+def _add_users(known: Options) -> None:
+    known.group("users")
+    known.add(
+        "--anon-perms",
+        "SHARDHASH_ANON_PERMS",
+        "HASHSERVER_ANON_PERMS",
+        metavar="PERMS",
+        convert=permissions.parse_anonymous,
+        default=permissions.ANONYMOUS_DEFAULT,
+        help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
+        " (default '@read @report @db-admin')",
+    )
+    known.add(
+        "--admin-user",
+        "SHARDHASH_ADMIN_USER",
+        "HASHSERVER_ADMIN_USER",
+        metavar="NAME",
+        help="make sure that this user exists and may do everything",
+    )
+    known.add(
+        "--admin-password-file",
+        "SHARDHASH_ADMIN_PASSWORD_FILE",
+        metavar="FILE",
+        help="the first line of this file is that user's password",
+    )
+    known.add(
+        "--admin-password",
+        *SECRETS,
+        metavar="PASSWORD",
+        help="the password itself; better from a file or a variable, for shells remember command lines (it is"
+        " kept out of ps: the server starts itself anew without it)",
+    )
+
+
+def _add_upstream(known: Options) -> None:
+    known.group("upstream")
+    known.add(
+        "--upstream",
+        "SHARDHASH_UPSTREAM",
+        "HASHSERVER_UPSTREAM",
+        metavar="ADDRESS",
+        convert=parse_address,
+        help="ask this server for what is not known here, and remember what it says",
+    )
+    known.add("--upstream-user", "SHARDHASH_UPSTREAM_USER", metavar="NAME", help="log in there as this user")
+    known.add(
+        "--upstream-token-file",
+        "SHARDHASH_UPSTREAM_TOKEN_FILE",
+        metavar="FILE",
+        help="the first line of this file is that user's token (without a user, ~/.netrc is looked at)",
+    )
+    for flag, text, default in (
+        ("--upstream-timeout", "it counts as down, and is left alone for a while, after this (default 5s)", 5.0),
+        ("--upstream-misses", "what it does not know is not asked again for so long (default 60s)", 60.0),
+    ):
+        known.add(flag, _variable(flag), metavar="TIME", convert=options.seconds, default=default, help=text)
+
+
+def _variable(flag: str) -> str:
+    return "SHARDHASH_" + flag.lstrip("-").replace("-", "_").upper()
+
+
+def _checked_bind(text: str) -> str:
+    _bind(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def _bind(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
+    """A bind address with the rules of its own, else those of the whole server."""
+    address, rules = parse_bind(text)
+    if "anon" in rules:
+        anon_perms = permissions.parse_anonymous(rules["anon"])
+    return Bind(address, read_only or "read-only" in rules, anon_perms)
+
+
+def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    data, notices = _data(given, environment)
+    return Settings(
+        binds=tuple(_bind(text, given.read_only, given.anon_perms) for text in given.bind),
+        workers=given.workers or _workers_of(data),
+        data=data,
+        sync=given.sync,
+        sync_interval=given.sync_interval,
+        snapshot_interval=given.snapshot_interval,
+        snapshot_bytes=given.snapshot_bytes,
+        keep_snapshots=given.keep_snapshots,
+        limits=Limits(message=given.max_message),
+        shard_timeout=given.shard_timeout,
+        upstream=_upstream(given),
+        admin_user=given.admin_user,
+        admin_password=_admin_password(given),
+        log_level=given.log,
+        notices=notices,
+    )
+
+
+def _workers_of(data: Path | None) -> int:
+    """The workers when no number is given: those that the data directory was made for, lest it be moved around."""
+    try:
+        manifest = read_manifest(OsFileSystem(), data) if data is not None else None
+    except DamageError:
+        manifest = None  # the start says what is wrong with it
+    return manifest.shards if manifest is not None else _workers_of_this_machine()
+
+
+def _workers_of_this_machine() -> int:
+    """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _data(given: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
+    """The data directory, None for memory only, and what is to be said about it."""
+    if given.memory:
+        if given.data is not None:
+            raise ConfigError(f"--memory keeps nothing, but data is to be kept in {given.data}; give one of them")
+        return None, ("everything is kept in memory only and lost at the end (--memory)",)
+    if given.data is not None:
+        return Path(given.data), ()
+    data = options.default_data(environment)
+    if database := environment.get(DATABASE, "").strip():
+        return data, (f"{DATABASE} names {database}, the file of an older server; data is kept beside it, in {data}",)
+    return data, ()
+
+
+def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:
+    if given.upstream is None:
+        if given.upstream_user or given.upstream_token_file:
+            raise ConfigError("an upstream user or token is given, but no upstream (--upstream)")
+        return None
+    return UpstreamSettings(
+        given.upstream,
+        given.upstream_user,
+        _first_line("--upstream-token-file", given.upstream_token_file),
+        limit=given.upstream_timeout,
+        remember_misses=given.upstream_misses,
+    )
+
+
+def _admin_password(given: argparse.Namespace) -> str | None:
+    if given.admin_password is not None and given.admin_password_file is not None:
+        raise ConfigError("--admin-password and --admin-password-file are both given; one is enough")
+    if given.admin_password is not None:
+        return str(given.admin_password)
+    return _first_line("--admin-password-file", given.admin_password_file)
+
+
+def _first_line(flag: str, name: str | None) -> str | None:
+    """The secret in a file, without the end of its line. ConfigError if there is none."""
+    if name is None:
+        return None
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag}: cannot read {name}: {error}") from None
+    if not lines or not lines[0]:
+        raise ConfigError(f"{flag}: the first line of {name} is empty")
+    return lines[0]

@@ -1,0 +1,64 @@
+"""Settings of a server: everything that its command line and environment decide, checked as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.permissions import DB_ADMIN
+from shardhash.errors import ConfigError
+from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.wire.connection import Limits
+
+Sync: TypeAlias = Literal["always", "interval", "off"]
+"""When reports are on the disk: before they are acknowledged, within an interval, or when the system likes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One server. `data` None keeps everything in memory only. Times are seconds.
+
+    `notices` are remarks for the log, of whoever made the settings. ConfigError when they contradict each other.
+    """
+
+    binds: tuple[Bind, ...]
+    workers: int
+    data: Path | None
+    sync: Sync = "always"
+    sync_interval: float = 1.0
+    snapshot_interval: float = 3600.0
+    snapshot_bytes: int = 256 << 20
+    keep_snapshots: int = 2
+    limits: Limits = field(default_factory=Limits)
+    shard_timeout: float = 30.0
+    upstream: UpstreamSettings | None = None
+    admin_user: str | None = None
+    admin_password: str | None = field(default=None, repr=False)
+    log_level: str = "INFO"
+    notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.binds:
+            raise ConfigError("there is no address to listen on; give one with --bind")
+        if self.workers < 1:
+            raise ConfigError("a server needs one worker at least")
+        if self.upstream is not None and all(bind.read_only for bind in self.binds):
+            raise ConfigError(
+                "an upstream and read-only do not go together: what the upstream knows could not be stored here;"
+                " leave one of them out, or let clients read from the upstream itself"
+            )
+        if bool(self.admin_user) != bool(self.admin_password):
+            given, missing = ("user", "password") if self.admin_user else ("password", "user")
+            raise ConfigError(f"an admin {given} is given without an admin {missing}; give both or neither")
+
+    def warnings(self) -> list[str]:
+        """What the one who runs the server should know before a stranger finds out."""
+        exposed = [b for b in self.binds if DB_ADMIN in b.anon_perms and not b.read_only and not b.local]
+        return [
+            f"ANYONE who reaches {bind.address} may DELETE what this server knows, for anonymous users hold {DB_ADMIN}"
+            f" there. Unless everyone on that network is trusted, bind '{bind.address},anon=@read+@report', or"
+            " '...,anon=@read' if builders log in, or give --anon-perms, and create users with --admin-user"
+            for bind in exposed
+        ]

@@ -1,0 +1,92 @@
+"""The server's start: settings to a locked data directory, to worker processes, to a coordinator (serving.py).
+
+Workers are started before the coordinator's own libraries are loaded, which takes as long as theirs: a start takes
+half the time.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from shardhash.base.malloc import keep_buffers
+from shardhash.errors import ConfigError, DamageError, ShardhashError
+from shardhash.server.settings import Settings
+from shardhash.server.worker_processes import WorkerProcess
+from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory, prepare_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
+
+log = logging.getLogger(__name__)
+
+GC_THRESHOLD = 50_000
+"""Objects between collections; a coordinator makes few cycles, and a collection is a pause for every client."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Errors of the start go to the log, in words for people."""
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    gc.set_threshold(GC_THRESHOLD)
+    for notice in settings.notices:
+        log.info("%s", notice)
+    for warning in settings.warnings():
+        log.warning("%s", warning)
+    try:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # whoever wants a snapshot early does not mean to kill
+        with ExitStack() as held:
+            locks = _lock_data(settings, held)
+            start = partial(_start_worker, worker_arguments(settings, _prepare_data(settings)), locks)
+            processes = []
+            for shard in range(settings.workers):
+                processes.append(start(shard))
+                held.callback(processes[-1].discard)
+            import uvloop  # after the workers are on their way
+
+            from shardhash.server.assembly import serve
+
+            keep_buffers()
+            uvloop.run(serve(settings, processes, start))
+    except (ConfigError, DamageError) as error:
+        log.error("%s", error)
+        return 1
+    except ShardhashError:
+        log.exception("the server cannot go on")
+        return 1
+    return 0
+
+
+def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
+    """Make and lock the data directory, if there is one; the descriptor of the lock."""
+    if settings.data is None:
+        return []
+    make_directory(OsFileSystem(), settings.data)
+    return [held.enter_context(lock_directory(settings.data))]
+
+
+def _prepare_data(settings: Settings) -> Manifest | None:
+    """Make the data directory ready for the number of workers; None without one."""
+    if settings.data is None:
+        return None
+    return prepare_directory(OsFileSystem(), settings.data, settings.workers, lambda text: log.info("%s", text))
+
+
+def _start_worker(arguments: Sequence[str], locks: Sequence[int], shard: int) -> WorkerProcess:
+    return WorkerProcess(shard, arguments, locks)
+
+
+def worker_arguments(settings: Settings, manifest: Manifest | None) -> Sequence[str]:
+    """What each worker is told on its command line, besides its shard."""
+    arguments = ["--shards", str(settings.workers), "--sync", settings.sync]
+    if settings.data is not None and manifest is not None:
+        arguments += ["--data", str(settings.data), "--generation", str(manifest.generation)]
+        arguments += ["--sync-interval", str(settings.sync_interval)]
+        arguments += ["--snapshot-interval", str(settings.snapshot_interval)]
+        arguments += ["--snapshot-bytes", str(settings.snapshot_bytes)]
+        arguments += ["--keep-snapshots", str(settings.keep_snapshots)]
+    return arguments

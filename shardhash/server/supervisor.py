@@ -1,0 +1,160 @@
+"""The supervisor: keeps a worker running for each shard, and its link served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, UnixConnector
+
+from shardhash.errors import ConfigError
+from shardhash.link import operations
+from shardhash.link.worker_link import WorkerLink
+from shardhash.server.worker_processes import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 20.0
+"""Most seconds between pings on a link; a worker that does not answer for half of it more is replaced."""
+LEAST_HEARTBEAT = 1.0
+"""A worker that is merely busy shall not be taken for one that stands still."""
+MAX_PAUSE = 30.0
+"""Longest pause before a worker that keeps dying is started again, seconds."""
+START_PAUSE = 1.0
+"""Seconds before it is tried again to start a process for which there was no room."""
+
+
+class Supervisor:
+    """The worker processes of a server.
+
+    `processes` are those that were started already, one a link; `start` makes another for a shard.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[WorkerLink],
+        processes: Sequence[WorkerProcess],
+        start: Callable[[int], WorkerProcess],
+        *,
+        durable: bool,
+        limit: float = 30.0,
+    ) -> None:
+        """`limit`: seconds within which a worker that stands still is noticed, half a minute at most."""
+        self._links = links
+        self._processes = {link.shard: process for link, process in zip(links, processes, strict=True)}
+        self._start_process = start
+        self._durable = durable
+        self._heartbeat = min(HEARTBEAT, max(LEAST_HEARTBEAT, limit / 1.5))
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self._failure: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Serve all links; returns once every shard has recovered. ConfigError when one cannot."""
+        self._failure = asyncio.get_running_loop().create_future()
+        self._tasks = [asyncio.create_task(self._keep(link)) for link in self._links]
+        connected = asyncio.ensure_future(self._all_connected())
+        try:
+            first: list[asyncio.Future[None]] = [connected, self._failure]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+        finally:
+            connected.cancel()
+            self._failure.cancel()
+
+    async def _all_connected(self) -> None:
+        await asyncio.gather(*(link.connected.wait() for link in self._links))
+
+    async def stop(self) -> None:
+        """Let every worker finish its writes and end; kill what does not."""
+        self._stop.set()
+        processes = list(self._processes.values())
+        for process in processes:
+            process.ask_to_end()
+        await asyncio.gather(*(process.end() for process in processes))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep(self, link: WorkerLink) -> None:
+        pause = 0.0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            why = await self._run_once(link, self._processes[link.shard])
+            if self._stop.is_set():
+                return
+            lost = "" if self._durable else "; what it held in memory is lost"
+            log.error("worker of shard %d %s%s; starting it again", link.shard, why, lost)
+            link.lost(why)
+            pause = 0.0 if time.monotonic() - began > MAX_PAUSE else min(MAX_PAUSE, pause * 2 or 0.05)
+            await asyncio.sleep(pause if pause > 0.05 else 0)
+            self._processes[link.shard] = await self._start_again(link.shard)
+
+    async def _start_again(self, shard: int) -> WorkerProcess:
+        """Another process for a shard; tried until there is room for one (descriptors, memory, a full /tmp)."""
+        while True:
+            try:
+                return self._start_process(shard)
+            except OSError as error:
+                log.error("no worker for shard %d can be started: %s; trying again", shard, error)
+                await asyncio.sleep(START_PAUSE)
+
+    async def _run_once(self, link: WorkerLink, process: WorkerProcess) -> str:
+        """Serve a worker's link until it ends; how it ended."""
+        output = asyncio.create_task(_pass_on(link.shard, process))
+        try:
+            why = await self._serve(link, process)
+            await process.end(0)
+            await output
+        except OSError as error:  # no descriptor is left to watch it by
+            why = f"could not be watched: {error}"
+        finally:
+            output.cancel()
+            process.discard()
+        if process.status == operations.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
+            self._failure.set_exception(ConfigError(f"shard {link.shard} cannot start; the log says why"))
+        return process.describe_end() or why
+
+    async def _serve(self, link: WorkerLink, process: WorkerProcess) -> str:
+        ended = asyncio.create_task(process.wait())
+        connector = UnixConnector(str(process.path))
+        async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as session:
+            connecting = asyncio.create_task(_connect(session, self._heartbeat))
+            try:
+                await asyncio.wait([ended, connecting], return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    return "ended"
+                socket_ = connecting.result()
+                process.connected()
+                await link.serve(socket_)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(ended), 0.5)  # its exit status tells more
+            except (OSError, ClientError) as error:
+                return f"did not answer: {error}"
+            finally:
+                connecting.cancel()
+                ended.cancel()
+                await asyncio.gather(connecting, ended, return_exceptions=True)
+        return "dropped its link"
+
+
+async def _pass_on(shard: int, process: WorkerProcess) -> None:
+    """Log what a worker says."""
+    async for line in await process.lines():
+        try:
+            event = orjson.loads(line)
+            log.log(logging.getLevelNamesMapping()[event["level"]], "shard %d: %s", shard, event["text"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            log.warning("shard %d says: %s", shard, line.decode(errors="replace").rstrip())
+
+
+async def _connect(session: ClientSession, heartbeat: float) -> ClientWebSocketResponse:
+    """The link's WebSocket; waits for as long as the shard recovers."""
+    return await session.ws_connect(
+        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=operations.MAX_MESSAGE
+    )

@@ -1,0 +1,115 @@
+"""Worker processes: how one is started, told to end, and waited for.
+
+A worker (shard/worker.py) gets a listening unix socket, bound here under a private folder and unlinked as soon as the
+link is connected, and a pipe as its standard input, which closes when the coordinator is gone, however it died.
+
+Imports nothing that takes long: a server starts its workers first, and what it needs itself is loaded meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+STOP_LIMIT = 10.0
+"""Seconds that a worker has for its last writes before it is killed."""
+NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+"""A worker speaks no TLS; reading the system's certificates would be a fifth of its start."""
+
+
+class WorkerProcess:
+    """One worker process. `arguments` come behind ``python -m shardhash.shard.worker.process``.
+
+    `held` are descriptors that stay open until it has ended, whatever becomes of this process: the lock.
+    """
+
+    def __init__(self, shard: int, arguments: Sequence[str], held: Sequence[int] = ()) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="shardhash-")
+        self.path = Path(self._folder.name) / "link"
+        """The socket that it answers on."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(self.path))
+            listener.listen()
+            numbers = ["--shard", str(shard), "--listen-fd", str(listener.fileno())]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "shardhash.shard.worker.process", *numbers, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[listener.fileno(), *held],
+                env=os.environ | NO_CERTIFICATES,
+                start_new_session=True,  # Ctrl-C in a terminal is for the coordinator, which ends the workers
+            )
+        self._ended: asyncio.Future[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    def connected(self) -> None:
+        """The link is made; nobody else is to use its socket."""
+        self.path.unlink(missing_ok=True)
+
+    async def lines(self) -> asyncio.StreamReader:
+        """What it says, a line of JSON each (shard/worker.py)."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
+        return reader
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        if self._ended is None:
+            descriptor = os.pidfd_open(self._process.pid)  # first, for it may fail
+            self._ended = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().add_reader(descriptor, self._has_ended, descriptor, self._ended)
+        await asyncio.shield(self._ended)
+
+    def ask_to_end(self) -> None:
+        """Close its standard input: it finishes its writes and ends."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    async def end(self, limit: float = STOP_LIMIT) -> None:
+        """Until it has ended; past the limit, seconds, it is killed."""
+        try:
+            await asyncio.wait_for(self.wait(), limit)
+        except TimeoutError:
+            self._process.kill()
+            await self.wait()
+
+    def discard(self) -> None:
+        """Give back what it held here. It has ended, or it is killed now."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self.ask_to_end()
+        self._folder.cleanup()
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def describe_end(self) -> str:
+        """How it ended, in words; "" when it ended in order."""
+        status = self.status
+        if not status:
+            return ""
+        return f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
+
+    def _has_ended(self, descriptor: int, ended: asyncio.Future[None]) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+        self._process.poll()
+        if not ended.done():
+            ended.set_result(None)

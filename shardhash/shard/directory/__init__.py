@@ -1,0 +1,1 @@
+"""The data directory: its manifest, its lock, and its division into shards."""

@@ -1,0 +1,159 @@
+"""Resharding: the state of some shards as another number of them, each a snapshot to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from shardhash.link.operations import GC_MARK
+from shardhash.shard.state import small_sets
+from shardhash.shard.state.packing import unpack_item
+from shardhash.shard.state.table import Row, Table
+from shardhash.shard.storage import snapshot_chunks
+from shardhash.shard.storage.filesystem import FileSystem
+from shardhash.shard.storage.recovery import Progress, now, recover
+from shardhash.shard.storage.siginfo import SiginfoFiles, read_siginfo
+from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
+from shardhash.wire.hashes import Key, shard_of, slot_of
+
+FIRST_SEGMENT = 1
+
+ReadTable: TypeAlias = Callable[[FileSystem, Path, Progress], Table]
+"""The state of the shard in a folder."""
+ReadText: TypeAlias = Callable[[FileSystem, Path, int], str | None]
+"""The text of a siginfo reference of the shard in a folder; None for none."""
+
+
+class NewShards:
+    """The state of new shards while it is gathered, in any order; `finish` writes it to their folders.
+
+    Mappings and rows go where their taskhash lives, index items where their outhash does, users and settings to the
+    first shard; the current GC mark is known to all. Memory: the whole state, but for the siginfo texts.
+    """
+
+    def __init__(self, fs: FileSystem, folders: Sequence[Path]) -> None:
+        """The folders are those of shards just begun (`begin_shard`)."""
+        self._fs = fs
+        self._folders = folders
+        self._tables = [Table() for _ in folders]
+        self._texts = [SiginfoFiles(fs, folder) for folder in folders]
+
+    def add_mapping(self, method: str, taskhash: Key, unihash: bytes, mark: str) -> None:
+        """A mapping."""
+        table = self._tables[self._home(taskhash)]
+        table.set_mapping(table.method(method), taskhash, unihash, mark)
+
+    def add_row(self, method: str, taskhash: Key, row: Row, text: str | None) -> None:
+        """An outhash row, with the text that its siginfo reference stood for. Raises StorageError."""
+        number = self._home(taskhash)
+        siginfo = 0 if text is None else self._texts[number].put(text)
+        table = self._tables[number]
+        table.put_row(table.method(method), taskhash, row.outhash, row.created, row.details, siginfo)
+
+    def add_index(self, method: str, outhash: Key, taskhash: Key, created: int) -> None:
+        """An index item."""
+        table = self._tables[self._home(outhash)]
+        table.put_index(table.method(method), outhash, taskhash, created)
+
+    def add_entry(self, kind: str, name: str, value: Any) -> None:
+        """A user or setting."""
+        for table in self._tables if (kind, name) == ("config", GC_MARK) else self._tables[:1]:
+            table.entries.setdefault(kind, {})[name] = value
+
+    def finish(self, progress: Progress) -> None:
+        """Write everything, durably. Raises StorageError, SyncError."""
+        for number, (folder, table, texts) in enumerate(zip(self._folders, self._tables, self._texts, strict=True)):
+            texts.close()
+            _write_start(self._fs, folder, table, texts.next_number)
+            progress(f"wrote shard {number + 1} of {len(self._folders)}")
+
+    def _home(self, key: Key) -> int:
+        return shard_of(slot_of(key), len(self._tables))
+
+
+def read_table(fs: FileSystem, folder: Path, progress: Progress) -> Table:
+    """The state of the shard in a folder, as a start would find it. Raises DamageError."""
+    return recover(fs, folder, progress).table
+
+
+def reshard(
+    fs: FileSystem,
+    old: Sequence[Path],
+    new: Sequence[Path],
+    progress: Progress,
+    *,
+    read: ReadTable = read_table,
+    read_text: ReadText = read_siginfo,
+    reindex: bool = False,
+) -> None:
+    """Read all old shards, write the new ones, durably. Memory: the whole state, and one old shard once more.
+
+    `read` and `read_text` take the place of reading an old shard as a start does. With `reindex` the index is made
+    from the rows instead of taken over.
+    """
+    shards = NewShards(fs, new)
+    gather(fs, old, shards, progress, read=read, read_text=read_text, reindex=reindex)
+    shards.finish(progress)
+
+
+def gather(
+    fs: FileSystem,
+    old: Sequence[Path],
+    shards: NewShards,
+    progress: Progress,
+    *,
+    read: ReadTable = read_table,
+    read_text: ReadText = read_siginfo,
+    reindex: bool = False,
+) -> None:
+    """Add what all old shards hold, in the place of what is there; see `reshard`."""
+    for number, folder in enumerate(old):
+        table = read(fs, folder, progress)
+        _add_hashes(table, shards, partial(read_text, fs, folder))
+        if reindex:
+            _add_index_of_rows(table, shards)
+        else:
+            _add_index(table, shards)
+        if number == 0:
+            _add_entries(table, shards)
+        progress(f"read shard {number + 1} of {len(old)}")
+
+
+def _add_hashes(table: Table, shards: NewShards, text_of: Callable[[int], str | None]) -> None:
+    for method, part in table.methods.items():
+        for taskhash, unihash in part.mappings.items():
+            shards.add_mapping(method, taskhash, unihash, part.marks.get(taskhash, ""))
+        for taskhash in part.rows:
+            for row in table.rows(method, taskhash):
+                shards.add_row(method, taskhash, row, text_of(row.siginfo))
+
+
+def _add_index(table: Table, shards: NewShards) -> None:
+    for method, part in table.methods.items():
+        for outhash, bag in part.index.items():
+            for item in small_sets.iterate(bag):
+                created, taskhash = unpack_item(item)
+                shards.add_index(method, outhash, taskhash, created)
+
+
+def _add_index_of_rows(table: Table, shards: NewShards) -> None:
+    for method, part in table.methods.items():
+        for taskhash in part.rows:
+            for row in table.rows(method, taskhash):
+                shards.add_index(method, row.outhash, taskhash, row.created)
+
+
+def _add_entries(table: Table, shards: NewShards) -> None:
+    for kind, values in table.entries.items():
+        for name, value in values.items():
+            shards.add_entry(kind, name, value)
+
+
+def _write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
+    """Write a table as the first snapshot of a new shard, whose log holds nothing."""
+    writer = SnapshotWriter(fs, folder, SnapshotHead(FIRST_SEGMENT, 1, now(), siginfo))
+    for chunk in snapshot_chunks.freeze(table):
+        writer.add(chunk)
+    writer.seal(now())

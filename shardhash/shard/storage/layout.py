@@ -1,0 +1,101 @@
+"""All file names in a data directory.
+
+::
+
+    DIR/                                     mode 0700
+      manifest.json                          format version, shard count, generation (manifest.py)
+      lock                                   held by the running server, names it (manifest.py)
+      unfinished                             while a restore or load into the directory goes on
+      generation-000001/                     the generation that the manifest names; another one is a leftover
+        shard-000/                           one folder a shard
+          log-0000000001.log                 segments of the report log, ascending without gaps (log.py)
+          snapshot-0000000007.snap           the state before segment 7 (snapshot.py)
+          siginfo-0000000001.sig             outhash_siginfo texts (siginfo.py)
+          *.tmp                              unfinished, removed at the next start
+          *.damaged                          a snapshot that did not verify, set aside
+      aside-YYYYMMDD-HHMMSS/                 what was there before `shardhash repair` changed anything
+
+A backup has the same folders, and ``backup.json`` (admin/backup.py) in the place of the manifest.
+
+Numbers ascend from 1 and are never used twice within a folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from shardhash.shard.storage.filesystem import FileSystem
+
+MANIFEST = "manifest.json"
+BACKUP = "backup.json"
+LOCK = "lock"
+UNFINISHED = "unfinished"
+TEMPORARY = ".tmp"
+DAMAGED = ".damaged"
+
+_NUMBERED = re.compile(r"(log|snapshot|siginfo)-(\d{10})\.(log|snap|sig)", re.ASCII)
+_ENDINGS = {"log": "log", "snapshot": "snap", "siginfo": "sig"}
+
+
+class Listing(NamedTuple):
+    """What a shard's folder holds: numbers ascending, and names of leftovers."""
+
+    segments: list[int]
+    snapshots: list[int]
+    siginfos: list[int]
+    temporaries: list[str]
+
+
+def segment_name(number: int) -> str:
+    """The name of a log segment."""
+    return f"log-{number:010}.log"
+
+
+def snapshot_name(number: int) -> str:
+    """The name of the snapshot that covers all segments before `number`."""
+    return f"snapshot-{number:010}.snap"
+
+
+def siginfo_name(number: int) -> str:
+    """The name of a siginfo file."""
+    return f"siginfo-{number:010}.sig"
+
+
+def generation_folder(directory: Path, generation: int) -> Path:
+    """The folder of a generation in a data directory."""
+    return directory / f"generation-{generation:06}"
+
+
+def shard_folder(directory: Path, generation: int, shard: int) -> Path:
+    """The folder of a shard in a data directory."""
+    return generation_folder(directory, generation) / f"shard-{shard:03}"
+
+
+def list_shard(fs: FileSystem, folder: Path) -> Listing:
+    """What a shard's folder holds; names of other kinds are left out."""
+    found: dict[str, list[int]] = {"log": [], "snapshot": [], "siginfo": []}
+    temporaries = []
+    for name in fs.listdir(folder):
+        match = _NUMBERED.fullmatch(name)
+        if match and _ENDINGS[match[1]] == match[3]:
+            found[match[1]].append(int(match[2]))
+        elif name.endswith(TEMPORARY):
+            temporaries.append(name)
+    return Listing(sorted(found["log"]), sorted(found["snapshot"]), sorted(found["siginfo"]), temporaries)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """A log segment of a shard."""
+    return folder / segment_name(number)
+
+
+def snapshot_path(folder: Path, number: int) -> Path:
+    """The snapshot of a shard that covers all segments before `number`."""
+    return folder / snapshot_name(number)
+
+
+def siginfo_path(folder: Path, number: int) -> Path:
+    """A siginfo file of a shard."""
+    return folder / siginfo_name(number)

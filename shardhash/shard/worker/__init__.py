@@ -1,0 +1,1 @@
+"""The worker process: one shard, served to the coordinator over the link."""

@@ -1,0 +1,268 @@
+"""The worker process: one shard behind a WebSocket on a unix socket that the coordinator bound.
+
+The coordinator passes the listening socket by number and holds the other end of the worker's standard input: when
+that closes the coordinator is gone, however it died, and the worker goes too. The socket takes connections from the
+start but is served only once the shard has recovered; a line of JSON on standard output says how that goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+from aiohttp import WSMsgType, web
+
+from shardhash.base.malloc import give_back, keep_buffers
+from shardhash.base.wakeup import Wakeup
+from shardhash.errors import DamageError, ShardhashError, StorageError, SyncError
+from shardhash.link import operations
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import shard_folder
+from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, MemoryShard, open_shard
+from shardhash.shard.worker.service import Service
+from shardhash.shard.worker.writer import Writer
+
+GC_THRESHOLD = 100_000
+"""Objects between collections; a worker makes next to no cycles."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which another thread, which reads a snapshot back, may keep the event loop from running."""
+TICK = 1.0
+"""Seconds between looks at whether a snapshot is due."""
+RETRY_PAUSE = 60.0
+"""Seconds before a snapshot that failed is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is told on its command line."""
+
+    shard: int
+    shards: int
+    listen_fd: int
+    data: Path | None
+    generation: int
+    sync: str
+    sync_interval: float
+    snapshot_interval: float
+    snapshot_bytes: int
+    keep_snapshots: int
+
+
+class Link:
+    """The worker's side of one link: answers go out a tick at a time."""
+
+    def __init__(self, socket_: web.WebSocketResponse, service: Service) -> None:
+        self._socket = socket_
+        self._service = service
+        self._answers: list[Any] = []
+        self._wakeup = Wakeup()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Carry out what the coordinator asks until the link drops."""
+        sender = asyncio.create_task(self._send())
+        try:
+            async for message in self._socket:
+                if message.type is not WSMsgType.BINARY:
+                    break
+                if message.data[:1] == operations.LOOKUP:
+                    number, frame = operations.decode_lookup(message.data)
+                    await self._socket.send_bytes(self._service.lookup(frame, operations.lookup_head(number)))
+                else:
+                    self._begin(operations.decode_json(message.data))
+        finally:
+            self._service.drop_link(self)
+            for task in (sender, *self._tasks):
+                task.cancel()
+            await asyncio.gather(sender, *self._tasks, return_exceptions=True)
+
+    def _begin(self, requests: list[Any]) -> None:
+        for number, operation, *arguments in requests:
+            try:
+                result = self._service.begin(self, operation, arguments)
+            except (StorageError, DamageError, OSError) as error:
+                self._refuse(number, error)
+                continue
+            if isinstance(result, asyncio.Future):
+                result.add_done_callback(partial(self._finish, number))
+            elif isinstance(result, Awaitable):
+                task = asyncio.ensure_future(result)
+                self._tasks.add(task)
+                task.add_done_callback(partial(self._finish, number))
+                task.add_done_callback(self._tasks.discard)
+            else:
+                self._answer([number, result])
+
+    def _finish(self, number: int, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._answer([number, future.result()])
+        elif isinstance(error, StorageError | DamageError | OSError):
+            self._refuse(number, error)
+        else:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "an operation failed", "exception": error, "future": future}
+            )
+            self._answer([number, None, "failed", f"the shard failed at it: {error!r}"])
+
+    def _refuse(self, number: int, error: BaseException) -> None:
+        """The disk refuses, or what is read from it is damaged: a matter of this request, not of the shard.
+
+        Ending instead would bring the same request back, to end the next worker.
+        """
+        if not isinstance(error, StorageError):
+            say("ERROR", str(error))
+        self._answer([number, None, "storage", str(error)])
+
+    def _answer(self, item: list[Any]) -> None:
+        if item[0] != operations.NO_ANSWER:
+            self._answers.append(item)
+            self._wakeup.wake()
+
+    async def _send(self) -> None:
+        while True:
+            await self._wakeup.wait()
+            answers, self._answers = self._answers, []
+            for message in operations.encode_messages(answers):
+                await self._socket.send_bytes(message)
+
+
+def say(level: str, text: str) -> None:
+    """Tell the coordinator, which logs it."""
+    sys.stdout.buffer.write(orjson.dumps({"level": level, "text": text}) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
+    """The options on a worker's command line, which the supervisor writes."""
+    parser = argparse.ArgumentParser(prog="shardhash-worker", description="One shard; started by `shardhash serve`.")
+    parser.add_argument("--shard", type=int, required=True)
+    parser.add_argument("--shards", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--generation", type=int, default=1)
+    parser.add_argument("--sync", choices=("always", "interval", "off"), default="always")
+    parser.add_argument("--sync-interval", type=float, default=1.0)
+    parser.add_argument("--snapshot-interval", type=float, default=3600.0)
+    parser.add_argument("--snapshot-bytes", type=int, default=256 << 20)
+    parser.add_argument("--keep-snapshots", type=int, default=2)
+    return WorkerOptions(**vars(parser.parse_args(arguments)))
+
+
+async def run(options: WorkerOptions, shard: AnyShard) -> None:
+    """Serve the shard until the coordinator is gone."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), _input_ended, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    writer = Writer(shard, wait_for_sync=options.sync == "always")
+    service = Service(shard, writer)
+    writing = asyncio.create_task(writer.run())
+    upkeep = asyncio.create_task(_keep_up(options, shard, writer, service))
+    giving_back = asyncio.create_task(give_back())
+    # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
+    runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, socket.socket(fileno=options.listen_fd)).start()
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait([waiting, writing, upkeep], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiting}:
+            task.result()  # an exception here is final: recovery will tell what is on disk
+    finally:
+        upkeep.cancel()
+        giving_back.cancel()
+        await asyncio.gather(upkeep, giving_back, return_exceptions=True)
+        await runner.cleanup()
+    writer.stop()
+    await writing
+
+
+async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, service: Service) -> None:
+    """Sync and write snapshots when they are due, until cancelled."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + options.snapshot_interval
+    while True:
+        await asyncio.sleep(min(options.sync_interval, TICK))
+        if options.sync == "interval":
+            writer.sync_soon()
+        if shard.log_bytes >= options.snapshot_bytes or (loop.time() >= due and shard.log_bytes > EMPTY_SEGMENT):
+            due = loop.time() + options.snapshot_interval
+            try:
+                await service.op_snapshot()
+            except StorageError as error:
+                say("ERROR", f"{error}; the log goes on, and another snapshot is tried later")
+                await asyncio.sleep(RETRY_PAUSE)
+
+
+def _application(service: Service) -> web.Application:
+    async def link(request: web.Request) -> web.WebSocketResponse:
+        socket_ = web.WebSocketResponse(compress=False, max_msg_size=operations.MAX_MESSAGE)
+        await socket_.prepare(request)
+        await Link(socket_, service).serve()
+        return socket_
+
+    application = web.Application()
+    application.router.add_get("/link", link)
+    return application
+
+
+def _input_ended(stop: asyncio.Event) -> None:
+    with contextlib.suppress(BlockingIOError):
+        if not os.read(sys.stdin.fileno(), 4096):
+            stop.set()
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+
+
+def _open(options: WorkerOptions) -> AnyShard:
+    if options.data is None:
+        return MemoryShard()
+    return open_shard(
+        OsFileSystem(),
+        shard_folder(options.data, options.generation, options.shard),
+        keep_snapshots=options.keep_snapshots,
+        progress=lambda text: say("INFO", text),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker; its exit status."""
+    options = parse_options(arguments)
+    gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
+    try:
+        shard = _open(options)
+    except ShardhashError as error:
+        say("ERROR", str(error))
+        return operations.EXIT_DAMAGED
+    try:
+        keep_buffers()  # not before: recovery frees much that is not needed again
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+        gc.enable()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        uvloop.run(run(options, shard))
+        shard.close()
+    except SyncError as error:
+        say("ERROR", f"{error}; the worker ends, and what is on the disk decides")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A store that asks an upstream server what it does not know."""

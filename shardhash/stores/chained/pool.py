@@ -1,0 +1,147 @@
+"""The pool: a few connections to the upstream that stay open, and whether it is asked at all.
+
+====  ================================================================================================================
+up    Questions are asked. One that fails, is refused or takes longer than the limit takes the upstream down.
+down  Nobody asks. In the background a *probe*, a lookup of a hash that nobody has, is tried after pauses that grow;
+      when it is answered, the upstream is up. A ping would not do: a server that refuses or delays lookups may
+      answer that. Pauses start anew only when a question was answered, so that a server which answers probes and
+      nothing else is left alone more and more.
+====  ================================================================================================================
+
+One warning is logged from the first failure to the next answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
+
+from shardhash.client import AsyncClient
+from shardhash.errors import InvokeError, ProtocolError
+from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.wire.hashes import DIGEST_SIZE
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS = 8
+"""Connections to the upstream: so many questions are under way at one time."""
+FIRST_PAUSE = 0.5
+LAST_PAUSE = 60.0
+"""Seconds between attempts to reach an upstream that is down; each pause is twice the one before."""
+PROBE_METHOD = "shardhash.probe"
+
+_T = TypeVar("_T")
+Question: TypeAlias = Callable[[AsyncClient], Awaitable[_T]]
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+class Pool:
+    """Connections to one upstream. Use from one event loop."""
+
+    def __init__(self, settings: UpstreamSettings, sleep: Sleep = asyncio.sleep) -> None:
+        self._settings = settings
+        self._sleep = sleep
+        self._clients = [self._client() for _ in range(CONNECTIONS)]
+        self._idle: asyncio.LifoQueue[AsyncClient] = asyncio.LifoQueue()
+        for client in self._clients:
+            self._idle.put_nowait(client)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._down = False
+        self._warned = False
+        self._pause = FIRST_PAUSE
+
+    def start(self) -> None:
+        """Connect in the background, so that the first questions need not."""
+        for _ in self._clients:
+            self.spawn(self._connect())
+
+    async def close(self) -> None:
+        """Close all connections and end what was spawned."""
+        self._closed = self._down = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in self._clients))
+
+    @property
+    def down(self) -> bool:
+        """Whether the upstream is not asked at present."""
+        return self._down
+
+    async def ask(self, question: Question[_T]) -> _T | None:
+        """The outcome of a question on a connection that is free, within the limit; None while the upstream is down.
+
+        `question` is called when a connection is free, so it may gather until then what it asks.
+        """
+        if self._down:
+            return None
+        try:
+            answer = await self._ask_now(question)
+        except (OSError, InvokeError, ProtocolError) as error:
+            self._go_down(error)
+            return None
+        self._recovered()
+        return answer
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that ends with the pool at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask_now(self, question: Question[_T]) -> _T:
+        """Ask, up or down. Raises OSError (TimeoutError too), InvokeError, ProtocolError."""
+        async with asyncio.timeout(self._settings.limit):
+            client = await self._idle.get()
+            try:
+                return await question(client)
+            finally:
+                self._idle.put_nowait(client)
+
+    # ------------------------------------------------------------------------------------------ up and down
+
+    def _go_down(self, error: Exception) -> None:
+        if self._down:
+            return
+        self._down = True
+        self.spawn(self._come_back())
+        address = self._settings.address
+        log.log(
+            logging.DEBUG if self._warned else logging.WARNING,
+            "the upstream is left alone until it is back, local data answers: %s",
+            f"{address}: no answer within {self._settings.limit:g} s" if isinstance(error, TimeoutError) else error,
+        )
+        self._warned = True
+
+    async def _come_back(self) -> None:
+        while self._down:
+            await self._sleep(self._pause)
+            self._pause = min(LAST_PAUSE, self._pause * 2)
+            try:
+                await self._ask_now(_probe)
+            except (OSError, InvokeError, ProtocolError) as error:
+                log.debug("the upstream is not back: %s", error)
+            else:
+                self._down = self._closed
+
+    def _recovered(self) -> None:
+        self._pause = FIRST_PAUSE
+        if self._warned:
+            self._warned = False
+            log.warning("the upstream answers again: %s", self._settings.address)
+
+    # ------------------------------------------------------------------------------------------ connections
+
+    def _client(self) -> AsyncClient:
+        settings = self._settings
+        return AsyncClient(str(settings.address), settings.username, settings.token, timeout=settings.limit)
+
+    async def _connect(self) -> None:
+        await self.ask(AsyncClient.connect)
+
+
+async def _probe(client: AsyncClient) -> None:
+    await client.get_unihashes(PROBE_METHOD, bytes(DIGEST_SIZE))

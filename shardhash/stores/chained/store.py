@@ -1,0 +1,259 @@
+"""The chained store: a Store whose misses are asked of an upstream, and whose hits from there are kept (backfill).
+
+Reports, removals and collections are local. A hit from upstream is answered at once and stored in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any
+
+from shardhash.errors import StorageError, UnavailableError
+from shardhash.link.operations import LATER_PAGE
+from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.interface import Columns, GcStatus, Otherwise, Store, Where
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
+from shardhash.wire.messages import Report
+
+log = logging.getLogger(__name__)
+
+MAX_MISSES = 1_000_000
+"""Hashes remembered as unknown upstream; about 100 bytes each."""
+
+
+class Misses:
+    """What the upstream did not know a short while ago: for `seconds` at most, and half of that at least."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._half = seconds / 2
+        self._clock = clock
+        self._turn = clock() + self._half
+        self._new: set[tuple[str, Key]] = set()
+        self._old: set[tuple[str, Key]] = set()
+
+    def add(self, kind: str, keys: Sequence[Key]) -> None:
+        """Remember that these are unknown. `kind` keeps unihashes and the taskhashes of each method apart."""
+        if self._half > 0:
+            self.expire()
+            self._new.update((kind, key) for key in keys)
+
+    def forget(self, kind: str, key: Key) -> None:
+        """This one may be known from now on."""
+        self._new.discard((kind, key))
+        self._old.discard((kind, key))
+
+    def unknown(self, kind: str, key: Key) -> bool:
+        """Whether it need not be asked."""
+        return (kind, key) in self._new or (kind, key) in self._old
+
+    def expire(self) -> None:
+        """Forget what is too old; before a series of `unknown`."""
+        now = self._clock()
+        if now >= self._turn or len(self._new) > MAX_MISSES // 2:
+            self._old = self._new if now < self._turn + self._half else set()
+            self._new = set()
+            self._turn = now + self._half
+
+
+class ChainedStore:
+    """A Store that asks `upstream` what `local` does not know."""
+
+    def __init__(self, local: Store, upstream: Upstream, misses: Misses) -> None:
+        self._local = local
+        self._upstream = upstream
+        self._misses = misses
+        self._backfill: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
+        self._filler: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to backfill."""
+        self._upstream.start()
+        self._filler = asyncio.create_task(self._fill())
+
+    async def close(self) -> None:
+        """Store what is queued, as far as that works, and leave the upstream."""
+        if self._filler is not None:
+            await self._backfill.join()
+            self._filler.cancel()
+            await asyncio.gather(self._filler, return_exceptions=True)
+        await self._upstream.close()
+
+    async def backfilled(self) -> int:
+        """Wait until nothing is queued; how many mappings were."""
+        queued = self._backfill.qsize()
+        await self._backfill.join()
+        return queued
+
+    # ------------------------------------------------------------------------------------------- questions
+
+    async def lookup(self, method: str, digests: Buffer) -> Found:
+        """See Store."""
+        found = await self._local.lookup(method, digests)
+        if found.known is None or self._upstream.down:
+            return found
+        keys = list(split_digests(digests))
+        asked = self._worth_asking(method, keys, found.known)
+        if not asked:
+            return found
+        unihashes = found.unihashes()
+        del found  # a part of the answers to many callers, which need not stay until the upstream has answered
+        answer = await self._upstream.lookup(method, b"".join([keys[i] for i in asked]))
+        if answer is not None:
+            self._take(method, keys, asked, answer.unihashes(), unihashes)
+        return Found.of(unihashes)
+
+    async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
+        """See Store."""
+        unihashes = await self._local.lookup_keys(method, taskhashes)
+        asked = self._worth_asking(method, taskhashes, bytes(unihash is not None for unihash in unihashes))
+        if not asked or self._upstream.down:
+            return unihashes
+        answer = await self._upstream.lookup_texts(method, [to_text(taskhashes[i]) for i in asked])
+        if answer is not None:
+            digests = [None if unihash is None else to_digest(unihash) for unihash in answer]
+            self._take(method, taskhashes, asked, digests, unihashes)
+        return unihashes
+
+    async def exists(self, digests: Buffer) -> bytes:
+        """See Store."""
+        status = await self._local.exists(digests)
+        if 0 not in status or self._upstream.down:
+            return status
+        keys = list(split_digests(digests))
+        asked = self._worth_asking("", keys, status)
+        answer = await self._upstream.exists(b"".join([keys[i] for i in asked])) if asked else None
+        if answer is None:
+            return status
+        self._misses.add("", [keys[i] for i, there in zip(asked, answer, strict=True) if not there])
+        merged = bytearray(status)
+        for position in compress(asked, answer):
+            merged[position] = 1
+        return bytes(merged)
+
+    async def get_row(self, method: str, taskhash: str) -> Columns | None:
+        """See Store."""
+        row = await self._local.get_row(method, taskhash)
+        if row is None:
+            row = await self._upstream.get_row(method, taskhash)
+            await self._keep(row)
+        return row
+
+    async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
+        """See Store."""
+        row = await self._local.get_outhash(method, outhash, taskhash, with_unihash)
+        if row is None:
+            row = await self._upstream.get_outhash(method, outhash, taskhash, with_unihash)
+            if with_unihash:
+                await self._keep(row)
+        return row
+
+    def _worth_asking(self, kind: str, keys: Sequence[Key], known: bytes) -> list[int]:
+        """Positions of what is not known here and not remembered as unknown there."""
+        self._misses.expire()
+        unknown = self._misses.unknown
+        return [i for i, key in enumerate(keys) if not known[i] and not unknown(kind, key)]
+
+    def _take(
+        self,
+        method: str,
+        keys: Sequence[Key],
+        asked: list[int],
+        answers: list[bytes | None],
+        unihashes: list[bytes | None],
+    ) -> None:
+        """Put the upstream's answers in their places, queue the hits, remember the misses."""
+        self._misses.add(method, [keys[i] for i, unihash in zip(asked, answers, strict=True) if unihash is None])
+        for position, unihash in zip(asked, answers, strict=True):
+            if unihash is not None:
+                unihashes[position] = unihash
+                self._backfill.put_nowait((method, to_text(keys[position]), unihash))
+
+    # --------------------------------------------------------------------------------------------- backfill
+
+    async def _fill(self) -> None:
+        while True:
+            some = [await self._backfill.get()]
+            while len(some) < LATER_PAGE and not self._backfill.empty():
+                some.append(self._backfill.get_nowait())
+            results = await asyncio.gather(
+                *(self._local.report_equiv(*mapping) for mapping in some), return_exceptions=True
+            )
+            for _ in results:
+                self._backfill.task_done()
+            if failures := [result for result in results if isinstance(result, BaseException)]:
+                # Nothing is lost: they are asked upstream again.
+                log.warning("%d answers of the upstream were not stored: %s", len(failures), failures[0])
+
+    async def _keep(self, row: Columns | None) -> None:
+        if row is not None:
+            try:
+                await self._local.store_row(row)
+            except (StorageError, UnavailableError) as error:
+                log.warning("a row of the upstream was not stored: %s", error)
+
+    # ------------------------------------------------------------------------------------------------ local
+
+    async def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> list[bytes]:
+        """See Store."""
+
+        async def ask(report: Report) -> bytes | None:
+            row = await self._upstream.get_outhash(report.method, report.outhash, report.taskhash, True)
+            unihash = row.get("unihash") if row else None
+            return to_digest(unihash) if unihash else None
+
+        for report in reports:
+            self._misses.forget(report.method, to_key(report.taskhash))
+        return await self._local.report(reports, otherwise or ask)
+
+    async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
+        """See Store."""
+        return await self._local.report_equiv(method, taskhash, unihash)
+
+    async def store_row(self, row: Columns) -> None:
+        """See Store."""
+        await self._local.store_row(row)
+
+    async def remove(self, where: Where) -> int:
+        """See Store."""
+        return await self._local.remove(where)
+
+    async def clean_unused(self, max_age_seconds: int) -> int:
+        """See Store."""
+        return await self._local.clean_unused(max_age_seconds)
+
+    async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
+        """See Store."""
+        return await self._local.gc_mark(marks)
+
+    async def gc_status(self) -> GcStatus:
+        """See Store."""
+        return await self._local.gc_status()
+
+    async def gc_sweep(self, mark: str) -> int:
+        """See Store."""
+        return await self._local.gc_sweep(mark)
+
+    async def usage(self) -> dict[str, int]:
+        """See Store."""
+        return await self._local.usage()
+
+    async def get_entry(self, kind: str, name: str) -> Any:
+        """See Store."""
+        return await self._local.get_entry(kind, name)
+
+    async def list_entries(self, kind: str) -> dict[str, Any]:
+        """See Store."""
+        return await self._local.list_entries(kind)
+
+    async def set_entry(self, kind: str, name: str, value: Any) -> None:
+        """See Store."""
+        await self._local.set_entry(kind, name, value)
+
+    async def snapshot(self) -> None:
+        """See Store."""
+        await self._local.snapshot()

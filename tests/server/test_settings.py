@@ -1,0 +1,208 @@
+"""Settings, and how flags and variables become them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT
+from shardhash.errors import ConfigError
+from shardhash.server.cli import read_settings
+from shardhash.server.settings import Settings
+from shardhash.server.start import worker_arguments
+from shardhash.shard.directory.manifest import Manifest, prepare_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.worker.process import parse_options
+from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.wire.address import Address, parse_address, parse_bind
+
+NOTHING: dict[str, str] = {}
+DEFAULT = "@read @report @db-admin"
+
+
+def settings(*binds: Bind, **others: object) -> Settings:
+    return Settings(binds or (Bind(Address("tcp", "127.0.0.1", 1)),), 2, None, **others)  # type: ignore[arg-type]
+
+
+def refused(arguments: list[str], environment: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said about settings that are wrong."""
+    with pytest.raises(SystemExit) as exit_:
+        read_settings(arguments, environment)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- what goes together
+
+
+def test_an_upstream_needs_an_address_that_stores() -> None:
+    upstream = UpstreamSettings(parse_address("hash.example.com:1"))
+    reader, writer = Bind(Address("tcp", "", 1), read_only=True), Bind(Address("tcp", "", 2))
+    with pytest.raises(ConfigError, match="an upstream and read-only do not go together"):
+        settings(reader, upstream=upstream)
+    assert settings(reader, writer, upstream=upstream).upstream == upstream
+
+
+def test_no_tls() -> None:
+    with pytest.raises(ConfigError, match=r"wss://:8443/ws: .*bind ws://:8443/ws .*TLS proxy"):
+        Bind(parse_bind("wss://:8443/ws")[0])
+
+
+@pytest.mark.parametrize("name", ["@all", "@user-admin"])
+def test_nobody_is_made_owner(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot be given {name}"):
+        Bind(Address("tcp", "", 1), anon_perms=frozenset((name, "@read")))
+
+
+@pytest.mark.parametrize(("user", "password"), [("admin", None), (None, "secret"), ("admin", "")])
+def test_admin_user_and_password_go_together(user: str | None, password: str | None) -> None:
+    with pytest.raises(ConfigError, match="admin"):
+        settings(admin_user=user, admin_password=password)
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(
+        settings(admin_user="a", admin_password="secret", upstream=UpstreamSettings(Address("tcp", "h", 1), "u", "tok"))
+    )
+    assert "secret" not in shown
+    assert "tok" not in shown
+
+
+@pytest.mark.parametrize(
+    ("place", "local"),
+    [
+        ("unix:///a", True),
+        ("127.0.0.1:1", True),
+        ("127.8.0.1:1", True),
+        ("[::1]:1", True),
+        ("ws://localhost:1", True),
+        (":1", False),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("[fe80::1%eth0]:1", False),
+        ("10.0.0.1:1", False),
+        ("hash.example.com:1", False),
+    ],
+)
+def test_local_addresses(place: str, local: bool) -> None:
+    assert Bind(parse_bind(place)[0]).local is local
+    warnings = settings(Bind(parse_bind(place)[0])).warnings()
+    assert len(warnings) == (0 if local else 1)
+    assert all("@db-admin" in warning and "DELETE" in warning for warning in warnings)
+
+
+def test_no_warning_without_danger() -> None:
+    address = Address("tcp", "0.0.0.0", 1)
+    readers = [Bind(address, read_only=True), Bind(address, anon_perms=frozenset(("@read", "@report")))]
+    assert settings(*readers).warnings() == []
+
+
+# --------------------------------------------------------------------------------------------- flags and variables
+
+
+def test_defaults() -> None:
+    found = read_settings([], NOTHING)
+    bind = Bind(Address("unix", path="./hashserve.sock"))
+    assert found == Settings((bind,), max(1, len(os.sched_getaffinity(0)) - 1), Path("hashserv.shardhash"))
+
+
+def test_variables_of_the_reference(tmp_path: Path) -> None:
+    found = read_settings(
+        [],
+        {
+            "HASHSERVER_BIND": ":8686 ws://:8484,read-only,anon=@read",
+            "HASHSERVER_DB": "/var/lib/hashserv.db",
+            "HASHSERVER_LOG_LEVEL": "debug",
+            "HASHSERVER_UPSTREAM": "wss://hash.example.com/ws",
+            "HASHSERVER_READ_ONLY": "0",
+            "HASHSERVER_ANON_PERMS": "@read,@report",
+            "HASHSERVER_ADMIN_USER": "admin",
+            "HASHSERVER_ADMIN_PASSWORD": "secret",
+        },
+    )
+    assert found.binds == (
+        Bind(Address("tcp", "", 8686), False, frozenset(("@read", "@report"))),
+        Bind(Address("ws", "", 8484), True, frozenset(("@read",))),
+    )
+    assert found.data == Path("/var/lib/hashserv.db.shardhash")
+    assert "HASHSERVER_DB" in found.notices[0]
+    assert found.log_level == "DEBUG"
+    assert found.upstream == UpstreamSettings(Address("wss", "hash.example.com", 443, "/ws"))
+    assert (found.admin_user, found.admin_password) == ("admin", "secret")
+
+
+def test_flags(tmp_path: Path) -> None:
+    token, password = tmp_path / "token", tmp_path / "password"
+    token.write_text("0123\n")
+    password.write_text("p w\r\n")
+    arguments = (
+        "--bind :1 --bind :2,anon=@none --workers 3 --data d --sync interval --sync-interval 2s --snapshot-interval 10m"
+        " --snapshot-bytes 1M --keep-snapshots 4 --log warning --shard-timeout 5 --max-message 2M --upstream h:1"
+        " --upstream-timeout 2 --upstream-misses 5m"
+        f" --upstream-user u --upstream-token-file {token} --admin-user a --admin-password-file {password}"
+    )
+    found = read_settings(arguments.split(), {"SHARDHASH_DATA": "other", "SHARDHASH_BIND": "wss://:1"})
+    assert [bind.anon_perms for bind in found.binds] == [ANONYMOUS_DEFAULT, frozenset()]
+    assert (found.workers, found.data, found.log_level, found.shard_timeout) == (3, Path("d"), "WARNING", 5)
+    assert found.limits.message == 2 << 20
+    assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300)
+    assert found.admin_password == "p w"
+    told = parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found, Manifest(3, 7))])
+    assert (told.shards, told.data, told.generation) == (3, Path("d"), 7)
+    assert (told.sync, told.sync_interval) == ("interval", 2)
+    assert (told.snapshot_interval, told.snapshot_bytes, told.keep_snapshots) == (600, 1 << 20, 4)
+
+
+def test_workers_in_memory_are_told_no_folder() -> None:
+    found = read_settings(["--memory"], NOTHING)
+    assert found.data is None
+    assert parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found, None)]).data is None
+
+
+def test_read_only_holds_for_every_address() -> None:
+    found = read_settings(["--bind", ":1", "--bind", "ws://:2"], {"HASHSERVER_READ_ONLY": "1"})
+    assert [bind.read_only for bind in found.binds] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ("--anon-perms @all", {}, "--anon-perms: anonymous users cannot be given @all"),
+        ("", {"HASHSERVER_ANON_PERMS": "@read @user-admin"}, "HASHSERVER_ANON_PERMS: anonymous users cannot be given"),
+        ("--bind :1,anon=@all", {}, "--bind: anonymous users cannot be given @all"),
+        ("--bind :1,anon=@fly", {}, "unknown permission @fly"),
+        ("", {"HASHSERVER_BIND": ":1 wss://:2"}, "HASHSERVER_BIND: cannot listen on wss://:2"),
+        ("--bind nowhere", {}, "--bind: address 'nowhere'"),
+        ("--read-only --upstream h:1", {}, "an upstream and read-only do not go together"),
+        ("--bind :1,read-only", {"HASHSERVER_UPSTREAM": "h:1"}, "an upstream and read-only do not go together"),
+        ("--upstream :1", {}, "--upstream: address ':1' has no host"),
+        ("--upstream-user u", {}, "no upstream (--upstream)"),
+        ("--upstream h:1 --upstream-user u", {}, "an upstream user and token go together"),
+        ("--memory --data d", {}, "--memory keeps nothing"),
+        ("--memory", {"SHARDHASH_DATA": "d"}, "--memory keeps nothing"),
+        ("--workers 0", {}, "--workers: '0' is no whole number"),
+        ("--sync never", {}, "--sync: 'never' is none of always, interval, off"),
+        ("--log loud", {}, "--log: 'loud' is none of"),
+        ("--admin-user a", {}, "an admin user is given without an admin password"),
+        ("--admin-user a --admin-password-file /nowhere", {}, "--admin-password-file: cannot read /nowhere"),
+        ("--admin-user a --admin-password-file /dev/null", {}, "first line of /dev/null is empty"),
+        ("--admin-password p", {"SHARDHASH_ADMIN_PASSWORD_FILE": "f"}, "one is enough"),
+        ("--admin-pass p", {}, "unrecognized arguments"),
+    ],
+)
+def test_wrong_settings(
+    arguments: str, environment: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(arguments.split(), environment, capsys)
+
+
+def test_workers_are_those_of_the_directory_unless_a_number_is_given(tmp_path: Path) -> None:
+    fs = OsFileSystem()
+    assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == max(1, len(os.sched_getaffinity(0)) - 1)
+    prepare_directory(fs, tmp_path, 5, lambda _: None)
+    assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == 5
+    assert read_settings(f"--data {tmp_path} --workers 2".split(), NOTHING).workers == 2

@@ -1,0 +1,83 @@
+"""A Store that knows no hash, keeps entries in a dict, and remembers what it was asked to write."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from shardhash.stores.interface import Columns, GcStatus, Otherwise, Where
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key
+from shardhash.wire.messages import Report
+
+
+class PlainStore:
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], Any] = {}
+        self.written: list[str] = []
+        """The names of the writing methods that were called."""
+
+    async def lookup(self, method: str, digests: Buffer) -> Found:
+        return Found.of([None] * (len(digests) // 32))
+
+    async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
+        return [None] * len(taskhashes)
+
+    async def exists(self, digests: Buffer) -> bytes:
+        return bytes(len(digests) // 32)
+
+    async def get_row(self, method: str, taskhash: str) -> Columns | None:
+        return None
+
+    async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
+        return None
+
+    async def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> list[bytes]:
+        self.written.append("report")
+        return [bytes.fromhex(report.unihash) for report in reports]
+
+    async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
+        self.written.append("report_equiv")
+        return unihash
+
+    async def store_row(self, row: Columns) -> None:
+        self.written.append("store_row")
+
+    async def remove(self, where: Where) -> int:
+        self.written.append("remove")
+        return 0
+
+    async def clean_unused(self, max_age_seconds: int) -> int:
+        self.written.append("clean_unused")
+        return 0
+
+    async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
+        self.written.append("gc_mark")
+        return [0] * len(marks)
+
+    async def gc_status(self) -> GcStatus:
+        return GcStatus(0, 0, None)
+
+    async def gc_sweep(self, mark: str) -> int:
+        self.written.append("gc_sweep")
+        return 0
+
+    async def usage(self) -> dict[str, int]:
+        return {}
+
+    async def get_entry(self, kind: str, name: str) -> Any:
+        return copy.deepcopy(self.entries.get((kind, name)))
+
+    async def list_entries(self, kind: str) -> dict[str, Any]:
+        return {name: copy.deepcopy(value) for (of, name), value in self.entries.items() if of == kind}
+
+    async def set_entry(self, kind: str, name: str, value: Any) -> None:
+        self.written.append("set_entry")
+        if value is None:
+            self.entries.pop((kind, name), None)
+        else:
+            self.entries[kind, name] = copy.deepcopy(value)
+
+    async def snapshot(self) -> None:
+        self.written.append("snapshot")
