@@ -25,7 +25,8 @@ from shardhash.stores.sharded.report_order import Clock, Reports
 from shardhash.wire import batch, streams
 from shardhash.wire.batch import Batch, Found
 from shardhash.wire.connection import ServerConnection, StreamLines
-from shardhash.wire.messages import COMMANDS, Report, parse_request
+from shardhash.wire.messages import COMMANDS, parse_request
+from shardhash.wire.rows import Report
 
 SIZES = (900, 9000)
 

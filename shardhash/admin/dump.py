@@ -31,13 +31,13 @@ from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.recovery import Progress, recover
 from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.wire.hashes import to_digest, to_key, to_text
+from shardhash.wire.rows import DETAILS, SIGINFO
 
 FORMAT = "shardhash dump"
 VERSION = 1
 EVERY = 100_000
 """Lines between one progress text and the next."""
 
-_DETAILS = ("owner", "PN", "PV", "PR", "task")
 _COUNTED = {"entry": "entries", "mapping": "mappings", "row": "rows"}
 
 
@@ -153,9 +153,9 @@ def _load_row(shards: NewShards, value: dict[str, Any]) -> None:
         to_key(_text(value, "taskhash")),
         to_key(_text(value, "outhash")),
     )
-    owner, pn, pv, pr, task = (_text_or_none(value, name) for name in _DETAILS)
+    owner, pn, pv, pr, task = (_text_or_none(value, name) for name in DETAILS)
     row = Row(from_iso(_text(value, "created")), (owner, pn, pv, pr, task), 0, outhash)
-    shards.add_row(method, taskhash, row, _text_or_none(value, "outhash_siginfo"))
+    shards.add_row(method, taskhash, row, _text_or_none(value, SIGINFO))
     shards.add_index(method, outhash, taskhash, row.created)
 
 

@@ -12,13 +12,13 @@ from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError
-from shardhash.stores.interface import Columns, Store
+from shardhash.stores.interface import Store
 from shardhash.wire import messages as m
 from shardhash.wire import streams
 from shardhash.wire.batch import Found
-from shardhash.wire.fields import QUERY_COLUMNS
 from shardhash.wire.hashes import to_digest
 from shardhash.wire.messages import Command, Request
+from shardhash.wire.rows import QUERY_COLUMNS, Columns, Report
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
 Backfill: TypeAlias = Callable[[], Awaitable[int]]
@@ -65,7 +65,7 @@ class Handlers:
             m.GcMarkStream: self._open_stream,
             m.GetBatch: self._get_batch,
             m.ExistsBatch: self._exists_batch,
-            m.Report: self._report,
+            Report: self._report,
             m.ReportBatch: self._report_batch,
             m.ReportEquiv: self._report_equiv,
             m.Remove: self._remove,
@@ -124,7 +124,7 @@ class Handlers:
         block = streams.check_unihashes(request.unihashes)
         return {"exists": list(map(bool, block.join(await self._store.exists(block.digests))))}
 
-    async def _report(self, caller: Caller, request: m.Report) -> Any:
+    async def _report(self, caller: Caller, request: Report) -> Any:
         (unihash,) = await self._store_reports(caller, [request])
         return _mapping(request.method, request.taskhash, unihash)
 
@@ -132,7 +132,7 @@ class Handlers:
         unihashes = await self._store_reports(caller, request.reports)
         return {"unihashes": [unihash.hex() for unihash in unihashes]}
 
-    async def _store_reports(self, caller: Caller, reports: list[m.Report]) -> list[bytes]:
+    async def _store_reports(self, caller: Caller, reports: list[Report]) -> list[bytes]:
         """Store reports; to one who may not, tell the unihashes that they would get."""
         if caller.read_only or permissions.REPORT not in caller.identity.permissions:
             return await self._would_get(reports)
@@ -143,7 +143,7 @@ class Handlers:
             unihashes += await self._store.report(some)
         return unihashes
 
-    async def _would_get(self, reports: list[m.Report]) -> list[bytes]:
+    async def _would_get(self, reports: list[Report]) -> list[bytes]:
         rows: list[Columns | None] = []
         for some in _parts(reports):
             rows += await asyncio.gather(
@@ -230,7 +230,7 @@ class Handlers:
         return {"username": username}
 
 
-def _parts(reports: list[m.Report]) -> Iterator[list[m.Report]]:
+def _parts(reports: list[Report]) -> Iterator[list[Report]]:
     return (reports[start : start + REPORTS_AT_ONCE] for start in range(0, len(reports), REPORTS_AT_ONCE))
 
 

@@ -12,14 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
-from shardhash.wire.messages import Report
-
-Columns: TypeAlias = dict[str, str | None]
-"""An outhash row as clients see it: method, taskhash, outhash, created (ISO 8601, UTC), owner, PN, PV, PR, task,
-outhash_siginfo; joined with its mapping also unihash and gc_mark."""
-
-Where: TypeAlias = dict[str, str]
-"""Conditions, column to value, ANDed; null values are left out before they get here."""
+from shardhash.wire.rows import Columns, Report, Where
 
 
 class Mapping(NamedTuple):

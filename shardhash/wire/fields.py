@@ -22,6 +22,7 @@ from typing import Any
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.hashes import is_digest_text, join_digests
+from shardhash.wire.rows import QUERY_COLUMNS
 
 MAX_TOKEN = 1024
 """Most characters of a token or name."""
@@ -29,10 +30,6 @@ MAX_TEXT = 65536
 """Most characters of a text, unless the field says otherwise."""
 MAX_SECONDS = 10_000_000_000
 """Three centuries; anything longer is a mistake, and would overflow dates."""
-QUERY_COLUMNS = (
-    "method", "taskhash", "unihash", "gc_mark", "outhash", "owner", "PN", "PV", "PR", "task", "outhash_siginfo",
-)  # fmt: skip
-"""The columns that conditions may name: all text columns of the reference's tables."""
 
 
 def is_token(text: str) -> bool:

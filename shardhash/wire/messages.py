@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.fields import MAX_TOKEN, Fields, describe
+from shardhash.wire.rows import DETAILS, SIGINFO, Report
 
 READ: Final = "@read"
 REPORT: Final = "@report"
@@ -41,24 +42,6 @@ class GetOuthash:
     outhash: str
     taskhash: str
     with_unihash: bool
-
-
-class Report(NamedTuple):
-    """A task's output. `unihash` is 64 lowercase hex digits; what is absent is None.
-
-    A tuple, since thousands come in a message: it is made in a quarter of the time.
-    """
-
-    method: str
-    taskhash: str
-    outhash: str
-    unihash: str
-    owner: str | None = None
-    PN: str | None = None
-    PV: str | None = None
-    PR: str | None = None
-    task: str | None = None
-    outhash_siginfo: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,16 +247,12 @@ def _get_outhash(fields: Fields) -> GetOuthash:
 
 def _report(fields: Fields) -> Report:
     return Report(
-        method=fields.token("method"),
-        taskhash=fields.token("taskhash"),
-        outhash=fields.token("outhash"),
-        unihash=fields.unihash("unihash"),
-        owner=fields.optional_text("owner"),
-        PN=fields.optional_text("PN"),
-        PV=fields.optional_text("PV"),
-        PR=fields.optional_text("PR"),
-        task=fields.optional_text("task"),
-        outhash_siginfo=fields.optional_text("outhash_siginfo", limit=None),
+        fields.token("method"),
+        fields.token("taskhash"),
+        fields.token("outhash"),
+        fields.unihash("unihash"),
+        **{name: fields.optional_text(name) for name in DETAILS},
+        outhash_siginfo=fields.optional_text(SIGINFO, limit=None),
     )
 
 
@@ -283,8 +262,8 @@ def _report_batch(fields: Fields) -> ReportBatch:
     columns: list[list[Any] | None] = [
         *(rows.tokens(name) for name in ("method", "taskhash", "outhash")),
         rows.unihashes("unihash"),
-        *(rows.optional_texts(name) for name in ("owner", "PN", "PV", "PR", "task")),
-        rows.optional_texts("outhash_siginfo", limit=None),
+        *map(rows.optional_texts, DETAILS),
+        rows.optional_texts(SIGINFO, limit=None),
     ]
     sound = [column for column in columns if column is not None]
     if len(sound) < len(columns):

@@ -15,7 +15,8 @@ from shardhash.coordinator.users import Users
 from shardhash.stores.interface import Otherwise
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.framing import encode_json
-from shardhash.wire.messages import COMMANDS, Report, ReportBatch
+from shardhash.wire.messages import COMMANDS, ReportBatch
+from shardhash.wire.rows import Report
 from tests.stores.plain_store import PlainStore
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"

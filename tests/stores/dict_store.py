@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shardhash.errors import InvokeError
-from shardhash.stores.interface import Columns, GcStatus, Otherwise, Where
+from shardhash.stores.interface import GcStatus, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import Columns, Report, Where
 from tests.model import DETAILS, Model
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

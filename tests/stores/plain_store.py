@@ -6,10 +6,10 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from shardhash.stores.interface import Columns, GcStatus, Otherwise, Where
+from shardhash.stores.interface import GcStatus, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import Columns, Report, Where
 
 
 class PlainStore:

@@ -12,7 +12,7 @@ from shardhash.link.operations import FULL_MESSAGE
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.sharded.report_order import Clock, Reports
 from shardhash.stores.sharded.report_rounds import MOST_STEPS, Rounds
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import Report
 
 
 class Worker:

@@ -20,7 +20,7 @@ from shardhash.stores.chained.upstream import Upstream
 from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import Report
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.stores.dict_store import DictStore

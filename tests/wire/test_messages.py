@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import messages as m
-from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN, QUERY_COLUMNS
+from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN
 from shardhash.wire.jsontext import decode
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Request, parse_request
+from shardhash.wire.rows import QUERY_COLUMNS, Report
 
 H = "f0" * 32
 REPORT = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H}
@@ -49,7 +50,7 @@ def refusal(message: object) -> str:
         ),
         (
             {"report": {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H, "PN": None, "extra": 1}},
-            m.Report("m", "t", "o", H),
+            Report("m", "t", "o", H),
         ),
         (
             {
@@ -58,11 +59,11 @@ def refusal(message: object) -> str:
                     "PV": "v", "PR": "", "task": "k", "outhash_siginfo": "é\n" * MAX_TEXT,
                 }
             },
-            m.Report("m", "t", "o", H, "w w", "n", "v", "", "k", "é\n" * MAX_TEXT),
+            Report("m", "t", "o", H, "w w", "n", "v", "", "k", "é\n" * MAX_TEXT),
         ),
         (
             {"report-batch": {"reports": [dict(REPORT), {**REPORT, "taskhash": "u", "PN": "n"}]}},
-            m.ReportBatch([m.Report("m", "t", "o", H), m.Report("m", "u", "o", H, PN="n")]),
+            m.ReportBatch([Report("m", "t", "o", H), Report("m", "u", "o", H, PN="n")]),
         ),
         ({"report-batch": {"reports": []}}, m.ReportBatch([])),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H}}, m.ReportEquiv("m", "t", H)),

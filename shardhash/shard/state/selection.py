@@ -14,33 +14,27 @@ from typing import TypeAlias
 from shardhash.base.timestamps import to_iso
 from shardhash.shard.state.table import MethodTable, Row, Table
 from shardhash.wire.hashes import Key, join_digests, split_digests, to_key, to_text
+from shardhash.wire.rows import COLUMNS, DETAILS, MAPPING_CONDITIONS, ROW_CONDITIONS, SIGINFO, Columns, Where
 
-Where: TypeAlias = dict[str, str]
-Columns: TypeAlias = dict[str, str | None]
 ReadSiginfo: TypeAlias = Callable[[int], str | None]
 """The outhash_siginfo of a siginfo reference; None for 0."""
 
 SLICE = 1000
 """Keys looked at between one yield and the next: 1 ms at most."""
-MAPPING_COLUMNS = frozenset({"method", "taskhash", "unihash", "gc_mark"})
-ROW_COLUMNS = frozenset({"method", "taskhash", "outhash", "owner", "PN", "PV", "PR", "task", "outhash_siginfo"})
+_DETAIL_POSITIONS = {name: position for position, name in enumerate(DETAILS)}
 
 
 def columns(method: str, taskhash: Key, row: Row, read_siginfo: ReadSiginfo) -> Columns:
     """An outhash row as clients see it, `created` as ISO 8601 in UTC."""
-    owner, pn, pv, pr, task = row.details
-    return {
-        "method": method,
-        "taskhash": to_text(taskhash),
-        "outhash": to_text(row.outhash),
-        "created": to_iso(row.created),
-        "owner": owner,
-        "PN": pn,
-        "PV": pv,
-        "PR": pr,
-        "task": task,
-        "outhash_siginfo": read_siginfo(row.siginfo),
-    }
+    values = (
+        method,
+        to_text(taskhash),
+        to_text(row.outhash),
+        to_iso(row.created),
+        *row.details,
+        read_siginfo(row.siginfo),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def joined(table: Table, method: str, taskhash: Key, found: Columns) -> Columns:
@@ -51,7 +45,7 @@ def joined(table: Table, method: str, taskhash: Key, found: Columns) -> Columns:
 
 def select_mappings(table: Table, where: Where) -> Iterator[tuple[str, list[Key]]]:
     """(method, taskhashes) of the mappings that match."""
-    conditions = {name: value for name, value in where.items() if name in MAPPING_COLUMNS}
+    conditions = {name: value for name, value in where.items() if name in MAPPING_CONDITIONS}
     if not conditions:
         return
     for method, part in _methods(table, conditions):
@@ -107,7 +101,7 @@ def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
 
 def select_rows(table: Table, where: Where, read_siginfo: ReadSiginfo) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """(method, [(taskhash, outhash)]) of the rows that match."""
-    conditions = {name: value for name, value in where.items() if name in ROW_COLUMNS}
+    conditions = {name: value for name, value in where.items() if name in ROW_CONDITIONS}
     if not conditions:
         return
     others = {name: value for name, value in conditions.items() if name not in ("method", "taskhash")}
@@ -157,11 +151,13 @@ def _mapping_matches(part: MethodTable, key: Key, conditions: Where) -> bool:
 
 
 def _row_matches(row: Row, conditions: Where, read_siginfo: ReadSiginfo) -> bool:
-    owner, pn, pv, pr, task = row.details
-    has = {"outhash": to_text(row.outhash), "owner": owner, "PN": pn, "PV": pv, "PR": pr, "task": task}
-    if "outhash_siginfo" in conditions:
-        has["outhash_siginfo"] = read_siginfo(row.siginfo)
-    return all(has[name] == value for name, value in conditions.items())
+    return all(_column(row, name, read_siginfo) == value for name, value in conditions.items())
+
+
+def _column(row: Row, name: str, read_siginfo: ReadSiginfo) -> str | None:
+    if name == SIGINFO:
+        return read_siginfo(row.siginfo)
+    return to_text(row.outhash) if name == "outhash" else row.details[_DETAIL_POSITIONS[name]]
 
 
 def _slices(keys: list[Key]) -> Iterator[list[Key]]:

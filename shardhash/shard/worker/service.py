@@ -14,8 +14,6 @@ from shardhash.link import operations
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state.packing import pack_item
 from shardhash.shard.state.selection import (
-    Columns,
-    Where,
     columns,
     find_named,
     joined,
@@ -31,6 +29,7 @@ from shardhash.shard.worker.report_locks import Place, ReportLocks
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
 from shardhash.wire.hashes import Buffer, Key, to_key, to_text
+from shardhash.wire.rows import Columns, Where
 
 _OF_A_LINK = frozenset(("turn", "round", "release"))
 """Operations that are told which link asks."""

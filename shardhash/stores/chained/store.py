@@ -15,10 +15,10 @@ from typing import Any
 from shardhash.errors import StorageError, UnavailableError
 from shardhash.link.operations import LATER_PAGE
 from shardhash.stores.chained.upstream import Upstream
-from shardhash.stores.interface import Columns, GcStatus, Otherwise, Store, Where
+from shardhash.stores.interface import GcStatus, Otherwise, Store
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import Columns, Report, Where
 
 log = logging.getLogger(__name__)
 

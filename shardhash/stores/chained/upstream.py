@@ -17,18 +17,16 @@ from shardhash.client.questions import hex_texts
 from shardhash.errors import InvokeError
 from shardhash.stores.chained.pool import CONNECTIONS, Pool, Question, Sleep
 from shardhash.stores.chained.settings import UpstreamSettings
-from shardhash.stores.interface import Columns
 from shardhash.wire import messages
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.rows import COLUMNS, JOINED_COLUMNS, Columns
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("method", "taskhash", "outhash", "created", "owner", "PN", "PV", "PR", "task", "outhash_siginfo")
 GATHER = 0.001
 """Seconds that a round waits for more lookups: little beside a round trip, and a client that sends its lines one by
 one, as over WebSockets, would else fill every connection with its first few."""
-MAPPED_COLUMNS = (*COLUMNS, "unihash", "gc_mark")
 
 _A = TypeVar("_A")
 
@@ -87,12 +85,12 @@ class Upstream:
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """The oldest row of a taskhash, joined with its mapping."""
         row = await self._ask_row(lambda client: client.get_taskhash(method, taskhash, all_properties=True))
-        return _checked(row, MAPPED_COLUMNS, method=method, taskhash=taskhash)
+        return _checked(row, JOINED_COLUMNS, method=method, taskhash=taskhash)
 
     async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
         """The oldest row of an outhash."""
         row = await self._ask_row(lambda client: client.get_outhash(method, outhash, taskhash, with_unihash))
-        return _checked(row, MAPPED_COLUMNS if with_unihash else COLUMNS, method=method, outhash=outhash)
+        return _checked(row, JOINED_COLUMNS if with_unihash else COLUMNS, method=method, outhash=outhash)
 
     async def _ask_row(self, question: Question[_A]) -> _A | None:
         """Ask about one row. Those of a batch of reports wait here, where the limit of a question does not run."""

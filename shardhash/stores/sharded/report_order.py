@@ -29,7 +29,7 @@ from shardhash.link.worker_link import Turn, WorkerLink
 from shardhash.stores.interface import Otherwise
 from shardhash.stores.sharded.report_rounds import Rounds
 from shardhash.wire.hashes import SLOTS, shard_of, slot_of, to_key
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import Report
 
 
 class Clock:

@@ -12,12 +12,12 @@ from shardhash.base.timestamps import from_iso
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.link.operations import GC_MARK
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.interface import Columns, GcStatus, Otherwise, Where
+from shardhash.stores.interface import GcStatus, Otherwise
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Clock, Reports
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, to_text
-from shardhash.wire.messages import Report
+from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
 
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
@@ -84,7 +84,7 @@ class Router:
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""
-        fields = {name: row.get(name) for name in ("owner", "PN", "PV", "PR", "task", "outhash_siginfo")}
+        fields = {name: row.get(name) for name in (*DETAILS, SIGINFO)}
         report = Report(
             method=row["method"] or "",
             taskhash=row["taskhash"] or "",
