@@ -147,7 +147,7 @@ class Model:
     def gc_status(self) -> Row:
         """keep, remove, mark."""
         marks = [mapping["gc_mark"] for mapping in self.mappings.values()]
-        keep = marks.count(self.mark) if self.mark else 0
+        keep = marks.count(self.mark or "")
         return {"keep": keep, "remove": len(marks) - keep, "mark": self.mark}
 
     def gc_sweep(self, mark: str) -> int | None:

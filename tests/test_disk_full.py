@@ -5,11 +5,14 @@ The limit on the size of files (RLIMIT_FSIZE) stands in for the disk: a write is
 
 from __future__ import annotations
 
+import asyncio
+import json
 import resource
 from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import ClientSession
 
 from shardhash.client import AsyncClient, create_async_client
 from shardhash.errors import InvokeError
@@ -46,6 +49,37 @@ async def check(address: str, acknowledged: dict[int, str], count: int) -> None:
             assert row is None or row["outhash_siginfo"] == f"siginfo {number}"
 
 
+def refused_number(acknowledged: dict[int, str]) -> int:
+    return next(number for number in range(1, 61) if number not in acknowledged)
+
+
+async def stock_report(address: str, number: int) -> bytes:
+    """What a client that asks for no headers gets for a report: all until the server closes."""
+    lines = [
+        "OEHASHEQUIV 1.1", "needs-headers: false", "",
+        json.dumps({"report": {
+            "method": METHOD, "taskhash": hash_of(number), "outhash": hash_of(-number), "unihash": hash_of(number),
+            "outhash_siginfo": "x" * 10_000,
+        }}),
+    ]  # fmt: skip
+    said = b""
+    async with asyncio.timeout(30):
+        if address.startswith("ws://"):
+            async with ClientSession() as session, session.ws_connect(address) as socket:
+                for line in lines:
+                    await socket.send_str(line)
+                async for message in socket:
+                    said += message.data.encode()
+        else:
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write("".join(line + "\n" for line in lines).encode())
+            said = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+    return said
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "ws://127.0.0.1:0"])
 async def test_a_full_disk_refuses_reports_until_there_is_space(tmp_path: Path, bind: str) -> None:
     arguments = ("--data", str(tmp_path / "data"), "--workers", "2")
@@ -62,6 +96,7 @@ async def test_a_full_disk_refuses_reports_until_there_is_space(tmp_path: Path, 
         assert acknowledged
         assert len(refusals) > 10
         assert all("cannot be written" in refusal for refusal in refusals)
+        assert await stock_report(server.address, refused_number(acknowledged)) == b"", "a refusal would fail the build"
         await check(server.address, acknowledged, 60)
         limit_files(server, resource.RLIM_INFINITY)
         async with await create_async_client(server.address) as client:

@@ -22,6 +22,8 @@ from shardhash.coordinator.handlers import Caller, Handlers, Services, lookup_bl
 from shardhash.errors import InvokeError, ProtocolError, StorageError, UnavailableError
 from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
+from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.messages import Command, ExistsBatch, GetBatch, ReportBatch
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Session:
         self._stopping = False
         self.refused = False
         """Whether it ended by a refusal, which the peer should get to read."""
+        self._told_in_words = False
+        """Whether the client asked for the server's headers. Stock clients of builds do not."""
         self._weight = 0
 
     def feed(self, events: list[Event]) -> None:
@@ -126,6 +130,7 @@ class Session:
             case StreamEnd():
                 await self._output.send_lines(b"ok\n")
             case Send():
+                self._told_in_words = True
                 await self._output.send_raw(event.data)
             case Refused():
                 await self._refuse(event.error)
@@ -135,14 +140,18 @@ class Session:
                 going_on = False
         self._weight -= _weight(event)
         if isinstance(event, Asked | BatchAsked):
-            self._stats.add(perf_counter() - started)
+            count = _questions(event)
+            self._stats.add((perf_counter() - started) / count, count)
         return going_on
 
     async def _answer_request(self, event: Asked) -> bool:
         try:
             value = await self._handlers.answer(self._caller, event.command, event.request)
-        except (InvokeError, StorageError, UnavailableError) as error:
+        except InvokeError as error:
             await self._refuse(error)
+            return False
+        except (StorageError, UnavailableError) as error:
+            await self._fail(error, event.command)
             return False
         await self._output.send_json(value)
         return True
@@ -194,7 +203,7 @@ class Session:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
         self._weight -= _text_weight(text)
-        self._stats.add(perf_counter() - started, count)
+        self._stats.add((perf_counter() - started) / count, count)
 
     def _take_block(self, event: StreamLines) -> bytes:
         """The text of an event and of those of its stream mode that follow at once."""
@@ -220,6 +229,17 @@ class Session:
             # A client takes every line here for a hash: nothing can be said in-band.
             raise ProtocolError(f"in {stream}: {error}") from None
 
+    async def _fail(self, error: Exception, command: Command) -> None:
+        """The client did not cause this error (PROTOCOL, "On purpose different", 7).
+
+        To a build's task a closed connection is a warning, while an `invoke-error` fails it. Whoever asked for headers,
+        or sent a command of administration, is told in words.
+        """
+        if self._told_in_words or not command.from_builds:
+            await self._refuse(error)
+        else:
+            log.warning("%s: closed at %s, which the build survives: %s", self._peer, command.name, error)
+
     async def _refuse(self, error: Exception) -> None:
         log.info("%s: refused: %s", self._peer, error)
         self.refused = True
@@ -231,6 +251,17 @@ def _weight(event: Event) -> int:
     if isinstance(event, Asked):
         return _KIB + event.size
     return _KIB + len(event.batch.digests) if isinstance(event, BatchAsked) else _KIB
+
+
+def _questions(event: Asked | BatchAsked) -> int:
+    """How many questions or reports a message holds, one at least; each counts as a request in the statistics."""
+    if isinstance(event, BatchAsked):
+        return len(event.batch.digests) // DIGEST_SIZE or 1
+    match event.request:
+        case GetBatch(taskhashes=items) | ExistsBatch(unihashes=items) | ReportBatch(reports=items):
+            return len(items) or 1
+        case _:
+            return 1
 
 
 def _text_weight(text: bytes) -> int:

@@ -38,7 +38,7 @@ operation        arguments                                   result
 ``unwatch``      job                                         null
 ``marks``        [[mark, where], ...]                        [count, ...]
 ``sweep``        mark                                        count of mappings without the mark, now deleted
-``status``       -                                           [mappings with the current mark, all, mark or ""]
+``status``       -                                           [mappings with this mark, all, mark or ""]
 ``counts``       -                                           {mappings, rows, index, users, config}
 ``get``          entry kind, name                            value or null
 ``list``         entry kind                                  {name: value}

@@ -24,7 +24,10 @@ class Mapping(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GcStatus:
-    """Mappings with the current mark, without it, and the mark (None when no collection runs)."""
+    """Mappings with the current mark, without it, and the mark.
+
+    The mark is None when no collection runs; `keep` then counts the mappings without any mark.
+    """
 
     keep: int
     remove: int

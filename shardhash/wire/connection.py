@@ -17,7 +17,7 @@ COMMAND    a JSON request           Asked; STREAM if the command opens one, else
            a binary message         BatchAsked (WebSocket only, if batches were offered and headers asked for)
 PIECES     a piece                  kept; Ended over the limit
            empty line               the joined pieces, as in COMMAND
-STREAM     ``END``                  StreamEnd; COMMAND
+STREAM     ``END``, an empty line   StreamEnd; COMMAND
            other lines              StreamLines, as long a block as has arrived
 CLOSED     anything                 ignored
 =========  =======================  =====================================================================
@@ -313,16 +313,19 @@ class ServerConnection:
             raise LimitError(f"a request holds more than {self._limits.values} JSON values")
 
     def _receive_stream(self, text: bytes, start: int) -> int:
-        """The lines from `start` up to END as one block; where to go on. About 40 ns a line, at C speed."""
-        end = start
-        if not text.startswith(_END_LINE, start):
-            # Behind the newline of the line before it; -1, that is 0, if there is no END.
+        """The lines from `start` up to END or an empty line as one block; where to go on. About 40 ns a line."""
+        if text.startswith((_END_LINE, b"\n"), start):
+            end = start
+        else:
+            # Behind the newline of the line before it; -1, that is 0, if there is none.
             end = text.find(b"\n" + _END_LINE, start) + 1 or len(text)
+            end = text.find(b"\n\n", start, end) + 1 or end
             assert self._stream is not None
             self._emit(StreamLines(self._stream, text[start:end]))
-        if end < len(text):
-            self._end_stream()
-        return end + len(_END_LINE)
+        if end == len(text):
+            return end
+        self._end_stream()
+        return text.index(b"\n", end) + 1
 
     def _end_stream(self) -> None:
         self._emit(StreamEnd())
@@ -341,7 +344,7 @@ class ServerConnection:
 
     def _receive_stream_message(self, line: bytes) -> None:
         """One line, added to the block before it; about 300 ns, a tenth of what aiohttp takes for a message."""
-        if line == _END:
+        if line == _END or not line:
             self._end_stream()
         elif b"\n" in line:
             self._block.append(line.replace(b"\n", b" ") + b"\n")  # any white space splits a line

@@ -5,13 +5,15 @@ token          text without white space, not empty, at most 1024 characters: met
 name           any text, not empty, at most 1024 characters: a user, a GC mark
 unihash        text of 64 lowercase hex digits, else "Invalid unihash", the reference's words
 text           any text, at most 64 KiB unless said
+reported text  an optional text of a report, which is never refused: other JSON values become text, a text that is too
+               long is cut off, half a surrogate pair becomes U+FFFD. A refusal would fail a build's task
 flag           true or false; null counts as absent
 seconds        a number, 0 or more; a fraction is rounded up
 objects        a list of objects, each with fields of its own
 where          an object of conditions, column to text; null values and names that are no column are dropped
 =============  =================================================================================================
 
-No text may hold a NUL or half a surrogate pair: neither can be kept as the reference keeps it.
+No other text may hold a NUL or half a surrogate pair: neither can be kept as the reference keeps it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import orjson
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.hashes import is_digest_text, join_digests
@@ -118,6 +122,21 @@ class Fields:
     def optional_text(self, name: str, limit: int | None = MAX_TEXT) -> str | None:
         """A text, or None when absent or null."""
         return None if self._values.get(name) is None else self.text(name, limit)
+
+    def reported_text(self, name: str, limit: int | None = MAX_TEXT) -> str | None:
+        """A reported text, or None when absent or null. Never refuses one."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            text = value
+        elif isinstance(value, bool | int | float):
+            text = str(value)
+        else:
+            text = _json_text(value)
+        if not text.isascii():
+            text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return text[:limit]
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; `default` when absent or null."""
@@ -221,6 +240,13 @@ class Rows:
     def _values(self, name: str) -> list[Any]:
         # What is no object has False in each column, which no column takes: a text would pass for its own fields.
         return [row.get(name) if type(row) is dict else False for row in self._rows]
+
+
+def _json_text(value: list[Any] | dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # half a surrogate pair, a long integer, deep nesting
+        return f"({describe(value)})"
 
 
 def _are_plain(values: list[Any], limit: int | None) -> bool:

@@ -207,7 +207,8 @@ class Command:
 
     `parse` turns the JSON value of the command key into the request, or raises InvalidRequestError. `needs` are
     the permissions; `or_self`: none are needed about oneself (PROTOCOL, "Permissions"). A read-only server does
-    not know commands with `writes`. A command with `stream` opens a stream mode.
+    not know commands with `writes`. A command with `stream` opens a stream mode. Builds send commands
+    with `from_builds`: an `invoke-error` fails the task that sent one, a closed connection is a warning.
     """
 
     name: str
@@ -216,6 +217,18 @@ class Command:
     or_self: bool = False
     writes: bool = False
     stream: bool = False
+
+    @property
+    def from_builds(self) -> bool:
+        """Whether builds send it, and not only people and scripts."""
+        return self.name in FROM_BUILDS
+
+
+FROM_BUILDS: Final = frozenset(
+    ("get", "get-outhash", "get-stream", "exists-stream", "get-batch", "exists-batch", "report", "report-batch",
+     "report-equiv")
+)  # fmt: skip
+"""The commands that a build's tasks send."""
 
 
 def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Request] | None:
@@ -251,8 +264,8 @@ def _report(fields: Fields) -> Report:
         fields.token("taskhash"),
         fields.token("outhash"),
         fields.unihash("unihash"),
-        **{name: fields.optional_text(name) for name in DETAILS},
-        outhash_siginfo=fields.optional_text(SIGINFO, limit=None),
+        **{name: fields.reported_text(name) for name in DETAILS},
+        outhash_siginfo=fields.reported_text(SIGINFO, limit=None),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 
 import pytest
 
@@ -72,6 +73,23 @@ async def test_what_waits_is_weighed_and_nothing_is_left_when_all_is_answered(
     asking.feed_end()
     await asking.run(lambda: None)
     assert asking.waiting == 0
+
+
+async def test_statistics_count_each_question_of_a_message_and_time_them_together() -> None:
+    store, stats = PlainStore(), Stats()
+    services = Services(store=store, users=Users(store), stats=stats, backfill=_nothing)
+    asking = Session(services, Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer")
+    connection = ServerConnection()
+    data = b'{"ping": {}}\n{"get-batch": {"method": "m", "taskhashes": ["a", "b", "c"]}}\n{"gc-mark-stream": null}\n'
+    started = perf_counter()
+    asking.feed(
+        connection.receive_data(HELLO + data + b'{"mark": "one", "where": {"unihash": "x"}}\n' * 1000 + b"END\n")
+    )
+    asking.feed_end()
+    await asking.run(lambda: None)
+    figures = stats.figures()
+    assert figures["num"] == 1 + 3 + 1 + 1000
+    assert figures["total_time"] <= perf_counter() - started, "no more than what passed"
 
 
 @pytest.mark.parametrize("read_only", [False, True])

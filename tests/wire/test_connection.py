@@ -215,8 +215,18 @@ def test_long_text_is_no_many_values() -> None:
 @pytest.mark.parametrize("name", ["get-stream", "exists-stream", "gc-mark-stream"])
 def test_stream_modes(name: str) -> None:
     asked = Asked(COMMANDS[name], COMMANDS[name].parse(None))
-    lines = [*HELLO, f'{{"{name}": null}}', "a b", "", "END of", " END", "END", '{"ping": {}}']
-    assert over_both(lines) == [asked, block("a b", "", "END of", " END", command=name), StreamEnd(), PING]
+    lines = [*HELLO, f'{{"{name}": null}}', "a b", "END of", " END", "END", '{"ping": {}}']
+    assert over_both(lines) == [asked, block("a b", "END of", " END", command=name), StreamEnd(), PING]
+
+
+@pytest.mark.parametrize("name", ["get-stream", "exists-stream", "gc-mark-stream"])
+def test_an_empty_line_ends_a_stream(name: str) -> None:
+    asked = Asked(COMMANDS[name], COMMANDS[name].parse(None))
+    start = f'{{"{name}": null}}'
+    lines = [*HELLO, start, "a b", "", '{"ping": {}}', start, "", start, "END"]
+    assert over_both(lines) == [
+        asked, block("a b", command=name), StreamEnd(), PING, asked, StreamEnd(), asked, StreamEnd(),
+    ]  # fmt: skip
 
 
 def test_empty_streams_back_to_back() -> None:

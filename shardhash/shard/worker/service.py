@@ -348,9 +348,10 @@ class Service:
         return sum([gone async for gone in self._delete_mappings(select_unmarked(self._table, mark))])
 
     def op_status(self) -> tuple[int, int, str]:
-        """Mappings with the current mark, all mappings, the mark."""
+        """Mappings that carry the current mark (no mark, when none is current), all mappings, the mark."""
         mark = self._table.current_mark()
-        return self._table.mark_counts[mark], self._table.counts()["mappings"], mark
+        mappings = self._table.counts()["mappings"]
+        return self._table.mark_counts[mark] if mark else mappings - self._table.mark_counts.total(), mappings, mark
 
     # ---------------------------------------------------------------------------------------------- entries
 

@@ -147,9 +147,8 @@ class Router:
     async def gc_status(self) -> GcStatus:
         """See Store."""
         parts = await self._ask_all("status")
-        mark = parts[0][2]
-        keep = sum(part[0] for part in parts) if mark else 0
-        return GcStatus(keep, sum(part[1] for part in parts) - keep, mark or None)
+        keep = sum(part[0] for part in parts)
+        return GcStatus(keep, sum(part[1] for part in parts) - keep, parts[0][2] or None)
 
     async def gc_sweep(self, mark: str) -> int:
         """See Store.
