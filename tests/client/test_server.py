@@ -180,7 +180,7 @@ async def test_rows_of_any_form(client: AsyncClient, method: str) -> None:
     assert (row["PV"], row["task"]) == ("1.0", "do_ü")
 
 
-@pytest.mark.parametrize("wrong", [{"unihash": "short"}, {"outhash": "a b"}, {"method": None}, {"taskhash": 5}])
+@pytest.mark.parametrize("wrong", [{"unihash": "short"}, {"outhash": "a b"}, {"method": None}, {"unihash": "A" * 64}])
 async def test_a_row_that_is_refused(client: AsyncClient, method: str, wrong: dict[str, Any]) -> None:
     """What stands in the messages before it is stored; the client goes on to work."""
     rows, due = many_rows(method, 4000)
