@@ -20,6 +20,10 @@ class ProtocolError(ShardhashError):
     """The peer broke the wire protocol; the connection closes without an answer."""
 
 
+class SilentHeadersError(ProtocolError):
+    """The server did not answer a request for its headers, as those before BitBake 2.8 do not."""
+
+
 class LimitError(ProtocolError):
     """The peer went over a limit; the connection closes before the memory is spent."""
 

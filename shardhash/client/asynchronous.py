@@ -10,6 +10,8 @@ Calls from several tasks take turns on the one connection.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from types import TracebackType
@@ -17,12 +19,12 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from shardhash.client.connect import open_transport
+from shardhash.client.connect import describe_error, open_transport
 from shardhash.client.connection import BLOCK, Connection
 from shardhash.client.credentials import find_credentials
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
 from shardhash.client.reports import Reports
-from shardhash.errors import ProtocolError
+from shardhash.errors import ProtocolError, SilentHeadersError
 from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import is_digest_text, join_digests
@@ -31,10 +33,15 @@ TIMEOUT = 30.0
 """Seconds without progress after which a connection counts as broken."""
 RETRY_PAUSES = (0.0, 0.05, 0.2)
 """Seconds before each retry. Short, because a dead server is found dead once for every wave of a build."""
+SILENCE_REMEMBERED = 600.0
+"""Seconds for which a server that did not answer with headers is not asked for them again, by any client here."""
 MARKS_AT_ONCE = 50_000
 """Rows of one gc_mark_stream exchange: bounds memory, and a round trip for so many costs nothing."""
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_silent_until: dict[str, float] = {}
+"""For the address of each server that did not answer with headers, the monotonic time until which it is not asked."""
 
 
 async def create_async_client(
@@ -45,14 +52,18 @@ async def create_async_client(
     timeout: float = TIMEOUT,
     native: bool = True,
     block: int = BLOCK,
+    netrc_hosts: bool = False,
 ) -> AsyncClient:
     """A connected client of the server at ``unix://PATH``, ``HOST:PORT``, ``ws://HOST:PORT[/path]`` or ``wss://...``.
 
-    `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address.
+    `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address, as
+    it is written here; with `netrc_hosts` also from an entry for its host.
     `native=False` does without native batches; `block` is the number of hashes in one request of them.
     Raises ConfigError for a bad address, ConnectionError, and InvokeError for wrong credentials.
     """
-    client = AsyncClient(address, username, password, timeout=timeout, native=native, block=block)
+    client = AsyncClient(
+        address, username, password, timeout=timeout, native=native, block=block, netrc_hosts=netrc_hosts
+    )
     await client.connect()
     return client
 
@@ -72,14 +83,22 @@ class AsyncClient:
         timeout: float = TIMEOUT,
         native: bool = True,
         block: int = BLOCK,
+        netrc_hosts: bool = False,
     ) -> None:
         self._address = parse_address(address)
         self._timeout = timeout
         self._native = native
         self._block = block
-        self._credentials = find_credentials(address, self._address)
         if username:
-            self._credentials = (username, password or "")
+            self._credentials: tuple[str, str] | None = (username, password or "")
+        else:
+            self._credentials = find_credentials(address, self._address, by_host=netrc_hosts)
+        if self._credentials is not None and self._address.kind != "wss" and not self._address.local:
+            _log.warning(
+                "%s: the token of %s crosses the network unencrypted; use a wss:// address",
+                self._address,
+                self._credentials[0],
+            )
         self._become: str | None = None
         self._connection: Connection | None = None
         self._closed = False
@@ -146,9 +165,17 @@ class AsyncClient:
             raise
 
     async def _open(self) -> Connection:
+        native = self._native and _silent_until.get(str(self._address), 0.0) <= time.monotonic()
+        try:
+            return await self._open_once(native=native)
+        except SilentHeadersError:
+            _silent_until[str(self._address)] = time.monotonic() + SILENCE_REMEMBERED
+            return await self._open_once(native=False)
+
+    async def _open_once(self, *, native: bool) -> Connection:
         transport = await open_transport(self._address, self._timeout)
         try:
-            connection = await Connection.open(transport, native=self._native, block=self._block)
+            connection = await Connection.open(transport, native=native, block=self._block)
             if self._credentials is not None:
                 username, token = self._credentials
                 await connection.invoke({"auth": {"username": username, "token": token}})
@@ -162,7 +189,7 @@ class AsyncClient:
     def _describe(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout:g} s"
-        return str(error) or type(error).__name__
+        return describe_error(error)
 
     async def _invoke(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
         return await self._attempt(lambda connection: connection.invoke({command: arguments}))

@@ -37,9 +37,12 @@ def create_client(
     timeout: float = TIMEOUT,
     native: bool = True,
     block: int = BLOCK,
+    netrc_hosts: bool = False,
 ) -> Client:
     """A connected client; see `create_async_client`, which takes the same and raises the same."""
-    client = Client(AsyncClient(address, username, password, timeout=timeout, native=native, block=block))
+    client = Client(
+        AsyncClient(address, username, password, timeout=timeout, native=native, block=block, netrc_hosts=netrc_hosts)
+    )
     try:
         client.connect()
     except BaseException:

@@ -30,8 +30,8 @@ Ask a hash equivalence server, shardhash or another that speaks OEHASHEQUIV 1.1.
 Options stand before the command (--json also behind it) and can also be given by the variables in [ ] behind them.
 """
 EXAMPLES = """\
-Without --login, credentials come from ~/.netrc: `machine HOST login NAME password TOKEN`, where HOST is the host name
-or the whole address.
+Without --login, credentials come from ~/.netrc: `machine ADDRESS login NAME password TOKEN`, where ADDRESS is written
+as in --address. With --netrc-hosts an entry for the host counts, too.
 
 exit status: 0 done, 1 refused, not reached, or no such unihash, 2 called wrongly
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(given: argparse.Namespace) -> int:
     from shardhash.client.blocking import create_client  # asyncio, which takes a while, and --help need not
 
-    with create_client(given.address, given.login, given.password) as client:
+    with create_client(given.address, given.login, given.password, netrc_hosts=given.netrc_hosts) as client:
         if given.become is not None:
             client.become_user(given.become)
         answer = given.command.run(client, given)
@@ -113,6 +113,7 @@ def _options() -> Options:
         metavar="TOKEN",
         help="that user's token; better by the variable, for shells remember command lines (asked for on a terminal)",
     )
+    known.switch("--netrc-hosts", "SHARDHASH_NETRC_HOSTS", help="take credentials of ~/.netrc for the host alone, too")
     known.add("--become", "SHARDHASH_BECOME", short="-b", metavar="USER", help="act as this user (needs @user-admin)")
     known.add(
         "--log",

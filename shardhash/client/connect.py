@@ -1,4 +1,4 @@
-"""Connecting: from an address to an open transport."""
+"""Connecting: from an address to an open transport, and errors of the network in words."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ async def _open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
         return await asyncio.open_unix_connection(f"/proc/self/fd/{node}", limit=READ_SIZE)
     finally:
         os.close(node)
+
+
+def describe_error(error: Exception) -> str:
+    """What went wrong, for people: ``connection refused`` instead of how the event loop or aiohttp puts it."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno is not None and found.errno > 0:
+            return os.strerror(found.errno).lower()
+        found = getattr(found, "os_error", None) or found.__cause__
+    return str(error) or type(error).__name__

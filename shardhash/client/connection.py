@@ -11,8 +11,8 @@ After any exception, cancellation included, the connection is useless (answers t
 owner aborts it. Exceptions are InvokeError for what the server refused (it closes then), OSError for what the
 network did, ProtocolError for what the server must not send.
 
-Native batches (wire/batch.py) are asked for by ``needs-headers: true``; older servers have no headers to answer with,
-just the empty line, and get streams instead.
+Native batches (wire/batch.py) are asked for by ``needs-headers: true``. Servers of BitBake 2.8 and later have no
+headers to answer with, just the empty line, and get streams instead. Older ones do not answer: SilentHeadersError.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ import orjson
 from shardhash.client.questions import DigestQuestion, Question
 from shardhash.client.reports import Reports
 from shardhash.client.transport import Transport
-from shardhash.errors import InvokeError, ProtocolError
+from shardhash.errors import InvokeError, ProtocolError, SilentHeadersError
 from shardhash.wire.batch import HEAD_SIZE, OFFER, REPORTS_OFFER
 from shardhash.wire.hashes import DIGEST_SIZE
 
 GREETING = "OEHASHEQUIV 1.1"
+HEADERS_WITHIN = 0.8
+"""Seconds that a server gets to answer with its headers. A slow server taken for an old one loses only speed."""
 HEADER_LIMIT = 64
 """Most header lines that a server may send."""
 BLOCK = 16384
@@ -53,7 +55,10 @@ class Connection:
 
     @classmethod
     async def open(cls, transport: Transport, *, native: bool, block: int = BLOCK) -> Connection:
-        """Shake hands. With `native`, ask what the server offers: one round trip."""
+        """Shake hands. With `native`, ask what the server offers: one round trip.
+
+        Raises SilentHeadersError when the server does not tell; try again without `native` then.
+        """
         connection = cls(transport, block)
         await transport.send_lines([GREETING, f"needs-headers: {'true' if native else 'false'}", ""])
         if native:
@@ -61,8 +66,14 @@ class Connection:
         return connection
 
     async def _receive_headers(self) -> None:
-        for _ in range(HEADER_LIMIT + 1):
-            line = await self._receive_line()
+        for number in range(HEADER_LIMIT + 1):
+            try:
+                async with asyncio.timeout(HEADERS_WITHIN if number == 0 else None):
+                    line = await self._receive_line()
+            except TimeoutError:
+                if number == 0:
+                    raise SilentHeadersError("the server does not answer with its headers") from None
+                raise
             if not line:
                 return
             tag, colon, value = line.partition(":")

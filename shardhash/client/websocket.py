@@ -9,7 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, ClientWSTimeout, WSMsgType
+from aiohttp import (
+    ClientError,
+    ClientSession,
+    ClientTimeout,
+    ClientWebSocketResponse,
+    ClientWSTimeout,
+    TraceConfig,
+    TraceRequestRedirectParams,
+    WSMsgType,
+    WSServerHandshakeError,
+)
 
 from shardhash.client.transport import MESSAGE_LIMIT, Transport, keep_alive
 from shardhash.errors import ProtocolError
@@ -34,7 +44,9 @@ class WebSocketTransport(Transport):
     @classmethod
     async def open(cls, address: Address, timeout: float) -> WebSocketTransport:
         """Connect; the caller limits the time. Raises OSError, also when HTTP refuses the upgrade."""
-        session = ClientSession(timeout=ClientTimeout(total=None))
+        tracing = TraceConfig()
+        tracing.on_request_redirect.append(_refuse_redirect)
+        session = ClientSession(timeout=ClientTimeout(total=None), trace_configs=[tracing])
         try:
             socket = await session.ws_connect(
                 str(address),
@@ -44,6 +56,9 @@ class WebSocketTransport(Transport):
                 timeout=ClientWSTimeout(ws_close=_CLOSE_WITHIN),
             )
             keep_alive(socket.get_extra_info("socket"))
+        except WSServerHandshakeError as error:
+            await session.close()
+            raise ConnectionError(f"the server refuses the WebSocket: {error.status} {error.message}") from error
         except ClientError as error:
             await session.close()
             raise ConnectionError(str(error)) from error
@@ -109,3 +124,9 @@ class WebSocketTransport(Transport):
         # that the socket has nobody to wait for, and only gives back what it holds.
         await self._session.close()
         await self._socket.close()
+
+
+async def _refuse_redirect(_session: ClientSession, _context: object, redirect: TraceRequestRedirectParams) -> None:
+    """Never follow a redirect: the token would go to whatever server it names, perhaps unencrypted."""
+    location = redirect.response.headers.get("Location", "another address")
+    raise ConnectionError(f"the server redirects to {location[:200]!r}; redirects are not followed")

@@ -10,7 +10,6 @@ one::
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT, USER_ADMIN
 from shardhash.errors import ConfigError
@@ -41,9 +40,4 @@ class Bind:
     @property
     def local(self) -> bool:
         """Whether only this machine reaches the address."""
-        if self.address.kind == "unix" or self.address.host == "localhost":
-            return True
-        try:
-            return ip_address(self.address.host.partition("%")[0]).is_loopback
-        except ValueError:
-            return False  # a name may lead anywhere, and an empty host everywhere
+        return self.address.local

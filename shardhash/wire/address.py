@@ -16,7 +16,7 @@ comma: ``read-only``, and ``anon=PERMISSION+PERMISSION`` for what anonymous clie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv6Address, ip_address
 from typing import Literal, TypeAlias
 
 from shardhash.errors import ConfigError
@@ -46,6 +46,16 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         scheme = "" if self.kind == "tcp" else f"{self.kind}://"
         return f"{scheme}{host}:{self.port}{self.path}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine for certain: a unix socket, localhost or a loopback address."""
+        if self.kind == "unix" or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host.partition("%")[0]).is_loopback
+        except ValueError:
+            return False  # a name may lead anywhere, and an empty host means all interfaces
 
 
 def parse_address(text: str) -> Address:

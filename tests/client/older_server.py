@@ -34,6 +34,8 @@ class OlderServer:
     def __init__(self, *, native: bool = False, reports: bool = False) -> None:
         self.native = native
         self.reports = reports
+        self.tells_headers = True
+        """Servers before BitBake 2.8 do not: they never answer ``needs-headers: true``."""
         self.mappings: dict[tuple[str, str], str] = {}
         self.tokens = {"builder": "secret"}
         self.marks: list[Any] = []
@@ -86,7 +88,7 @@ class OlderServer:
             raise HangUpError
         headers = [line async for line in self._lines_until("", receive)]
         self.headers.append(headers)
-        asked = "needs-headers: true" in headers
+        asked = "needs-headers: true" in headers and self.tells_headers
         if asked and self.native:
             await send(": ".join(OFFER))
         if asked and self.reports:

@@ -86,7 +86,7 @@ async def test_not_beside_a_running_loop(native: OlderServer, native_address: st
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionError, match="No such file"):
+    with pytest.raises(ConnectionError, match="no such file"):
         create_client(f"unix://{tmp_path}/nobody")
 
 

@@ -192,6 +192,11 @@ def test_credentials_from_netrc_and_variables(
     shell: Shell, no_credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_credentials.write_text("machine 127.0.0.1 login admin password password\n")
+    shell("get-user", status=1)
+    monkeypatch.setenv("SHARDHASH_NETRC_HOSTS", "1")
+    assert shell.json("get-user")["username"] == "admin"
+    monkeypatch.delenv("SHARDHASH_NETRC_HOSTS")
+    no_credentials.write_text(f"machine {shell.options[-1]} login admin password password\n")
     assert shell.json("get-user")["username"] == "admin"
     no_credentials.unlink()
     monkeypatch.setenv("SHARDHASH_LOGIN", "admin")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shardhash.client import InvokeError, create_async_client
+from shardhash.client import InvokeError, connection, create_async_client
 from tests.client.older_server import OlderServer
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
@@ -210,7 +210,21 @@ async def test_nobody_listens(kind: str, tmp_path: Path, older: OlderServer) -> 
         pass
     with pytest.raises(ConnectionError) as caught:
         await create_async_client(address)
-    assert str(caught.value).startswith(address)
+    assert str(caught.value) == f"{address}: connection refused"
+
+
+async def test_a_server_that_never_answers_with_headers_is_asked_once(
+    older: OlderServer, older_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before BitBake 2.8."""
+    monkeypatch.setattr(connection, "HEADERS_WITHIN", 0.05)
+    older.tells_headers = False
+    pairs, unihashes = fill(older, 3)
+    for _ in range(2):
+        async with await create_async_client(older_address) as client:
+            assert await client.ping() == {"alive": True}
+            assert await client.get_unihash_batch(pairs) == unihashes
+    assert older.headers == [["needs-headers: true"], ["needs-headers: false"], ["needs-headers: false"]]
 
 
 async def test_a_silent_server_is_given_up(older: OlderServer, older_address: str) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.rows import Report
+from tests.client.older_server import OlderServer
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.stores.dict_store import DictStore
@@ -469,3 +471,20 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let others go on until it holds."""
     while not condition():  # noqa: ASYNC110  # nobody tells; it needs other tasks to run, not time to pass
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ws"])
+async def test_an_upstream_that_never_answers_with_headers_is_asked_by_streams(kind: str, tmp_path: Path) -> None:
+    """One before BitBake 2.8."""
+    older = OlderServer()
+    older.tells_headers = False
+    older.mappings[METHOD, hash_of(1)] = hash_of(2)
+    async with older.listen(kind, tmp_path) as address:
+        settings = UpstreamSettings(parse_address(address), limit=PATIENT)
+        store = ChainedStore(DictStore(), Upstream(settings), Misses(60.0))
+        store.start()
+        try:
+            found = await store.lookup(METHOD, bytes.fromhex(hash_of(1) + hash_of(3)))
+        finally:
+            await store.close()
+    assert found.unihashes() == [bytes.fromhex(hash_of(2)), None]
