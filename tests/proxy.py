@@ -13,7 +13,7 @@ class Proxy:
 
     `delay`: seconds that bytes take each way, without slowing down those behind. `answers`: what becomes of each piece
     of bytes from the server; None cuts the connection. `connections` counts those made, `asked` the bytes that the
-    server was sent.
+    server was sent, `pieces` how often some came: what is sent together is one.
     """
 
     def __init__(self, target: str, delay: float = 0.0) -> None:
@@ -23,6 +23,7 @@ class Proxy:
         self.answers: Callable[[bytes], bytes | None] = bytes
         self.connections = 0
         self.asked = 0
+        self.pieces = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._refusing = False
@@ -88,6 +89,7 @@ class Proxy:
                     break
                 if not answers:
                     self.asked += len(data)
+                    self.pieces += 1
                 # Timers of the same delay fire in order.
                 loop.call_later(self.delay, sink.write, changed) if self.delay else sink.write(changed)
         except ConnectionError:

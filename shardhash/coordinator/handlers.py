@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from shardhash.coordinator import permissions
-from shardhash.coordinator.permissions import Identity
+from shardhash.coordinator import audit, permissions
+from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError
@@ -27,14 +27,6 @@ Backfill: TypeAlias = Callable[[], Awaitable[int]]
 
 REPORTS_AT_ONCE = 4000
 """Reports of one message that are under way at one time: a round for each of eight shards."""
-
-
-@dataclass(slots=True)
-class Caller:
-    """Who acts on a connection. `read_only` comes from the address it came in by."""
-
-    identity: Identity
-    read_only: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +156,29 @@ class Handlers:
 
     # ------------------------------------------------------------------------------------------ administration
 
-    async def _remove(self, _caller: Caller, request: m.Remove) -> Any:
-        return {"count": await self._store.remove(request.where)}
+    async def _remove(self, caller: Caller, request: m.Remove) -> Any:
+        count = await self._store.remove(request.where)
+        audit.record(caller, "remove", where=request.where, rows=count)
+        return {"count": count}
 
-    async def _clean_unused(self, _caller: Caller, request: m.CleanUnused) -> Any:
-        return {"count": await self._store.clean_unused(request.max_age_seconds)}
+    async def _clean_unused(self, caller: Caller, request: m.CleanUnused) -> Any:
+        count = await self._store.clean_unused(request.max_age_seconds)
+        audit.record(caller, "clean-unused", max_age_seconds=request.max_age_seconds, rows=count)
+        return {"count": count}
 
-    async def _gc_mark(self, _caller: Caller, request: m.GcMark) -> Any:
+    async def _gc_mark(self, caller: Caller, request: m.GcMark) -> Any:
         (count,) = await self._store.gc_mark([(request.mark, request.where)])
+        audit.record(caller, "gc-mark", mark=request.mark, where=request.where, rows=count)
         return {"count": count}
 
     async def _gc_status(self, _caller: Caller, _request: m.GcStatus) -> Any:
         status = await self._store.gc_status()
         return {"keep": status.keep, "remove": status.remove, "mark": status.mark}
 
-    async def _gc_sweep(self, _caller: Caller, request: m.GcSweep) -> Any:
-        return {"count": await self._store.gc_sweep(request.mark)}
+    async def _gc_sweep(self, caller: Caller, request: m.GcSweep) -> Any:
+        count = await self._store.gc_sweep(request.mark)
+        audit.record(caller, "gc-sweep", mark=request.mark, rows=count)
+        return {"count": count}
 
     async def _get_stats(self, _caller: Caller, _request: m.GetStats) -> Any:
         return {"requests": self._stats.figures()}
@@ -197,23 +196,32 @@ class Handlers:
     # ------------------------------------------------------------------------------------------------- users
 
     async def _auth(self, caller: Caller, request: m.Auth) -> Any:
-        caller.identity, granted = await self._users.authenticate(request.username, request.token)
+        # Nothing is awaited between the answer and `add`, so no change of the user falls in between.
+        caller.identity, granted = await self._users.authenticate(request.username, request.token, caller)
+        caller.login = request.username
+        self._users.logged_in.add(caller)
         return {"result": True, "username": request.username, "permissions": granted}
 
     async def _become_user(self, caller: Caller, request: m.BecomeUser) -> Any:
         caller.identity = await self._users.become(request.username)
+        self._users.logged_in.add(caller)
+        audit.record(caller, "become-user", username=request.username)
         return _user(request.username, sorted(caller.identity.permissions))
 
     async def _refresh_token(self, caller: Caller, request: m.RefreshToken) -> Any:
         username = _named(caller, request.username)
-        return {"username": username, "token": await self._users.refresh_token(username)}
+        token = await self._users.refresh_token(username, caller)
+        audit.record(caller, "refresh-token", username=username)
+        return {"username": username, "token": token}
 
-    async def _new_user(self, _caller: Caller, request: m.NewUser) -> Any:
+    async def _new_user(self, caller: Caller, request: m.NewUser) -> Any:
         granted, token = await self._users.new(request.username, permissions.parse(request.permissions))
+        audit.record(caller, "new-user", username=request.username, permissions=granted)
         return _user(request.username, granted) | {"token": token}
 
-    async def _set_user_perms(self, _caller: Caller, request: m.SetUserPerms) -> Any:
+    async def _set_user_perms(self, caller: Caller, request: m.SetUserPerms) -> Any:
         granted = await self._users.set_permissions(request.username, permissions.parse(request.permissions))
+        audit.record(caller, "set-user-perms", username=request.username, permissions=granted)
         return _user(request.username, granted)
 
     async def _get_user(self, caller: Caller, request: m.GetUser) -> Any:
@@ -227,6 +235,7 @@ class Handlers:
     async def _delete_user(self, caller: Caller, request: m.DeleteUser) -> Any:
         username = _named(caller, request.username)
         await self._users.delete(username)
+        audit.record(caller, "delete-user", username=username)
         return {"username": username}
 
 

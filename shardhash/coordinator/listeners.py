@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -14,7 +15,9 @@ from pathlib import Path
 from aiohttp import web
 
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.handlers import Caller, Services
+from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.origins import Browsers, refusal_of_origin
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
 from shardhash.coordinator.transports.line import LineTransport, keep_alive
@@ -23,6 +26,8 @@ from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits, ServerConnection
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: hundreds of builders start at one time."""
@@ -35,7 +40,8 @@ FINISH_LIMIT = 5.0
 class Listeners:
     """All listeners of a server and their sessions."""
 
-    def __init__(self, services: Services, limits: Limits) -> None:
+    def __init__(self, services: Services, limits: Limits, browsers: Browsers | None = None) -> None:
+        self._browsers = browsers or Browsers()
         self._services = services
         self._limits = limits
         self._servers: list[asyncio.Server] = []
@@ -113,12 +119,17 @@ class Listeners:
 
     async def _serve_websockets(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
         opener = self._opener(bind)
+        own = {name.lower() for name in (bind.address.host, socket.gethostname(), socket.getfqdn()) if name}
 
         async def handle(request: web.Request) -> web.StreamResponse:
             response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 return web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
+            origin, host = request.headers.get("Origin"), request.headers.get("Host")
+            if refusal := refusal_of_origin(origin, host, self._browsers, own):
+                log.warning("%s: refused: %s", request.remote or "unknown", refusal)
+                return web.Response(status=403, text=refusal + "\n")
             if request.transport is not None:
                 keep_alive(request.transport)
             await response.prepare(request)

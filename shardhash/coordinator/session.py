@@ -18,7 +18,9 @@ from time import perf_counter
 from typing import Protocol
 
 from shardhash.base.wakeup import Wakeup
-from shardhash.coordinator.handlers import Caller, Handlers, Services, lookup_block
+from shardhash.coordinator import audit
+from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.handlers import Handlers, Services, lookup_block
 from shardhash.errors import InvokeError, ProtocolError, StorageError, UnavailableError
 from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
@@ -57,12 +59,18 @@ class Session:
         self._stats = services.stats
         self._handlers = Handlers(services)
         self._caller = caller
+        caller.peer = peer
+        caller.revoke = self.revoke
+        caller.gone = lambda: self._input_ended
         self._output = output
         self._peer = peer
         self._events: deque[Event] = deque()
         self._wakeup = Wakeup()
         self._input_ended = False
         self._stopping = False
+        self._revoked = False
+        self._marks = (0, 0)
+        """Marks of the gc-mark-stream that is open, and the mappings that they were set on."""
         self.refused = False
         """Whether it ended by a refusal, which the peer should get to read."""
         self._told_in_words = False
@@ -71,6 +79,8 @@ class Session:
 
     def feed(self, events: list[Event]) -> None:
         """Take events to answer."""
+        if self._revoked:
+            return
         self._events.extend(events)
         for event in events:
             self._weight += _text_weight(event.text) if type(event) is StreamLines else _weight(event)
@@ -91,6 +101,13 @@ class Session:
         self._stopping = True
         self._wakeup.wake()
 
+    def revoke(self, reason: str) -> None:
+        """Answer nothing that is not under way: who acts here lost the right to."""
+        log.info("%s: closed: %s", self._peer, reason)
+        self._revoked = True
+        self._events.clear()
+        self._wakeup.wake()
+
     async def run(self, drained: Callable[[], None]) -> None:
         """Answer until either side ends. `drained` is called whenever less waits than before."""
         try:
@@ -103,11 +120,12 @@ class Session:
         except ConnectionError:
             log.debug("%s: gone", self._peer)
         finally:
+            self._record_marks()
             self._events.clear()  # the collector may be a long time in coming
 
     async def _next_ready(self) -> bool:
         while not self._events:
-            if self._input_ended or self._stopping:
+            if self._input_ended or self._stopping or self._revoked:
                 return False
             await self._wakeup.wait()
         return True
@@ -118,17 +136,14 @@ class Session:
         going_on = True
         match event:
             case StreamLines():
-                if self._distant or event.command.name == "gc-mark-stream":
-                    await self._answer_ahead(event)
-                else:
-                    await self._answer_lines(event, started)
-                return True
+                return await self._answer_block(event, started)
             case Asked():
                 going_on = await self._answer_request(event)
             case BatchAsked():
                 going_on = await self._answer_batch(event.batch)
             case StreamEnd():
                 await self._output.send_lines(b"ok\n")
+                self._record_marks()
             case Send():
                 self._told_in_words = True
                 await self._output.send_raw(event.data)
@@ -167,6 +182,17 @@ class Session:
             await self._refuse(error)
             return False
         await self._output.send_frame(frame)
+        return True
+
+    async def _answer_block(self, event: StreamLines, started: float) -> bool:
+        """Answer a block of stream lines; whether to go on."""
+        if not self._caller.identity.may(event.command.needs):  # the right to it was taken since the stream began
+            log.info("%s: closed: %s is not allowed any more", self._peer, event.command.name)
+            return False
+        if self._distant or event.command.name == "gc-mark-stream":
+            await self._answer_ahead(event)
+        else:
+            await self._answer_lines(event, started)
         return True
 
     async def _answer_lines(self, event: StreamLines, started: float) -> None:
@@ -224,10 +250,19 @@ class Session:
                 block = streams.parse_exists_lines(text)
                 return streams.encode_exists_lines(block.join(await self._store.exists(block.digests)))
             marks = streams.parse_mark_lines(text)
-            return streams.encode_mark_lines(await self._store.gc_mark(marks))
+            counts = await self._store.gc_mark(marks)
+            self._marks = (self._marks[0] + len(counts), self._marks[1] + sum(counts))
+            return streams.encode_mark_lines(counts)
         except (InvokeError, StorageError, UnavailableError) as error:
             # A client takes every line here for a hash: nothing can be said in-band.
             raise ProtocolError(f"in {stream}: {error}") from None
+
+    def _record_marks(self) -> None:
+        """One line of the audit trail for a gc-mark-stream, which has a line for each hash of a cache."""
+        marks, rows = self._marks
+        if marks:
+            self._marks = (0, 0)
+            audit.record(self._caller, "gc-mark-stream", marks=marks, rows=rows)
 
     async def _fail(self, error: Exception, command: Command) -> None:
         """The client did not cause this error (PROTOCOL, "On purpose different", 7).

@@ -1,9 +1,13 @@
 """Users: who there is, what they may do, and the tokens that prove it. Kept as entries of kind "user" in the Store.
 
-An entry is ``{"permissions": [...], "scheme": S, "salt": hex, "hash": hex}``. A token is 64 random characters, so a
-keyed hash (BLAKE2b, "blake2b") keeps it; an administrator's password is made by a person, so it takes scrypt, beside
-the event loop. Neither can be read back. Comparison takes the same time wherever they differ, and a failed login
-waits a second, a missing user like a wrong token. New tokens are limited over all clients, since each costs a write.
+An entry is ``{"id": hex, "permissions": [...], "scheme": S, "salt": hex, "hash": hex}``. The id tells a user from a
+later one of the same name. A token is 64 random characters, so a keyed hash (BLAKE2b, "blake2b") keeps it; an
+administrator's password is made by a person, so it takes scrypt, beside the event loop. Neither can be read back.
+Comparison takes the same time wherever they differ, and a failed login waits a second, a missing user like a wrong
+token. New tokens are limited over all clients, since each costs a write.
+
+The config entry "administrator" keeps, in the same form, the name and password that the settings gave last. They are
+applied once: a user that was deleted, or got a new token since, does not come back with an old password at a restart.
 """
 
 from __future__ import annotations
@@ -11,48 +15,64 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 from shardhash.coordinator import permissions
+from shardhash.coordinator.callers import Caller, LoggedIn
 from shardhash.coordinator.permissions import ALL, Identity
+from shardhash.coordinator.queues import FairQueue
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Store
+
+log = logging.getLogger(__name__)
 
 TOKEN_BYTES = 32
 """Random bytes of a token, which is shown as hex: 64 characters."""
 FAILED_LOGIN_PAUSE = 1.0
 """Seconds before a failed login is answered."""
 TOKENS_A_SECOND = 10
+MOST_WAITING = 20
+"""Logins by password of one host, and new tokens for one user, that may wait at one time."""
 
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 Entry: TypeAlias = dict[str, Any]
 
 _USER = "user"
+_ADMINISTRATOR = ("config", "administrator")
 
 
 class Users:
     """Users on top of a Store. `clock` gives seconds that never go back."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
+        self.logged_in = LoggedIn()
         self._store = store
         self._clock = clock
         self._sleep = sleep
         self._next_token = 0.0
         self._changes = asyncio.Lock()
-        self._slow_hashes = asyncio.Lock()
+        self._passwords = FairQueue(MOST_WAITING, "too many logins of this host wait; try again later")
+        self._tokens = FairQueue(MOST_WAITING, "too many new tokens of this user wait; try again later")
 
     # ------------------------------------------------------------------------------------------------ logins
 
-    async def authenticate(self, username: str, token: str) -> tuple[Identity, list[str]]:
-        """Who logs in, and the permissions as they were given. InvokeError, after a pause, when the token is wrong."""
+    async def authenticate(self, username: str, token: str, caller: Caller | None = None) -> tuple[Identity, list[str]]:
+        """Who logs in, and the permissions as they were given. InvokeError, after a pause, when the token is wrong.
+
+        The caller's identity must be set before anything else is awaited.
+        """
         entry = await self._store.get_entry(_USER, username)
-        if not await self._matches(entry, token):
-            await self._sleep(FAILED_LOGIN_PAUSE)
-            raise InvokeError(f"Unable to authenticate as {username}")
-        return _identity(username, entry), sorted(entry["permissions"])
+        if await self._matches(entry, token, caller):
+            # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
+            current = await self._store.get_entry(_USER, username)
+            if current is not None and _same_login(entry, current):
+                return _identity(username, current), sorted(current["permissions"])
+        await self._sleep(FAILED_LOGIN_PAUSE)
+        raise InvokeError(f"Unable to authenticate as {username}")
 
     async def become(self, username: str) -> Identity:
         """Who acts as another user."""
@@ -62,35 +82,61 @@ class Users:
         return _identity(username, entry)
 
     async def set_administrator(self, username: str, password: str) -> None:
-        """Make or keep the user that the server's settings name, with all permissions and this password."""
+        """Give the user that the settings name all permissions and this password, unless that was done before."""
         async with self._changes:
-            entry = await self._store.get_entry(_USER, username)
-            if entry is not None and entry["permissions"] == [ALL] and await self._matches(entry, password):
+            applied = await self._store.get_entry(*_ADMINISTRATOR)
+            if applied is not None and applied["username"] == username and await self._matches(applied, password):
+                await self._tell_of_administrator(username)
                 return
+            before = await self._store.get_entry(_USER, username)
+            if before is not None and ALL not in before["permissions"]:
+                log.warning(
+                    "the user %s, who had %s, becomes an administrator with the configured password",
+                    username,
+                    " ".join(before["permissions"]) or "no permissions",
+                )
             salt = secrets.token_bytes(16)
             digest = await asyncio.to_thread(_scrypt, password, salt)
-            await self._store.set_entry(_USER, username, _entry([ALL], "scrypt", salt, digest))
+            entry = _entry([ALL], "scrypt", salt, digest)
+            await self._store.set_entry(_USER, username, entry)
+            await self._store.set_entry(*_ADMINISTRATOR, entry | {"username": username})
+
+    async def _tell_of_administrator(self, username: str) -> None:
+        if await self._store.get_entry(_USER, username) is None:
+            log.warning(
+                "the configured administrator %s was deleted and is not made again; configure another password to have"
+                " it made",
+                username,
+            )
 
     # ------------------------------------------------------------------------------------------------- users
 
     async def new(self, username: str, granted: frozenset[str]) -> tuple[list[str], str]:
         """Make a user: the expanded permissions and the token."""
-        async with self._changes:
-            if await self._store.get_entry(_USER, username) is not None:
-                raise InvokeError(f"Cannot create new user '{username}'")
-            return sorted(granted), await self._give_token(username, granted)
+        async with self._tokens.turn(username):
+            await self._check_is_new(username)  # a refusal costs no token
+            await self._wait_for_token()
+            async with self._changes:
+                await self._check_is_new(username)
+                return sorted(granted), await self._give_token(username, granted, secrets.token_hex(8))
 
-    async def refresh_token(self, username: str) -> str:
-        """A new token; the old one, or the password, stops working."""
-        async with self._changes:
-            entry = await self._entry(username)
-            return await self._give_token(username, entry["permissions"])
+    async def refresh_token(self, username: str, caller: Caller | None = None) -> str:
+        """A new token; the old one, or the password, stops working. Other connections of the user are closed."""
+        async with self._tokens.turn(username):
+            await self._entry(username)
+            await self._wait_for_token()
+            async with self._changes:
+                entry = await self._entry(username)
+                token = await self._give_token(username, entry["permissions"], entry["id"])
+                self.logged_in.revoke(username, f"{username} got a new token", keep=caller)
+                return token
 
     async def set_permissions(self, username: str, granted: frozenset[str]) -> list[str]:
-        """Change what a user may do, from the next login on."""
+        """Change what a user may do, on open connections, too."""
         async with self._changes:
-            entry = await self._entry(username)
-            await self._store.set_entry(_USER, username, entry | {"permissions": sorted(granted)})
+            entry = await self._entry(username) | {"permissions": sorted(granted)}
+            await self._store.set_entry(_USER, username, entry)
+            self.logged_in.set_identity(_identity(username, entry))
         return sorted(granted)
 
     async def get(self, username: str) -> list[str] | None:
@@ -104,10 +150,11 @@ class Users:
         return {name: sorted(_identity(name, entry).permissions) for name, entry in sorted(entries.items())}
 
     async def delete(self, username: str) -> None:
-        """Remove a user."""
+        """Remove a user. Its connections are closed."""
         async with self._changes:
             await self._entry(username)
             await self._store.set_entry(_USER, username, None)
+            self.logged_in.revoke(username, f"{username} was deleted")
 
     async def _entry(self, username: str) -> Entry:
         entry: Entry | None = await self._store.get_entry(_USER, username)
@@ -115,31 +162,40 @@ class Users:
             raise InvokeError(f"No user named '{username}' exists")
         return entry
 
-    async def _matches(self, entry: Entry | None, token: str) -> bool:
+    async def _check_is_new(self, username: str) -> None:
+        if await self._store.get_entry(_USER, username) is not None:
+            raise InvokeError(f"Cannot create new user '{username}'")
+
+    async def _matches(self, entry: Entry | None, token: str, caller: Caller | None = None) -> bool:
         """Whether the token belongs to the entry; takes as long for no entry as for a user's.
 
-        One password at a time: a flood of logins shall not take the processors from the builds.
+        One password at a time: a flood of logins shall not take the processors from the builds. Each host has one in
+        the queue, and whoever left by its turn is passed over, so that strangers cannot fill the queue.
         """
         if entry is None:
             hmac.compare_digest(_blake2b(token, bytes(16)), bytes(32))
             return False
         salt = bytes.fromhex(entry["salt"])
         if entry["scheme"] == "scrypt":
-            async with self._slow_hashes:
+            async with self._passwords.turn("" if caller is None else caller.host):
+                if caller is not None and caller.gone():
+                    return False
                 digest = await asyncio.to_thread(_scrypt, token, salt)
         else:
             digest = _blake2b(token, salt)
         return hmac.compare_digest(digest, bytes.fromhex(entry["hash"]))
 
-    async def _give_token(self, username: str, granted: Iterable[str]) -> str:
-        """A new token for a user; waits until the rate of new tokens allows it."""
+    async def _wait_for_token(self) -> None:
+        """Wait until the rate of new tokens allows one more. Nothing else waits meanwhile."""
         now = self._clock()
         turn = max(now, self._next_token)
         self._next_token = turn + 1 / TOKENS_A_SECOND
         if turn > now:
             await self._sleep(turn - now)
+
+    async def _give_token(self, username: str, granted: Iterable[str], id_: str) -> str:
         token, salt = secrets.token_hex(TOKEN_BYTES), secrets.token_bytes(16)
-        await self._store.set_entry(_USER, username, _entry(granted, "blake2b", salt, _blake2b(token, salt)))
+        await self._store.set_entry(_USER, username, _entry(granted, "blake2b", salt, _blake2b(token, salt), id_))
         return token
 
 
@@ -147,8 +203,18 @@ def _identity(username: str, entry: Entry) -> Identity:
     return Identity(username, permissions.expand(entry["permissions"]))
 
 
-def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes) -> Entry:
-    return {"permissions": sorted(granted), "scheme": scheme, "salt": salt.hex(), "hash": digest.hex()}
+def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes, id_: str = "") -> Entry:
+    return {
+        "id": id_ or secrets.token_hex(8),
+        "permissions": sorted(granted),
+        "scheme": scheme,
+        "salt": salt.hex(),
+        "hash": digest.hex(),
+    }
+
+
+def _same_login(entry: Entry | None, other: Entry) -> bool:
+    return entry is not None and all(entry[name] == other[name] for name in ("id", "salt", "hash"))
 
 
 def _blake2b(token: str, salt: bytes) -> bytes:

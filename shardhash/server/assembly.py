@@ -51,7 +51,7 @@ async def serve(settings: Settings, processes: Sequence[WorkerProcess], start: C
             return
         starting.result()
         router = Router(links)
-        listeners = Listeners(await _services(settings, router, running), settings.limits)
+        listeners = Listeners(await _services(settings, router, running), settings.limits, settings.browsers)
         running.push_async_callback(listeners.close)
         for bind in settings.binds:
             sys.stdout.write(f"listening on {await listeners.open(bind)}\n")

@@ -6,11 +6,13 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shardhash.base import options
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Options
 from shardhash.coordinator import permissions
 from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
 from shardhash.server.settings import Settings
 from shardhash.shard.directory.manifest import read_manifest
@@ -190,11 +192,30 @@ def _add_users(known: Options) -> None:
         " (default '@read @report @db-admin')",
     )
     known.add(
+        "--allow-origin",
+        "SHARDHASH_ALLOW_ORIGIN",
+        metavar="ORIGIN",
+        convert=_origin,
+        default=[],
+        repeatable=True,
+        help="let web pages of this origin (https://builds.example.com) connect; others are refused",
+    )
+    known.add(
+        "--allow-host",
+        "SHARDHASH_ALLOW_HOST",
+        metavar="NAME",
+        convert=str.lower,
+        default=[],
+        repeatable=True,
+        help="a name by which browsers reach this server, beside its addresses and this machine's name",
+    )
+    known.add(
         "--admin-user",
         "SHARDHASH_ADMIN_USER",
         "HASHSERVER_ADMIN_USER",
         metavar="NAME",
-        help="make sure that this user exists and may do everything",
+        help="give this user all permissions and the password below. This is done once for a password: a user that was"
+        " deleted or got a token since stays so until another password is configured",
     )
     known.add(
         "--admin-password-file",
@@ -239,6 +260,14 @@ def _variable(flag: str) -> str:
     return "SHARDHASH_" + flag.lstrip("-").replace("-", "_").upper()
 
 
+def _origin(text: str) -> str:
+    """An origin as browsers write it, lower case."""
+    parts = urlsplit(text.lower().rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
+        raise ConfigError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def _checked_bind(text: str) -> str:
     _bind(text, False, permissions.ANONYMOUS_DEFAULT)
     return text
@@ -268,6 +297,7 @@ def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Sett
         upstream=_upstream(given),
         admin_user=given.admin_user,
         admin_password=_admin_password(given),
+        browsers=Browsers(frozenset(given.allow_origin), frozenset(given.allow_host)),
         log_level=given.log,
         notices=notices,
     )

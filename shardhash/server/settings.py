@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.permissions import DB_ADMIN
+from shardhash.coordinator.origins import Browsers
+from shardhash.coordinator.permissions import DB_ADMIN, REPORT
 from shardhash.errors import ConfigError
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.connection import Limits
@@ -36,6 +37,7 @@ class Settings:
     upstream: UpstreamSettings | None = None
     admin_user: str | None = None
     admin_password: str | None = field(default=None, repr=False)
+    browsers: Browsers = field(default_factory=Browsers)
     log_level: str = "INFO"
     notices: tuple[str, ...] = ()
 
@@ -55,10 +57,23 @@ class Settings:
 
     def warnings(self) -> list[str]:
         """What the one who runs the server should know before a stranger finds out."""
-        exposed = [b for b in self.binds if DB_ADMIN in b.anon_perms and not b.read_only and not b.local]
-        return [
-            f"ANYONE who reaches {bind.address} may DELETE what this server knows, for anonymous users hold {DB_ADMIN}"
-            f" there. Unless everyone on that network is trusted, bind '{bind.address},anon=@read+@report', or"
-            " '...,anon=@read' if builders log in, or give --anon-perms, and create users with --admin-user"
-            for bind in exposed
-        ]
+        return [warning for bind in self.binds if not bind.local and (warning := _warning_of(bind))]
+
+
+def _warning_of(bind: Bind) -> str:
+    """What strangers may do at an address that others reach; "" when they can only read."""
+    if bind.read_only:
+        return ""
+    if DB_ADMIN in bind.anon_perms:
+        return (
+            f"ANYONE who reaches {bind.address} may DELETE what this server knows, and report what they like: anonymous"
+            f" users hold {DB_ADMIN} there. Unless everyone on that network is trusted, bind"
+            f" '{bind.address},anon=@read+@report', or '...,anon=@read' if builders log in, or give --anon-perms, and"
+            " create users with --admin-user"
+        )
+    if REPORT in bind.anon_perms:
+        return (
+            f"anyone who reaches {bind.address} may report what builds then reuse: anonymous users hold {REPORT} there."
+            f" Unless everyone on that network is trusted, bind '{bind.address},anon=@read' and have builders log in"
+        )
+    return ""

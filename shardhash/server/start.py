@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from shardhash.base.malloc import keep_buffers
+from shardhash.base.text import OneLineFormatter
 from shardhash.errors import ConfigError, DamageError, ShardhashError
 from shardhash.server.settings import Settings
 from shardhash.server.worker_processes import WorkerProcess
@@ -29,9 +30,9 @@ GC_THRESHOLD = 50_000
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Errors of the start go to the log, in words for people."""
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
     gc.set_threshold(GC_THRESHOLD)
     for notice in settings.notices:
         log.info("%s", notice)

@@ -36,7 +36,7 @@ from typing import TypeAlias
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
 from shardhash.wire.framing import CHUNK_STREAM, DEFAULT_LINE_LIMIT, ChunkAssembler, LineBuffer
-from shardhash.wire.messages import COMMANDS, Command, Request, parse_request
+from shardhash.wire.messages import COMMANDS, Command, Request, describe_unknown, parse_request
 
 PROTOCOL = ("OEHASHEQUIV", "1.1")
 """The first line, its words."""
@@ -299,7 +299,7 @@ class ServerConnection:
             self._refuse(error)
             return
         if asked is None:
-            self._end("unknown command")
+            self._end(describe_unknown(self._commands, message))
             return
         command, request = asked
         self._emit(Asked(command, request, len(text)))

@@ -247,6 +247,15 @@ def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Com
     return command, command.parse(message[command.name])
 
 
+def describe_unknown(commands: Mapping[str, Command], message: object) -> str:
+    """Why `parse_request` knows no command of a message, for the log."""
+    names = [name for name in message if isinstance(name, str)] if isinstance(message, dict) else []
+    for name in names:
+        if name in COMMANDS and name not in commands:
+            return f"{name} is not taken by a read-only address"
+    return f"unknown command {', '.join(names)[:80]}" if names else "unknown command"
+
+
 def _get(fields: Fields) -> Get:
     return Get(fields.token("method"), fields.token("taskhash"), fields.flag("all", default=False))
 

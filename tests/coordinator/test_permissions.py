@@ -22,6 +22,7 @@ from shardhash.client import create_async_client
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
+from shardhash.coordinator.origins import Browsers
 from shardhash.coordinator.permissions import expand
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
@@ -158,6 +159,12 @@ class Server:
             assert (await peer.ask({"become-user": {"username": "me"}}))["permissions"] == sorted(expand(held))
         return peer
 
+    async def administrator(self) -> Peer:
+        """A connection that logged in as the administrator. The users stay as they are."""
+        peer = await Peer.open(path_of(self._folder, frozenset()))
+        assert (await peer.ask({"auth": {"username": "admin", "token": self.tokens["admin"]}}))["result"] is True
+        return peer
+
     async def _reset(self, held: frozenset[str]) -> None:
         """The users as they were, but `me` with other permissions."""
         self.store.entries = dict(self._at_first)
@@ -183,6 +190,10 @@ class Peer:
         self._writer.write(json.dumps(request).encode() + b"\n")
         return json.loads(await self._reader.readline())
 
+    async def send_line(self, line: str) -> None:
+        self._writer.write(line.encode() + b"\n")
+        await self._writer.drain()
+
     async def closed_by_server(self) -> bool:
         return await self._reader.read() == b""
 
@@ -202,7 +213,9 @@ async def serving(folder: Path) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def serving_at(*binds: Bind) -> AsyncIterator[tuple[Address, PlainStore, Users]]:
+async def serving_at(
+    *binds: Bind, browsers: Browsers | None = None
+) -> AsyncIterator[tuple[Address, PlainStore, Users]]:
     """The outside of a coordinator, without hashes; the first address, with its real port, its Store and users."""
 
     async def no_pause(_seconds: float) -> None:
@@ -214,7 +227,7 @@ async def serving_at(*binds: Bind) -> AsyncIterator[tuple[Address, PlainStore, U
     store = PlainStore()
     users = Users(store, sleep=no_pause)
     services = Services(store=store, users=users, stats=Stats(), backfill=nothing_queued)
-    listeners = Listeners(services, Limits())
+    listeners = Listeners(services, Limits(), browsers)
     try:
         addresses = [await listeners.open(bind) for bind in binds]
         yield addresses[0], store, users
@@ -286,14 +299,82 @@ async def test_what_becomes_is_not_what_was(tmp_path: Path) -> None:
         await peer.close()
 
 
-async def test_permissions_of_a_connection_are_those_of_its_login(tmp_path: Path) -> None:
-    """As the reference has it, a change counts from the next login on."""
+async def test_permissions_of_a_connection_are_those_of_today(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         peer = await server.connect("user", frozenset(("@user-admin",)))
         await peer.ask({"set-user-perms": {"username": "me", "permissions": ["@none"]}})
         assert await peer.ask({"get-user": {"username": "me"}}) == {"username": "me", "permissions": []}
-        assert len((await peer.ask({"get-all-users": {}}))["users"]) == 3
+        assert "invoke-error" in await peer.ask({"get-all-users": {}})
         await peer.close()
+
+
+async def test_a_stream_ends_with_the_right_to_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        reader = await server.connect("user", frozenset(("@read",)))
+        assert await reader.ask({"get-stream": None}) == "ok"
+        admin = await server.administrator()
+        await admin.ask({"set-user-perms": {"username": "me", "permissions": ["@report"]}})
+        await reader.send_line("m " + "0" * 64)
+        assert await reader.closed_by_server()
+        await admin.close()
+        await reader.close()
+
+
+async def test_a_deleted_user_is_gone_from_open_connections(tmp_path: Path) -> None:
+    """Else a new user of the same name would be served on them, or the old one with the rights of the new."""
+    async with serving(tmp_path) as server:
+        peer = await server.connect("user", frozenset(("@read",)))
+        admin = await server.administrator()
+        await admin.ask({"delete-user": {"username": "me"}})
+        assert await peer.closed_by_server()
+        await admin.close()
+        await peer.close()
+
+
+async def test_changes_are_in_the_audit_trail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="shardhash.audit"):
+        async with serving(tmp_path) as server:
+            admin = await server.administrator()
+            await admin.ask({"set-user-perms": {"username": "me", "permissions": ["@read"]}})
+            await admin.ask({"remove": {"where": {"method": "m\n"}}})
+            await admin.ask({"become-user": {"username": "me"}})
+            await admin.close()
+    trail = [json.loads(record.getMessage()) for record in caplog.records if record.name == "shardhash.audit"]
+    common = {"user": "admin", "peer": "unix client"}
+    assert trail == [
+        common | {"command": "set-user-perms", "username": "me", "permissions": ["@read"]},
+        common | {"command": "remove", "where": {"method": "m\n"}, "rows": 0},
+        common | {"command": "become-user", "user": "me", "login": "admin", "username": "me"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 101),
+        ({"Host": "hash.example.com:8686"}, 101),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://evil.example:80", "Host": "evil.example:80"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://builds.example.com"}, 101),
+        ({"Origin": "http://hash.example.com", "Host": "hash.example.com"}, 101),
+        ({"Origin": "http://127.0.0.1:9", "Host": "127.0.0.1:9"}, 101),
+        ({"Origin": "http://127.0.0.1:10", "Host": "127.0.0.1:9"}, 403),
+        ({"Origin": "http://localhost:9", "Host": "LOCALHOST:9"}, 101),
+    ],
+)
+async def test_which_web_pages_may_connect(headers: dict[str, str], status: int) -> None:
+    browsers = Browsers(frozenset(("https://builds.example.com",)), frozenset(("hash.example.com",)))
+    async with (
+        serving_at(Bind(Address("ws", "127.0.0.1")), browsers=browsers) as (address, _, _),
+        aiohttp.ClientSession() as session,
+    ):
+        try:
+            async with session.ws_connect(str(address), headers=headers):
+                found = 101
+        except aiohttp.WSServerHandshakeError as error:
+            found = error.status
+    assert found == status
 
 
 def row_of(number: int, outhash: int) -> dict[str, str]:

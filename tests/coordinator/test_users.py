@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from typing import Any
 
 import pytest
 
 from shardhash.coordinator import permissions, users
+from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.permissions import Identity, expand, parse, parse_anonymous
-from shardhash.coordinator.users import FAILED_LOGIN_PAUSE, TOKENS_A_SECOND, Users
+from shardhash.coordinator.users import FAILED_LOGIN_PAUSE, MOST_WAITING, TOKENS_A_SECOND, Users
 from shardhash.errors import ConfigError, InvokeError
 from tests.stores.plain_store import PlainStore
 
@@ -130,11 +132,118 @@ async def test_passwords_are_hashed_one_at_a_time(people: Users, monkeypatch: py
     assert most == 1
 
 
-async def test_the_administrator_gets_back_what_was_taken(people: Users) -> None:
+async def test_the_settings_make_an_administrator_once_for_a_password(
+    people: Users, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A restart must not bring back a password that was replaced, or a user that was deleted."""
     await people.set_administrator("admin", "password")
+    token = await people.refresh_token("admin")
     await people.set_permissions("admin", READ)
     await people.set_administrator("admin", "password")
+    assert (await people.authenticate("admin", token))[1] == ["@read"]
+    await people.delete("admin")
+    await people.set_administrator("admin", "password")
+    assert await people.get("admin") is None
+    assert "was deleted and is not made again" in caplog.text
+    await people.set_administrator("admin", "another password")
     assert await people.get("admin") == EVERYTHING
+
+
+async def test_a_user_who_becomes_an_administrator_is_told_of(people: Users, caplog: pytest.LogCaptureFixture) -> None:
+    await people.new("builder", READ)
+    await people.set_administrator("builder", "password")
+    assert "the user builder, who had @read, becomes an administrator" in caplog.text
+
+
+async def test_a_login_is_refused_if_the_user_is_made_anew_meanwhile(
+    people: Users, store: PlainStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await people.set_administrator("admin", "password")
+    before = store.entries["user", "admin"]
+    entries = iter([before, before | {"id": "another"}])
+
+    async def get_entry(_kind: str, _name: str) -> Any:
+        return next(entries)
+
+    monkeypatch.setattr(store, "get_entry", get_entry)
+    with pytest.raises(InvokeError, match="Unable to authenticate"):
+        await people.authenticate("admin", "password")
+
+
+def caller_of(peer: str) -> tuple[Caller, list[str]]:
+    reasons: list[str] = []
+    caller = Caller(Identity(None, frozenset()), read_only=False, peer=peer)
+    caller.revoke = reasons.append
+    return caller, reasons
+
+
+async def log_in(people: Users, caller: Caller, username: str, token: str) -> None:
+    caller.identity, _ = await people.authenticate(username, token, caller)
+    caller.login = username
+    people.logged_in.add(caller)
+
+
+async def test_open_connections_follow_their_user(people: Users) -> None:
+    _, token = await people.new("builder", READ)
+    (one, ended), (other, others) = caller_of("a:1"), caller_of("a:2")
+    await log_in(people, one, "builder", token)
+    await log_in(people, other, "builder", token)
+    await people.set_permissions("builder", frozenset(("@report",)))
+    assert one.identity == Identity("builder", frozenset(("@report",)))
+    await people.refresh_token("builder", one)
+    assert (ended, others) == ([], ["builder got a new token"])
+    await people.delete("builder")
+    assert ended == ["builder was deleted"]
+    await people.new("builder", frozenset(("@all",)))
+    assert one.identity.permissions == {"@report"}
+
+
+async def test_who_acts_as_another_is_reached_by_changes_of_both(people: Users) -> None:
+    _, token = await people.new("boss", frozenset(("@user-admin",)))
+    await people.new("builder", READ)
+    boss, ended = caller_of("a:1")
+    await log_in(people, boss, "boss", token)
+    boss.identity = await people.become("builder")
+    people.logged_in.add(boss)
+    await people.set_permissions("builder", frozenset(("@report",)))
+    assert boss.identity.permissions == {"@report"}
+    await people.set_permissions("boss", READ)
+    assert len(ended) == 1
+    await people.delete("boss")
+    assert ended[1:] == ["boss was deleted"]
+
+
+async def test_strangers_do_not_fill_the_queue_of_logins(people: Users) -> None:
+    await people.set_administrator("admin", "password")
+    order: list[str] = []
+
+    async def log_in_from(peer: str, password: str, *, gone: bool = False) -> None:
+        caller, _ = caller_of(peer)
+        caller.gone = lambda: gone
+        try:
+            await people.authenticate("admin", password, caller)
+        except InvokeError as error:
+            order.append(f"{peer.partition(':')[0]}: {error}")
+        else:
+            order.append("in")
+
+    strangers = [asyncio.create_task(log_in_from(f"stranger:{n}", "wrong", gone=n > 3)) for n in range(40)]
+    await asyncio.sleep(0)
+    await log_in_from("admins:1", "password")
+    assert sum("Unable" in said for said in order) <= 2, "the admin waits for one of the strangers at most"
+    await asyncio.gather(*strangers)
+    assert sum("too many logins of this host wait" in said for said in order) == 40 - MOST_WAITING
+
+
+async def test_many_new_tokens_of_one_user_delay_no_other_change(people: Users, clock: Clock) -> None:
+    await people.new("builder", READ)
+    waiting = [asyncio.create_task(people.refresh_token("builder")) for _ in range(MOST_WAITING)]
+    await asyncio.sleep(0)
+    await people.set_permissions("builder", frozenset(("@report",)))
+    assert not all(task.done() for task in waiting)
+    with pytest.raises(InvokeError, match="too many new tokens"):
+        await people.refresh_token("builder")
+    await asyncio.gather(*waiting)
 
 
 async def test_a_token_replaces_the_administrators_password(people: Users) -> None:

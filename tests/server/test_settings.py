@@ -97,8 +97,14 @@ def test_local_addresses(place: str, local: bool) -> None:
 
 def test_no_warning_without_danger() -> None:
     address = Address("tcp", "0.0.0.0", 1)
-    readers = [Bind(address, read_only=True), Bind(address, anon_perms=frozenset(("@read", "@report")))]
+    readers = [Bind(address, read_only=True), Bind(address, anon_perms=frozenset(("@read",)))]
     assert settings(*readers).warnings() == []
+
+
+def test_a_warning_of_reports_by_strangers() -> None:
+    (warning,) = settings(Bind(Address("tcp", "0.0.0.0", 1), anon_perms=frozenset(("@read", "@report")))).warnings()
+    assert "@report" in warning
+    assert "DELETE" not in warning
 
 
 # --------------------------------------------------------------------------------------------- flags and variables

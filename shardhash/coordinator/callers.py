@@ -1,0 +1,68 @@
+"""Callers: who acts on a connection, and the connections whose rights a change of users reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from weakref import WeakSet
+
+from shardhash.coordinator.permissions import Identity
+
+
+def _cannot(_reason: str) -> None:
+    """What `Caller.revoke` is until a session sets it."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Caller:
+    """Who acts on a connection. `read_only` comes from the address it came in by.
+
+    `identity` is who it acts as now, and what that user may do now; `login` is the user that logged in, None for an
+    anonymous connection.
+    """
+
+    identity: Identity
+    read_only: bool
+    peer: str = ""
+    login: str | None = None
+    revoke: Callable[[str], None] = field(default=_cannot, repr=False)
+    """Ends the connection; the argument says why."""
+    gone: Callable[[], bool] = field(default=_never, repr=False)
+    """Whether the client has left and waits for no answer."""
+
+    @property
+    def host(self) -> str:
+        """The peer without its port: who has many connections is one."""
+        return self.peer.rpartition(":")[0] or self.peer
+
+
+class LoggedIn:
+    """The callers that logged in or act as a user. A change of a user reaches them before it is acknowledged.
+
+    So no request has to ask what a user may do today: the caller's identity is always current.
+    """
+
+    def __init__(self) -> None:
+        self._callers: WeakSet[Caller] = WeakSet()
+
+    def add(self, caller: Caller) -> None:
+        """Call this as soon as the caller has the identity of a user, before anything is awaited."""
+        self._callers.add(caller)
+
+    def set_identity(self, identity: Identity) -> None:
+        """A user's permissions changed."""
+        for caller in list(self._callers):
+            if caller.identity.username == identity.username:
+                caller.identity = identity
+            elif caller.login == identity.username:
+                caller.revoke(f"the permissions of {caller.login}, which acts as another user here, changed")
+
+    def revoke(self, username: str, reason: str, keep: Caller | None = None) -> None:
+        """Close the connections that logged in as a user or act as one, but for `keep`."""
+        for caller in list(self._callers):
+            if caller is not keep and username in (caller.identity.username, caller.login):
+                caller.revoke(reason)
