@@ -23,7 +23,7 @@ from shardhash.client.connect import describe_error, open_transport
 from shardhash.client.connection import BLOCK, Connection
 from shardhash.client.credentials import find_credentials
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
-from shardhash.client.reports import Reports
+from shardhash.client.reports import ReportList
 from shardhash.errors import ProtocolError, SilentHeadersError
 from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
@@ -290,7 +290,7 @@ class AsyncClient:
         Each report holds taskhash, method, outhash and unihash, and may hold what `extra` of `report_unihash` may.
         Many thousands are welcome: to a shardhash server 1000 travel in one message.
         """
-        rows = Reports(reports)
+        rows = ReportList(reports)
         if not rows.complete:
             await self._attempt(lambda connection: connection.report(rows))
         return rows.unihashes

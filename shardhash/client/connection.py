@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from shardhash.client.questions import DigestQuestion, Question
-from shardhash.client.reports import Reports
+from shardhash.client.reports import ReportList
 from shardhash.client.transport import Transport
 from shardhash.errors import InvokeError, ProtocolError, SilentHeadersError
 from shardhash.wire.batch import HEAD_SIZE, OFFER, REPORTS_OFFER
@@ -97,7 +97,7 @@ class Connection:
         await self._transport.send_message(orjson.dumps(request))
         return await self._receive_answer()
 
-    async def report(self, reports: Reports) -> None:
+    async def report(self, reports: ReportList) -> None:
         """Complete reports, in batches if the server takes them. What came before a failure is kept in them."""
         await self._enter(None)
         batched = self._offered(REPORTS_OFFER)

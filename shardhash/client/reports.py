@@ -20,7 +20,7 @@ BATCH_BYTES = 512 << 10
 """Most bytes of reports in one request, unless it is a single one, which may alone be as long as a request can be."""
 
 
-class Reports:
+class ReportList:
     """Rows to report, in order; the first `len(unihashes)` are answered."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
@@ -13,31 +13,25 @@ from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Store
+from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
-from shardhash.wire import streams
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import to_digest
 from shardhash.wire.messages import Command, Request
 from shardhash.wire.rows import QUERY_COLUMNS, Columns, Report
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
-Backfill: TypeAlias = Callable[[], Awaitable[int]]
-"""Waits until nothing is queued from upstream; how many were when it was asked."""
-
-
 REPORTS_AT_ONCE = 4000
-"""Reports of one message that are under way at one time: a round for each of eight shards."""
+"""Reports of one message that are under way at one time. It bounds the memory that a long message takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the sessions of a server share. `distant`: the store may ask an upstream, and take its time for that."""
+    """What the sessions of a server share."""
 
     store: Store
     users: Users
     stats: Stats
-    backfill: Backfill
-    distant: bool = False
 
 
 class Handlers:
@@ -47,7 +41,6 @@ class Handlers:
         self._store = services.store
         self._users = services.users
         self._stats = services.stats
-        self._backfill = services.backfill
         self._by_type: dict[type, Callable[[Caller, Any], Awaitable[Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
@@ -85,9 +78,12 @@ class Handlers:
         permissions.check(caller.identity, command, getattr(request, "username", None))
         return await self._by_type[type(request)](caller, request)
 
-    def check_read(self, caller: Caller) -> None:
-        """Refuse a batch to one who may not read."""
+    async def answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
+        """The frame that answers a native batch, which needs the permissions of get-batch."""
         permissions.check(caller.identity, m.COMMANDS["get-batch"])
+        if asked.op == batch.EXISTS:
+            return batch.encode_exists(await self._store.exists(asked.digests))
+        return batch.encode_found(await self._store.lookup(asked.method, asked.digests))
 
     # ------------------------------------------------------------------------------------------------ hashes
 
@@ -152,7 +148,7 @@ class Handlers:
         return _mapping(request.method, request.taskhash, unihash)
 
     async def _backfill_wait(self, _caller: Caller, _request: m.BackfillWait) -> Any:
-        return {"tasks": await self._backfill()}
+        return {"tasks": await self._store.backfilled()}
 
     # ------------------------------------------------------------------------------------------ administration
 

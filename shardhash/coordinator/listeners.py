@@ -20,8 +20,8 @@ from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
-from shardhash.coordinator.transports.line import LineTransport, keep_alive
-from shardhash.coordinator.transports.websocket import WebSocketTransport
+from shardhash.coordinator.transports.line import LineProtocol, keep_alive
+from shardhash.coordinator.transports.websocket import WebSocketHandler
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits, ServerConnection
@@ -109,9 +109,9 @@ class Listeners:
         loop = asyncio.get_running_loop()
         opener = self._opener(bind)
 
-        def factory() -> LineTransport:
+        def factory() -> LineProtocol:
             connection = self._connection(bind, lines=True)
-            return LineTransport(connection, opener, self._track, self._limits.pipelined)
+            return LineProtocol(connection, opener, self._track, self._limits.pipelined)
 
         for raw in sockets:
             make = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
@@ -133,7 +133,7 @@ class Listeners:
             if request.transport is not None:
                 keep_alive(request.transport)
             await response.prepare(request)
-            transport = WebSocketTransport(response, self._connection(bind, lines=False), self._limits.pipelined)
+            transport = WebSocketHandler(response, self._connection(bind, lines=False), self._limits.pipelined)
             session = opener(transport, request.remote or "unknown")
             task = asyncio.current_task()
             assert task is not None

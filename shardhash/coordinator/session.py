@@ -55,7 +55,6 @@ class Session:
 
     def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
         self._store = services.store
-        self._distant = services.distant
         self._stats = services.stats
         self._handlers = Handlers(services)
         self._caller = caller
@@ -173,11 +172,7 @@ class Session:
 
     async def _answer_batch(self, asked: batch.Batch) -> bool:
         try:
-            self._handlers.check_read(self._caller)
-            if asked.op == batch.EXISTS:
-                frame = batch.encode_exists(await self._store.exists(asked.digests))
-            else:
-                frame = batch.encode_found(await self._store.lookup(asked.method, asked.digests))
+            frame = await self._handlers.answer_frame(self._caller, asked)
         except (InvokeError, UnavailableError) as error:
             await self._refuse(error)
             return False
@@ -189,7 +184,7 @@ class Session:
         if not self._caller.identity.may(event.command.needs):  # the right to it was taken since the stream began
             log.info("%s: closed: %s is not allowed any more", self._peer, event.command.name)
             return False
-        if self._distant or event.command.name == "gc-mark-stream":
+        if self._store.remote or event.command.name == "gc-mark-stream":
             await self._answer_ahead(event)
         else:
             await self._answer_lines(event, started)

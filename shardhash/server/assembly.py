@@ -69,11 +69,11 @@ async def _services(settings: Settings, router: Router, running: AsyncExitStack)
     if settings.admin_user is not None and settings.admin_password is not None:
         await users.set_administrator(settings.admin_user, settings.admin_password)
     if settings.upstream is None:
-        return Services(store=router, users=users, stats=Stats(), backfill=_nothing_queued)
+        return Services(store=router, users=users, stats=Stats())
     store = ChainedStore(router, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
     store.start()
     running.push_async_callback(store.close)
-    return Services(store=store, users=users, stats=Stats(), backfill=store.backfilled, distant=True)
+    return Services(store=store, users=users, stats=Stats())
 
 
 async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:
@@ -87,7 +87,3 @@ async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:
             log.error("no snapshot was written: %s", error)
         else:
             log.info("a snapshot of every shard is written and verified")
-
-
-async def _nothing_queued() -> int:
-    return 0

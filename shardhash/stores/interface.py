@@ -1,7 +1,7 @@
 """The Store: what a session asks for hashes, users and settings, whoever keeps them.
 
-Batch-first. The one Store of today is `router.Router` (worker processes); `chained.ChainedStore` wraps any
-Store. Nothing above this interface may assume worker processes.
+Every operation takes a batch where a caller can have one. `sharded.router.Router` keeps hashes in worker processes,
+`chained.store.ChainedStore` adds an upstream to any Store. Nothing above this interface may assume worker processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Mapping(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class GcStatus:
+class CollectionStatus:
     """Mappings with the current mark, without it, and the mark.
 
     The mark is None when no collection runs; `keep` then counts the mappings without any mark.
@@ -39,7 +39,10 @@ Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
 
 
 class Store(Protocol):
-    """Raises UnavailableError when a shard does not answer in time, StorageError when the disk refuses."""
+    """Raises UnavailableError when what keeps the hashes does not answer in time, StorageError when it cannot store."""
+
+    remote: bool
+    """Whether a lookup may have to ask another server. A stream's blocks are then asked side by side."""
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """The unihash of each taskhash; `digests` is n * 32 bytes, answered in order."""
@@ -62,7 +65,7 @@ class Store(Protocol):
     def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> Awaitable[list[bytes]]:
         """Store reports (PROTOCOL, "report, exactly"); the unihashes in force, once all are durable.
 
-        Those that share an outhash are carried out in order; those that nobody waits for any more, all the same.
+        Reports of one outhash run in the order given. A report continues even if its caller was cancelled.
         """
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
@@ -80,7 +83,7 @@ class Store(Protocol):
     async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
         """For each (mark, where): make the mark current and set it on the mappings that match; how many each."""
 
-    async def gc_status(self) -> GcStatus:
+    async def gc_status(self) -> CollectionStatus:
         """How a collection stands."""
 
     async def gc_sweep(self, mark: str) -> int:
@@ -98,5 +101,8 @@ class Store(Protocol):
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """Set an entry, durably; None deletes it."""
 
+    async def backfilled(self) -> int:
+        """Wait until every mapping that an upstream gave is stored; how many were not when this was called."""
+
     async def snapshot(self) -> None:
-        """Write a snapshot of every shard now; returns when they are verified."""
+        """Write a snapshot of everything now; returns when it is verified."""

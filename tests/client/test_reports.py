@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.client.reports import BATCH, BATCH_BYTES, Reports
+from shardhash.client.reports import BATCH, BATCH_BYTES, ReportList
 from shardhash.errors import ProtocolError
 
 UNIHASH = "ab" * 32
@@ -20,7 +20,7 @@ def rows(*sizes: int) -> list[dict[str, Any]]:
     return [{"taskhash": f"{place}", "outhash_siginfo": "x" * size} for place, size in enumerate(sizes)]
 
 
-def told(reports: Reports, *, batched: bool) -> list[list[dict[str, Any]]]:
+def told(reports: ReportList, *, batched: bool) -> list[list[dict[str, Any]]]:
     """The rows of each request for what is unanswered, as a server reads them."""
     requests = [reports.encode(*bounds, batched=batched) for bounds in reports.requests(batched=batched)]
     values = [orjson.loads(request) for request in requests]
@@ -34,7 +34,7 @@ def answer(count: int, *, batched: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_nothing_to_report_is_complete(batched: bool) -> None:
-    reports = Reports([])
+    reports = ReportList([])
     assert reports.complete
     assert reports.requests(batched=batched) == []
 
@@ -42,10 +42,10 @@ def test_nothing_to_report_is_complete(batched: bool) -> None:
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH, 3 * BATCH + 1])
 def test_so_many_rows_share_a_request(count: int) -> None:
     some = rows(*[0] * count)
-    requests = told(Reports(some), batched=True)
+    requests = told(ReportList(some), batched=True)
     assert [row for request in requests for row in request] == some
     assert [len(request) for request in requests[:-1]] == [BATCH] * ((count - 1) // BATCH)
-    assert told(Reports(some), batched=False) == [[row] for row in some]
+    assert told(ReportList(some), batched=False) == [[row] for row in some]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_so_many_rows_share_a_request(count: int) -> None:
 )
 def test_a_request_is_long_only_by_a_single_row(sizes: list[int], due: list[int]) -> None:
     some = rows(*sizes)
-    requests = told(Reports(some), batched=True)
+    requests = told(ReportList(some), batched=True)
     assert [row for request in requests for row in request] == some
     assert [len(request) for request in requests] == due
 
@@ -70,7 +70,7 @@ def test_a_request_is_long_only_by_a_single_row(sizes: list[int], due: list[int]
 def test_a_retry_tells_only_what_is_unanswered(count: int, tries: list[tuple[int, bool]]) -> None:
     """Each try is of a kind of server, and ends after some answers."""
     some = rows(*[0] * count)
-    reports = Reports(iter(some))
+    reports = ReportList(iter(some))
     for answers, batched in [*tries, (count, True)]:
         requests = told(reports, batched=batched)
         assert [row for request in requests for row in request] == some[len(reports.unihashes) :]
@@ -104,7 +104,7 @@ NO_LISTS: list[object] = [
     ],
 )
 def test_malformed_answers_are_refused_and_not_kept(wrong: object, batched: bool) -> None:
-    reports = Reports(rows(0, 0))
+    reports = ReportList(rows(0, 0))
     with pytest.raises(ProtocolError, match="malformed"):
         reports.take_answer(wrong, 2 if batched else 1, batched=batched)
     assert reports.unihashes == []

@@ -221,12 +221,9 @@ async def serving_at(
     async def no_pause(_seconds: float) -> None:
         """New tokens and failed logins wait for nobody here."""
 
-    async def nothing_queued() -> int:
-        return 0
-
     store = PlainStore()
     users = Users(store, sleep=no_pause)
-    services = Services(store=store, users=users, stats=Stats(), backfill=nothing_queued)
+    services = Services(store=store, users=users, stats=Stats())
     listeners = Listeners(services, Limits(), browsers)
     try:
         addresses = [await listeners.open(bind) for bind in binds]

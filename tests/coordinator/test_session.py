@@ -43,13 +43,10 @@ class Sink:
         pass
 
 
-async def _nothing() -> int:
-    return 0
-
-
-def session(*, distant: bool = False) -> Session:
+def session(*, remote: bool = False) -> Session:
     store = PlainStore()
-    services = Services(store=store, users=Users(store), stats=Stats(), backfill=_nothing, distant=distant)
+    store.remote = remote
+    services = Services(store=store, users=Users(store), stats=Stats())
     return Session(services, Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer")
 
 
@@ -62,12 +59,12 @@ def session(*, distant: bool = False) -> Session:
         (b'{"get-stream": null}\n' + (b"m " + b"t" * 100_000 + b"\n") * 50, 50 + 50 * 97),
     ],
 )
-@pytest.mark.parametrize("distant", [False, True])
+@pytest.mark.parametrize("remote", [False, True])
 async def test_what_waits_is_weighed_and_nothing_is_left_when_all_is_answered(
-    data: bytes, least: int, distant: bool
+    data: bytes, least: int, remote: bool
 ) -> None:
     """A thousand requests of megabytes would else be as little as a thousand pings."""
-    connection, asking = ServerConnection(), session(distant=distant)
+    connection, asking = ServerConnection(), session(remote=remote)
     for start in range(0, len(data), 70_000):
         part = data[start : start + 70_000]
         asking.feed(connection.receive_data(HELLO + part if not start else part))
@@ -83,7 +80,7 @@ async def test_statistics_count_each_question_of_a_message_and_time_them_togethe
     ticks = count()
     monkeypatch.setattr(session_module, "perf_counter", lambda: float(next(ticks)))
     store, stats = PlainStore(), Stats()
-    services = Services(store=store, users=Users(store), stats=stats, backfill=_nothing)
+    services = Services(store=store, users=Users(store), stats=stats)
     asking = Session(services, Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer")
     connection = ServerConnection()
     data = b'{"ping": {}}\n{"get-batch": {"method": "m", "taskhashes": ["a", "b", "c"]}}\n{"gc-mark-stream": null}\n'
@@ -118,7 +115,7 @@ async def test_the_reports_of_a_long_message_are_under_way_a_part_at_a_time(
 
     monkeypatch.setattr(store, "report", counted)
     monkeypatch.setattr(store, "get_outhash", get_outhash)
-    handlers = Handlers(Services(store=store, users=Users(store), stats=Stats(), backfill=_nothing))
+    handlers = Handlers(Services(store=store, users=Users(store), stats=Stats()))
     unihashes = [f"{number:064x}" for number in range(2 * REPORTS_AT_ONCE + 1)]
     request = ReportBatch([Report("m", unihash, unihash, unihash) for unihash in unihashes])
     caller = Caller(Identity(None, ANONYMOUS_DEFAULT), read_only)

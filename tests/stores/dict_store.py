@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shardhash.errors import InvokeError
-from shardhash.stores.interface import GcStatus, Otherwise
+from shardhash.stores.interface import CollectionStatus, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.rows import Columns, Report, Where
@@ -18,6 +18,8 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 class DictStore:
     """`model` holds rows and mappings; `trouble`, when set, is raised by whatever writes."""
+
+    remote = False
 
     def __init__(self) -> None:
         self.model = Model()
@@ -92,8 +94,8 @@ class DictStore:
         self._write()
         return [self.model.gc_mark(mark, where) for mark, where in marks]
 
-    async def gc_status(self) -> GcStatus:
-        return GcStatus(**self.model.gc_status())
+    async def gc_status(self) -> CollectionStatus:
+        return CollectionStatus(**self.model.gc_status())
 
     async def gc_sweep(self, mark: str) -> int:
         self._write()
@@ -123,6 +125,9 @@ class DictStore:
         self.entries[kind, name] = value
         if value is None:
             del self.entries[kind, name]
+
+    async def backfilled(self) -> int:
+        return 0
 
     async def snapshot(self) -> None:
         """There is nothing to write."""

@@ -6,13 +6,15 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from shardhash.stores.interface import GcStatus, Otherwise
+from shardhash.stores.interface import CollectionStatus, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.rows import Columns, Report, Where
 
 
 class PlainStore:
+    remote = False
+
     def __init__(self) -> None:
         self.entries: dict[tuple[str, str], Any] = {}
         self.written: list[str] = []
@@ -56,8 +58,8 @@ class PlainStore:
         self.written.append("gc_mark")
         return [0] * len(marks)
 
-    async def gc_status(self) -> GcStatus:
-        return GcStatus(0, 0, None)
+    async def gc_status(self) -> CollectionStatus:
+        return CollectionStatus(0, 0, None)
 
     async def gc_sweep(self, mark: str) -> int:
         self.written.append("gc_sweep")
@@ -78,6 +80,9 @@ class PlainStore:
             self.entries.pop((kind, name), None)
         else:
             self.entries[kind, name] = copy.deepcopy(value)
+
+    async def backfilled(self) -> int:
+        return 0
 
     async def snapshot(self) -> None:
         self.written.append("snapshot")

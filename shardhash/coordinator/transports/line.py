@@ -20,13 +20,13 @@ LINGER = 1.0
 """Seconds that a peer whose connection we end has to end its side."""
 
 
-class LineTransport(asyncio.Protocol):
+class LineProtocol(asyncio.Protocol):
     """One raw connection; an Output for its session."""
 
     def __init__(
         self,
         connection: ServerConnection,
-        open_session: Callable[[LineTransport, str], Session],
+        open_session: Callable[[LineProtocol, str], Session],
         track: Callable[[asyncio.Task[None], Session], None],
         pipelined: int,
     ) -> None:

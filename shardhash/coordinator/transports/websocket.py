@@ -10,11 +10,12 @@ import asyncio
 import orjson
 from aiohttp import WSMsgType, web
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
 
 
-class WebSocketTransport:
+class WebSocketHandler:
     """One WebSocket; an Output for its session."""
 
     def __init__(self, socket: web.WebSocketResponse, connection: ServerConnection, pipelined: int) -> None:
@@ -27,12 +28,12 @@ class WebSocketTransport:
     async def run(self, session: Session) -> None:
         """Read and answer until either side ends."""
         self._session = session
-        reader = asyncio.create_task(self._read())
+        reader = BackgroundTasks()
+        reader.start(self._read(), "reading a WebSocket")
         try:
             await session.run(self._drained)
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await reader.close()
             self._connection.discard()
             await self._socket.close()
 

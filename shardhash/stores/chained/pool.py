@@ -18,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.client import AsyncClient
 from shardhash.errors import InvokeError, ProtocolError
 from shardhash.stores.chained.settings import UpstreamSettings
@@ -47,7 +48,7 @@ class Pool:
         self._idle: asyncio.LifoQueue[AsyncClient] = asyncio.LifoQueue()
         for client in self._clients:
             self._idle.put_nowait(client)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._closed = False
         self._down = False
         self._warned = False
@@ -61,9 +62,7 @@ class Pool:
     async def close(self) -> None:
         """Close all connections and end what was spawned."""
         self._closed = self._down = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await asyncio.gather(*(client.close() for client in self._clients))
 
     @property
@@ -88,9 +87,7 @@ class Pool:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a task that ends with the pool at the latest."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(work, "a question to the upstream")
 
     async def _ask_now(self, question: Question[_T]) -> _T:
         """Ask, up or down. Raises OSError (TimeoutError too), InvokeError, ProtocolError."""

@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Any
 
-from shardhash.errors import StorageError, UnavailableError
-from shardhash.link.operations import LATER_PAGE
+from shardhash.base.tasks import BackgroundTasks
+from shardhash.errors import ShardhashError
 from shardhash.stores.chained.upstream import Upstream
-from shardhash.stores.interface import GcStatus, Otherwise, Store
+from shardhash.stores.interface import CollectionStatus, Otherwise, Store
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
 from shardhash.wire.rows import Columns, Report, Where
 
 log = logging.getLogger(__name__)
 
+BACKFILL_AT_ONCE = 256
+"""Answers of the upstream that are being stored at one time."""
 MAX_MISSES = 1_000_000
 """Hashes remembered as unknown upstream; about 100 bytes each."""
 
@@ -63,28 +65,28 @@ class Misses:
 class ChainedStore:
     """A Store that asks `upstream` what `local` does not know."""
 
+    remote = True
+
     def __init__(self, local: Store, upstream: Upstream, misses: Misses) -> None:
         self._local = local
         self._upstream = upstream
         self._misses = misses
         self._backfill: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
-        self._filler: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
 
     def start(self) -> None:
         """Begin to backfill."""
         self._upstream.start()
-        self._filler = asyncio.create_task(self._fill())
+        self._tasks.start(self._fill(), "backfill")
 
     async def close(self) -> None:
         """Store what is queued, as far as that works, and leave the upstream."""
-        if self._filler is not None:
-            await self._backfill.join()
-            self._filler.cancel()
-            await asyncio.gather(self._filler, return_exceptions=True)
+        await self._backfill.join()
+        await self._tasks.close()
         await self._upstream.close()
 
     async def backfilled(self) -> int:
-        """Wait until nothing is queued; how many mappings were."""
+        """See Store."""
         queued = self._backfill.qsize()
         await self._backfill.join()
         return queued
@@ -178,22 +180,27 @@ class ChainedStore:
     async def _fill(self) -> None:
         while True:
             some = [await self._backfill.get()]
-            while len(some) < LATER_PAGE and not self._backfill.empty():
+            while len(some) < BACKFILL_AT_ONCE and not self._backfill.empty():
                 some.append(self._backfill.get_nowait())
-            results = await asyncio.gather(
-                *(self._local.report_equiv(*mapping) for mapping in some), return_exceptions=True
-            )
-            for _ in results:
-                self._backfill.task_done()
-            if failures := [result for result in results if isinstance(result, BaseException)]:
-                # Nothing is lost: they are asked upstream again.
+            failures = [error for error in await asyncio.gather(*map(self._store_mapping, some)) if error is not None]
+            if failures:  # nothing is lost: they are asked upstream again
                 log.warning("%d answers of the upstream were not stored: %s", len(failures), failures[0])
+
+    async def _store_mapping(self, mapping: tuple[str, str, bytes]) -> ShardhashError | None:
+        """Store a mapping of the upstream; why it could not be stored."""
+        try:
+            await self._local.report_equiv(*mapping)
+        except ShardhashError as error:
+            return error
+        finally:
+            self._backfill.task_done()
+        return None
 
     async def _keep(self, row: Columns | None) -> None:
         if row is not None:
             try:
                 await self._local.store_row(row)
-            except (StorageError, UnavailableError) as error:
+            except ShardhashError as error:
                 log.warning("a row of the upstream was not stored: %s", error)
 
     # ------------------------------------------------------------------------------------------------ local
@@ -230,7 +237,7 @@ class ChainedStore:
         """See Store."""
         return await self._local.gc_mark(marks)
 
-    async def gc_status(self) -> GcStatus:
+    async def gc_status(self) -> CollectionStatus:
         """See Store."""
         return await self._local.gc_status()
 

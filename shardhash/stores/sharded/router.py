@@ -12,7 +12,7 @@ from shardhash.base.timestamps import from_iso
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.link.operations import GC_MARK
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.interface import GcStatus, Otherwise
+from shardhash.stores.interface import CollectionStatus, Otherwise
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Clock, Reports
 from shardhash.wire.batch import Found
@@ -26,6 +26,8 @@ _T = TypeVar("_T")
 
 class Router:
     """A Store whose hashes lie in workers, one link each; shard 0 also keeps users and settings."""
+
+    remote = False
 
     def __init__(self, links: Sequence[WorkerLink]) -> None:
         self._links = links
@@ -144,11 +146,11 @@ class Router:
                 counts[start : start + len(some)] = map(sum, zip(*parts, strict=True))
         return counts
 
-    async def gc_status(self) -> GcStatus:
+    async def gc_status(self) -> CollectionStatus:
         """See Store."""
         parts = await self._ask_all("status")
         keep = sum(part[0] for part in parts)
-        return GcStatus(keep, sum(part[1] for part in parts) - keep, parts[0][2] or None)
+        return CollectionStatus(keep, sum(part[1] for part in parts) - keep, parts[0][2] or None)
 
     async def gc_sweep(self, mark: str) -> int:
         """See Store.
@@ -196,6 +198,10 @@ class Router:
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
         await self._links[0].request("set", kind, name, value)
+
+    async def backfilled(self) -> int:
+        """See Store. There is no upstream."""
+        return 0
 
     async def snapshot(self) -> None:
         """See Store."""
