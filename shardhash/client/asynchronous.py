@@ -1,8 +1,9 @@
 """The client for asyncio: every command by its well-known name, over a connection that is made again when it breaks.
 
-A call that fails because of the network is tried again on a new connection, three times, and asks only for what is
+A call that fails because the connection broke is tried again on a new one, three times, and asks only for what is
 still unanswered; credentials, the user that the connection acts as, and the stream mode are the same there. Every
-command can be sent twice without harm, but the second new-user or delete-user of the same name is refused.
+command can be sent twice without harm, but the second new-user or delete-user of the same name is refused. A server
+that is silent for `timeout` seconds is not asked again: it would cost the same time once more.
 
 Calls from several tasks take turns on the one connection.
 """
@@ -53,16 +54,26 @@ async def create_async_client(
     native: bool = True,
     block: int = BLOCK,
     netrc_hosts: bool = False,
+    deadline: float | None = None,
 ) -> AsyncClient:
     """A connected client of the server at ``unix://PATH``, ``HOST:PORT``, ``ws://HOST:PORT[/path]`` or ``wss://...``.
 
     `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address, as
     it is written here; with `netrc_hosts` also from an entry for its host.
     `native=False` does without native batches; `block` is the number of hashes in one request of them.
+    `timeout`: seconds that the server may be silent. `deadline`: seconds that a call may take as a whole, None for no
+    such limit: a large batch takes as long as it makes progress.
     Raises ConfigError for a bad address, ConnectionError, and InvokeError for wrong credentials.
     """
     client = AsyncClient(
-        address, username, password, timeout=timeout, native=native, block=block, netrc_hosts=netrc_hosts
+        address,
+        username,
+        password,
+        timeout=timeout,
+        native=native,
+        block=block,
+        netrc_hosts=netrc_hosts,
+        deadline=deadline,
     )
     await client.connect()
     return client
@@ -84,9 +95,11 @@ class AsyncClient:
         native: bool = True,
         block: int = BLOCK,
         netrc_hosts: bool = False,
+        deadline: float | None = None,
     ) -> None:
         self._address = parse_address(address)
         self._timeout = timeout
+        self._deadline = deadline
         self._native = native
         self._block = block
         if username:
@@ -142,15 +155,23 @@ class AsyncClient:
     async def _attempt(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """The outcome of `work` on a connection; on another one if it breaks, up to the number of retries."""
         async with self._lock:
-            for pause in RETRY_PAUSES:
-                try:
-                    return await self._attempt_once(work)
-                except (OSError, ProtocolError):
-                    await asyncio.sleep(pause)
+            limit = asyncio.timeout(self._deadline)
+            try:
+                async with limit:
+                    return await self._attempt_often(work)
+            except (OSError, ProtocolError) as error:
+                why = f"no complete answer within {self._deadline:g} s" if limit.expired() else self._describe(error)
+                raise ConnectionError(f"{self._address}: {why}") from error
+
+    async def _attempt_often(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        for pause in RETRY_PAUSES:
             try:
                 return await self._attempt_once(work)
-            except (OSError, ProtocolError) as error:
-                raise ConnectionError(f"{self._address}: {self._describe(error)}") from error
+            except TimeoutError:
+                raise
+            except (OSError, ProtocolError):
+                await asyncio.sleep(pause)
+        return await self._attempt_once(work)
 
     async def _attempt_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         if self._closed:

@@ -38,10 +38,20 @@ def create_client(
     native: bool = True,
     block: int = BLOCK,
     netrc_hosts: bool = False,
+    deadline: float | None = None,
 ) -> Client:
     """A connected client; see `create_async_client`, which takes the same and raises the same."""
     client = Client(
-        AsyncClient(address, username, password, timeout=timeout, native=native, block=block, netrc_hosts=netrc_hosts)
+        AsyncClient(
+            address,
+            username,
+            password,
+            timeout=timeout,
+            native=native,
+            block=block,
+            netrc_hosts=netrc_hosts,
+            deadline=deadline,
+        )
     )
     try:
         client.connect()

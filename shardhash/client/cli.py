@@ -74,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
 def _run(given: argparse.Namespace) -> int:
     from shardhash.client.blocking import create_client  # asyncio, which takes a while, and --help need not
 
-    with create_client(given.address, given.login, given.password, netrc_hosts=given.netrc_hosts) as client:
+    with create_client(
+        given.address, given.login, given.password, netrc_hosts=given.netrc_hosts, timeout=given.timeout
+    ) as client:
         if given.become is not None:
             client.become_user(given.become)
         answer = given.command.run(client, given)
@@ -114,6 +116,14 @@ def _options() -> Options:
         help="that user's token; better by the variable, for shells remember command lines (asked for on a terminal)",
     )
     known.switch("--netrc-hosts", "SHARDHASH_NETRC_HOSTS", help="take credentials of ~/.netrc for the host alone, too")
+    known.add(
+        "--timeout",
+        "SHARDHASH_TIMEOUT",
+        metavar="SECONDS",
+        convert=options.seconds,
+        default=30.0,
+        help="give up when the server is silent for this long (default 30)",
+    )
     known.add("--become", "SHARDHASH_BECOME", short="-b", metavar="USER", help="act as this user (needs @user-admin)")
     known.add(
         "--log",

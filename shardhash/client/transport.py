@@ -83,6 +83,12 @@ class LineTransport(Transport):
         self._writer = writer
         self._splitter = LineSplitter(MESSAGE_LIMIT)
         self._lines: list[bytes] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to wait for what comes next. The time limit counts from here: no server holds a call by trickling."""
+        self._began = asyncio.get_running_loop().time()
+        self._received = 0
 
     async def send_lines(self, lines: Sequence[str]) -> None:
         await self._send(("\n".join(lines) + "\n").encode())
@@ -97,12 +103,14 @@ class LineTransport(Transport):
 
     async def receive_lines(self, into: list[bytes], total: int) -> None:
         while (due := total - len(into)) > 0:
-            if not self._lines:
+            self._begin()
+            while not self._lines:
                 await self._read()
             into += self._lines[:due]
             del self._lines[:due]
 
     async def receive_message(self) -> bytes:
+        self._begin()
         line = await self._next_line()
         if not _announces_chunks(line):
             return line
@@ -118,8 +126,9 @@ class LineTransport(Transport):
 
     async def _read(self) -> None:
         """Wait for more bytes; they may complete no line yet."""
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout_at(self._began + self.patience(self._received)):
             data = await self._reader.read(READ_SIZE)
+        self._received += len(data)
         if not data:
             raise ConnectionResetError("the server closed the connection")
         self._lines += self._splitter.feed(data)

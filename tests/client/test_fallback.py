@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from shardhash.client import InvokeError, connection, create_async_client
+from shardhash.client import AsyncClient, InvokeError, connection, create_async_client
 from tests.client.older_server import OlderServer
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
@@ -232,6 +234,7 @@ async def test_a_silent_server_is_given_up(older: OlderServer, older_address: st
         older.silent.set()
         with pytest.raises(ConnectionError, match=r"no answer within 0\.05 s"):
             await client.ping()
+        assert len(older.heard) == 1, "a silent server would cost the same time once more"
         with pytest.raises(ConnectionError, match=r"no answer within 0\.05 s"):
             await client.get_unihash_batch(fill(older, 3000)[0])
 
@@ -400,3 +403,29 @@ async def test_a_refreshed_token_is_used_from_then_on(older: OlderServer, older_
         await client.disconnect()
         assert await client.ping() == {"alive": True}
     assert older.heard[1][0] == '{"auth":{"username":"builder","token":"secret+"}}'
+
+
+async def trickle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that always seems to be about to answer."""
+    writer.write(b"\n")  # its headers: none
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"timeout": 0.05}, r"no answer within 0\.05 s"),
+        ({"timeout": 60, "deadline": 0.05}, r"no complete answer within 0\.05 s"),
+    ],
+)
+async def test_a_trickling_server_does_not_hold_a_call(limits: dict[str, float], told: str) -> None:
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncClient(f"127.0.0.1:{port}", **limits)  # type: ignore[arg-type]
+        with pytest.raises(ConnectionError, match=told):
+            await client.ping()
+        await client.close()
