@@ -108,7 +108,7 @@ def _add(writers: list[SnapshotWriter], numbers: npt.NDArray[np.uint64], *, rows
 
 
 def _home(digests: Digests, shards: int) -> npt.NDArray[np.intp]:
-    """The shard of each, as `shard_of` has it."""
+    """The shard of each, as `ShardMap` has it."""
     return digests[:, 0].astype(np.intp) * shards // SLOTS
 
 

@@ -36,12 +36,20 @@ class InvalidRequestError(InvokeError):
     """A request is malformed; the text names the field."""
 
 
-class UnavailableError(ShardhashError):
-    """A shard did not answer within the limit; the same request may be sent again."""
+class ServerFaultError(ShardhashError):
+    """A request failed by what its client did not cause. It may be sent again."""
 
 
-class StorageError(ShardhashError):
+class UnavailableError(ServerFaultError):
+    """A shard did not answer within the limit."""
+
+
+class StorageError(ServerFaultError):
     """The disk refused a write (full, for example); nothing of the request was stored."""
+
+
+class InternalError(ServerFaultError):
+    """A request met a bug, which the log describes with a traceback; nothing of the request was stored."""
 
 
 class DamageError(ShardhashError):

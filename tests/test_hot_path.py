@@ -189,9 +189,9 @@ async def test_reports_of_a_tick_share_a_round_and_cost_no_task_each() -> None:
     with Calls() as calls:
         stored = reports.report(some)
         await asyncio.sleep(0)  # the tick ends
-        ((number, (request, _)),) = link._waiting.items()
-        assert isinstance(request, list)
-        link._settle(number, [step[6] for step in request[2]], None)
+        ((number, request),) = link._waiting.items()
+        assert isinstance(request.sent, list)
+        link._settle(number, [step[6] for step in request.sent[2]], None)
         unihashes = await stored
     assert unihashes == [bytes.fromhex(report.unihash) for report in some]
     assert len(asyncio.all_tasks()) == 1

@@ -26,7 +26,7 @@ from shardhash.shard.storage.log import Tail, first_number, read_segment
 from shardhash.shard.storage.recovery import Progress, recover
 from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.shard.storage.snapshot import check_snapshot
-from shardhash.wire.hashes import Key, shard_of, slot_of, to_text
+from shardhash.wire.hashes import Key, ShardMap, to_text
 
 ATTEMPTS = 5
 """How often a shard is read that a running server changes meanwhile."""
@@ -161,11 +161,12 @@ def iterate_rows(table: Table) -> Iterator[tuple[str, Key, Row]]:
 
 def _verify_places(tables: list[Table], verdict: Verdict) -> None:
     """Every key must lie where a lookup asks for it."""
+    shards = ShardMap(len(tables))
     for number, table in enumerate(tables):
         for method, part in table.methods.items():
             for name, keys in (("mapping", part.mappings), ("row", part.rows), ("index item", part.index)):
                 for key in keys:
-                    if shard_of(slot_of(key), len(tables)) != number:
+                    if shards.of(key) != number:
                         verdict.damage.append(
                             f"shard {number}: the {name} of {method} {to_text(key)} belongs elsewhere"
                         )
@@ -176,9 +177,10 @@ def _verify_places(tables: list[Table], verdict: Verdict) -> None:
 
 def _verify_index(tables: list[Table], verdict: Verdict) -> None:
     """Every row must be in the index of its outhash; an item may be without its row, after a crash in a report."""
+    shards = ShardMap(len(tables))
     for number, table in enumerate(tables):
         for method, taskhash, row in iterate_rows(table):
-            if not tables[shard_of(slot_of(row.outhash), len(tables))].indexed(method, row.outhash, taskhash):
+            if not tables[shards.of(row.outhash)].indexed(method, row.outhash, taskhash):
                 verdict.damage.append(
                     f"shard {number}: the row of {method} {to_text(taskhash)} is not in the index of its outhash"
                     f" {to_text(row.outhash)}"
@@ -189,7 +191,7 @@ def _verify_index(tables: list[Table], verdict: Verdict) -> None:
             for outhash, bag in part.index.items():
                 for item in small_sets.iterate(bag):
                     _, taskhash = unpack_item(item)
-                    home = tables[shard_of(slot_of(taskhash), len(tables))]
+                    home = tables[shards.of(taskhash)]
                     leftovers += home.row(method, taskhash, outhash) is None
     if leftovers:
         verdict.remarks.append(f"{leftovers:,} index items have no row: reports that a crash cut short; harmless")

@@ -21,7 +21,7 @@ from shardhash.base.wakeup import Wakeup
 from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.handlers import Handlers, Services, lookup_block
-from shardhash.errors import InvokeError, ProtocolError, StorageError, UnavailableError
+from shardhash.errors import InvokeError, ProtocolError, ServerFaultError
 from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.hashes import DIGEST_SIZE
@@ -118,6 +118,8 @@ class Session:
             log.info("%s: closed: %s", self._peer, error)
         except ConnectionError:
             log.debug("%s: gone", self._peer)
+        except Exception:
+            log.exception("%s: closed by an internal error; this is a bug", self._peer)
         finally:
             self._record_marks()
             self._events.clear()  # the collector may be a long time in coming
@@ -164,7 +166,7 @@ class Session:
         except InvokeError as error:
             await self._refuse(error)
             return False
-        except (StorageError, UnavailableError) as error:
+        except ServerFaultError as error:
             await self._fail(error, event.command)
             return False
         await self._output.send_json(value)
@@ -173,7 +175,7 @@ class Session:
     async def _answer_batch(self, asked: batch.Batch) -> bool:
         try:
             frame = await self._handlers.answer_frame(self._caller, asked)
-        except (InvokeError, UnavailableError) as error:
+        except (InvokeError, ServerFaultError) as error:
             await self._refuse(error)
             return False
         await self._output.send_frame(frame)
@@ -248,7 +250,7 @@ class Session:
             counts = await self._store.gc_mark(marks)
             self._marks = (self._marks[0] + len(counts), self._marks[1] + sum(counts))
             return streams.encode_mark_lines(counts)
-        except (InvokeError, StorageError, UnavailableError) as error:
+        except (InvokeError, ServerFaultError) as error:
             # A client takes every line here for a hash: nothing can be said in-band.
             raise ProtocolError(f"in {stream}: {error}") from None
 

@@ -1,123 +1,410 @@
-"""The link: what coordinator and worker say to each other, over one WebSocket on a unix socket.
+"""Operations: what the coordinator asks of a worker, each with the types of its arguments and of its result.
 
-Every message is binary and begins with a byte for its kind::
-
-    'L'  u32 number (little-endian) and a batch frame (wire/batch.py): a lookup or existence request, its answer
-    'J'  JSON: [[number, operation, argument, ...], ...]   requests, in the order in which they are to begin
-                [[number, result], ...]                    answers, in any order
-                [[number, null, kind, message], ...]       refusals; kind "storage": the disk refuses a write, or holds
-                                                           damage; "failed": a bug, which the log describes
-
-Numbers are the coordinator's, one sequence a link; what has number 0 is not answered. A request may be sent again after
-a link dropped: each operation is idempotent. Hashes are text; unihashes 64 hex digits; times microseconds since 1970
-UTC.
-
-===============  ==========================================  =========================================================
-operation        arguments                                   result
-===============  ==========================================  =========================================================
-``turn``         method, outhash, taskhash, created, number  waits for the turn of this outhash and for its index to
-                                                             hold the taskhash, durably: the first page
-``round``        [step, ...]                                 the answer to each step, below
-``release``      [[method, outhash, number], ...]            null; each turn, which `number` names, goes to the next in
-                                                             line
-``page``         method, outhash, taskhash, after            the other taskhashes of the outhash, oldest first,
-                                                             [[created, taskhash], ...]; after: null or the last of
-                                                             the page before; empty at the end
-``equivalents``  method, outhash, [taskhash], mapped         for each taskhash: null unless it has a row of this
-                                                             outhash (and a mapping, if `mapped`); else its unihash,
-                                                             or "" when it has no mapping
-``map``          method, taskhash, unihash                   the unihash in force, once durable
-``unihashes``    method, [taskhash]                          the unihash or null of each
-``row``          method, taskhash, outhash, joined           columns or null
-``oldest``       method, taskhash                            columns of its oldest row, joined; null without mapping
-``remove``       job, where                                  {count, unindex: [[method, [[outhash, taskhash]]]],
-                                                             done}; asked again with the same job until done
-``clean``        job, before                                 the same, for rows older than this without a mapping
-``watch``        job                                         null; a removal of any shard begins
-``unindex``      job, method, [[outhash, taskhash]]          null; items go where no report had the turn since then
-``unwatch``      job                                         null
-``marks``        [[mark, where], ...]                        [count, ...]
-``sweep``        mark                                        count of mappings without the mark, now deleted
-``status``       -                                           [mappings with this mark, all, mark or ""]
-``counts``       -                                           {mappings, rows, index, users, config}
-``get``          entry kind, name                            value or null
-``list``         entry kind                                  {name: value}
-``set``          entry kind, name, value                     null, once durable
-``snapshot``     -                                           null, once written and verified
-===============  ==========================================  =========================================================
-
-Steps of reports, done in one group commit and answered once they are durable. `number` names the turn.
-
-================================================  =====================================================================
-["index", number, created, method, taskhash,      takes the turn of this outhash and adds the taskhash to its index:
-outhash]                                          true. Null, and nothing is done, unless the turn is free and the
-                                                  index holds no taskhash; then ``turn`` is next
-["report", number, created, method, taskhash,     the same, then what ``commit`` does, then the turn ends: the unihash
-outhash, unihash, owner, PN, PV, PR, task,        in force, or null. For a shard that owns the taskhash too
-siginfo]
-["commit", as ``report``]                         stores row and mapping, each unless it is there: the unihash in force
-================================================  =====================================================================
-
+An operation travels as ``[name, argument, ...]``, in the order of its fields; its result as JSON. Hashes are text,
+unihashes 64 hex digits, times microseconds since 1970 UTC. Each may be carried out twice: a link that dropped asks
+again. `tests/link/test_operations.py` holds that every operation here is one of the worker's service, and the other way
+round.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
-import orjson
+from shardhash.link.messages import Refusal
+from shardhash.wire.rows import Columns, Where
 
-LOOKUP = b"L"
-JSON = b"J"
-INDEX = "index"
-REPORT = "report"
-COMMIT = "commit"
 GC_MARK = "gc-mark"
 """Name of the config entry that holds the current mark."""
-NO_ANSWER = 0
-"""Number of a request whose answer nobody waits for."""
 PAGE = 16
-"""Taskhashes of the first page; usually its first one decides."""
+"""Items of the first page of an index; usually its first one decides."""
 LATER_PAGE = 1024
-"""Taskhashes of each later page."""
-EXIT_DAMAGED = 3
-"""Exit status of a worker whose files cannot be used as they are: starting it again would not help."""
-MAX_MESSAGE = 1 << 30
-"""Limit of a message on the link, bytes; a report carries its siginfo."""
-FULL_MESSAGE = 16 << 20
-"""Bytes from which on what would share a message is split: many clients may ask for long texts in one tick."""
+"""Items of each later page."""
 
-_NUMBER = struct.Struct("<cI")
-
-
-def lookup_head(number: int) -> bytes:
-    """What stands before the batch frame of a lookup message."""
-    return _NUMBER.pack(LOOKUP, number)
+R = TypeVar("R")
+Item: TypeAlias = tuple[int, str]
+"""An item of an index: created, taskhash."""
+Pairs: TypeAlias = list[tuple[str, str]]
+Outhash: TypeAlias = tuple[str, str]
+"""method, outhash"""
 
 
-def decode_lookup(message: bytes) -> tuple[int, memoryview]:
-    """(number, batch frame) of a lookup message; the frame is a part of it."""
-    return _NUMBER.unpack_from(message)[1], memoryview(message)[_NUMBER.size :]
+class Operation(Generic[R]):
+    """One request to a worker; `R` is the type of its result."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+    bounded: ClassVar[bool] = True
+    """Whether it is done in a moment: then the link's limit of time ends the wait for it. Others walk a whole shard."""
+    of_a_link: ClassVar[bool] = False
+    """Whether the service is told which link asks: report locks belong to one."""
+
+    def encode(self) -> list[Any]:
+        """The operation as it travels."""
+        return [self.name, *[getattr(self, field) for field in self.arguments()]]
+
+    @classmethod
+    def arguments(cls) -> tuple[str, ...]:
+        """The names of the fields, in order."""
+        names: tuple[str, ...] = cls.__slots__
+        return names
+
+    @classmethod
+    def decode(cls, arguments: list[Any]) -> Self:
+        """The operation of these arguments."""
+        return cls(*arguments)
+
+    @staticmethod
+    def encode_result(result: R) -> Any:
+        """The result as it travels."""
+        return result
+
+    @staticmethod
+    def decode_result(result: Any) -> R:
+        """The result that has travelled."""
+        decoded: R = result
+        return decoded
+
+    @classmethod
+    def by(cls, carry_out: Callable[[Self], R | Awaitable[R]]) -> tuple[type[Operation[Any]], Callable[[Any], Any]]:
+        """What a service does for this operation."""
+        return cls, carry_out
+
+    @classmethod
+    def by_link(
+        cls, carry_out: Callable[[object, Self], R | Awaitable[R]]
+    ) -> tuple[type[Operation[Any]], Callable[[object, Any], Any]]:
+        """The same, for one that is `of_a_link`."""
+        return cls, carry_out
 
 
-def encode_json(items: list[Any]) -> bytes:
-    """A JSON message."""
-    return JSON + orjson.dumps(items)
+# ----------------------------------------------------------------------------------------------------------- reports
 
 
-def encode_messages(items: list[Any], full: int = FULL_MESSAGE) -> Iterator[bytes]:
-    """Items in order, in one message if it is not `full`, bytes, and else in more."""
-    message = encode_json(items)
-    if len(message) < full or len(items) == 1:
-        yield message
-        return
-    middle = len(items) // 2
-    yield from encode_messages(items[:middle], full)
-    yield from encode_messages(items[middle:], full)
+class Granted(NamedTuple):
+    """What the holder of a report lock needs to know: the first page of the index, and which items were there before.
+
+    `older`: the taskhashes of the request whose items were made by an earlier report. Its row may be missing, if the
+    disk refused it; then the item must not keep its time.
+    """
+
+    older: list[str]
+    page: list[Item]
 
 
-def decode_json(message: bytes) -> list[Any]:
-    """The items of a JSON message."""
-    items: list[Any] = orjson.loads(memoryview(message)[1:])
-    return items
+@dataclass(slots=True)
+class Lock(Operation[Granted]):
+    """Wait for the report lock of an outhash, and for its index to hold these items, durably.
+
+    `number` names the lock for `Release`; locks are granted in its order.
+    """
+
+    name = "lock"
+    of_a_link = True
+    method: str
+    outhash: str
+    items: list[Item]
+    number: int
+
+    @staticmethod
+    def encode_result(result: Granted) -> Any:
+        return [result.older, result.page]
+
+    @staticmethod
+    def decode_result(result: Any) -> Granted:
+        return Granted(*result)
+
+
+@dataclass(slots=True)
+class Release(Operation[None]):
+    """End report locks, (method, outhash, number); each goes to the next in line."""
+
+    name = "release"
+    of_a_link = True
+    locks: list[tuple[str, str, int]]
+
+
+IndexStep: TypeAlias = tuple[Literal["index"], int, int, str, str, str]
+"""number, created, method, taskhash, outhash: takes the report lock and adds the taskhash to the index. The answer is
+true; or null, and nothing is done, unless the lock is free and the index empty; then `Lock` is next."""
+StoreStep: TypeAlias = tuple[
+    Literal["report", "commit"],
+    int,
+    int,
+    str,
+    str,
+    str,
+    str,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+]
+"""number, created, method, taskhash, outhash, unihash, owner, PN, PV, PR, task, siginfo. "commit" stores row and
+mapping, each unless it is there, and answers with `Stored`. "report" does what "index" and "commit" do, then the lock
+ends; it is for a shard that owns the taskhash, too."""
+Step: TypeAlias = IndexStep | StoreStep
+Revived: TypeAlias = tuple[str, list[str]]
+Stored: TypeAlias = str | Revived
+"""The unihash in force. With a list: the outhashes of older rows of this taskhash, which had no mapping until now."""
+StepAnswer: TypeAlias = Stored | bool | dict[Literal["refused"], Refusal] | None
+
+
+@dataclass(slots=True)
+class Round(Operation[list[StepAnswer]]):
+    """Steps of many reports, done in one group commit and answered once they are durable. One that fails fails
+    alone."""
+
+    name = "round"
+    of_a_link = True
+    steps: list[Step]
+
+
+@dataclass(slots=True)
+class Page(Operation[list[Item]]):
+    """Items of an index above `after`, oldest first; from the first on if None. Empty at the end.
+
+    `mapped`: only those that may have a mapping are of interest; `Skip` says which have none.
+    """
+
+    name = "page"
+    method: str
+    outhash: str
+    after: Item | None
+    mapped: bool
+
+
+@dataclass(slots=True)
+class Skip(Operation[None]):
+    """The rows of all items up to this one have no mapping. Valid until `Unskip`; forgotten with the worker."""
+
+    name = "skip"
+    method: str
+    outhash: str
+    upto: Item
+
+
+@dataclass(slots=True)
+class Unskip(Operation[None]):
+    """Forget what `Skip` said of these outhashes, of all if the list is empty: a row of theirs has a mapping again."""
+
+    name = "unskip"
+    outhashes: list[Outhash]
+
+
+@dataclass(slots=True)
+class Retime(Operation[None]):
+    """Give these items of an index their times, durably."""
+
+    name = "retime"
+    method: str
+    outhash: str
+    items: list[Item]
+
+
+@dataclass(slots=True)
+class Equivalents(Operation[list[str | None]]):
+    """For each taskhash: its unihash, "" when it has no mapping; None unless it has a row of this outhash."""
+
+    name = "equivalents"
+    method: str
+    outhash: str
+    taskhashes: list[str]
+
+
+@dataclass(slots=True)
+class Map(Operation[Stored]):
+    """Insert a mapping unless there is one, durably."""
+
+    name = "map"
+    method: str
+    taskhash: str
+    unihash: str
+
+
+# --------------------------------------------------------------------------------------------------------- questions
+
+
+@dataclass(slots=True)
+class Unihashes(Operation[list[str | None]]):
+    """The unihash of each taskhash, of any form."""
+
+    name = "unihashes"
+    method: str
+    taskhashes: list[str]
+
+
+@dataclass(slots=True)
+class ReadRow(Operation[Columns | None]):
+    """One outhash row; `joined` with its mapping, then None without one."""
+
+    name = "row"
+    method: str
+    taskhash: str
+    outhash: str
+    joined: bool
+
+
+@dataclass(slots=True)
+class OldestRow(Operation[Columns | None]):
+    """The oldest row of a taskhash, joined with its mapping; None without one."""
+
+    name = "oldest"
+    method: str
+    taskhash: str
+
+
+@dataclass(slots=True)
+class Counts(Operation[dict[str, int]]):
+    """How many mappings, rows, index items, users and config entries there are."""
+
+    name = "counts"
+
+
+# ---------------------------------------------------------------------------------------------------------- removals
+
+
+class Removed(NamedTuple):
+    """What a part of a removal did. `unindex`: the (outhash, taskhash) of the rows that went, by method."""
+
+    rows: int
+    unindex: list[tuple[str, Pairs]]
+    done: bool
+
+
+class _Removing(Operation[Removed]):
+    """Removes a part; asked again with the same job until `done`."""
+
+    __slots__ = ()
+    bounded = False
+
+    @staticmethod
+    def encode_result(result: Removed) -> Any:
+        return list(result)
+
+    @staticmethod
+    def decode_result(result: Any) -> Removed:
+        return Removed(*result)
+
+
+@dataclass(slots=True)
+class Watch(Operation[None]):
+    """A removal of any shard begins: from now on, remember which outhashes have reports."""
+
+    name = "watch"
+    job: str
+
+
+@dataclass(slots=True)
+class Remove(_Removing):
+    """Remove mappings and rows that match."""
+
+    name = "remove"
+    job: str
+    where: Where
+
+
+@dataclass(slots=True)
+class Clean(_Removing):
+    """Remove rows older than `before` whose taskhash has no mapping."""
+
+    name = "clean"
+    job: str
+    before: int
+
+
+@dataclass(slots=True)
+class Unindex(Operation[None]):
+    """Delete the index items of these (outhash, taskhash), but not where a report had the lock since the watch
+    began."""
+
+    name = "unindex"
+    bounded = False
+    job: str
+    method: str
+    pairs: Pairs
+
+
+@dataclass(slots=True)
+class Unwatch(Operation[None]):
+    """A removal is over, however it ended."""
+
+    name = "unwatch"
+    job: str
+
+
+# ------------------------------------------------------------------------------------------------ garbage collection
+
+
+@dataclass(slots=True)
+class SetMarks(Operation[list[int]]):
+    """For each (mark, where): make the mark current, and set it on the mappings that match; how many each."""
+
+    name = "marks"
+    bounded = False
+    marks: list[tuple[str, Where]]
+
+
+@dataclass(slots=True)
+class Sweep(Operation[int]):
+    """Delete all mappings without the mark; how many."""
+
+    name = "sweep"
+    bounded = False
+    mark: str
+
+
+@dataclass(slots=True)
+class Status(Operation[tuple[int, int, str]]):
+    """Mappings that carry the current mark (no mark, when none is current), all mappings, the mark or ""."""
+
+    name = "status"
+
+
+# ----------------------------------------------------------------------------------------------------------- entries
+
+
+@dataclass(slots=True)
+class GetEntry(Operation[Any]):
+    """The value of an entry, None when there is none."""
+
+    name = "get"
+    kind: str
+    key: str
+
+
+@dataclass(slots=True)
+class ListEntries(Operation[dict[str, Any]]):
+    """All entries of a kind, by name."""
+
+    name = "list"
+    kind: str
+
+
+@dataclass(slots=True)
+class SetEntry(Operation[None]):
+    """Set an entry, durably; None deletes it."""
+
+    name = "set"
+    kind: str
+    key: str
+    value: Any
+
+
+@dataclass(slots=True)
+class Snapshot(Operation[None]):
+    """Write a snapshot; returns once it is verified."""
+
+    name = "snapshot"
+    bounded = False
+
+
+OPERATIONS: dict[str, type[Operation[Any]]] = {
+    kind.name: kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, Operation) and hasattr(kind, "name")
+}
+"""Every operation by its name."""

@@ -12,7 +12,7 @@ import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, UnixConnector
 
 from shardhash.errors import ConfigError
-from shardhash.link import operations
+from shardhash.link import messages
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.worker_processes import WorkerProcess
 
@@ -116,7 +116,7 @@ class Supervisor:
         finally:
             output.cancel()
             process.discard()
-        if process.status == operations.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
+        if process.status == messages.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
             self._failure.set_exception(ConfigError(f"shard {link.shard} cannot start; the log says why"))
         return process.describe_end() or why
 
@@ -156,5 +156,5 @@ async def _pass_on(shard: int, process: WorkerProcess) -> None:
 async def _connect(session: ClientSession, heartbeat: float) -> ClientWebSocketResponse:
     """The link's WebSocket; waits for as long as the shard recovers."""
     return await session.ws_connect(
-        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=operations.MAX_MESSAGE
+        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=messages.MAX_MESSAGE
     )

@@ -97,6 +97,16 @@ def slot_of(key: Key) -> int:
     return key[0] if isinstance(key, bytes) else crc32(key.encode("utf-8", "surrogatepass")) & 0xFF
 
 
-def shard_of(slot: int, shards: int) -> int:
-    """The shard that owns a slot when there are `shards` of them."""
-    return slot * shards // SLOTS
+class ShardMap:
+    """Which shard owns which key, when there are `shards` of them (at most 256): a range of slots each."""
+
+    __slots__ = ("owners", "shards")
+
+    def __init__(self, shards: int) -> None:
+        self.shards = shards
+        self.owners = bytes(slot * shards // SLOTS for slot in range(SLOTS))
+        """The shard of each slot."""
+
+    def of(self, key: Key) -> int:
+        """The shard that owns a key."""
+        return self.owners[slot_of(key)]

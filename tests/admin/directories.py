@@ -16,7 +16,7 @@ from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.recovery import Shard, open_shard, recover
 from shardhash.shard.storage.siginfo import read_siginfo
-from shardhash.wire.hashes import shard_of, slot_of, to_key
+from shardhash.wire.hashes import ShardMap, to_key
 
 METHOD = "sstate"
 MARK = "kept"
@@ -43,7 +43,7 @@ class Writer:
         self.shards: list[Shard] = [open_shard(fs, folder, segment_size=segment_size) for folder in self.folders]
 
     def home(self, text: str) -> Shard:
-        return self.shards[shard_of(slot_of(to_key(text)), len(self.shards))]
+        return self.shards[ShardMap(len(self.shards)).of(to_key(text))]
 
     def write(self, shard: Shard, *records: Record) -> None:
         shard.append(records)

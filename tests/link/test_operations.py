@@ -1,26 +1,67 @@
-"""The link's messages: what shares one is split before it is too long for the other side."""
+"""Operations: both ends know the same ones, and what one encodes the other decodes."""
 
 from __future__ import annotations
 
-from shardhash.link import operations
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from shardhash.link import operations as op
+from shardhash.link.operations import OPERATIONS, Operation
+from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.worker.service import Service
+from shardhash.shard.worker.writer import Writer
+
+COMMIT: Any = ("commit", 2, 2, "m", "t", "o", "u", *[None] * 6)
+EXAMPLES: list[tuple[Operation[Any], Any]] = [
+    (op.Lock("m", "o", [(1, "t"), (2, "u")], 7), op.Granted(["t"], [(1, "t")])),
+    (op.Release([("m", "o", 7)]), None),
+    (op.Round([("index", 1, 1, "m", "t", "o"), COMMIT]), [True, "ab"]),
+    (op.Page("m", "o", (1, "t"), mapped=True), [(2, "u")]),
+    (op.Skip("m", "o", (1, "t")), None),
+    (op.Unskip([("m", "o")]), None),
+    (op.Retime("m", "o", [(1, "t")]), None),
+    (op.Equivalents("m", "o", ["t"]), ["", None]),
+    (op.Map("m", "t", "ab"), ("ab", ["o"])),
+    (op.Unihashes("m", ["t"]), [None]),
+    (op.ReadRow("m", "t", "o", joined=True), {"method": "m"}),
+    (op.OldestRow("m", "t"), None),
+    (op.Counts(), {"rows": 1}),
+    (op.Watch("job"), None),
+    (op.Remove("job", {"method": "m"}), op.Removed(1, [("m", [("o", "t")])], done=True)),
+    (op.Clean("job", 5), op.Removed(0, [], done=False)),
+    (op.Unindex("job", "m", [("o", "t")]), None),
+    (op.Unwatch("job"), None),
+    (op.SetMarks([("mark", {"method": "m"})]), [3]),
+    (op.Sweep("mark"), 3),
+    (op.Status(), (1, 2, "mark")),
+    (op.GetEntry("user", "me"), {"permissions": []}),
+    (op.ListEntries("user"), {}),
+    (op.SetEntry("user", "me", None), None),
+    (op.Snapshot(), None),
+]
 
 
-def test_items_share_a_message() -> None:
-    (message,) = operations.encode_messages([[1, "a"], [2, "b"]])
-    assert operations.decode_json(message) == [[1, "a"], [2, "b"]]
+async def test_the_service_carries_out_every_operation() -> None:
+    shard = MemoryShard()
+    writer = Writer(shard, wait_for_sync=False)
+    writing = asyncio.create_task(writer.run())
+    assert set(Service(shard, writer).operations) == set(OPERATIONS.values())
+    writer.stop()
+    await writing
 
 
-def test_items_that_are_too_long_for_one_message_are_split_in_order() -> None:
-    items = [[number, "x" * 100] for number in range(10)]
-    messages = list(operations.encode_messages(items, full=250))
-    assert max(map(len, messages)) < 250
-    assert [item for message in messages for item in operations.decode_json(message)] == items
+def test_there_is_an_example_of_every_operation() -> None:
+    assert {type(operation) for operation, _ in EXAMPLES} == set(OPERATIONS.values())
 
 
-def test_a_long_item_has_a_message_of_its_own() -> None:
-    items = [[1, "a"], [2, "x" * 1000], [3, "b"]]
-    assert [len(operations.decode_json(message)) for message in operations.encode_messages(items, full=100)] == [
-        1,
-        1,
-        1,
-    ]
+@pytest.mark.parametrize(("operation", "result"), EXAMPLES, ids=lambda one: getattr(one, "name", ""))
+def test_what_is_encoded_is_decoded(operation: Operation[Any], result: Any) -> None:
+    name, *arguments = orjson.loads(orjson.dumps(operation.encode()))
+    decoded = OPERATIONS[name].decode(arguments)
+    assert orjson.dumps(decoded.encode()) == orjson.dumps(operation.encode())
+    travelled = decoded.decode_result(orjson.loads(orjson.dumps(decoded.encode_result(result))))
+    assert type(travelled) is type(result) or isinstance(result, tuple)
+    assert orjson.dumps(decoded.encode_result(travelled)) == orjson.dumps(decoded.encode_result(result))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from functools import partial
+from typing import Any
 
 import pytest
 
-from shardhash.errors import UnavailableError
+from shardhash.errors import InternalError, UnavailableError
+from shardhash.link import messages
+from shardhash.link import operations as op
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server import supervisor
 from shardhash.server.supervisor import Supervisor
@@ -61,32 +65,32 @@ async def test_a_worker_for_which_there_is_no_room_is_started_when_there_is(monk
     try:
         await keeper.start()
         first._process.kill()
-        assert await link.request("counts") == {"mappings": 0, "rows": 0, "index": 0, "users": 0, "config": 0}
+        assert await link.request(op.Counts()) == {"mappings": 0, "rows": 0, "index": 0, "users": 0, "config": 0}
         await first.wait()
-        assert await link.request("unihashes", "m", [H]) == [None]
+        assert await link.request(op.Unihashes("m", [H])) == [None]
         assert not left
     finally:
         await keeper.stop()
 
 
-async def test_a_turn_that_was_given_up_is_not_asked_again_of_the_next_worker() -> None:
+async def test_a_lock_that_was_given_up_is_not_asked_again_of_the_next_worker() -> None:
     """Nobody would ever release it there."""
     link, first = WorkerLink(0, LIMIT), WorkerProcess(0, ARGUMENTS)
     keeper = Supervisor([link], [first], starter()[1], durable=False)
     try:
         await keeper.start()
-        held = ("m", H, H, 1, 1)
-        await link.take_turn(held)
-        waits = asyncio.create_task(link.take_turn(("m", H, H, 2, 2)))
-        await link.request("counts")
+        held = op.Lock("m", H, [(1, H)], 1)
+        await link.lock(held)
+        waits = asyncio.create_task(link.lock(op.Lock("m", H, [(2, H)], 2)))
+        await link.request(op.Counts())
         first._process.kill()
         await first.wait()
         waits.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waits
         async with asyncio.timeout(LIMIT):
-            link.release_turn(held)
-            await link.take_turn(("m", H, H, 3, 3))
+            link.release(held)
+            await link.lock(op.Lock("m", H, [(3, H)], 3))
     finally:
         await keeper.stop()
 
@@ -105,6 +109,84 @@ async def test_a_worker_that_cannot_be_watched_is_replaced(monkeypatch: pytest.M
     try:
         async with asyncio.timeout(LIMIT):
             await keeper.start()
-            assert await link.request("unihashes", "m", [H]) == [None]
+            assert await link.request(op.Unihashes("m", [H])) == [None]
+    finally:
+        await keeper.stop()
+
+
+async def test_numbers_wrap_past_the_one_that_nobody_answers() -> None:
+    """After 2^32 requests, and past those of requests that still wait."""
+    link = WorkerLink(0, LIMIT)
+    first = link.request(op.Counts())
+    link._number = messages.MOST_NUMBER - 1
+    last, next_ = link.request(op.Counts()), link.request(op.Counts())
+    assert list(link._waiting) == [1, messages.MOST_NUMBER, 2]
+    link._settle(2, {"rows": 2}, None)
+    assert await next_ == {"rows": 2}
+    assert not first.done()
+    assert not last.done()
+
+
+async def test_a_worker_that_hangs_costs_a_request_its_limit_and_no_more() -> None:
+    link, first = WorkerLink(0, 0.2), WorkerProcess(0, ARGUMENTS)
+    keeper = Supervisor([link], [first], starter()[1], durable=False)
+    try:
+        await keeper.start()
+        first._process.send_signal(signal.SIGSTOP)
+        with pytest.raises(UnavailableError, match=r"shard 0 did not answer within 0\.4 s"):
+            await link.request(op.Counts())
+    finally:
+        first._process.send_signal(signal.SIGCONT)
+        await keeper.stop()
+
+
+async def test_a_request_that_ends_every_worker_fails() -> None:
+    """It is asked again twice; what the others ask meanwhile is answered."""
+    link, first = WorkerLink(0, LIMIT), WorkerProcess(0, ARGUMENTS)
+    processes = [first]
+
+    def start(shard: int) -> WorkerProcess:
+        processes.append(WorkerProcess(shard, ARGUMENTS))
+        return processes[-1]
+
+    keeper = Supervisor([link], [first], start, durable=False)
+    try:
+        await keeper.start()
+        held = op.Lock("m", H, [(1, H)], 1)
+        await link.lock(held)
+        poison = asyncio.ensure_future(link.lock(op.Lock("m", H, [(2, H)], 2)))  # it waits, as long as the lock is held
+        for count in range(3):
+            assert await link.request(op.Unihashes("m", [H])) == [None]
+            assert not poison.done()
+            processes[-1]._process.kill()
+            await processes[count].wait()
+            while link.connected.is_set():  # noqa: ASYNC110  # there is no event for the end of a link
+                await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="ended 3 times"):
+            await poison
+        assert await link.request(op.Unihashes("m", [H])) == [None]
+    finally:
+        await keeper.stop()
+
+
+async def test_a_bug_in_an_operation_fails_it_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever kind of operation it is: at once, awaited, or decided in a group commit."""
+    link, first = WorkerLink(0, LIMIT), WorkerProcess(0, ARGUMENTS)
+    keeper = Supervisor([link], [first], starter()[1], durable=False)
+    report: Any = ("report", 1, 1, "m", H, H, H, *[None] * 6)
+    broken: Any = ("report", 2, 2, "m", H, "2" * 64, 5, *[None] * 6)
+    try:
+        await keeper.start()
+        wrong: Any = 5
+        broken_ones: list[op.Operation[Any]] = [op.Unihashes("m", wrong), op.SetMarks(wrong), op.Map("m", H, wrong)]
+        for operation in broken_ones:
+            with pytest.raises(InternalError, match="this is a bug, see the log"):
+                await link.request(operation)
+        answers = await link.request(op.Round([report, broken]))
+        assert answers[0] == H
+        assert isinstance(answers[1], dict)
+        assert answers[1]["refused"][0] == "internal"
+        assert await link.request(op.Unihashes("m", [H])) == [H]
+        assert first.status is None
     finally:
         await keeper.stop()

@@ -25,7 +25,7 @@ from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import MANIFEST, generation_folder
 from shardhash.shard.storage.recovery import ignore_progress, open_shard
-from shardhash.wire.hashes import shard_of, slot_of, to_key
+from shardhash.wire.hashes import ShardMap, to_key
 from tests.shard.faulty import FaultyFileSystem
 from tests.shard.life import digest, text_of
 
@@ -38,7 +38,7 @@ def records_of(shards: int, put_text: list[object]) -> list[list[Record]]:
     found: list[list[Record]] = [[] for _ in range(shards)]
 
     def home(text: str) -> int:
-        return shard_of(slot_of(to_key(text)), shards)
+        return ShardMap(shards).of(to_key(text))
 
     for number, taskhash in enumerate(HASHES):
         outhash = digest(1000 + number // 3)

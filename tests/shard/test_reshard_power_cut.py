@@ -20,7 +20,7 @@ from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.layout import list_shard, shard_folder
 from shardhash.shard.storage.recovery import ignore_progress, open_shard
-from shardhash.wire.hashes import shard_of, slot_of, to_key
+from shardhash.wire.hashes import ShardMap, to_key
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
 
 DIRECTORY = Path("/data")
@@ -34,7 +34,7 @@ def digest(number: int) -> str:
 
 
 def home(text: str, shards: int) -> int:
-    return shard_of(slot_of(to_key(text)), shards)
+    return ShardMap(shards).of(to_key(text))
 
 
 def text_of(taskhash: str) -> str:
@@ -97,7 +97,7 @@ def check(fs: FaultyFileSystem, shards: int, expected: State) -> None:
         shard.table.check()
         assert not list_shard(fs, shard_folder(DIRECTORY, manifest.generation, number)).temporaries
         for part in shard.table.methods.values():
-            assert all(shard_of(slot_of(key), shards) == number for key in (*part.mappings, *part.rows, *part.index))
+            assert all(ShardMap(shards).of(key) == number for key in (*part.mappings, *part.rows, *part.index))
         for taskhash in shard.table.methods["sstate"].rows if "sstate" in shard.table.methods else ():
             for row in shard.table.rows("sstate", taskhash):
                 assert isinstance(taskhash, bytes)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardhash.errors import StorageError
-from shardhash.link import operations
+from shardhash.link import operations as op
 from shardhash.shard.storage.recovery import MemoryShard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
@@ -31,36 +31,54 @@ async def running() -> AsyncIterator[Service]:
     shard.table.check()
 
 
-def step(kind: str, taskhash: str, number: int, outhash: str = OUT, unihash: str = UNI) -> list[Any]:
+def step(kind: str, taskhash: str, number: int, outhash: str = OUT, unihash: str = UNI) -> Any:
     """A step of a report, made at the time `number`."""
-    place = [kind, number, number, "m", taskhash, outhash]
-    return place if kind == operations.INDEX else [*place, unihash, None, None, None, None, None, None]
+    place = (kind, number, number, "m", taskhash, outhash)
+    return place if kind == "index" else (*place, unihash, None, None, None, None, None, None)
 
 
-async def do_round(service: Service, *steps: list[Any]) -> list[Any]:
-    answers = service.op_round(LINK, list(steps))
+async def do_round(service: Service, *steps: Any) -> list[Any]:
+    answers = service.reports.round(LINK, op.Round(list(steps)))
     return answers if isinstance(answers, list) else await answers
 
 
+async def lock(service: Service, taskhash: str, number: int, created: int | None = None) -> list[op.Item]:
+    """The first page of the index, once the lock is held."""
+    item = (number if created is None else created, taskhash)
+    return (await service.reports.lock(LINK, op.Lock("m", OUT, [item], number))).page
+
+
+def release(service: Service, number: int) -> None:
+    service.reports.release(LINK, op.Release([("m", OUT, number)]))
+
+
 async def report(service: Service, taskhash: str, number: int) -> None:
-    """All of a report, as reports.py does it when the shard owns both hashes."""
-    if await do_round(service, step(operations.REPORT, taskhash, number)) == [None]:
-        await service.op_turn(LINK, "m", OUT, taskhash, number, number)
-        await do_round(service, step(operations.COMMIT, taskhash, number))
-        service.op_release(LINK, [("m", OUT, number)])
+    """All of a report, as report_order.py does it when the shard owns both hashes."""
+    if await do_round(service, step("report", taskhash, number)) == [None]:
+        await lock(service, taskhash, number)
+        await do_round(service, step("commit", taskhash, number))
+        release(service, number)
 
 
 def indexed(service: Service) -> list[str]:
-    return [taskhash for _, taskhash in service.op_page("m", OUT, "", None)]
+    return [taskhash for _, taskhash in service.reports.page(op.Page("m", OUT, None, mapped=False))]
+
+
+async def remove(service: Service, **where: str) -> op.Removed:
+    return await service.removals.remove(op.Remove("job", dict(where)))
+
+
+def counts(service: Service) -> dict[str, int]:
+    return service.counts(op.Counts())
 
 
 async def test_the_index_item_of_a_removed_row_goes() -> None:
     async with running() as service:
         await report(service, TASK, 1)
-        service.op_watch("job")
-        gone = await service.op_remove("job", {"outhash": OUT})
-        assert gone == {"count": 1, "unindex": [("m", [(OUT, TASK)])], "done": True}
-        await service.op_unindex("job", "m", [(OUT, TASK)])
+        service.removals.watch(op.Watch("job"))
+        gone = await remove(service, outhash=OUT)
+        assert gone == op.Removed(1, [("m", [(OUT, TASK)])], done=True)
+        await service.removals.unindex(op.Unindex("job", "m", [(OUT, TASK)]))
         assert indexed(service) == []
 
 
@@ -68,124 +86,157 @@ async def test_a_row_that_came_back_during_its_removal_keeps_its_index_item() ->
     """Without it, later reports of the outhash would never find this one: equivalence lost."""
     async with running() as service:
         await report(service, TASK, 1)
-        service.op_watch("job")
-        await service.op_remove("job", {"outhash": OUT})
+        service.removals.watch(op.Watch("job"))
+        await remove(service, outhash=OUT)
         await report(service, TASK, 2)
-        await service.op_unindex("job", "m", [(OUT, TASK)])
+        await service.removals.unindex(op.Unindex("job", "m", [(OUT, TASK)]))
         assert indexed(service) == [TASK]
-        assert service.op_equivalents("m", OUT, [TASK], True) == [UNI]
+        assert service.reports.equivalents(op.Equivalents("m", OUT, [TASK])) == [UNI]
 
 
 async def test_a_report_that_had_its_turn_before_the_removal_keeps_its_index_item() -> None:
     async with running() as service:
         await report(service, TASK, 1)
-        await service.op_turn(LINK, "m", OUT, TASK, 2, 2)
-        service.op_watch("job")
-        await service.op_remove("job", {"outhash": OUT})
-        await do_round(service, step(operations.COMMIT, TASK, 2))
-        service.op_release(LINK, [("m", OUT, 2)])
-        await service.op_unindex("job", "m", [(OUT, TASK)])
+        await lock(service, TASK, 2)
+        service.removals.watch(op.Watch("job"))
+        await remove(service, outhash=OUT)
+        await do_round(service, step("commit", TASK, 2))
+        release(service, 2)
+        await service.removals.unindex(op.Unindex("job", "m", [(OUT, TASK)]))
         assert indexed(service) == [TASK]
 
 
 async def test_a_removal_whose_watch_was_lost_leaves_index_items_which_do_no_harm() -> None:
     async with running() as service:
         await report(service, TASK, 1)
-        service.op_watch("job")
-        await service.op_remove("job", {"outhash": OUT})
+        service.removals.watch(op.Watch("job"))
+        await remove(service, outhash=OUT)
         service.drop_link(LINK)
-        await service.op_unindex("job", "m", [(OUT, TASK)])
+        await service.removals.unindex(op.Unindex("job", "m", [(OUT, TASK)]))
         assert indexed(service) == [TASK]
-        assert service.op_equivalents("m", OUT, [TASK], False) == [None]
+        assert service.reports.equivalents(op.Equivalents("m", OUT, [TASK])) == [None]
 
 
 async def test_a_turn_that_comes_while_items_go_has_its_item() -> None:
     async with running() as service:
         await report(service, TASK, 1)
-        service.op_watch("job")
-        await service.op_remove("job", {"outhash": OUT})
-        unindex = asyncio.create_task(service.op_unindex("job", "m", [(OUT, TASK)]))
+        service.removals.watch(op.Watch("job"))
+        await remove(service, outhash=OUT)
+        unindex = asyncio.create_task(service.removals.unindex(op.Unindex("job", "m", [(OUT, TASK)])))
         while not unindex.done():
             await asyncio.sleep(0)
-            await service.op_turn(LINK, "m", OUT, TASK, 5, 5)
-            service.op_release(LINK, [("m", OUT, 5)])
+            await lock(service, TASK, 5)
+            release(service, 5)
         assert indexed(service) == [TASK]
 
 
 async def test_a_row_that_a_report_maps_again_meanwhile_is_not_unused() -> None:
     async with running() as service:
         await report(service, TASK, 1)
-        await service.op_remove("job", {"taskhash": TASK, "unihash": UNI})
+        await remove(service, taskhash=TASK, unihash=UNI)
         await report(service, TASK, 2)
-        await service.op_remove("job", {"unihash": UNI})
-        assert service.op_counts()["mappings"] == 0
-        assert service.op_counts()["rows"] == 1
-        committed = service.op_round(LINK, [step(operations.COMMIT, TASK, 3)])  # decided in the group of the removal
+        await remove(service, unihash=UNI)
+        assert counts(service)["mappings"] == 0
+        assert counts(service)["rows"] == 1
+        # Decided in the group of the removal; it maps a row that was there without a mapping.
+        committed = service.reports.round(LINK, op.Round([step("commit", TASK, 3)]))
         assert isinstance(committed, asyncio.Future)
-        cleaned = await service.op_clean("job", FAR_FUTURE)
-        assert await committed == [UNI]
-        assert cleaned["count"] == 0
-        assert service.op_counts()["rows"] == 1
+        cleaned = await service.removals.clean(op.Clean("job", FAR_FUTURE))
+        assert await committed == [(UNI, [OUT])]
+        assert cleaned.rows == 0
+        assert counts(service)["rows"] == 1
 
 
 async def test_a_row_from_elsewhere_takes_the_place_of_its_time() -> None:
     """The oldest row of an outhash is the oldest by `created`, not by when it came here."""
     async with running() as service:
         await report(service, TASK, 100)
-        await service.op_turn(LINK, "m", OUT, OTHER, 50, 101)
-        service.op_release(LINK, [("m", OUT, 101)])
+        await lock(service, OTHER, 101, created=50)
+        release(service, 101)
         assert indexed(service) == [OTHER, TASK]
 
 
 async def test_reports_of_new_outhashes_are_one_write() -> None:
     async with running() as service:
-        steps = [step(operations.REPORT, f"{n:064}", n, outhash=f"{n + 100:064}", unihash=f"{n:064}") for n in range(5)]
+        steps = [step("report", f"{n:064}", n, outhash=f"{n + 100:064}", unihash=f"{n:064}") for n in range(5)]
         assert await do_round(service, *steps) == [f"{n:064}" for n in range(5)]
-        assert service.op_counts() == {"mappings": 5, "rows": 5, "index": 5, "users": 0, "config": 0}
+        assert counts(service) == {"mappings": 5, "rows": 5, "index": 5, "users": 0, "config": 0}
 
 
 async def test_of_two_steps_for_one_outhash_the_second_has_to_wait() -> None:
     async with running() as service:
-        first, second = step(operations.REPORT, TASK, 1), step(operations.REPORT, OTHER, 2, unihash=OTHER)
+        first, second = step("report", TASK, 1), step("report", OTHER, 2, unihash=OTHER)
         assert await do_round(service, first, second) == [UNI, None]
-        assert service.op_unihashes("m", [TASK, OTHER]) == [UNI, None]
+        assert service.unihashes(op.Unihashes("m", [TASK, OTHER])) == [UNI, None]
         assert await do_round(service, second) == [None]  # the index holds the other one now
-        assert await service.op_turn(LINK, "m", OUT, OTHER, 2, 2) == [(1, TASK)]
+        assert await lock(service, OTHER, 2) == [(1, TASK), (2, OTHER)]
 
 
 async def test_a_round_asked_again_does_nothing_twice() -> None:
     """The worker may have died between the write and the answer."""
     async with running() as service:
-        steps = [step(operations.REPORT, TASK, 1), step(operations.INDEX, OTHER, 2, outhash="5" * 64)]
+        steps = [step("report", TASK, 1), step("index", OTHER, 2, outhash="5" * 64)]
         assert await do_round(service, *steps) == [UNI, True]
-        counts = service.op_counts()
+        before = counts(service)
         service.drop_link(LINK)
         assert await do_round(service, *steps) == [None, None]
-        assert await service.op_turn(LINK, "m", OUT, TASK, 1, 1) == []
-        assert await do_round(service, step(operations.COMMIT, TASK, 1)) == [UNI]
-        assert service.op_counts() == counts
+        assert await lock(service, TASK, 1) == [(1, TASK)]
+        assert await do_round(service, step("commit", TASK, 1)) == [UNI]
+        assert counts(service) == before
 
 
 async def test_an_index_step_holds_the_turn_until_it_is_released() -> None:
     async with running() as service:
-        assert await do_round(service, step(operations.INDEX, TASK, 1)) == [True]
-        waits = asyncio.ensure_future(service.op_turn(LINK, "m", OUT, OTHER, 2, 2))
-        assert await do_round(service, step(operations.COMMIT, TASK, 1)) == [UNI]
+        assert await do_round(service, step("index", TASK, 1)) == [True]
+        waits = asyncio.ensure_future(lock(service, OTHER, 2))
+        assert await do_round(service, step("commit", TASK, 1)) == [UNI]
         assert not waits.done()
-        service.op_release(LINK, [("m", OUT, 1)])
-        assert await waits == [(1, TASK)]
+        release(service, 1)
+        assert await waits == [(1, TASK), (2, OTHER)]
 
 
-async def test_a_round_that_the_disk_refuses_gives_all_its_turns_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_that_the_disk_refuses_leaves_the_others_and_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_shard: MemoryShard, _text: str) -> int:
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(MemoryShard, "put_siginfo", refuse)
     async with running() as service:
-        steps = [step(operations.INDEX, OTHER, 1, outhash="5" * 64), step(operations.REPORT, TASK, 2)]
-        steps[1][-1] = "a text"
-        with pytest.raises(StorageError):
-            await do_round(service, *steps)
-        assert service.op_counts()["index"] == 0
-        steps[1][-1] = None
-        assert await do_round(service, *steps) == [True, UNI]
+        steps = [step("index", OTHER, 1, outhash="5" * 64), step("report", TASK, 2)]
+        texts = (*steps[1][:-1], "a text")
+        assert await do_round(service, steps[0], texts) == [True, {"refused": ("storage", "the disk is full")}]
+        assert counts(service)["rows"] == 0
+        assert await do_round(service, steps[1]) == [UNI]
+        assert await do_round(service, step("index", TASK, 3, outhash="5" * 64)) == [None]  # that lock is still held
+
+
+async def test_an_item_that_was_there_is_named_and_can_be_given_another_time() -> None:
+    """A report that the disk refused has left it."""
+    async with running() as service:
+        await lock(service, TASK, 1)
+        release(service, 1)
+        asked = op.Lock("m", OUT, [(5, TASK), (6, OTHER), (7, TASK)], 5)
+        assert (await service.reports.lock(LINK, asked)).older == [TASK, TASK]
+        await service.reports.retime(op.Retime("m", OUT, [(7, TASK)]))
+        assert indexed(service) == [OTHER, TASK]
+        release(service, 5)
+        again = await service.reports.lock(LINK, op.Lock("m", OUT, [(8, OTHER)], 8))
+        assert again == op.Granted([OTHER], [(6, OTHER), (7, TASK)])
+
+
+async def test_rows_that_are_skipped_are_walked_again_when_one_has_a_mapping_again() -> None:
+    async with running() as service:
+        third = "6" * 64
+        for number, taskhash in enumerate((TASK, OTHER, third)):
+            await report(service, taskhash, number + 1)
+        await service.removals.sweep(op.Sweep("nobody has this mark"))
+        service.reports.skip(op.Skip("m", OUT, (2, OTHER)))
+        page = op.Page("m", OUT, None, mapped=True)
+        assert service.reports.page(page) == [(3, third)]
+        assert indexed(service) == [TASK, OTHER, third], "a question for any row sees them all"
+        assert await service.reports.map(op.Map("m", OTHER, UNI)) == (UNI, [OUT])
+        assert await service.reports.map(op.Map("m", OTHER, UNI)) == UNI
+        service.reports.unskip(op.Unskip([("m", OUT)]))
+        assert service.reports.page(page) == [(1, TASK), (2, OTHER), (3, third)]
+        service.reports.skip(op.Skip("m", OUT, (2, OTHER)))
+        await lock(service, "7" * 64, 9, created=1)
+        assert len(service.reports.page(page)) == 4, "an item that comes before the skipped ones is seen"

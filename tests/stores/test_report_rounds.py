@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from shardhash.errors import StorageError, UnavailableError
-from shardhash.link.operations import FULL_MESSAGE
+from shardhash.errors import InternalError, StorageError, UnavailableError
+from shardhash.link.messages import FULL_MESSAGE
+from shardhash.link.operations import IndexStep
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.sharded.report_order import Clock, Reports
 from shardhash.stores.sharded.report_rounds import MOST_STEPS, Rounds
@@ -25,23 +26,27 @@ class Worker:
 
     def add(self, *names: str, weight: int = 0) -> None:
         for name in names:
-            self.rounds.add([name], weight, self.outcomes.append, self.outcomes.append)
+            self.rounds.add(step(name), weight, self.outcomes.append, self.outcomes.append)
 
     async def asked(self) -> list[list[str]]:
         """The steps of each round that was asked and is not answered."""
         await settle()
-        return [_names(request) for request, _ in self.link._waiting.values()]
+        return [_names(request.sent) for request in self.link._waiting.values()]
 
     async def answer(self, error: StorageError | None = None) -> None:
         """Answer the oldest round, each step by its name."""
-        ((number, (request, _)), *_) = self.link._waiting.items()
-        self.link._settle(number, None if error else _names(request), error)
+        ((number, request), *_) = self.link._waiting.items()
+        self.link._settle(number, None if error else _names(request.sent), error)
         await settle()
 
 
 def _names(request: bytes | list[Any]) -> list[str]:
     assert isinstance(request, list)
-    return [name for (name,) in request[2]]
+    return [taskhash for _, _, _, _, taskhash, _ in request[2]]
+
+
+def step(name: str) -> IndexStep:
+    return ("index", 1, 1, "m", name, "o")
 
 
 async def settle() -> None:
@@ -69,7 +74,7 @@ async def test_what_comes_up_during_a_round_makes_the_next() -> None:
 
 async def test_a_step_that_follows_from_an_answer_is_in_the_next_round() -> None:
     worker = Worker()
-    worker.rounds.add(["a"], 0, lambda _: worker.add("after a"), worker.outcomes.append)
+    worker.rounds.add(step("a"), 0, lambda _: worker.add("after a"), worker.outcomes.append)
     assert await worker.asked() == [["a"]]
     worker.add("b")
     await worker.answer()
@@ -134,14 +139,14 @@ async def test_a_bug_in_one_step_leaves_no_other_unanswered(caplog: pytest.LogCa
     def stumble(outcome: object) -> None:
         raise ValueError(f"a bug at {outcome}")
 
-    worker.rounds.add(["a"], 0, stumble, worker.outcomes.append)
-    worker.rounds.add(["b"], 0, stumble, stumble)
+    worker.rounds.add(step("a"), 0, stumble, worker.outcomes.append)
+    worker.rounds.add(step("b"), 0, stumble, stumble)
     worker.add("c")
     assert await worker.asked() == [["a", "b", "c"]]
     await worker.answer()
     assert [repr(outcome) for outcome in worker.outcomes] == ["ValueError('a bug at a')", "'c'"]
-    assert "a report failed by a bug" in caplog.text
-    worker.rounds.add(["d"], 0, stumble, stumble)
+    assert "internal error while a report failed" in caplog.text
+    worker.rounds.add(step("d"), 0, stumble, stumble)
     worker.add("e")
     await worker.asked()
     full = StorageError("the disk is full")
@@ -156,9 +161,9 @@ async def test_reports_with_long_details_do_not_share_a_round() -> None:
     report = Report("m", "t", "o", "1" * 64, *[text] * 5)
     reports.report([report._replace(taskhash=f"{number}", outhash=f"{number}") for number in range(50)])
     await settle()
-    ((request, _),) = link._waiting.values()
-    assert isinstance(request, list)
-    assert len(request[2]) == 20
+    (request,) = link._waiting.values()
+    assert isinstance(request.sent, list)
+    assert len(request.sent[2]) == 20
 
 
 async def test_reports_to_a_shard_that_is_gone_leave_nothing_behind() -> None:
@@ -170,4 +175,18 @@ async def test_reports_to_a_shard_that_is_gone_leave_nothing_behind() -> None:
     failures = await asyncio.gather(*answers, return_exceptions=True)
     assert {type(failure) for failure in failures} == {UnavailableError}
     await settle()
-    assert [link._released, link._requests, link._waiting, link._turns] == [[], [], {}, {}]
+    assert [link._released, link._requests, link._waiting, link._locks] == [[], [], {}, {}]
+
+
+async def test_a_step_that_is_refused_is_refused_alone() -> None:
+    worker = Worker()
+    worker.add("a", "b", "c")
+    await worker.asked()
+    ((number, _),) = worker.link._waiting.items()
+    refusals = [{"refused": ["storage", "the disk is full"]}, {"refused": ["internal", "a bug"]}]
+    worker.link._settle(number, [refusals[0], True, refusals[1]], None)
+    await settle()
+    full, done, bug = worker.outcomes
+    assert (type(full), str(full)) == (StorageError, "the disk is full")
+    assert (type(bug), str(bug)) == (InternalError, "a bug")
+    assert done is True

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from shardhash.errors import InvokeError
 from shardhash.wire.hashes import (
     SLOTS,
+    ShardMap,
     is_digest_text,
     join_digests,
-    shard_of,
     slot_of,
     to_digest,
     to_key,
@@ -50,6 +50,7 @@ def test_joined_digests_are_all_or_nothing(hashes: list[str]) -> None:
 
 @given(st.integers(1, 256))
 def test_shards_own_ranges_that_cover_all_slots(shards: int) -> None:
-    owners = [shard_of(slot, shards) for slot in range(SLOTS)]
+    owners = list(ShardMap(shards).owners)
+    assert len(owners) == SLOTS
     assert owners == sorted(owners)
     assert set(owners) == set(range(shards))

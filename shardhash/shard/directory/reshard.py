@@ -16,7 +16,7 @@ from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.recovery import Progress, now, recover
 from shardhash.shard.storage.siginfo import SiginfoFiles, read_siginfo
 from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
-from shardhash.wire.hashes import Key, shard_of, slot_of
+from shardhash.wire.hashes import Key, ShardMap
 
 FIRST_SEGMENT = 1
 
@@ -38,6 +38,7 @@ class NewShards:
         self._fs = fs
         self._folders = folders
         self._tables = [Table() for _ in folders]
+        self._shards = ShardMap(len(self._tables))
         self._texts = [SiginfoFiles(fs, folder) for folder in folders]
 
     def add_mapping(self, method: str, taskhash: Key, unihash: bytes, mark: str) -> None:
@@ -70,7 +71,7 @@ class NewShards:
             progress(f"wrote shard {number + 1} of {len(self._folders)}")
 
     def _home(self, key: Key) -> int:
-        return shard_of(slot_of(key), len(self._tables))
+        return self._shards.of(key)
 
 
 def read_table(fs: FileSystem, folder: Path, progress: Progress) -> Table:

@@ -59,6 +59,13 @@ class Transaction:
         known = self._index.get((method, outhash), {}).get(taskhash)
         return self.table.indexed(method, outhash, taskhash) if known is None else known
 
+    def older_rows(self, method: str, taskhash: Key) -> list[Key]:
+        """The outhashes of the rows that a taskhash without a mapping has in the table."""
+        part = self.table.methods.get(method)
+        if part is None or taskhash not in part.unmapped:
+            return []
+        return [row.outhash for row in self.table.rows(method, taskhash)]
+
     def current_mark(self) -> str:
         """The mark that new mappings carry."""
         return self.table.current_mark() if self._mark is None else self._mark
@@ -125,6 +132,11 @@ class Transaction:
             self._rows.update(((method, to_key(taskhash), to_key(outhash)), False) for taskhash, outhash in gone)
             self.records.append((records.UNROW, method, gone))
         return len(gone)
+
+    def retime_index(self, method: str, outhash: str, taskhash: str, created: int) -> None:
+        """Give an index item another time."""
+        self.delete_index(method, [(outhash, taskhash)])
+        self.insert_index(method, outhash, taskhash, created)
 
     def delete_index(self, method: str, pairs: Iterable[tuple[str, str]]) -> None:
         """Delete the index items of these (outhash, taskhash)."""

@@ -26,14 +26,16 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from shardhash.base.malloc import give_back, keep_buffers
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.wakeup import Wakeup
-from shardhash.errors import DamageError, ShardhashError, StorageError, SyncError
-from shardhash.link import operations
+from shardhash.errors import DamageError, InternalError, ServerFaultError, ShardhashError, StorageError, SyncError
+from shardhash.link import messages
+from shardhash.link.operations import OPERATIONS, Snapshot
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
 from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, MemoryShard, open_shard
 from shardhash.shard.worker.service import Service
-from shardhash.shard.worker.writer import Writer
+from shardhash.shard.worker.writer import Writer, describe_bug
 
 GC_THRESHOLD = 100_000
 """Objects between collections; a worker makes next to no cycles."""
@@ -69,68 +71,76 @@ class Link:
         self._service = service
         self._answers: list[Any] = []
         self._wakeup = Wakeup()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._operations = BackgroundTasks()
 
     async def serve(self) -> None:
         """Carry out what the coordinator asks until the link drops."""
-        sender = asyncio.create_task(self._send())
+        sending = BackgroundTasks()
+        sending.start(self._send(), "the link's sender")
         try:
             async for message in self._socket:
                 if message.type is not WSMsgType.BINARY:
                     break
-                if message.data[:1] == operations.LOOKUP:
-                    number, frame = operations.decode_lookup(message.data)
-                    await self._socket.send_bytes(self._service.lookup(frame, operations.lookup_head(number)))
+                if message.data[:1] == messages.LOOKUP:
+                    await self._answer_lookup(*messages.decode_lookup(message.data))
                 else:
-                    self._begin(operations.decode_json(message.data))
+                    for number, operation, *arguments in messages.decode_json(message.data):
+                        self._begin(number, operation, arguments)
         finally:
             self._service.drop_link(self)
-            for task in (sender, *self._tasks):
-                task.cancel()
-            await asyncio.gather(sender, *self._tasks, return_exceptions=True)
+            await self._operations.close()
+            await sending.close()
 
-    def _begin(self, requests: list[Any]) -> None:
-        for number, operation, *arguments in requests:
-            try:
-                result = self._service.begin(self, operation, arguments)
-            except (StorageError, DamageError, OSError) as error:
-                self._refuse(number, error)
-                continue
-            if isinstance(result, asyncio.Future):
-                result.add_done_callback(partial(self._finish, number))
-            elif isinstance(result, Awaitable):
-                task = asyncio.ensure_future(result)
-                self._tasks.add(task)
-                task.add_done_callback(partial(self._finish, number))
-                task.add_done_callback(self._tasks.discard)
-            else:
-                self._answer([number, result])
+    async def _answer_lookup(self, number: int, frame: memoryview) -> None:
+        try:
+            answer = self._service.lookup(frame, messages.lookup_head(number))
+        except Exception as bug:  # noqa: BLE001  # told to the coordinator and to the log
+            self._refuse(number, "a lookup", bug)
+        else:
+            await self._socket.send_bytes(answer)
 
-    def _finish(self, number: int, future: asyncio.Future[Any]) -> None:
+    def _begin(self, number: int, operation: str, arguments: list[Any]) -> None:
+        try:
+            result = self._service.begin(self, OPERATIONS[operation], arguments)
+        except Exception as error:  # noqa: BLE001  # told to the coordinator and to the log
+            self._refuse(number, operation, error)
+            return
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(partial(self._finish, number, operation))
+        elif isinstance(result, Awaitable):
+            self._operations.start(self._wait_for(number, operation, result), f"operation {operation}")
+        else:
+            self._answer([number, OPERATIONS[operation].encode_result(result)])
+
+    async def _wait_for(self, number: int, operation: str, result: Awaitable[Any]) -> None:
+        try:
+            self._answer([number, OPERATIONS[operation].encode_result(await result)])
+        except Exception as error:  # noqa: BLE001  # told to the coordinator and to the log
+            self._refuse(number, operation, error)
+
+    def _finish(self, number: int, operation: str, future: asyncio.Future[Any]) -> None:
         if future.cancelled():
             return
         error = future.exception()
         if error is None:
-            self._answer([number, future.result()])
-        elif isinstance(error, StorageError | DamageError | OSError):
-            self._refuse(number, error)
+            self._answer([number, OPERATIONS[operation].encode_result(future.result())])
         else:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "an operation failed", "exception": error, "future": future}
-            )
-            self._answer([number, None, "failed", f"the shard failed at it: {error!r}"])
+            self._refuse(number, operation, error)
 
-    def _refuse(self, number: int, error: BaseException) -> None:
-        """The disk refuses, or what is read from it is damaged: a matter of this request, not of the shard.
+    def _refuse(self, number: int, operation: str, error: BaseException) -> None:
+        """An operation failed: a matter of this request, not of the shard.
 
         Ending instead would bring the same request back, to end the next worker.
         """
-        if not isinstance(error, StorageError):
+        if isinstance(error, DamageError | OSError):
             say("ERROR", str(error))
-        self._answer([number, None, "storage", str(error)])
+            error = StorageError(str(error))
+        elif not isinstance(error, ServerFaultError):
+            error = InternalError(describe_bug(operation, error))
+        self._answer([number, None, *messages.refusal_of(error)])
 
     def _answer(self, item: list[Any]) -> None:
-        if item[0] != operations.NO_ANSWER:
+        if item[0] != messages.NO_ANSWER:
             self._answers.append(item)
             self._wakeup.wake()
 
@@ -138,7 +148,7 @@ class Link:
         while True:
             await self._wakeup.wait()
             answers, self._answers = self._answers, []
-            for message in operations.encode_messages(answers):
+            for message in messages.encode_messages(answers):
                 await self._socket.send_bytes(message)
 
 
@@ -205,7 +215,7 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
         if shard.log_bytes >= options.snapshot_bytes or (loop.time() >= due and shard.log_bytes > EMPTY_SEGMENT):
             due = loop.time() + options.snapshot_interval
             try:
-                await service.op_snapshot()
+                await service.snapshot(Snapshot())
             except StorageError as error:
                 say("ERROR", f"{error}; the log goes on, and another snapshot is tried later")
                 await asyncio.sleep(RETRY_PAUSE)
@@ -213,7 +223,7 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
 
 def _application(service: Service) -> web.Application:
     async def link(request: web.Request) -> web.WebSocketResponse:
-        socket_ = web.WebSocketResponse(compress=False, max_msg_size=operations.MAX_MESSAGE)
+        socket_ = web.WebSocketResponse(compress=False, max_msg_size=messages.MAX_MESSAGE)
         await socket_.prepare(request)
         await Link(socket_, service).serve()
         return socket_
@@ -249,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
         shard = _open(options)
     except ShardhashError as error:
         say("ERROR", str(error))
-        return operations.EXIT_DAMAGED
+        return messages.EXIT_DAMAGED
     try:
         keep_buffers()  # not before: recovery frees much that is not needed again
         gc.freeze()

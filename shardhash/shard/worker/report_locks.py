@@ -1,6 +1,6 @@
-"""ReportLocks: reports that share an outhash go one at a time, in the order in which they came. Pure.
+"""Report locks: reports that share an outhash go one at a time, in the order in which they came. Pure.
 
-A turn belongs to a link: when that drops, its turns and its place in every queue are given up.
+A lock belongs to a link: when that drops, its locks and its place in every queue are given up.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ Place: TypeAlias = tuple[str, str]
 """(method, outhash)"""
 Grant: TypeAlias = Callable[[], None]
 _Queue: TypeAlias = OrderedDict[tuple[object, int], Grant]
-"""Who has the turn, and behind him who waits. Each comes and goes in the same time, however many others wait."""
+"""The holder of the lock, and behind it who waits. Each comes and goes in the same time, however many others wait."""
 
 
 class ReportLocks:
-    """The turns of one shard. A holder is named by its link and a number of the link's own."""
+    """The locks of one shard. A holder is named by its link and a number of the link's own."""
 
     def __init__(self) -> None:
         self._queues: dict[Place, _Queue] = {}
         self._watches: dict[str, set[Place]] = {}
 
     def take(self, place: Place, link: object, number: int, grant: Grant) -> None:
-        """Call `grant` when the turn has come, now if it is free. Asked again, it answers again and keeps its place."""
+        """Call `grant` once the lock is held, now if it is free. Asked again, it grants again and keeps its place."""
         for used in self._watches.values():
             used.add(place)
         holder = (link, number)
@@ -36,33 +36,33 @@ class ReportLocks:
             grant()
 
     def busy(self, place: Place) -> bool:
-        """Whether someone has the turn."""
+        """Whether someone holds the lock."""
         return place in self._queues
 
     def release(self, place: Place, link: object, number: int) -> None:
-        """End a turn, or leave the queue; the next in line is granted. Nothing happens to one who has none."""
+        """Release a lock, or leave the queue; the next in line is granted. Nothing happens to one who has none."""
         queue = self._queues.get(place)
         if queue is None:
             return
         self._leave(place, queue, [(link, number)])
 
     def drop(self, link: object) -> None:
-        """Give up all that a link has, and every watch."""
-        self._watches.clear()
+        """Release all that a link holds or waits for."""
         for place, queue in list(self._queues.items()):
             self._leave(place, queue, [holder for holder in queue if holder[0] is link])
 
-    def watch(self, job: str) -> None:
-        """From now on, remember under this name where someone has or takes a turn."""
-        self._watches[job] = set(self._queues)
+    def watch(self, job: str) -> set[Place]:
+        """A set that from now on gets each place whose lock someone has or takes, until `unwatch`."""
+        used = self._watches[job] = set(self._queues)
+        return used
 
     def unwatch(self, job: str) -> None:
         """End a watch."""
         self._watches.pop(job, None)
 
-    def quiet(self, job: str, place: Place) -> bool:
-        """Whether nobody had the turn since the watch began; not if it is lost."""
-        return job in self._watches and place not in self._watches[job]
+    def unwatch_all(self) -> None:
+        """End every watch."""
+        self._watches.clear()
 
     def __len__(self) -> int:
         return len(self._queues)

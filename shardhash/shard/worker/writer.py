@@ -1,25 +1,36 @@
 """The writer: group commit. All writes that have arrived become one transaction, one append, one sync.
 
 While one group is synced the next one gathers. A group is applied to the table only once it is durable, so no
-lookup sees what a crash could take back. When the disk refuses (StorageError) the group is dropped whole and its
-callers are told; the next group tries again. Any other failure of the log is final: after a failed sync nobody
-knows what is on disk, so the worker ends and recovers from what is.
+lookup sees what a crash could take back. A change that fails while it is decided fails alone (StorageError for a text
+that the disk refuses, InternalError for a bug): the group is decided again without it, before anything is appended.
+When the disk refuses the append the group is dropped whole and its callers are told; the next group tries again. Any
+other failure of the log is final: after a failed sync nobody knows what is on disk, so the worker ends and recovers
+from what is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from shardhash.base.wakeup import Wakeup
-from shardhash.errors import StorageError
+from shardhash.errors import InternalError, StorageError, SyncError
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.syncer import Syncer
 
 Change: TypeAlias = Callable[[Transaction], Any]
-"""Decides its records in the transaction; its result goes to the caller once they are durable."""
+"""Decides its records in the transaction; its result goes to the caller once they are durable. It may be called again,
+with another transaction, before anything is stored."""
+_Group: TypeAlias = list[tuple[Change, asyncio.Future[Any]]]
+
+log = logging.getLogger(__name__)
+
+
+class DecideAgainError(Exception):
+    """A change left out a part of it that failed: the group has to be decided again."""
 
 
 class Writer:
@@ -68,9 +79,8 @@ class Writer:
         self._sync.close()
 
     async def _commit(self, group: list[tuple[Change, asyncio.Future[Any]]]) -> None:
-        transaction = Transaction(self._shard.table)
+        transaction, results = self._decide(group)
         try:
-            results = [change(transaction) for change, _ in group]
             if transaction.records:
                 if self._shard.texts_waiting:  # they come first, and lookups go on meanwhile here too
                     await self._loop.run_in_executor(None, self._shard.sync_texts)
@@ -81,11 +91,44 @@ class Writer:
                     self._unsynced = True
         except StorageError as error:
             for _, future in group:
-                if not future.done():
-                    future.set_exception(StorageError(str(error)))
+                _refuse(future, StorageError(str(error)))
             return
         for record in transaction.records:
             self._shard.table.apply(record)
         for (_, future), result in zip(group, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+    def _decide(self, group: _Group) -> tuple[Transaction, list[Any]]:
+        """The transaction of a group, and what each change answers. Those that fail are told, and leave the group."""
+        while True:
+            transaction = Transaction(self._shard.table)
+            results: list[Any] = []
+            for position, (change, future) in enumerate(group):
+                try:
+                    results.append(change(transaction))
+                except DecideAgainError:
+                    break
+                except SyncError:
+                    raise
+                except StorageError as error:
+                    _refuse(future, error)
+                except Exception as bug:  # noqa: BLE001  # told to its caller and to the log
+                    _refuse(future, InternalError(describe_bug("a change", bug)))
+                else:
+                    continue
+                del group[position]
+                break
+            else:
+                return transaction, results
+
+
+def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def describe_bug(what: str, bug: BaseException) -> str:
+    """Log a bug with its traceback; what to tell whoever met it."""
+    log.error("internal error in %s; this is a bug", what, exc_info=bug)
+    return f"internal error in {what}: {bug!r}; this is a bug, see the log"

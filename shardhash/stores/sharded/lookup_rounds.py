@@ -7,19 +7,21 @@ asks each worker once, puts the answers back in order and hands each caller its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from shardhash.errors import UnavailableError
+from shardhash.link import messages
 from shardhash.link.worker_link import WorkerLink
 from shardhash.wire import batch
 from shardhash.wire.batch import Batch, Found
-from shardhash.wire.hashes import DIGEST_SIZE, SLOTS, Buffer, shard_of
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, ShardMap
 
 Positions = npt.NDArray[np.intp]
+_Answer = TypeVar("_Answer")
 _DIGEST = np.dtype((np.void, DIGEST_SIZE))
 
 
@@ -29,7 +31,7 @@ class Lookups:
     def __init__(self, links: Sequence[WorkerLink]) -> None:
         self._links = links
         self._loop = asyncio.get_running_loop()
-        self._shard_of_slot = np.array([shard_of(slot, len(links)) for slot in range(SLOTS)], dtype=np.uint8)
+        self._shard_of_slot = np.frombuffer(ShardMap(len(links)).owners, np.uint8)
         self._gets: dict[str, list[tuple[Buffer, asyncio.Future[Found]]]] = {}
         self._exists: list[tuple[Buffer, asyncio.Future[bytes]]] = []
         self._scheduled = False
@@ -57,9 +59,22 @@ class Lookups:
         gets, self._gets = self._gets, {}
         exists, self._exists = self._exists, []
         for method, callers in gets.items():
-            _GetRound(callers).ask(self._links, self._shard_of_slot, method)
-        if exists:
-            _ExistsRound(exists).ask(self._links)
+            for some in _cut(callers):
+                _GetRound(some).ask(self._links, self._shard_of_slot, method)
+        for checks in _cut(exists):
+            _ExistsRound(checks).ask(self._links)
+
+
+def _cut(callers: list[tuple[Buffer, _Answer]]) -> Iterator[list[tuple[Buffer, _Answer]]]:
+    """The callers of a tick in rounds that fit into a message of the link; nearly always one."""
+    size, start = 0, 0
+    for position, (digests, _) in enumerate(callers):
+        size += len(digests)
+        if size > messages.FULL_MESSAGE and position > start:
+            yield callers[start:position]
+            size, start = len(digests), position
+    if callers:
+        yield callers[start:]
 
 
 class _GetRound:

@@ -1,39 +1,71 @@
 """Report order: what happens between a report and its acknowledgement.
 
-Reports that share (method, outhash) behave as if made one after the other; different ones run side by side and
-share messages. Keyed by that pair, the worker that owns slot(outhash) gives the turn:
+Reports that share (method, outhash) behave as if made one after the other; different ones run side by side and share
+messages. The worker that owns slot(outhash) keeps the *report lock* of that pair:
 
-1. slot(outhash): wait for the turn; the index holds the taskhash, durably; it names the other taskhashes, oldest first.
+1. slot(outhash): wait for the lock; the index holds the taskhash, durably; it names the outhash's taskhashes, oldest
+   first.
 2. Their mappings, oldest first, give the unihash; else upstream; else the client's own.
 3. slot(taskhash): one log record stores row and mapping, each if absent; the mapping in force is the acknowledgement.
-4. slot(outhash): the turn ends, whatever happened.
+4. slot(outhash): the lock ends, whatever happened.
 
 Most reports are of an outhash that is new. Those take two steps, or one when one worker owns both slots, and travel in
-rounds with all others (rounds.py): the turn is free and there is no other taskhash, so the client's unihash it is. The
-rest go one by one: they wait for turns, and a round must not wait for anyone.
+rounds with all others (report_rounds.py): the lock is free and there is no other taskhash, so the client's unihash it
+is.
+
+Reports of a known outhash form a *line*, and all that wait in it when its lock is granted go together: they share the
+lock, the index write and the question of step 2. The oldest row with a mapping gives all of them their unihash; without
+one, the first report is stored alone, and what it got is the unihash of the rest, just as if they had come one by one.
 
 A crash between 1 and 3 leaves an index item without a row. It says nothing, because step 2 asks for taskhashes that
-have a *row* of this outhash; the client's retry completes it. So does a report whose client went away; it goes on.
+have a *row* of this outhash; the client's retry completes it. So does a report whose client went away; it goes on. A
+report that the disk refused leaves such an item, too; the item gets the time of the next report of this taskhash
+(`Retime`), so that nothing remembers the refused one.
+
+After a sweep an outhash may have a hundred thousand rows without a mapping. Whoever walked past them tells the index
+(`Skip`); when one of them gets a mapping again, the worker that stores it names its outhashes, and the index forgets
+what it was told (`Unskip`) before that is acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Sequence
 from itertools import count
 from typing import Any
 
-from shardhash.link import operations
-from shardhash.link.worker_link import Turn, WorkerLink
+from shardhash.base.tasks import BackgroundTasks
+from shardhash.errors import InternalError, ServerFaultError, UnavailableError
+from shardhash.link.operations import (
+    PAGE,
+    Equivalents,
+    IndexStep,
+    Item,
+    Lock,
+    Outhash,
+    Page,
+    Retime,
+    Skip,
+    Stored,
+    StoreStep,
+    Unskip,
+)
+from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Otherwise
 from shardhash.stores.sharded.report_rounds import Rounds
-from shardhash.wire.hashes import SLOTS, shard_of, slot_of, to_key
+from shardhash.wire.hashes import ShardMap, slot_of, to_key
 from shardhash.wire.rows import Report
+
+log = logging.getLogger(__name__)
+
+MOST_TOGETHER = 200
+"""Reports of one outhash that share a lock: what a worker does with them takes some milliseconds."""
 
 
 class Clock:
-    """Microseconds since 1970 UTC, each later than all before: `created` orders reports and names turns."""
+    """Microseconds since 1970 UTC, each later than all before: `created` orders reports and names locks."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -49,11 +81,23 @@ class Reports:
     """Carries reports out over the links of all shards."""
 
     def __init__(self, links: Sequence[WorkerLink], clock: Clock) -> None:
+        self.links = links
         self._clock = clock
         rounds = [Rounds(link) for link in links]
-        self._rounds = [rounds[shard_of(slot, len(links))] for slot in range(SLOTS)]
+        self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
+        self._lines: dict[Outhash, list[_UnderWay]] = {}
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
+        for link in links:
+            link.reconnected = self._unskip_all
+
+    async def close(self) -> None:
+        """End what still runs; nobody waits for it any more."""
+        await self._tasks.close()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what a report waits for beside everything else."""
+        self._tasks.start(work, "a report")
 
     def link_of(self, hash_text: str) -> WorkerLink:
         """The link to the shard that owns a hash."""
@@ -76,38 +120,64 @@ class Reports:
             under_way.begin(otherwise)
         return future
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what a report waits for beside everything else."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)  # the loop itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+    def stored(self, method: str, answer: Stored) -> str:
+        """The unihash in force that a worker answered. Call it before that is acknowledged, unless it is a mere
+        text."""
+        if isinstance(answer, str):
+            return answer
+        unihash, revived = answer
+        by_link: dict[WorkerLink, list[Outhash]] = {}
+        for outhash in revived:
+            by_link.setdefault(self.link_of(outhash), []).append((method, outhash))
+        for link, outhashes in by_link.items():
+            link.tell(Unskip(outhashes))
+        return unihash
 
-    async def oldest(
-        self, method: str, outhash: str, other_than: str, *, mapped: bool, page: list[tuple[int, str]] | None = None
-    ) -> tuple[str, str] | None:
-        """(taskhash, unihash or "") of the oldest row of an outhash, and with `mapped` of the oldest with a mapping.
-
-        `other_than`: a taskhash to pass over. `page`: the first page of the index, when it is at hand.
-        """
+    async def oldest_row(self, method: str, outhash: str, *, mapped: bool) -> str | None:
+        """The taskhash of the oldest row of an outhash, and with `mapped` of the oldest that has a mapping."""
         index = self.link_of(outhash)
-        if page is None:
-            page = await index.request("page", method, outhash, other_than, None)
+        page = await index.request(Page(method, outhash, None, mapped))
         while page:
-            unihashes = await self._equivalents(method, outhash, [taskhash for _, taskhash in page], mapped)
+            unihashes = await self.equivalents(method, outhash, [taskhash for _, taskhash in page])
             for (_, taskhash), unihash in zip(page, unihashes, strict=True):
-                if unihash is not None:
-                    return taskhash, unihash
-            page = await index.request("page", method, outhash, other_than, page[-1])
+                if unihash or (unihash is not None and not mapped):
+                    return taskhash
+            page = await index.request(Page(method, outhash, page[-1], mapped))
         return None
 
-    async def _equivalents(self, method: str, outhash: str, taskhashes: list[str], mapped: bool) -> list[str | None]:
+    async def oldest_unihash(self, method: str, outhash: str, page: list[Item]) -> str | None:
+        """The mapping of the oldest row of an outhash that has one. `page`: the first of the index.
+
+        The caller holds the report lock. Rows without a mapping that it had to walk past are skipped from now on; items
+        without a row are not, since a report that waits for the lock has one.
+        """
+        index = self.link_of(outhash)
+        passed, upto, all_rows = 0, None, True
+        found: str | None = None
+        while page and found is None:
+            unihashes = await self.equivalents(method, outhash, [taskhash for _, taskhash in page])
+            for item, unihash in zip(page, unihashes, strict=True):
+                if unihash:
+                    found = unihash
+                    break
+                all_rows = all_rows and unihash is not None
+                if all_rows:
+                    passed, upto = passed + 1, item
+            if found is None:
+                page = await index.request(Page(method, outhash, page[-1], mapped=True))
+        if upto is not None and passed >= PAGE:
+            index.tell(Skip(method, outhash, upto))
+        return found
+
+    async def equivalents(self, method: str, outhash: str, taskhashes: Sequence[str]) -> list[str | None]:
+        """`Equivalents`, asked of each taskhash's own shard."""
         by_link: dict[WorkerLink, list[int]] = {}
         for position, taskhash in enumerate(taskhashes):
             by_link.setdefault(self.link_of(taskhash), []).append(position)
         answers: list[str | None] = [None] * len(taskhashes)
         parts = await asyncio.gather(
             *(
-                link.request("equivalents", method, outhash, [taskhashes[i] for i in positions], mapped)
+                link.request(Equivalents(method, outhash, [taskhashes[i] for i in positions]))
                 for link, positions in by_link.items()
             )
         )
@@ -115,6 +185,73 @@ class Reports:
             for position, unihash in zip(positions, unihashes, strict=True):
                 answers[position] = unihash
         return answers
+
+    # ---------------------------------------------------------------------------------------------- lines
+
+    def join_line(self, report: _UnderWay) -> None:
+        """Let a report of a known outhash go together with all that wait for the same lock."""
+        line = self._lines.get(report.outhash)
+        if line is not None:
+            line.append(report)
+            return
+        self._lines[report.outhash] = [report]
+        self._tasks.start(self._run_line(report.outhash), "reports of one outhash")
+
+    async def _run_line(self, outhash: Outhash) -> None:
+        line = self._lines[outhash]
+        try:
+            while line:
+                together = line[:MOST_TOGETHER]
+                del line[: len(together)]
+                await self._go_together(outhash, together)
+        finally:
+            del self._lines[outhash]
+            for report in line:  # the server stops
+                report.failed(UnavailableError("the server is shutting down"))
+
+    async def _go_together(self, outhash: Outhash, together: list[_UnderWay]) -> None:
+        """Carry out reports of one outhash. Each is told how it went, whatever happens."""
+        index = self.link_of(outhash[1])
+        lock = Lock(*outhash, [report.item for report in together], together[0].number)
+        try:
+            granted = await index.lock(lock)
+            try:
+                await self._retime(index, outhash, together, granted.older)
+                unihash = await self.oldest_unihash(*outhash, granted.page)
+                await self._store(together, unihash)
+            finally:
+                index.release(lock)
+        except ServerFaultError as error:
+            _fail_all(together, error)
+        except asyncio.CancelledError:
+            _fail_all(together, UnavailableError("the server is shutting down"))
+            raise
+        except Exception as bug:
+            log.exception("internal error in a report; this is a bug")
+            _fail_all(together, InternalError(f"internal error in a report: {bug!r}; this is a bug, see the log"))
+
+    async def _retime(self, index: WorkerLink, outhash: Outhash, together: list[_UnderWay], older: list[str]) -> None:
+        """Give items whose report was refused by the disk, and is made again now, the time of now."""
+        if not older:
+            return
+        rows = await self.equivalents(*outhash, older)
+        refused = {taskhash for taskhash, row in zip(older, rows, strict=True) if row is None}
+        items = {report.item[1]: report.item for report in reversed(together) if report.item[1] in refused}
+        if items:
+            await index.request(Retime(*outhash, list(items.values())))
+
+    async def _store(self, together: list[_UnderWay], unihash: str | None) -> None:
+        """Store reports under a unihash; without one, the first that can be stored gives it."""
+        rest = iter(together)
+        while unihash is None and (first := next(rest, None)) is not None:
+            proposed = await first.ask_upstream()
+            unihash = await first.store(proposed)
+        await asyncio.gather(*(report.store(unihash) for report in rest))
+
+    def _unskip_all(self) -> None:
+        """A worker ended, perhaps before it could tell which rows have a mapping again."""
+        for link in self.links:
+            link.tell(Unskip([]))
 
 
 class _Together:
@@ -143,89 +280,122 @@ class _Together:
 class _UnderWay:
     """A report between request and acknowledgement: what is done when each of its steps is answered.
 
-    Nothing waits for it in a task of its own unless it goes alone; at tens of thousands a second tasks would be half
+    Nothing waits for it in a task of its own unless it joins a line; at tens of thousands a second tasks would be half
     of what a report costs here.
     """
 
-    __slots__ = ("_created", "_index", "_number", "_otherwise", "_place", "_report", "_reports", "_rows", "_together")
+    __slots__ = ("_created", "_index", "_otherwise", "_place", "_report", "_reports", "_rows", "_together", "number")
 
     def __init__(
         self, reports: Reports, together: _Together, place: int, report: Report, created: int, number: int
     ) -> None:
-        """`place` is its place among those made together; `number` names its turn."""
+        """`place` is its place among those made together; `number` names its lock."""
+        self.number = number
         self._reports = reports
         self._together = together
         self._place = place
         self._report = report
         self._created = created
-        self._number = number
         self._index = reports.rounds_of(report.outhash)
         self._rows = reports.rounds_of(report.taskhash)
         self._otherwise: Otherwise | None = None
 
+    @property
+    def outhash(self) -> Outhash:
+        """What its line is known by."""
+        return self._report.method, self._report.outhash
+
+    @property
+    def item(self) -> Item:
+        """Its item of the index."""
+        return self._created, self._report.taskhash
+
     def begin(self, otherwise: Otherwise | None) -> None:
         """Ask the first step."""
         if self._index is self._rows and otherwise is None:
-            step = [operations.REPORT, self._number, self._created, *self._report]
-            self._index.add(step, self._weight(), self._reported, self._failed)
+            step: StoreStep = ("report", self.number, self._created, *self._report)
+            self._index.add(step, self._weight(), self._reported, self._locked_failed)
         else:
             self._otherwise = otherwise
-            step = [operations.INDEX, self._number, self._created, *self._report[:3]]
-            self._index.add(step, 0, self._indexed, self._failed)
+            report = self._report
+            index: IndexStep = ("index", self.number, self._created, report.method, report.taskhash, report.outhash)
+            self._index.add(index, 0, self._indexed, self._locked_failed)
 
     def _weight(self) -> int:
         return sum(map(len, filter(None, self._report)))  # 0.4 us
 
-    def _reported(self, unihash: str | None) -> None:
-        if unihash is None:
-            self._reports.run(self._go_alone())
+    def _reported(self, answer: Stored | None) -> None:
+        if answer is None:
+            self._reports.join_line(self)
+        elif isinstance(answer, str):  # as nearly always; 0.2 us less
+            self._together.finish(self._place, answer)
         else:
-            self._together.finish(self._place, unihash)
+            self._finish(answer)
 
     def _indexed(self, first: bool | None) -> None:
         if not first:
-            self._reports.run(self._go_alone())
+            self._reports.join_line(self)
             return
-        self._index.link.hold_turn(self._turn())
+        self._index.link.hold(self._lock())
         if self._otherwise is None:
             self._commit(None)
         else:
-            self._reports.run(self._decide([]))
+            self._reports.run(self._decide())
 
-    async def _go_alone(self) -> None:
+    async def _decide(self) -> None:
+        """Ask the upstream, while the lock is held, and store the report."""
         try:
-            page = await self._index.link.take_turn(self._turn())
+            self._commit(await self.ask_upstream())
         except Exception as error:  # noqa: BLE001  # a bug too is told to who waits for the report
-            self._failed(error)
-        else:
-            await self._decide(page)
-
-    async def _decide(self, page: list[tuple[int, str]]) -> None:
-        """Find the unihash, while the turn is held, and store it."""
-        method, outhash, taskhash = self._report.method, self._report.outhash, self._report.taskhash
-        try:
-            found = await self._reports.oldest(method, outhash, taskhash, mapped=True, page=page) if page else None
-            if found is not None:
-                self._commit(found[1])
-            else:
-                upstream = await self._otherwise(self._report) if self._otherwise is not None else None
-                self._commit(None if upstream is None else upstream.hex())
-        except Exception as error:  # noqa: BLE001  # a bug too is told to who waits for the report
-            self._failed(error)
+            self._locked_failed(error)
 
     def _commit(self, unihash: str | None) -> None:
-        report = self._report if unihash is None else self._report._replace(unihash=unihash)
-        step = [operations.COMMIT, self._number, self._created, *report]
-        self._rows.add(step, self._weight(), self._committed, self._failed)
+        self._rows.add(self._step(unihash), self._weight(), self._committed, self._locked_failed)
 
-    def _committed(self, unihash: str) -> None:
-        self._index.link.release_turn(self._turn())
-        self._together.finish(self._place, unihash)
+    def _committed(self, answer: Stored) -> None:
+        self._index.link.release(self._lock())
+        self._finish(answer)
 
-    def _failed(self, error: BaseException) -> None:
-        self._index.link.release_turn(self._turn())  # it may hold it, or wait in the queue
+    def _locked_failed(self, error: BaseException) -> None:
+        self._index.link.release(self._lock())  # it may hold it: the answer may have been late
+        self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """It is not stored."""
         self._together.fail(error)
 
-    def _turn(self) -> Turn:
-        report = self._report
-        return report.method, report.outhash, report.taskhash, self._created, self._number
+    def _finish(self, answer: Stored) -> None:
+        self._together.finish(self._place, self._reports.stored(self._report.method, answer))
+
+    async def ask_upstream(self) -> str | None:
+        """The unihash that the upstream has for its outhash, if there is one."""
+        upstream = await self._otherwise(self._report) if self._otherwise is not None else None
+        return None if upstream is None else upstream.hex()
+
+    async def store(self, unihash: str | None) -> str | None:
+        """Store it, in the lock of its line, under this unihash or its own; the one in force, None if it failed."""
+        answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+        def done(answer: Stored) -> None:
+            self._finish(answer)
+            answered.set_result(answer if isinstance(answer, str) else answer[0])
+
+        def failed(error: BaseException) -> None:
+            self.failed(error)
+            if not answered.done():
+                answered.set_result(None)
+
+        self._rows.add(self._step(unihash), self._weight(), done, failed)
+        return await answered
+
+    def _step(self, unihash: str | None) -> StoreStep:
+        report = self._report if unihash is None else self._report._replace(unihash=unihash)
+        return ("commit", self.number, self._created, *report)
+
+    def _lock(self) -> Lock:
+        return Lock(*self.outhash, [self.item], self.number)
+
+
+def _fail_all(reports: list[_UnderWay], error: Exception) -> None:
+    for report in reports:
+        report.failed(error)

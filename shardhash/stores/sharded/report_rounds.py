@@ -2,7 +2,7 @@
 
 One round a shard is under way at a time; what comes up meanwhile makes the next. So the more there is to do, the more
 of it shares a message, a log write and an fsync, and when there is little, nothing waits. The link asks a round that a
-worker left unanswered again: each of its steps is idempotent (shard/protocol.py).
+worker left unanswered again: each of its steps is idempotent (link/operations.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from shardhash.errors import UnavailableError
-from shardhash.link import operations
+from shardhash.link import messages
+from shardhash.link.operations import Round, Step, StepAnswer
 from shardhash.link.worker_link import WorkerLink
 
 log = logging.getLogger(__name__)
 
 Done: TypeAlias = Callable[[Any], None]
 Failed: TypeAlias = Callable[[BaseException], None]
-_Steps: TypeAlias = list[tuple[list[Any], int, Done, Failed]]
+_Asked: TypeAlias = list[tuple[Step, int, Done, Failed]]
 
 MOST_STEPS = 500
 """Steps of a round: a worker is busy with them for some 10 ms, and lookups wait for that."""
@@ -33,54 +34,58 @@ class Rounds:
     def __init__(self, link: WorkerLink) -> None:
         self.link = link
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[list[Any], int, Done, Failed]] = deque()
+        self._waiting: deque[tuple[Step, int, Done, Failed]] = deque()
         self._under_way = False
         """Whether a round is asked, or is about to be."""
 
-    def add(self, step: list[Any], weight: int, done: Done, failed: Failed) -> None:
-        """Ask a step; `weight` is about its bytes, if they may be many. `done` gets its result, `failed` an error."""
+    def add(self, step: Step, weight: int, done: Done, failed: Failed) -> None:
+        """Ask a step; `weight` is about its bytes, if they may be many. `done` gets its answer, `failed` an error."""
         self._waiting.append((step, weight, done, failed))
         if not self._under_way:
             self._under_way = True
             self._loop.call_soon(self._ask)  # after all that is readable now has been read
 
     def _ask(self) -> None:
-        steps = self._take()
+        asked = self._take()
         try:
-            asked = self.link.request("round", [step for step, _, _, _ in steps])
+            answers = self.link.request(Round([step for step, _, _, _ in asked]))
         except UnavailableError as error:
-            self._end(steps, None, error)
+            self._end(asked, None, error)
             return
-        asked.add_done_callback(lambda future: self._answered(steps, future))
+        answers.add_done_callback(lambda future: self._answered(asked, future))
 
-    def _take(self) -> _Steps:
-        steps: _Steps = []
+    def _take(self) -> _Asked:
+        asked: _Asked = []
         weight = 0
-        while self._waiting and len(steps) < MOST_STEPS and weight < operations.FULL_MESSAGE:
-            steps.append(self._waiting.popleft())
-            weight += steps[-1][1]
-        return steps
+        while self._waiting and len(asked) < MOST_STEPS and weight < messages.FULL_MESSAGE:
+            asked.append(self._waiting.popleft())
+            weight += asked[-1][1]
+        return asked
 
-    def _answered(self, steps: _Steps, future: asyncio.Future[list[Any]]) -> None:
+    def _answered(self, asked: _Asked, future: asyncio.Future[list[StepAnswer]]) -> None:
         if future.cancelled():
-            self._end(steps, None, UnavailableError("the server is shutting down"))
+            self._end(asked, None, UnavailableError("the server is shutting down"))
         elif error := future.exception():
-            self._end(steps, None, error)
+            self._end(asked, None, error)
         else:
-            self._end(steps, future.result(), None)
+            self._end(asked, future.result(), None)
 
-    def _end(self, steps: _Steps, answers: list[Any] | None, error: BaseException | None) -> None:
+    def _end(self, asked: _Asked, answers: list[StepAnswer] | None, error: BaseException | None) -> None:
         """Ask the next round, so that the worker has it while this one's clients are answered; then tell everyone."""
         self._under_way = bool(self._waiting)
         if self._under_way:
             self._loop.call_soon(self._ask)
-        for position, (_, _, done, failed) in enumerate(steps):
+        for position, (_, _, done, failed) in enumerate(asked):
             if answers is None:
                 assert error is not None
                 _fail(failed, error)
                 continue
+            answer = answers[position]
+            if isinstance(answer, dict):
+                _fail(failed, messages.error_of(answer["refused"]))
+                continue
             try:
-                done(answers[position])
+                done(answer)
             except Exception as bug:  # noqa: BLE001  # it must not leave the others unanswered
                 _fail(failed, bug)
 
@@ -89,4 +94,4 @@ def _fail(failed: Failed, error: BaseException) -> None:
     try:
         failed(error)
     except Exception:
-        log.exception("a report failed by a bug")
+        log.exception("internal error while a report failed; this is a bug")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import InvokeError, UnavailableError
-from shardhash.link.operations import GC_MARK
+from shardhash.link import operations as op
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import CollectionStatus, Otherwise
 from shardhash.stores.sharded.lookup_rounds import Lookups
@@ -47,7 +47,7 @@ class Router:
         by_link: dict[WorkerLink, list[str]] = {}
         for text in map(to_text, taskhashes):
             by_link.setdefault(self._reports.link_of(text), []).append(text)
-        parts = await asyncio.gather(*(link.request("unihashes", method, texts) for link, texts in by_link.items()))
+        parts = await asyncio.gather(*(link.request(op.Unihashes(method, texts)) for link, texts in by_link.items()))
         found: dict[str, str | None] = {}
         for texts, unihashes in zip(by_link.values(), parts, strict=True):
             found.update(zip(texts, unihashes, strict=True))
@@ -60,14 +60,12 @@ class Router:
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """See Store."""
-        row: Columns | None = await self._reports.link_of(taskhash).request("oldest", method, taskhash)
-        return row
+        return await self._reports.link_of(taskhash).request(op.OldestRow(method, taskhash))
 
     async def get_outhash(self, method: str, outhash: str, _taskhash: str, with_unihash: bool) -> Columns | None:
         """See Store."""
-        while found := await self._reports.oldest(method, outhash, "", mapped=with_unihash):
-            link = self._reports.link_of(found[0])
-            row: Columns | None = await link.request("row", method, found[0], outhash, with_unihash)
+        while (found := await self._reports.oldest_row(method, outhash, mapped=with_unihash)) is not None:
+            row = await self._reports.link_of(found).request(op.ReadRow(method, found, outhash, with_unihash))
             if row is not None:
                 return row
             # It was removed in between: look again.
@@ -81,8 +79,8 @@ class Router:
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""
-        in_force: str = await self._reports.link_of(taskhash).request("map", method, taskhash, unihash.hex())
-        return bytes.fromhex(in_force)
+        answer = await self._reports.link_of(taskhash).request(op.Map(method, taskhash, unihash.hex()))
+        return bytes.fromhex(self._reports.stored(method, answer))
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""
@@ -102,36 +100,45 @@ class Router:
 
     async def remove(self, where: Where) -> int:
         """See Store."""
-        return await self._remove_rows("remove", where)
+        return await self._remove_rows(lambda job: op.Remove(job, dict(where)))
 
     async def clean_unused(self, max_age_seconds: int) -> int:
         """See Store."""
-        return await self._remove_rows("clean", self._clock() - max_age_seconds * 1_000_000)
+        before = self._clock() - max_age_seconds * 1_000_000
+        return await self._remove_rows(lambda job: op.Clean(job, before))
 
-    async def _remove_rows(self, operation: str, argument: object) -> int:
+    async def _remove_rows(self, make: Callable[[str], op.Remove | op.Clean]) -> int:
+        """Remove rows from all shards; how many went.
+
+        1. Every shard watches which outhashes have reports from now on.
+        2. Each shard removes a part at a time, and names the index items of the rows that went.
+        3. The shards of those outhashes delete the items, but not where a report had the lock since 1: its row may be
+           back. An item that stays says nothing.
+        4. Every shard stops to watch, and forgets the removal if it ended half way.
+        """
         job = secrets.token_hex(8)
-        await self._ask_all("watch", job)
+        await self._ask_all(op.Watch(job))
         try:
-            return sum(await _all(self._remove_from(link, job, operation, argument) for link in self._links))
+            return sum(await _all(self._remove_from(link, make(job)) for link in self._links))
         finally:
             with contextlib.suppress(UnavailableError):  # a watch ends with the link as well
-                await self._ask_all("unwatch", job)
+                await self._ask_all(op.Unwatch(job))
 
-    async def _remove_from(self, link: WorkerLink, job: str, operation: str, argument: object) -> int:
+    async def _remove_from(self, link: WorkerLink, removal: op.Remove | op.Clean) -> int:
         count, done = 0, False
         while not done:
-            answer = await link.request(operation, job, argument)
-            count += answer["count"]
-            done = answer["done"]
-            await self._unindex(job, answer["unindex"])
+            removed = await link.request(removal)
+            count += removed.rows
+            done = removed.done
+            await self._unindex(removal.job, removed.unindex)
         return count
 
-    async def _unindex(self, job: str, gone: list[tuple[str, list[tuple[str, str]]]]) -> None:
-        by_link: dict[tuple[WorkerLink, str], list[tuple[str, str]]] = {}
+    async def _unindex(self, job: str, gone: list[tuple[str, op.Pairs]]) -> None:
+        by_link: dict[tuple[WorkerLink, str], op.Pairs] = {}
         for method, pairs in gone:
             for pair in pairs:
                 by_link.setdefault((self._reports.link_of(pair[0]), method), []).append(pair)
-        await _all(_ask(link, "unindex", job, method, pairs) for (link, method), pairs in by_link.items())
+        await _all(_ask(link, op.Unindex(job, method, pairs)) for (link, method), pairs in by_link.items())
 
     # ------------------------------------------------------------------------------------ garbage collection
 
@@ -140,15 +147,15 @@ class Router:
         counts = [0] * len(marks)
         async with self._collection:
             for start in range(0, len(marks), MARKS_AT_ONCE):
-                some = marks[start : start + MARKS_AT_ONCE]
-                await self._links[0].request("set", "config", GC_MARK, some[0][0])
-                parts = await self._ask_all("marks", some)
+                some = list(marks[start : start + MARKS_AT_ONCE])
+                await self._links[0].request(op.SetEntry("config", op.GC_MARK, some[0][0]))
+                parts = await self._ask_all(op.SetMarks(some))
                 counts[start : start + len(some)] = map(sum, zip(*parts, strict=True))
         return counts
 
     async def gc_status(self) -> CollectionStatus:
         """See Store."""
-        parts = await self._ask_all("status")
+        parts = await self._ask_all(op.Status())
         keep = sum(part[0] for part in parts)
         return CollectionStatus(keep, sum(part[1] for part in parts) - keep, parts[0][2] or None)
 
@@ -159,26 +166,26 @@ class Router:
         sweep has happened. Until then it can be asked again, after any crash.
         """
         async with self._collection:
-            if not mark or await self.get_entry("config", GC_MARK) != mark:
+            if not mark or await self.get_entry("config", op.GC_MARK) != mark:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
-            counts = await self._ask_all("sweep", mark)
-            await self.set_entry("config", GC_MARK, None)
+            counts = await self._ask_all(op.Sweep(mark))
+            await self.set_entry("config", op.GC_MARK, None)
             await self._spread_mark(None)
         return sum(counts)
 
     async def reconcile(self) -> None:
         """Give every shard the current mark of shard 0; after a start, since a crash may have come between."""
         async with self._collection:
-            await self._spread_mark(await self.get_entry("config", GC_MARK))
+            await self._spread_mark(await self.get_entry("config", op.GC_MARK))
 
     async def _spread_mark(self, mark: str | None) -> None:
-        await _all(_ask(link, "set", "config", GC_MARK, mark) for link in self._links[1:])
+        await _all(_ask(link, op.SetEntry("config", op.GC_MARK, mark)) for link in self._links[1:])
 
     # ---------------------------------------------------------------------------------------------- entries
 
     async def usage(self) -> dict[str, int]:
         """See Store."""
-        parts = await self._ask_all("counts")
+        parts = await self._ask_all(op.Counts())
         return {
             "unihashes_v3": sum(part["mappings"] for part in parts),
             "outhashes_v2": sum(part["rows"] for part in parts),
@@ -188,16 +195,19 @@ class Router:
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""
-        return await self._links[0].request("get", kind, name)
+        return await self._links[0].request(op.GetEntry(kind, name))
 
     async def list_entries(self, kind: str) -> dict[str, Any]:
         """See Store."""
-        entries: dict[str, Any] = await self._links[0].request("list", kind)
-        return entries
+        return await self._links[0].request(op.ListEntries(kind))
 
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
-        await self._links[0].request("set", kind, name, value)
+        await self._links[0].request(op.SetEntry(kind, name, value))
+
+    async def close(self) -> None:
+        """End the reports that still run; nobody waits for them any more."""
+        await self._reports.close()
 
     async def backfilled(self) -> int:
         """See Store. There is no upstream."""
@@ -205,16 +215,16 @@ class Router:
 
     async def snapshot(self) -> None:
         """See Store."""
-        await self._ask_all("snapshot")
+        await self._ask_all(op.Snapshot())
 
-    async def _ask_all(self, operation: str, *arguments: object) -> list[Any]:
+    async def _ask_all(self, operation: op.Operation[_T]) -> list[_T]:
         """The results of an operation on every shard."""
-        return await _all(_ask(link, operation, *arguments) for link in self._links)
+        return await _all(_ask(link, operation) for link in self._links)
 
 
-async def _ask(link: WorkerLink, operation: str, *arguments: object) -> Any:
+async def _ask(link: WorkerLink, operation: op.Operation[_T]) -> _T:
     """The result of an operation; a link that gave up refuses it only here, among the others."""
-    return await link.request(operation, *arguments)
+    return await link.request(operation)
 
 
 async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:

@@ -1,0 +1,238 @@
+"""Operations of reports on one shard: report locks, the index of outhashes, rows and mappings (link/operations.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from functools import partial
+from typing import Any, TypeAlias
+
+from shardhash.errors import ServerFaultError, StorageError
+from shardhash.link import operations as op
+from shardhash.link.messages import refusal_of
+from shardhash.shard.state.packing import pack_item
+from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.report_locks import Place, ReportLocks
+from shardhash.shard.worker.writer import DecideAgainError, Writer, describe_bug
+from shardhash.wire.hashes import Key, to_key, to_text
+
+MOST_SKIPS = 10_000
+"""Outhashes whose rows without a mapping are skipped; past that all are forgotten, and walked once more."""
+
+_Answers: TypeAlias = list[op.StepAnswer]
+
+
+class ReportOperations:
+    """What `Service` does for the operations of reports."""
+
+    def __init__(self, shard: AnyShard, writer: Writer, locks: ReportLocks) -> None:
+        self._shard = shard
+        self._table = shard.table
+        self._write = writer.write
+        self._locks = locks
+        self._skips: dict[Place, tuple[int, str]] = {}
+        self._loop = asyncio.get_running_loop()
+        self.unindexing = 0
+        """How many deletions of index items are being written: meanwhile `lock` does not trust the table."""
+
+    # --------------------------------------------------------------------------------------------- rounds
+
+    def round(self, link: object, asked: op.Round) -> Awaitable[_Answers] | _Answers:
+        """Do the steps of many reports in one group commit; None for those that have to wait for a lock.
+
+        Most reports are of a new outhash, whose lock is free. It is held while that is written: who comes later must
+        be later in the index, too. A step that fails gets a refusal, and the others go on.
+        """
+        answers: _Answers = [None] * len(asked.steps)
+        todo: dict[int, op.Step] = {}
+        taken: list[tuple[int, Place, int]] = []
+        for position, step in enumerate(asked.steps):
+            kind, number, _, method, _, outhash = step[:6]
+            if kind != "commit":
+                place = (method, outhash)
+                if self._locks.busy(place) or self._table.has_index(method, to_key(outhash)):
+                    continue
+                self._locks.take(place, link, number, _already_held)
+                taken.append((position, place, number))
+            todo[position] = step
+        if not todo:
+            return answers
+
+        def written(future: asyncio.Future[_Answers]) -> None:
+            failed = future.cancelled() or future.exception() is not None
+            for position, place, number in taken:
+                if failed or answers[position] is not True:  # the lock of an "index" step is held
+                    self._locks.release(place, link, number)
+
+        result = self._write(partial(self._do_steps, todo, answers))
+        result.add_done_callback(written)
+        return result
+
+    def _do_steps(self, todo: dict[int, op.Step], answers: _Answers, transaction: Transaction) -> _Answers:
+        for position, step in list(todo.items()):
+            try:
+                answers[position] = self._do_step(transaction, *step)
+            except StorageError as error:  # of a text; nothing else of the step is done yet
+                answers[position] = {"refused": refusal_of(error)}
+                del todo[position]
+            except ServerFaultError:
+                raise
+            except Exception as bug:
+                answers[position] = {"refused": ("internal", describe_bug(f"step {step[0]!r} of a report", bug))}
+                del todo[position]
+                raise DecideAgainError from bug
+        return answers
+
+    def _do_step(
+        self,
+        transaction: Transaction,
+        kind: str,
+        _number: int,
+        created: int,
+        method: str,
+        taskhash: str,
+        outhash: str,
+        unihash: str = "",
+        *rest: Any,
+    ) -> op.Stored | bool:
+        if kind == "index":
+            transaction.insert_index(method, outhash, taskhash, created)
+            return True
+        *details, siginfo = rest
+        row = RowFields(method, taskhash, outhash, created, *details)
+        key = to_key(taskhash)
+        reference = 0
+        if siginfo is not None and not transaction.has_row(method, key, to_key(outhash)):
+            reference = self._shard.put_siginfo(siginfo)
+        older = transaction.older_rows(method, key)
+        in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
+        return (in_force, [to_text(one) for one in older]) if older else in_force
+
+    def map(self, asked: op.Map) -> asyncio.Future[op.Stored]:
+        """Insert a mapping unless there is one."""
+
+        def change(transaction: Transaction) -> op.Stored:
+            older = transaction.older_rows(asked.method, to_key(asked.taskhash))
+            unihash = bytes.fromhex(asked.unihash)
+            in_force = transaction.insert_mapping(asked.method, asked.taskhash, unihash).hex()
+            return (in_force, [to_text(one) for one in older]) if older else in_force
+
+        return self._write(change)
+
+    # ---------------------------------------------------------------------------------------------- locks
+
+    def lock(self, link: object, asked: op.Lock) -> Awaitable[op.Granted]:
+        """Wait for a report lock and make index items durable.
+
+        The items come before the rows: an item without a row says nothing, while a row without an item would be a
+        report half done. The place in the queue is taken at once, so that locks are granted in the order of `number`.
+        """
+        granted: asyncio.Future[None] = self._loop.create_future()
+        self._locks.take((asked.method, asked.outhash), link, asked.number, lambda: _grant(granted))
+        older: list[str] = []
+        written = None
+        outhash = to_key(asked.outhash)
+        if self.unindexing or not all(
+            self._table.indexed(asked.method, outhash, to_key(taskhash)) for _, taskhash in asked.items
+        ):
+            written = self._write(partial(self._insert_items, asked, older))
+        else:
+            older += [taskhash for _, taskhash in asked.items]
+        return self._wait_for_lock(granted, written, link, asked, older)
+
+    def _insert_items(self, asked: op.Lock, older: list[str], transaction: Transaction) -> None:
+        older.clear()
+        outhash = to_key(asked.outhash)
+        fresh: set[str] = set()
+        for created, taskhash in asked.items:
+            if taskhash in fresh:
+                continue
+            if transaction.is_indexed(asked.method, outhash, to_key(taskhash)):
+                older.append(taskhash)
+                continue
+            fresh.add(taskhash)
+            transaction.insert_index(asked.method, asked.outhash, taskhash, created)
+            self._unskip_before((asked.method, asked.outhash), created)
+
+    async def _wait_for_lock(
+        self,
+        granted: asyncio.Future[None],
+        written: asyncio.Future[None] | None,
+        link: object,
+        asked: op.Lock,
+        older: list[str],
+    ) -> op.Granted:
+        try:
+            if written is not None:
+                await written
+        except ServerFaultError:
+            self._locks.release((asked.method, asked.outhash), link, asked.number)
+            raise
+        await granted
+        return op.Granted(older, self.page(op.Page(asked.method, asked.outhash, None, mapped=True)))
+
+    def release(self, link: object, asked: op.Release) -> None:
+        """End report locks."""
+        for method, outhash, number in asked.locks:
+            self._locks.release((method, outhash), link, number)
+
+    # ---------------------------------------------------------------------------------------------- index
+
+    def page(self, asked: op.Page) -> list[op.Item]:
+        """Items of an index."""
+        size = op.PAGE if asked.after is None else op.LATER_PAGE
+        after = asked.after
+        if asked.mapped and after is None:
+            after = self._skips.get((asked.method, asked.outhash))
+        start = b"" if after is None else pack_item(after[0], to_key(after[1]))
+        items = self._table.candidates(asked.method, to_key(asked.outhash), size, start)
+        return [(created, to_text(key)) for created, key in items]
+
+    def skip(self, asked: op.Skip) -> None:
+        """Note which rows of an outhash have no mapping."""
+        if len(self._skips) >= MOST_SKIPS:
+            self._skips.clear()
+        self._skips[asked.method, asked.outhash] = (asked.upto[0], asked.upto[1])
+
+    def unskip(self, asked: op.Unskip) -> None:
+        """Forget it."""
+        if not asked.outhashes:
+            self._skips.clear()
+        for method, outhash in asked.outhashes:
+            self._skips.pop((method, outhash), None)
+
+    def _unskip_before(self, place: Place, created: int) -> None:
+        skip = self._skips.get(place)
+        if skip is not None and created <= skip[0]:
+            del self._skips[place]
+
+    def retime(self, asked: op.Retime) -> Awaitable[None]:
+        """Give index items their times."""
+
+        def change(transaction: Transaction) -> None:
+            for created, taskhash in asked.items:
+                transaction.retime_index(asked.method, asked.outhash, taskhash, created)
+                self._unskip_before((asked.method, asked.outhash), created)
+
+        return self._write(change)
+
+    def equivalents(self, asked: op.Equivalents) -> list[str | None]:
+        """Which of these taskhashes have a row of this outhash, and with which unihash."""
+        outhash = to_key(asked.outhash)
+        return [self._equivalent(asked.method, outhash, to_key(taskhash)) for taskhash in asked.taskhashes]
+
+    def _equivalent(self, method: str, outhash: Key, taskhash: Key) -> str | None:
+        if self._table.row(method, taskhash, outhash) is None:
+            return None
+        unihash = self._table.unihash(method, taskhash)
+        return unihash.hex() if unihash is not None else ""
+
+
+def _grant(granted: asyncio.Future[None]) -> None:
+    if not granted.done():
+        granted.set_result(None)
+
+
+def _already_held() -> None:
+    """Grant callback for a free lock: the caller already holds it."""
