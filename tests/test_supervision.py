@@ -6,6 +6,8 @@ import asyncio
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,9 @@ import pytest
 
 from shardhash.client import AsyncClient, create_async_client, create_client
 from shardhash.errors import ConfigError
+from shardhash.server.start import _first_start
+from shardhash.server.supervisor import log_lines
+from shardhash.server.worker_processes import LONGEST_LINE, WorkerProcess
 from shardhash.shard.directory.manifest import holder_process, lock_directory
 from tests.servers import IN_MEMORY, ServerProcess
 
@@ -102,7 +107,7 @@ async def test_a_worker_that_stands_still_for_too_long_is_replaced(
         assert workers_of(server)[0].pid != first.pid
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_stops_everything_in_order(server: ServerProcess, number: signal.Signals) -> None:
     workers = workers_of(server)
     assert len(workers) == 2
@@ -199,3 +204,79 @@ def test_a_worker_that_outlives_its_server_keeps_the_next_one_waiting(
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE  # it ended first
     with create_client(successor.address) as client:
         assert client.get_unihash("m", "a" * 64) == "a" * 64
+
+
+def test_a_hangup_does_not_end_a_server(server: ServerProcess) -> None:
+    server.process.send_signal(signal.SIGHUP)
+    with create_client(server.address) as client:
+        assert client.ping() == {"alive": True}
+        server.process.send_signal(signal.SIGHUP)
+        assert client.ping() == {"alive": True}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("stage", ["workers are there", "they serve"])
+def test_a_signal_during_the_start_ends_it_in_order(tmp_path: Path, number: signal.Signals, stage: str) -> None:
+    """Without a traceback, and without workers that stay."""
+    command = [sys.executable, "-m", "shardhash", "serve", "--data", str(tmp_path / "data"), "--workers", "2"]
+    with subprocess.Popen(
+        [*command, "--bind", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        server, workers = psutil.Process(process.pid), list[psutil.Process]()
+        deadline = time.monotonic() + LIMIT
+        while len(workers) < 2 and time.monotonic() < deadline:
+            workers = server.children()
+        if stage == "they serve":
+            next(line for line in process.stderr if "replayed segment" in line)
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(LIMIT) == 0
+    assert "Traceback" not in said
+    wait_until_gone(workers)
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_an_output_that_nobody_reads_does_not_end_a_start(tmp_path: Path, output: str) -> None:
+    path = tmp_path / "server.sock"
+    redirect = ">&-" if output == "closed" else f">{output}"
+    command = f"exec {sys.executable} -m shardhash serve --memory --workers 1 --bind unix://{path} {redirect}"
+    with subprocess.Popen(["sh", "-c", command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "listening on" in line)
+        with create_client(f"unix://{path}") as client:
+            assert client.ping() == {"alive": True}
+        process.terminate()
+        said = process.stderr.read()
+        assert process.wait(LIMIT) == 0, said
+
+
+def test_a_long_tmpdir_is_no_hindrance(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 150)
+    folder.mkdir()
+    server = start_server(*IN_MEMORY, environment={"TMPDIR": str(folder)})
+    with create_client(server.address) as client:
+        assert client.get_unihash(METHOD, "00" * 32) is None
+
+
+def test_where_no_process_can_be_started_the_start_says_so() -> None:
+    def start(_shard: int) -> WorkerProcess:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ConfigError, match=r"worker process 1 cannot be started: .*No space left on device.*TMPDIR"):
+        _first_start(start, 1)
+
+
+async def test_a_worker_that_talks_too_much_is_still_watched(caplog: pytest.LogCaptureFixture) -> None:
+    """What it says is thrown away; its keeper goes on."""
+    lines = asyncio.StreamReader(LONGEST_LINE)
+    with caplog.at_level("INFO"):
+        watching = asyncio.create_task(log_lines(0, lines))
+        lines.feed_data(b"x" * (LONGEST_LINE + 1))
+        await asyncio.sleep(0)
+        lines.feed_data(b'\n{"level": "INFO", "text": "well"}\n5\n')
+        lines.feed_eof()
+        await watching
+    assert "said a line of more than" in caplog.text
+    assert "shard 0: well" in caplog.text
+    assert "shard 0 says: 5" in caplog.text

@@ -1,7 +1,8 @@
 """Options of the command lines: each is a flag and a variable of the environment, and both are read in one place.
 
 The flag wins, then the option's variables in their order (``SHARDHASH_*`` before ``HASHSERVER_*``), then the default.
-A variable that is set but empty counts as unset, as it does in units and containers that pass every one along.
+A variable that is set but empty counts as unset, as it does in units and containers that pass every one along; but
+where the reference takes it for a value ("no permissions"), so it is here (`Option.empty`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from shardhash.errors import ConfigError
 DEFAULT_DATA = "./hashserv.shardhash"
 DATABASE = "HASHSERVER_DB"
 """The reference's variable for its database file, which is set in people's units."""
+
+PREFIXES = ("SHARDHASH_", "HASHSERVER_")
+"""How the variables of options begin."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -37,6 +42,8 @@ class Option:
     convert: Callable[[str], Any]
     default: Any
     repeatable: bool
+    empty: bool = False
+    """Whether a variable that is set but empty is a value."""
 
     @property
     def name(self) -> str:
@@ -49,7 +56,7 @@ class Option:
             return given if given is True else self._convert(given, self.flag)
         for variable in self.variables:
             text = environment.get(variable, "")
-            if text.strip():
+            if text.strip() or (self.empty and variable in environment):
                 # A plain text may be a secret, where white space counts.
                 plain = text if self.convert is str else text.strip()
                 return self._convert(text.split() if self.repeatable else plain, variable)
@@ -84,9 +91,10 @@ class Options:
         default: Any = None,
         repeatable: bool = False,
         short: str = "",
+        empty: bool = False,
     ) -> None:
         """An option with a value; with a list of values when `repeatable`, white space parts them in a variable."""
-        option = Option(flag, variables, convert, default, repeatable)
+        option = Option(flag, variables, convert, default, repeatable, empty)
         self._options.append(option)
         flags = [flag, short] if short else [flag]
         self._group.add_argument(
@@ -97,13 +105,28 @@ class Options:
             help=_describe(help, variables),
         )
 
-    def switch(self, flag: str, *variables: str, help: str) -> None:  # noqa: A002
+    def switch(self, flag: str, *variables: str, help: str, short: str = "") -> None:  # noqa: A002
         """An option that is on or off."""
         option = Option(flag, variables, truth, False, False)
         self._options.append(option)
+        flags = [flag, short] if short else [flag]
         self._group.add_argument(
-            flag, dest=option.name, action="store_const", const=True, help=_describe(help, variables, "=1")
+            *flags, dest=option.name, action="store_const", const=True, help=_describe(help, variables, "=1")
         )
+
+    def unknown_variables(self, environment: Mapping[str, str], others: Iterable[str] = ()) -> list[str]:
+        """A remark for each variable with a prefix of ours that no option reads: a typing error, most likely.
+
+        `others`: variables that mean something elsewhere.
+        """
+        known = {variable for option in self._options for variable in option.variables} | set(others)
+        remarks = []
+        for name in sorted(environment):
+            if name.startswith(PREFIXES) and name not in known:
+                near = get_close_matches(name, known, 1, 0.85)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                remarks.append(f"the variable {name} is set, but nothing reads it{hint}")
+        return remarks
 
     def parse(self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """The values of all options, and what else the parser knows. Ends the process, status 2, when one is wrong."""
@@ -131,12 +154,13 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return convert
 
 
-def choice(*names: str) -> Callable[[str], str]:
-    """Converts one of the names, in any case, to its spelling here."""
+def choice(*names: str, also: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """Converts one of the names, in any case, to its spelling here. `also` has other names, upper case, for some."""
+    others = also or {}
 
     def convert(text: str) -> str:
         for name in names:
-            if text.lower() == name.lower():
+            if others.get(text.upper(), text).lower() == name.lower():
                 return name
         raise ConfigError(f"{text!r} is none of {', '.join(names)}")
 
@@ -176,9 +200,8 @@ def truth(text: str) -> bool:
     raise ConfigError(f"{text!r} is neither 1 nor 0")
 
 
-def default_data(environment: Mapping[str, str]) -> Path:
-    """The data directory when none is named: beside the file of an older server, if DATABASE names one."""
-    database = environment.get(DATABASE, "").strip()
+def default_data(database: str | None) -> Path:
+    """The data directory when none is named: beside the stock server's file, if there is one."""
     return Path(database + ".shardhash") if database else Path(DEFAULT_DATA)
 
 

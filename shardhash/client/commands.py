@@ -202,7 +202,8 @@ def _set_user_perms(client: Client, given: argparse.Namespace) -> Answer:
 
 
 def _get_user(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.get_user(given.username))
+    answer = _of_user(client.get_user(given.username))
+    return answer if answer.value is not None else Answer(None, "", 1)
 
 
 def _get_all_users(client: Client, _given: argparse.Namespace) -> Answer:

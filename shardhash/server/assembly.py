@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
+from shardhash import __version__
 from shardhash.base.malloc import give_back
+from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.stats import Stats
@@ -23,18 +27,26 @@ from shardhash.server.worker_processes import WorkerProcess
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.sharded.router import Router
+from shardhash.wire.address import Address
 
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, processes: Sequence[WorkerProcess], start: Callable[[int], WorkerProcess]) -> None:
-    """Serve until SIGTERM or SIGINT. `processes` run already, one a shard; `start` makes another.
+async def serve(
+    settings: Settings,
+    processes: Sequence[WorkerProcess],
+    start: Callable[[int], WorkerProcess],
+    stop_signals: Sequence[signal.Signals],
+) -> None:
+    """Serve until one of these signals. `processes` run already, one a shard; `start` makes another.
 
     Raises ConfigError when a shard or an address cannot be had.
     """
+    where = "in memory only" if settings.data is None else f"in {settings.data}, sync {settings.sync}"
+    log.info("shardhash %s, %d workers, data %s", __version__, settings.workers, where)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals:
         loop.add_signal_handler(number, stop.set)
     wanted = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, wanted.set)
@@ -51,16 +63,28 @@ async def serve(settings: Settings, processes: Sequence[WorkerProcess], start: C
             return
         starting.result()
         router = Router(links)
+        running.push_async_callback(router.close)
         listeners = Listeners(await _services(settings, router, running), settings.limits, settings.browsers)
         running.push_async_callback(listeners.close)
         for bind in settings.binds:
-            sys.stdout.write(f"listening on {await listeners.open(bind)}\n")
-            sys.stdout.flush()
+            _announce(await listeners.open(bind), bind)
         running.callback(asyncio.create_task(_write_snapshots(router, wanted)).cancel)
         running.callback(asyncio.create_task(give_back()).cancel)
         gc.freeze()
         await stop.wait()
         log.info("stopping")
+
+
+def _announce(address: Address, bind: Bind) -> None:
+    """Say where the server answers: on standard output, for scripts, and in the log, with the rights there."""
+    rule = "read-only, " if bind.read_only else ""
+    rights = " ".join(sorted(bind.anon_perms)) or "@none"
+    log.info("listening on %s: %sanonymous users hold %s", address, rule, rights)
+    try:
+        sys.stdout.write(f"listening on {address}\n")
+        sys.stdout.flush()
+    except (AttributeError, OSError, ValueError):  # it is closed or full, and nobody reads it
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # the interpreter flushes it at its end
 
 
 async def _services(settings: Settings, router: Router, running: AsyncExitStack) -> Services:

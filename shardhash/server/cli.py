@@ -9,11 +9,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shardhash.base import options
+from shardhash.base.cores import usable_cores
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Options
 from shardhash.coordinator import permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
+from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Settings
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
@@ -25,11 +27,16 @@ DEFAULT_BIND = "unix://./hashserve.sock"
 MAX_WORKERS = 256
 SECRET = "SHARDHASH_ADMIN_PASSWORD"
 SECRETS = (SECRET, "HASHSERVER_ADMIN_PASSWORD")
+CLIENT_VARIABLES = (
+    *(f"SHARDHASH_{name}" for name in ("ADDRESS", "LOGIN", "PASSWORD", "NETRC_HOSTS", "BECOME", "TIMEOUT", "JSON")),
+    "SHARDHASH_VENV",  # of ops/test and ops/demo
+)
+"""Variables with our prefix that are not the server's."""
 
 DESCRIPTION = """\
 Serve hash equivalence to BitBake builds: a coordinator that clients connect to, and worker processes that each keep
 a part of the hashes. It prints `listening on ADDRESS` for each address once it answers there, logs to standard error,
-and stops in order on SIGTERM and SIGINT.
+and stops in order on SIGTERM, SIGINT and SIGQUIT. SIGHUP does nothing.
 
 Each option can also be given by the variables in [ ] behind it; the flag wins, then the first of them that is set.
 """
@@ -57,8 +64,9 @@ examples:
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash serve`; its exit status."""
     options.hide_secret(["--admin-password"], SECRET, arguments)
+    options.hide_secret(["--db-password"], "HASHSERVER_DB_PASSWORD", arguments)
     settings = read_settings(arguments, os.environ)
-    for variable in SECRETS:
+    for variable in (*SECRETS, "HASHSERVER_DB_PASSWORD"):
         os.environ.pop(variable, None)  # it is no business of the workers
     from shardhash.server.start import run  # takes a quarter of a second, which --help need not
 
@@ -70,7 +78,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     known = _options()
     given = known.parse(arguments, environment)
     try:
-        return _settings(given, environment)
+        return _settings(given, known.unknown_variables(environment, CLIENT_VARIABLES))
     except ConfigError as error:
         known.parser.error(str(error))
 
@@ -103,11 +111,17 @@ def _add_listening(known: Options) -> None:
         convert=_checked_bind,
         default=[DEFAULT_BIND],
         repeatable=True,
+        short="-b",
         help=f"listen here; may be given several times, in a variable parted by spaces (default {DEFAULT_BIND})",
     )
     known.switch(
-        "--read-only", "SHARDHASH_READ_ONLY", "HASHSERVER_READ_ONLY", help="nothing can be stored, by any address"
+        "--read-only",
+        "SHARDHASH_READ_ONLY",
+        "HASHSERVER_READ_ONLY",
+        short="-r",
+        help="nothing can be stored, by any address",
     )
+    known.switch("--reuseport", help="accepted for units of the stock server; workers share one address here anyway")
     known.add(
         "--max-message",
         "SHARDHASH_MAX_MESSAGE",
@@ -121,9 +135,17 @@ def _add_listening(known: Options) -> None:
         "SHARDHASH_LOG",
         "HASHSERVER_LOG_LEVEL",
         metavar="LEVEL",
-        convert=options.choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        convert=options.choice(
+            "DEBUG",
+            "INFO",
+            "WARNING",
+            "ERROR",
+            "CRITICAL",
+            also={"WARN": "WARNING", "FATAL": "CRITICAL", "NOTSET": "DEBUG"},
+        ),
         default="INFO",
-        help="log what is at least this grave: DEBUG, INFO, WARNING, ERROR (default INFO)",
+        short="-l",
+        help="minimum log level: DEBUG, INFO, WARNING, ERROR or CRITICAL (default INFO)",
     )
 
 
@@ -133,9 +155,21 @@ def _add_data(known: Options) -> None:
         "--data",
         "SHARDHASH_DATA",
         metavar="DIR",
-        help=f"keep everything in this folder, made if need be (default {DEFAULT_DATA}; with {DATABASE}=PATH,"
-        " which names the file of an older server, PATH.shardhash)",
+        help=f"keep everything in this folder, made if need be (default {DEFAULT_DATA}, or"
+        " beside the file that --database names)",
     )
+    known.add(
+        "--database",
+        "SHARDHASH_DATABASE",
+        DATABASE,
+        metavar="FILE",
+        short="-d",
+        help="the file of the stock server; it is not read, data goes to FILE.shardhash unless --data says otherwise",
+    )
+    for flag in ("--db-username", "--db-password"):
+        known.add(
+            flag, f"HASHSERVER_{flag[2:].upper().replace('-', '_')}", help="accepted for units of the stock server"
+        )
     known.switch("--memory", "SHARDHASH_MEMORY", help="keep everything in memory only; it is lost at the end")
     known.add(
         "--workers",
@@ -188,6 +222,7 @@ def _add_users(known: Options) -> None:
         metavar="PERMS",
         convert=permissions.parse_anonymous,
         default=permissions.ANONYMOUS_DEFAULT,
+        empty=True,
         help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
         " (default '@read @report @db-admin')",
     )
@@ -240,6 +275,7 @@ def _add_upstream(known: Options) -> None:
         "HASHSERVER_UPSTREAM",
         metavar="ADDRESS",
         convert=parse_address,
+        short="-u",
         help="ask this server for what is not known here, and remember what it says",
     )
     known.add("--upstream-user", "SHARDHASH_UPSTREAM_USER", metavar="NAME", help="log in there as this user")
@@ -281,8 +317,8 @@ def _bind(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
     return Bind(address, read_only or "read-only" in rules, anon_perms)
 
 
-def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
-    data, notices = _data(given, environment)
+def _settings(given: argparse.Namespace, remarks: Sequence[str]) -> Settings:
+    data, notices = _data(given)
     return Settings(
         binds=tuple(_bind(text, given.read_only, given.anon_perms) for text in given.bind),
         workers=given.workers or _workers_of(data),
@@ -300,6 +336,7 @@ def _settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Sett
         browsers=Browsers(frozenset(given.allow_origin), frozenset(given.allow_host)),
         log_level=given.log,
         notices=notices,
+        remarks=(*remarks, *_stock_remarks(given, data)),
     )
 
 
@@ -314,21 +351,28 @@ def _workers_of(data: Path | None) -> int:
 
 def _workers_of_this_machine() -> int:
     """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    return max(1, usable_cores() - 1)
 
 
-def _data(given: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
+def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:
     """The data directory, None for memory only, and what is to be said about it."""
+    database = check_database(given.database, f"--database or {DATABASE}") if given.database else None
     if given.memory:
         if given.data is not None:
             raise ConfigError(f"--memory keeps nothing, but data is to be kept in {given.data}; give one of them")
         return None, ("everything is kept in memory only and lost at the end (--memory)",)
-    if given.data is not None:
-        return Path(given.data), ()
-    data = options.default_data(environment)
-    if database := environment.get(DATABASE, "").strip():
-        return data, (f"{DATABASE} names {database}, the file of an older server; data is kept beside it, in {data}",)
+    data = Path(given.data) if given.data is not None else options.default_data(database)
     return data, ()
+
+
+def _stock_remarks(given: argparse.Namespace, data: Path | None) -> list[str]:
+    """What to tell those who moved their settings here from the stock server."""
+    remarks = []
+    if given.database and (found := describe_database(Path(given.database))) is not None:
+        remarks.append(f"{found}; it is left as it is, and nothing in it is served here. Data is kept in {data}")
+    if given.db_username or given.db_password:
+        remarks.append("--db-username and --db-password are for databases, which shardhash does not use")
+    return remarks
 
 
 def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:

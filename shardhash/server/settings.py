@@ -40,6 +40,8 @@ class Settings:
     browsers: Browsers = field(default_factory=Browsers)
     log_level: str = "INFO"
     notices: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Warnings of whoever made the settings."""
 
     def __post_init__(self) -> None:
         if not self.binds:
@@ -57,7 +59,7 @@ class Settings:
 
     def warnings(self) -> list[str]:
         """What the one who runs the server should know before a stranger finds out."""
-        return [warning for bind in self.binds if not bind.local and (warning := _warning_of(bind))]
+        return [*self.remarks] + [warning for bind in self.binds if not bind.local and (warning := _warning_of(bind))]
 
 
 def _warning_of(bind: Bind) -> str:

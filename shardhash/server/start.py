@@ -1,4 +1,4 @@
-"""The server's start: settings to a locked data directory, to worker processes, to a coordinator (serving.py).
+"""The server's start: settings to a locked data directory, to worker processes, to a coordinator (assembly.py).
 
 Workers are started before the coordinator's own libraries are loaded, which takes as long as theirs: a start takes
 half the time.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -24,12 +25,14 @@ from shardhash.shard.storage.filesystem import OsFileSystem
 
 log = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Each ends the server in order."""
 GC_THRESHOLD = 50_000
 """Objects between collections; a coordinator makes few cycles, and a collection is a pause for every client."""
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Errors of the start go to the log, in words for people."""
+    """Serve until one of STOP_SIGNALS; the exit status. Errors of the start go to the log, in words for people."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
@@ -38,21 +41,21 @@ def run(settings: Settings) -> int:
         log.info("%s", notice)
     for warning in settings.warnings():
         log.warning("%s", warning)
+    _leave_on_signals()
     try:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # whoever wants a snapshot early does not mean to kill
         with ExitStack() as held:
             locks = _lock_data(settings, held)
             start = partial(_start_worker, worker_arguments(settings, _prepare_data(settings)), locks)
             processes = []
             for shard in range(settings.workers):
-                processes.append(start(shard))
+                processes.append(_first_start(start, shard))
                 held.callback(processes[-1].discard)
             import uvloop  # after the workers are on their way
 
             from shardhash.server.assembly import serve
 
             keep_buffers()
-            uvloop.run(serve(settings, processes, start))
+            uvloop.run(serve(settings, processes, start, STOP_SIGNALS))
     except (ConfigError, DamageError) as error:
         log.error("%s", error)
         return 1
@@ -60,6 +63,28 @@ def run(settings: Settings) -> int:
         log.exception("the server cannot go on")
         return 1
     return 0
+
+
+def _leave_on_signals() -> None:
+    """Until the event loop takes signals over: end the start in order, and let nothing that means no end be one."""
+
+    def leave(_number: int, _frame: object) -> None:
+        raise SystemExit(0)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, leave)
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _first_start(start: Callable[[int], WorkerProcess], shard: int) -> WorkerProcess:
+    try:
+        return start(shard)
+    except OSError as error:
+        raise ConfigError(
+            f"worker process {shard} cannot be started: {error}. Its socket lies in a new folder in TMPDIR"
+            f" ({os.environ.get('TMPDIR', '/tmp')}); see that there is room, and that the server may write there"
+        ) from None
 
 
 def _lock_data(settings: Settings, held: ExitStack) -> list[int]:

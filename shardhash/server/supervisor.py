@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketRe
 from shardhash.errors import ConfigError
 from shardhash.link import messages
 from shardhash.link.worker_link import WorkerLink
-from shardhash.server.worker_processes import WorkerProcess
+from shardhash.server.worker_processes import LONGEST_LINE, STOP_LIMIT, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ LEAST_HEARTBEAT = 1.0
 """A worker that is merely busy shall not be taken for one that stands still."""
 MAX_PAUSE = 30.0
 """Longest pause before a worker that keeps dying is started again, seconds."""
+WATCH_PAUSE = 60.0
+"""Seconds between log lines about a worker that does not end though it was killed."""
 START_PAUSE = 1.0
 """Seconds before it is tried again to start a process for which there was no room."""
 
@@ -76,16 +78,26 @@ class Supervisor:
         processes = list(self._processes.values())
         for process in processes:
             process.ask_to_end()
-        await asyncio.gather(*(process.end() for process in processes))
+        for ended, process in zip(
+            await asyncio.gather(*(process.end() for process in processes)), processes, strict=True
+        ):
+            if not ended:
+                log.error("worker process %d does not end, though it was killed; its disk hangs", process.pid)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _keep(self, link: WorkerLink) -> None:
         pause = 0.0
         while not self._stop.is_set():
             began = time.monotonic()
-            why = await self._run_once(link, self._processes[link.shard])
+            try:
+                why = await self._run_once(link, self._processes[link.shard])
+            except Exception:  # a shard without a keeper would be away for good
+                log.exception("internal error at the worker of shard %d; this is a bug", link.shard)
+                why = "was lost by an internal error"
+                self._processes[link.shard].discard()
             if self._stop.is_set():
                 return
             lost = "" if self._durable else "; what it held in memory is lost"
@@ -109,7 +121,8 @@ class Supervisor:
         output = asyncio.create_task(_pass_on(link.shard, process))
         try:
             why = await self._serve(link, process)
-            await process.end(0)
+            link.lost(why)  # its limit of time begins now: the process may take long to end
+            await self._wait_for_end(link, process)
             await output
         except OSError as error:  # no descriptor is left to watch it by
             why = f"could not be watched: {error}"
@@ -119,6 +132,17 @@ class Supervisor:
         if process.status == messages.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
             self._failure.set_exception(ConfigError(f"shard {link.shard} cannot start; the log says why"))
         return process.describe_end() or why
+
+    async def _wait_for_end(self, link: WorkerLink, process: WorkerProcess) -> None:
+        """Until a worker without a link has ended: while it may still write, its successor must not begin."""
+        ended = await process.end(STOP_LIMIT if self._stop.is_set() else 0)
+        while not ended and not self._stop.is_set():
+            log.error(
+                "worker process %d of shard %d does not end, though it was killed: its disk hangs; waiting for it",
+                process.pid,
+                link.shard,
+            )
+            ended = await process.end(WATCH_PAUSE)
 
     async def _serve(self, link: WorkerLink, process: WorkerProcess) -> str:
         ended = asyncio.create_task(process.wait())
@@ -132,20 +156,33 @@ class Supervisor:
                 socket_ = connecting.result()
                 process.connected()
                 await link.serve(socket_)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(ended), 0.5)  # its exit status tells more
+                if not self._stop.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(asyncio.shield(ended), 0.5)  # its exit status tells more
             except (OSError, ClientError) as error:
                 return f"did not answer: {error}"
             finally:
                 connecting.cancel()
                 ended.cancel()
-                await asyncio.gather(connecting, ended, return_exceptions=True)
+                await asyncio.wait([connecting, ended])
         return "dropped its link"
 
 
 async def _pass_on(shard: int, process: WorkerProcess) -> None:
     """Log what a worker says."""
-    async for line in await process.lines():
+    await log_lines(shard, await process.lines())
+
+
+async def log_lines(shard: int, lines: asyncio.StreamReader) -> None:
+    """Log lines of JSON, ``{"level": NAME, "text": TEXT}``, until they end; anything else as it is."""
+    while True:
+        try:
+            line = await lines.readline()
+        except ValueError:  # what is too long was thrown away
+            log.warning("shard %d said a line of more than %d bytes", shard, LONGEST_LINE)
+            continue
+        if not line:
+            return
         try:
             event = orjson.loads(line)
             log.log(logging.getLevelNamesMapping()[event["level"]], "shard %d: %s", shard, event["text"])

@@ -21,6 +21,10 @@ from pathlib import Path
 
 STOP_LIMIT = 10.0
 """Seconds that a worker has for its last writes before it is killed."""
+KILL_LIMIT = 5.0
+"""Seconds that a killed worker has to end. One whose disk hangs does not end before the disk answers."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line that a worker may say."""
 NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 """A worker speaks no TLS; reading the system's certificates would be a fifth of its start."""
 
@@ -33,8 +37,12 @@ class WorkerProcess:
 
     def __init__(self, shard: int, arguments: Sequence[str], held: Sequence[int] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="shardhash-")
-        self.path = Path(self._folder.name) / "link"
+        self._folder_fd = os.open(self._folder.name, os.O_PATH | os.O_DIRECTORY)
+        # By its descriptor, since TMPDIR may be longer than the 107 bytes that the kernel takes.
+        self.path = Path(f"/proc/self/fd/{self._folder_fd}/link")
         """The socket that it answers on."""
+        self._killed = False
+        self._given_back = False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self.path))
             listener.listen()
@@ -61,7 +69,7 @@ class WorkerProcess:
     async def lines(self) -> asyncio.StreamReader:
         """What it says, a line of JSON each (shard/worker.py)."""
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
+        reader = asyncio.StreamReader(LONGEST_LINE)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
         return reader
 
@@ -79,21 +87,33 @@ class WorkerProcess:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
 
-    async def end(self, limit: float = STOP_LIMIT) -> None:
-        """Until it has ended; past the limit, seconds, it is killed."""
+    async def end(self, limit: float = STOP_LIMIT) -> bool:
+        """Until it has ended; past the limit, seconds, it is killed. Whether it has ended within KILL_LIMIT of that."""
         try:
             await asyncio.wait_for(self.wait(), limit)
         except TimeoutError:
-            self._process.kill()
-            await self.wait()
+            self._kill()
+            try:
+                await asyncio.wait_for(self.wait(), KILL_LIMIT)
+            except TimeoutError:
+                return False
+        return True
 
     def discard(self) -> None:
         """Give back what it held here. It has ended, or it is killed now."""
         if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_LIMIT)
         self.ask_to_end()
-        self._folder.cleanup()
+        if not self._given_back:
+            self._given_back = True
+            os.close(self._folder_fd)
+            self._folder.cleanup()
+
+    def _kill(self) -> None:
+        self._killed = True
+        self._process.kill()
 
     @property
     def status(self) -> int | None:
@@ -105,6 +125,8 @@ class WorkerProcess:
         status = self.status
         if not status:
             return ""
+        if self._killed and status == -signal.SIGKILL:
+            return "did not answer, and was killed by the server"
         return f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
 
     def _has_ended(self, descriptor: int, ended: asyncio.Future[None]) -> None:

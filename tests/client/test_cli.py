@@ -170,7 +170,7 @@ def test_users(shell: Shell) -> None:
     assert (created["username"], created["permissions"]) == ("builder", ["@read", "@report"])
     token = created["token"]
     assert shell("get-user", "-u", "builder") == "Username:    builder\nPermissions: @read @report"
-    assert shell("get-user", "-u", "nobody") == ""
+    assert shell("get-user", "-u", "nobody", status=1) == ""
     assert [user["username"] for user in shell.json("get-all-users")] == ["admin", "builder"]
     assert "Username:    builder" in shell("get-all-users")
     assert shell.json("set-user-perms", "-u", "builder", "@read")["permissions"] == ["@read"]

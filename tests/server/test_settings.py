@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -135,7 +137,6 @@ def test_variables_of_the_reference(tmp_path: Path) -> None:
         Bind(Address("ws", "", 8484), True, frozenset(("@read",))),
     )
     assert found.data == Path("/var/lib/hashserv.db.shardhash")
-    assert "HASHSERVER_DB" in found.notices[0]
     assert found.log_level == "DEBUG"
     assert found.upstream == UpstreamSettings(Address("wss", "hash.example.com", 443, "/ws"))
     assert (found.admin_user, found.admin_password) == ("admin", "secret")
@@ -212,3 +213,84 @@ def test_workers_are_those_of_the_directory_unless_a_number_is_given(tmp_path: P
     prepare_directory(fs, tmp_path, 5, lambda _: None)
     assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == 5
     assert read_settings(f"--data {tmp_path} --workers 2".split(), NOTHING).workers == 2
+
+
+# ------------------------------------------------------------------------------------------- the stock server's forms
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-b 0.0.0.0:8686 -d /var/lib/hashserv.db -l WARNING -r", {"binds": ["0.0.0.0:8686"], "log_level": "WARNING"}),
+        (
+            "--bind :8686 --database /srv/db.sqlite --log WARN",
+            {"data": "/srv/db.sqlite.shardhash", "log_level": "WARNING"},
+        ),
+        ("-b ws://:8686 -l FATAL --reuseport", {"binds": ["ws://0.0.0.0:8686"], "log_level": "CRITICAL"}),
+        ("-l NOTSET -d /d/hashserv.db --data /e", {"data": "/e", "log_level": "DEBUG"}),
+        ("-u hash.example.com:8686 -b unix://./hashserve.sock", {"upstream": "hash.example.com:8686"}),
+        ("--db-username me --db-password secret --memory", {"data": "None"}),
+        ("-b [::]:8686 --anon-perms @read,@report", {"binds": ["[::]:8686"]}),
+    ],
+)
+def test_command_lines_of_the_stock_server(line: str, expected: dict[str, object]) -> None:
+    found = read_settings(line.split(), NOTHING)
+    shown = {
+        "binds": [str(bind.address).replace("ws://:", "ws://0.0.0.0:") for bind in found.binds],
+        "data": str(found.data),
+        "log_level": found.log_level,
+        "upstream": str(found.upstream and found.upstream.address),
+    }
+    assert shown | expected == shown
+    assert all(bind.read_only for bind in found.binds) == ("-r" in line.split())
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "@none"])
+@pytest.mark.parametrize("variable", ["HASHSERVER_ANON_PERMS", "SHARDHASH_ANON_PERMS"])
+def test_no_permissions_are_none(variable: str, text: str) -> None:
+    """A variable that is set but empty means none to the stock server; a default here would open a closed door."""
+    (bind,) = read_settings([], {variable: text}).binds
+    assert bind.anon_perms == frozenset()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["BIND", "DB", "LOG_LEVEL", "UPSTREAM", "READ_ONLY", "ADMIN_USER", "ADMIN_PASSWORD", "DB_USERNAME", "DB_PASSWORD"],
+)
+def test_other_variables_that_are_empty_are_unset(variable: str) -> None:
+    """Compose files pass all of them along."""
+    assert read_settings([], {f"HASHSERVER_{variable}": ""}) == read_settings([], NOTHING)
+
+
+def test_variables_that_nothing_reads_are_named() -> None:
+    found = read_settings([], {"HASHSERVER_ANON_PERM": "@none", "SHARDHASH_PASSWORD": "x", "SHARDHASH_XYZZY": "1"})
+    first, second = found.warnings()
+    assert "HASHSERVER_ANON_PERM is set" in first
+    assert "did you mean HASHSERVER_ANON_PERMS?" in first
+    assert "SHARDHASH_XYZZY" in second
+    assert "mean" not in second
+
+
+@pytest.mark.parametrize("given", [["--database"], ["-d"], []])
+def test_a_database_server_is_refused_without_its_password(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "postgresql+asyncpg://hash:s3cret@db.example.com:5432/hashes"
+    told = refused([*given, url] if given else [], {} if given else {"HASHSERVER_DB": url}, capsys)
+    assert "s3cret" not in told
+    assert "hash:***@db.example.com" in told
+    assert "--data" in told
+
+
+def test_a_database_of_the_stock_server_is_told_with_its_counts(tmp_path: Path) -> None:
+    path = tmp_path / "hashserv.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("create table unihashes_v3 (method text, taskhash text, unihash text, gc_mark text)")
+        database.executemany("insert into unihashes_v3 values ('m', ?, 'u', '')", [(str(n),) for n in range(1200)])
+        database.commit()
+    (warning,) = read_settings([], {"HASHSERVER_DB": str(path)}).warnings()
+    assert "1,200 rows in unihashes_v3" in warning
+    assert "nothing in it is served" in warning
+    path.write_text("no database")
+    assert read_settings(["-d", str(path)], NOTHING).warnings() == []

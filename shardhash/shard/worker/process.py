@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -43,6 +45,9 @@ SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread, which reads a snapshot back, may keep the event loop from running."""
 TICK = 1.0
 """Seconds between looks at whether a snapshot is due."""
+LONGEST_TEXT = 100_000
+"""Characters of a line in the log; six bytes each at most."""
+_PR_SET_PDEATHSIG = 1
 RETRY_PAUSE = 60.0
 """Seconds before a snapshot that failed is tried again."""
 
@@ -153,9 +158,26 @@ class Link:
 
 
 def say(level: str, text: str) -> None:
-    """Tell the coordinator, which logs it."""
-    sys.stdout.buffer.write(orjson.dumps({"level": level, "text": text}) + b"\n")
-    sys.stdout.buffer.flush()
+    """Tell the coordinator, which logs it. Ends the process when there is none any more."""
+    try:
+        sys.stdout.buffer.write(orjson.dumps({"level": level, "text": text[:LONGEST_TEXT]}) + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os._exit(0)  # what was acknowledged is durable, and the interpreter would only complain about its output
+
+
+class _TellHandler(logging.Handler):
+    """Log records, tracebacks included, for the coordinator's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.levelname, self.format(record))
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the server's ends, at any moment: recovery reads no standard input."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # If it had ended before that, standard input is closed, which `run` sees once it serves.
 
 
 def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
@@ -254,6 +276,8 @@ def _open(options: WorkerOptions) -> AnyShard:
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     options = parse_options(arguments)
+    end_with_parent()
+    logging.basicConfig(format="%(message)s", handlers=[_TellHandler()])
     gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:
         shard = _open(options)

@@ -101,11 +101,11 @@ class ReportOperations:
             return True
         *details, siginfo = rest
         row = RowFields(method, taskhash, outhash, created, *details)
-        key = to_key(taskhash)
         reference = 0
-        if siginfo is not None and not transaction.has_row(method, key, to_key(outhash)):
+        if siginfo is not None and not transaction.has_row(method, to_key(taskhash), to_key(outhash)):
             reference = self._shard.put_siginfo(siginfo)
-        older = transaction.older_rows(method, key)
+        part = self._table.methods.get(method)
+        older = transaction.older_rows(method, to_key(taskhash)) if part is not None and part.unmapped else None
         in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force
 
