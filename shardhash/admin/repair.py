@@ -183,7 +183,7 @@ class _Salvage:
         path = snapshot_path(folder, numbers[-1])
         self._tell(f"{path}: no snapshot verifies; of this one, the lines that are damaged are lost")
         table = Table()
-        for chunk in snapshot.read_sound(fs, path):
+        for chunk in snapshot.read_sound_chunks(fs, path):
             try:
                 snapshot_chunks.load(table, chunk)
             except (KeyError, ValueError, IndexError) as error:
@@ -193,7 +193,7 @@ class _Salvage:
     def _apply_segment(self, fs: FileSystem, path: Path, table: Table, due: int) -> int:
         """Apply the sound records of a segment; the number of the next record. `due` 0: it is not known."""
         due = self._tell_gap(path, due, log.first_number(fs, path) or due)
-        for entry in log.read_sound(fs, path):
+        for entry in log.read_sound_entries(fs, path):
             if entry.number < due:
                 continue  # applied already
             self._tell_gap(path, due, entry.number)

@@ -14,7 +14,7 @@ not answered. A request may be sent again after a link dropped: each operation i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import orjson
@@ -55,15 +55,23 @@ def encode_json(items: list[Any]) -> bytes:
     return JSON + orjson.dumps(items)
 
 
-def encode_messages(items: list[Any], full: int = FULL_MESSAGE) -> Iterator[bytes]:
-    """Items in order, in one message if it is not `full`, bytes, and else in more."""
+def encode_messages(
+    items: list[Any], refuse: Callable[[Any], None], full: int = FULL_MESSAGE, most: int = MAX_MESSAGE
+) -> Iterator[bytes]:
+    """Items in order, in one message if it is shorter than `full`, bytes, and else in several.
+
+    An item that takes more than `most` bytes alone is left out, and given to `refuse`: the other end would drop the
+    link, and with it every other request.
+    """
     message = encode_json(items)
-    if len(message) < full or len(items) == 1:
+    if len(items) == 1 and len(message) > most:
+        refuse(items[0])
+    elif len(message) < full or len(items) == 1:
         yield message
-        return
-    middle = len(items) // 2
-    yield from encode_messages(items[:middle], full)
-    yield from encode_messages(items[middle:], full)
+    else:
+        middle = len(items) // 2
+        yield from encode_messages(items[:middle], refuse, full, most)
+        yield from encode_messages(items[middle:], refuse, full, most)
 
 
 def decode_json(message: bytes) -> list[Any]:
@@ -79,7 +87,7 @@ def refusal_of(error: BaseException) -> Refusal:
     return "internal", str(error) or repr(error)
 
 
-def error_of(refusal: Refusal) -> ServerFaultError:
-    """The error that a refusal stands for."""
+def error_of(refusal: Refusal, shard: int) -> ServerFaultError:
+    """The error that the refusal of a shard stands for."""
     kind, text = refusal
-    return StorageError(text) if kind == "storage" else InternalError(text)
+    return StorageError(text) if kind == "storage" else InternalError(f"shard {shard}: {text}")

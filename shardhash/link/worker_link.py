@@ -1,13 +1,14 @@
 """Links: the coordinator's end of the WebSocket to each worker (messages.py).
 
 A link outlives its worker. When the worker is gone, requests wait; the next worker of the shard is told first which
-report locks are held, then asked again all that is unanswered, in order: every operation is idempotent. Three limits:
+report locks are held, then asked again all that is unanswered, in order: every operation is idempotent. Limits:
 
 - Without a worker for the limit of time, what waits fails with UnavailableError, and so does, at once, what is asked
   then, until a worker answers again.
 - A worker that is there has twice that time for each bounded operation: a disk that hangs holds nobody for ever. Within
   the time itself a worker that stands still is replaced, and its successor answers.
 - A request that was under way when a worker ended is asked again twice. It may be what ended the worker.
+- A request that is too long for a message fails alone.
 
 Requests that are made in one tick of the event loop travel in one message.
 """
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from shardhash.base.wakeup import Wakeup
-from shardhash.errors import ServerFaultError, UnavailableError
+from shardhash.errors import InternalError, ServerFaultError, UnavailableError
 from shardhash.link import messages
 from shardhash.link.operations import Granted, Lock, Operation, Release
 from shardhash.wire import batch
@@ -231,7 +232,7 @@ class WorkerLink:
             self._settle(number, frame, None)
             return
         for number, result, *refusal in messages.decode_json(message):
-            self._settle(number, result, messages.error_of((refusal[0], refusal[1])) if refusal else None)
+            self._settle(number, result, messages.error_of((refusal[0], refusal[1]), self.shard) if refusal else None)
 
     def _settle(self, number: int, result: Any, error: ServerFaultError | None) -> None:
         request = self._waiting.pop(number, None)
@@ -241,6 +242,10 @@ class WorkerLink:
             request.future.set_exception(error)
         else:
             request.future.set_result(result if request.decode is None else request.decode(result))
+
+    def _refuse_long(self, item: list[Any]) -> None:
+        """Fail a request that does not fit into a message. The limits for clients are far below."""
+        self._settle(item[0], None, InternalError(f"shard {self.shard}: a request is too long for the link"))
 
     async def _send(self, socket: ClientWebSocketResponse) -> None:
         try:
@@ -252,7 +257,7 @@ class WorkerLink:
                     requests.append([messages.NO_ANSWER, *Release(self._released).encode()])
                     self._released = []
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
-                    for message in messages.encode_messages(requests):
+                    for message in messages.encode_messages(requests, self._refuse_long):
                         await socket.send_bytes(message)
                 for frame in frames:
                     await socket.send_bytes(frame)

@@ -26,6 +26,8 @@ MAX_PAUSE = 30.0
 """Longest pause before a worker that keeps dying is started again, seconds."""
 WATCH_PAUSE = 60.0
 """Seconds between log lines about a worker that does not end though it was killed."""
+LOOK_PAUSE = 0.02
+"""Seconds between looks at a killed worker whose end nobody is told of."""
 START_PAUSE = 1.0
 """Seconds before it is tried again to start a process for which there was no room."""
 
@@ -92,12 +94,12 @@ class Supervisor:
         pause = 0.0
         while not self._stop.is_set():
             began = time.monotonic()
+            process = self._processes[link.shard]
             try:
-                why = await self._run_once(link, self._processes[link.shard])
-            except Exception:  # a shard without a keeper would be away for good
-                log.exception("internal error at the worker of shard %d; this is a bug", link.shard)
-                why = "was lost by an internal error"
-                self._processes[link.shard].discard()
+                why = await self._run_once(link, process)
+                await self._make_sure_of_end(link, process)
+            finally:
+                process.discard()
             if self._stop.is_set():
                 return
             lost = "" if self._durable else "; what it held in memory is lost"
@@ -118,17 +120,18 @@ class Supervisor:
 
     async def _run_once(self, link: WorkerLink, process: WorkerProcess) -> str:
         """Serve a worker's link until it ends; how it ended."""
-        output = asyncio.create_task(_pass_on(link.shard, process))
+        why = "was lost"
         try:
-            why = await self._serve(link, process)
-            link.lost(why)  # its limit of time begins now: the process may take long to end
-            await self._wait_for_end(link, process)
-            await output
-        except OSError as error:  # no descriptor is left to watch it by
-            why = f"could not be watched: {error}"
-        finally:
-            output.cancel()
-            process.discard()
+            async with asyncio.TaskGroup() as tasks:  # a worker whose lines nobody reads would stand still one day
+                tasks.create_task(_pass_on(link.shard, process))
+                why = await self._serve(link, process)
+                link.lost(why)  # its limit of time begins now: the process may take long to end
+                await self._wait_for_end(link, process)
+        except* OSError as errors:  # no descriptor is left to watch it by
+            why = f"could not be watched: {errors.exceptions[0]}"
+        except* Exception:  # a shard without a keeper would be away for good
+            log.exception("internal error at the worker of shard %d; this is a bug", link.shard)
+            why = "was lost by an internal error"
         if process.status == messages.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
             self._failure.set_exception(ConfigError(f"shard {link.shard} cannot start; the log says why"))
         return process.describe_end() or why
@@ -143,6 +146,14 @@ class Supervisor:
                 link.shard,
             )
             ended = await process.end(WATCH_PAUSE)
+
+    async def _make_sure_of_end(self, link: WorkerLink, process: WorkerProcess) -> None:
+        """Kill a worker that could not be watched, and look now and then until it has ended."""
+        if process.status is None:
+            link.lost("is not watched")
+            process.kill()
+            while process.status is None:  # noqa: ASYNC110  # there was no descriptor to be told by
+                await asyncio.sleep(LOOK_PAUSE)
 
     async def _serve(self, link: WorkerLink, process: WorkerProcess) -> str:
         ended = asyncio.create_task(process.wait())

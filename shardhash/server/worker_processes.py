@@ -1,7 +1,7 @@
 """Worker processes: how one is started, told to end, and waited for.
 
-A worker (shard/worker.py) gets a listening unix socket, bound here under a private folder and unlinked as soon as the
-link is connected, and a pipe as its standard input, which closes when the coordinator is gone, however it died.
+A worker (shard/worker/process.py) gets a listening unix socket, bound here under a private folder and unlinked as soon
+as the link is connected, and a pipe as its standard input, which closes when the coordinator is gone, however it died.
 
 Imports nothing that takes long: a server starts its workers first, and what it needs itself is loaded meanwhile.
 """
@@ -67,7 +67,7 @@ class WorkerProcess:
         self.path.unlink(missing_ok=True)
 
     async def lines(self) -> asyncio.StreamReader:
-        """What it says, a line of JSON each (shard/worker.py)."""
+        """What it says, a line of JSON each (shard/worker/process.py)."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(LONGEST_LINE)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
@@ -92,7 +92,7 @@ class WorkerProcess:
         try:
             await asyncio.wait_for(self.wait(), limit)
         except TimeoutError:
-            self._kill()
+            self.kill()
             try:
                 await asyncio.wait_for(self.wait(), KILL_LIMIT)
             except TimeoutError:
@@ -100,9 +100,12 @@ class WorkerProcess:
         return True
 
     def discard(self) -> None:
-        """Give back what it held here. It has ended, or it is killed now."""
-        if self._process.poll() is None:
-            self._kill()
+        """Give back what it held here. It has ended, or it is killed now.
+
+        This waits, up to KILL_LIMIT, for the end of a process that is killed here, and for no other.
+        """
+        if self._process.poll() is None and not self._killed:
+            self.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(KILL_LIMIT)
         self.ask_to_end()
@@ -111,7 +114,8 @@ class WorkerProcess:
             os.close(self._folder_fd)
             self._folder.cleanup()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Kill it; nobody waits."""
         self._killed = True
         self._process.kill()
 

@@ -188,5 +188,5 @@ async def test_a_step_that_is_refused_is_refused_alone() -> None:
     await settle()
     full, done, bug = worker.outcomes
     assert (type(full), str(full)) == (StorageError, "the disk is full")
-    assert (type(bug), str(bug)) == (InternalError, "a bug")
+    assert (type(bug), str(bug)) == (InternalError, "shard 0: a bug")
     assert done is True

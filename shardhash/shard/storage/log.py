@@ -212,7 +212,7 @@ def read_segment(fs: FileSystem, path: Path, number: int, *, newest: bool, tail:
         _check_torn(data, offset, path, newest=newest)
 
 
-def read_sound(fs: FileSystem, path: Path) -> Iterator[Entry]:
+def read_sound_entries(fs: FileSystem, path: Path) -> Iterator[Entry]:
     """The sound records of a segment that may be damaged anywhere; for repair. What lies between them is not."""
     with fs.read(path) as file:
         data = file.read()

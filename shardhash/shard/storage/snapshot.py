@@ -136,7 +136,7 @@ def read_snapshot(fs: FileSystem, path: Path) -> Iterator[Chunk]:
             yield value
 
 
-def read_sound(fs: FileSystem, path: Path) -> Iterator[Chunk]:
+def read_sound_chunks(fs: FileSystem, path: Path) -> Iterator[Chunk]:
     """The chunks whose lines are sound, of a snapshot that may be damaged anywhere; for repair."""
     number = 0
     with fs.read(path) as file:

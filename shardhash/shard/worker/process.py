@@ -14,6 +14,7 @@ import ctypes
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ TICK = 1.0
 LONGEST_TEXT = 100_000
 """Characters of a line in the log; six bytes each at most."""
 _PR_SET_PDEATHSIG = 1
+log = logging.getLogger(__name__)
 RETRY_PAUSE = 60.0
 """Seconds before a snapshot that failed is tried again."""
 
@@ -79,22 +81,25 @@ class Link:
         self._operations = BackgroundTasks()
 
     async def serve(self) -> None:
-        """Carry out what the coordinator asks until the link drops."""
-        sending = BackgroundTasks()
-        sending.start(self._send(), "the link's sender")
+        """Carry out what the coordinator asks until the link drops. Raises an ExceptionGroup if a side of it fails."""
         try:
-            async for message in self._socket:
-                if message.type is not WSMsgType.BINARY:
-                    break
-                if message.data[:1] == messages.LOOKUP:
-                    await self._answer_lookup(*messages.decode_lookup(message.data))
-                else:
-                    for number, operation, *arguments in messages.decode_json(message.data):
-                        self._begin(number, operation, arguments)
+            async with asyncio.TaskGroup() as tasks:  # whatever ends the sender ends the link
+                sender = tasks.create_task(self._send())
+                await self._receive()
+                sender.cancel()
         finally:
             self._service.drop_link(self)
             await self._operations.close()
-            await sending.close()
+
+    async def _receive(self) -> None:
+        async for message in self._socket:
+            if message.type is not WSMsgType.BINARY:
+                break
+            if message.data[:1] == messages.LOOKUP:
+                await self._answer_lookup(*messages.decode_lookup(message.data))
+            else:
+                for number, operation, *arguments in messages.decode_json(message.data):
+                    self._begin(number, operation, arguments)
 
     async def _answer_lookup(self, number: int, frame: memoryview) -> None:
         try:
@@ -153,8 +158,13 @@ class Link:
         while True:
             await self._wakeup.wait()
             answers, self._answers = self._answers, []
-            for message in messages.encode_messages(answers):
+            for message in messages.encode_messages(answers, self._refuse_long):
                 await self._socket.send_bytes(message)
+
+    def _refuse_long(self, item: list[Any]) -> None:
+        """Answer in words what cannot be answered in a message."""
+        say("ERROR", "an answer is too long for the link; its request is refused")
+        self._answer([item[0], None, "internal", "the answer is too long for the link; ask for less at once"])
 
 
 def say(level: str, text: str) -> None:
@@ -177,7 +187,15 @@ def end_with_parent() -> None:
     """Have the kernel end this process when the server's ends, at any moment: recovery reads no standard input."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # If it had ended before that, standard input is closed, which `run` sees once it serves.
+    if input_has_ended():  # it had ended before that
+        os._exit(0)
+
+
+def input_has_ended() -> bool:
+    """Whether nobody holds the other end of standard input, a pipe, any more."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), 0)  # nothing but a hang-up, which is always told
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
@@ -247,7 +265,13 @@ def _application(service: Service) -> web.Application:
     async def link(request: web.Request) -> web.WebSocketResponse:
         socket_ = web.WebSocketResponse(compress=False, max_msg_size=messages.MAX_MESSAGE)
         await socket_.prepare(request)
-        await Link(socket_, service).serve()
+        try:
+            await Link(socket_, service).serve()
+        except* ConnectionError:
+            pass  # the coordinator dropped it; what waits is asked again over the next link
+        except* Exception:
+            log.exception("internal error on the link; this is a bug")
+        await socket_.close()
         return socket_
 
     application = web.Application()

@@ -131,4 +131,4 @@ def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
 def describe_bug(what: str, bug: BaseException) -> str:
     """Log a bug with its traceback; what to tell whoever met it."""
     log.error("internal error in %s; this is a bug", what, exc_info=bug)
-    return f"internal error in {what}: {bug!r}; this is a bug, see the log"
+    return f"internal error in {what}; this is a bug, see the log"

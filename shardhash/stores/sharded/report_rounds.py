@@ -82,7 +82,7 @@ class Rounds:
                 continue
             answer = answers[position]
             if isinstance(answer, dict):
-                _fail(failed, messages.error_of(answer["refused"]))
+                _fail(failed, messages.error_of(answer["refused"], self.link.shard))
                 continue
             try:
                 done(answer)

@@ -1,0 +1,65 @@
+"""The worker's end of the link, in this process: what ends it, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType
+from aiohttp.test_utils import TestClient, TestServer
+
+from shardhash.link import messages
+from shardhash.link import operations as op
+from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.worker import process
+from shardhash.shard.worker.service import Service
+from shardhash.shard.worker.writer import Writer
+
+LIMIT = 30.0
+
+
+async def test_an_answer_that_cannot_be_sent_ends_the_link(caplog: pytest.LogCaptureFixture) -> None:
+    """A link whose sender had ended would take requests and answer none."""
+    shard = MemoryShard()
+    writer = Writer(shard, wait_for_sync=False)
+    writing = asyncio.create_task(writer.run())
+    service = Service(shard, writer)
+    service.operations[op.Counts] = lambda _: object()
+    async with TestClient(TestServer(process._application(service))) as client, asyncio.timeout(LIMIT):
+        link = await client.ws_connect("/link")
+        await link.send_bytes(messages.encode_json([[1, *op.Unihashes("m", ["t"]).encode()]]))
+        assert messages.decode_json((await link.receive()).data) == [[1, [None]]]
+        await link.send_bytes(messages.encode_json([[2, *op.Counts().encode()]]))
+        assert (await link.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING)
+    assert "internal error on the link; this is a bug" in caplog.text
+    writer.stop()
+    await writing
+
+
+async def test_an_answer_that_is_too_long_is_refused_in_words(capfd: pytest.CaptureFixture[str]) -> None:
+    sent: asyncio.Queue[bytes] = asyncio.Queue()
+
+    class Socket:
+        async def send_bytes(self, message: bytes) -> None:
+            sent.put_nowait(message)
+
+    link: Any = process.Link(Socket(), None)  # type: ignore[arg-type]  # what the sender uses of them
+    link._refuse_long([7, "x"])
+    sender = asyncio.create_task(link._send())
+    answers = messages.decode_json(await sent.get())
+    sender.cancel()
+    assert answers == [[7, None, "internal", "the answer is too long for the link; ask for less at once"]]
+    assert "too long" in capfd.readouterr().out
+
+
+def test_a_worker_knows_that_its_server_has_ended_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's word of a server's end reaches only those that have asked for it."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert not process.input_has_ended()
+        os.close(writing)
+        assert process.input_has_ended()
