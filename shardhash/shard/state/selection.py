@@ -12,6 +12,7 @@ from itertools import compress
 from typing import TypeAlias
 
 from shardhash.base.timestamps import to_iso
+from shardhash.shard.state import small_sets
 from shardhash.shard.state.table import MethodTable, Row, Table
 from shardhash.wire.hashes import Key, join_digests, split_digests, to_key, to_text
 from shardhash.wire.rows import COLUMNS, DETAILS, MAPPING_CONDITIONS, ROW_CONDITIONS, SIGINFO, Columns, Where
@@ -20,7 +21,7 @@ ReadSiginfo: TypeAlias = Callable[[int], str | None]
 """The outhash_siginfo of a siginfo reference; None for 0."""
 
 SLICE = 1000
-"""Keys looked at between one yield and the next: 1 ms at most."""
+"""Keys, or rows, looked at between one yield and the next: 1 ms for keys, 2 for rows."""
 _DETAIL_POSITIONS = {name: position for position, name in enumerate(DETAILS)}
 
 
@@ -107,9 +108,8 @@ def select_rows(table: Table, where: Where, read_siginfo: ReadSiginfo) -> Iterat
     others = {name: value for name, value in conditions.items() if name not in ("method", "taskhash")}
     for method, part in _methods(table, conditions):
         keys = [to_key(conditions["taskhash"])] if "taskhash" in conditions else list(part.rows)
-        for some in _slices(keys):
-            found = ((key, row) for key in some for row in table.rows(method, key))
-            matching = ((key, row) for key, row in found if _row_matches(row, others, read_siginfo))
+        for some in _row_slices(table, part, keys):
+            matching = ((key, row) for key, row in some if _row_matches(row, others, read_siginfo))
             yield method, [(to_text(key), to_text(row.outhash)) for key, row in matching]
 
 
@@ -117,17 +117,9 @@ def select_unused(table: Table, before: int) -> Iterator[tuple[str, list[tuple[s
     """The rows created before this time (microseconds) whose taskhash has no mapping."""
     for method in list(table.methods):
         part = table.methods[method]
-        for keys in _slices(list(part.unmapped)):
-            unused = [key for key in keys if key not in part.mappings]
-            yield (
-                method,
-                [
-                    (to_text(key), to_text(row.outhash))
-                    for key in unused
-                    for row in table.rows(method, key)
-                    if row.created < before
-                ],
-            )
+        for some in _row_slices(table, part, list(part.unmapped)):
+            unused = ((key, row) for key, row in some if row.created < before and key not in part.mappings)
+            yield method, [(to_text(key), to_text(row.outhash)) for key, row in unused]
 
 
 def _methods(table: Table, conditions: Where) -> list[tuple[str, MethodTable]]:
@@ -158,6 +150,25 @@ def _column(row: Row, name: str, read_siginfo: ReadSiginfo) -> str | None:
     if name == SIGINFO:
         return read_siginfo(row.siginfo)
     return to_text(row.outhash) if name == "outhash" else row.details[_DETAIL_POSITIONS[name]]
+
+
+def _row_slices(table: Table, part: MethodTable, keys: list[Key]) -> Iterator[list[tuple[Key, Row]]]:
+    """The rows of these taskhashes, at most SLICE a list, and a list at least every SLICE taskhashes.
+
+    One taskhash may have a hundred thousand rows. Those of one that is cut are as they were when it was come to.
+    """
+    found: list[tuple[Key, Row]] = []
+    for position, key in enumerate(keys, 1):
+        for item in tuple(small_sets.iterate(part.rows.get(key))):  # 10 ns a row; they may change at each yield
+            found.append((key, table.unpack_row(item)))
+            if len(found) >= SLICE:
+                yield found
+                found = []
+        if position % SLICE == 0:
+            yield found
+            found = []
+    if found:
+        yield found
 
 
 def _slices(keys: list[Key]) -> Iterator[list[Key]]:

@@ -13,7 +13,7 @@ kind       fields
 ``tasks``  method, taskhashes (hashes); unihashes (hashes, all-zero where known is 0), known ("0101...", or null
            when all are), marks ({position: mark}), details ([[owner, PN, PV, PR, task], ...]), and the rows of
            these taskhashes as columns: row_task (positions in taskhashes), row_outhash (hashes), row_created,
-           row_details (positions in details), row_siginfo.
+           row_details (positions in details), row_siginfo. A taskhash with many rows is in several chunks.
 ``index``  method, outhashes, taskhashes (hashes), created: an item each.
 ``set``    entry ("user", "config"), values ({name: value}).
 =========  =====================================================================================================
@@ -34,6 +34,8 @@ Chunk: TypeAlias = dict[str, Any]
 
 CHUNK = 400
 """Entries of a chunk."""
+ROWS = 5
+"""Rows of a chunk, times its entries; a taskhash with more has its rows in several chunks."""
 
 
 def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
@@ -47,9 +49,9 @@ def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
         # that gets its mapping in between be in neither.
         mapped, unmapped = list(part.mappings), list(part.unmapped)
         for taskhashes in _slices(mapped, size):
-            yield _tasks(table, method, part, taskhashes)
+            yield from _tasks(table, method, part, taskhashes, size * ROWS)
         for taskhashes in _slices(unmapped, size):
-            yield _tasks(table, method, part, taskhashes)
+            yield from _tasks(table, method, part, taskhashes, size * ROWS)
         yield from _indexes(method, part, size)
 
 
@@ -86,7 +88,21 @@ def decode_keys(column: str | list[str]) -> list[Key]:
     return [to_key(text) for text in column]
 
 
-def _tasks(table: Table, method: str, part: MethodTable, taskhashes: list[Key]) -> Chunk:
+def _tasks(table: Table, method: str, part: MethodTable, taskhashes: list[Key], most: int) -> Iterator[Chunk]:
+    """Taskhashes and their rows: a chunk, or several for those that have more rows than `most` together."""
+    bags = [tuple(small_sets.iterate(part.rows.get(taskhash))) for taskhash in taskhashes]
+    if sum(map(len, bags)) <= most:
+        yield _tasks_chunk(table, method, part, taskhashes, bags)
+        return
+    for taskhash, bag in zip(taskhashes, bags, strict=True):
+        for start in range(0, max(len(bag), 1), most):
+            yield _tasks_chunk(table, method, part, [taskhash], [bag[start : start + most]])
+
+
+def _tasks_chunk(
+    table: Table, method: str, part: MethodTable, taskhashes: list[Key], bags: list[tuple[bytes, ...]]
+) -> Chunk:
+    """`bags` holds the rows of each taskhash."""
     unihashes = [part.mappings.get(taskhash) for taskhash in taskhashes]
     zero = bytes(DIGEST_SIZE)
     chunk: Chunk = {
@@ -103,8 +119,8 @@ def _tasks(table: Table, method: str, part: MethodTable, taskhashes: list[Key]) 
     created: list[int] = []
     details: list[int] = []
     siginfo: list[int] = []
-    for position, taskhash in enumerate(taskhashes):
-        for item in small_sets.iterate(part.rows.get(taskhash)):
+    for position, bag in enumerate(bags):
+        for item in bag:
             row = table.unpack_row(item)
             positions.append(position)
             outhashes.append(row.outhash)

@@ -1,0 +1,86 @@
+"""Long walks stop often, however many rows one taskhash has: lookups go on in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardhash.shard.state import selection
+from shardhash.shard.state.selection import SLICE, select_rows, select_unused
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage import snapshot_chunks
+from shardhash.shard.storage.snapshot_chunks import ROWS
+
+MANY = 2 * SLICE + 500
+TASK, OTHER, UNI = bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32
+DETAILS = (None, "zlib", None, None, None)
+
+
+def outhash(number: int) -> bytes:
+    return number.to_bytes(32)
+
+
+def filled(*, mapped: bool) -> Table:
+    """One taskhash with many rows, one with a few."""
+    table = Table()
+    part = table.method("m")
+    if mapped:
+        table.set_mapping(part, TASK, UNI, "")
+        table.set_mapping(part, OTHER, OTHER, "")
+    for number in range(MANY):
+        table.put_row(part, TASK, outhash(number), number, DETAILS, 0)
+    for number in range(3):
+        table.put_row(part, OTHER, outhash(number), number, DETAILS, 0)
+    return table
+
+
+def no_siginfo(_reference: int) -> None:
+    return None
+
+
+@pytest.mark.parametrize("walk", ["rows", "one taskhash", "unused"])
+def test_rows_are_selected_a_slice_at_a_time(walk: str) -> None:
+    table = filled(mapped=False)
+    if walk == "unused":
+        slices = select_unused(table, MANY - 1)
+    else:
+        slices = select_rows(table, {"taskhash": TASK.hex()} if walk == "one taskhash" else {"method": "m"}, no_siginfo)
+    found = [pairs for _, pairs in slices]
+    assert max(map(len, found)) <= SLICE
+    due = {(TASK.hex(), outhash(number).hex()) for number in range(MANY - (walk == "unused"))}
+    if walk != "one taskhash":
+        due |= {(OTHER.hex(), outhash(number).hex()) for number in range(3)}
+    assert {pair for pairs in found for pair in pairs} == due
+
+
+def test_a_walk_over_taskhashes_without_a_match_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "SLICE", 4)
+    table = Table()
+    part = table.method("m")
+    for number in range(12):
+        table.put_row(part, outhash(number), outhash(number), number, DETAILS, 0)
+    assert [pairs for _, pairs in select_rows(table, {"PN": "busybox"}, no_siginfo)] == [[]] * 6
+
+
+def test_a_taskhash_that_gets_its_mapping_during_the_walk_is_in_use() -> None:
+    table = filled(mapped=False)
+    slices = select_unused(table, MANY)
+    _, first = next(slices)
+    assert len(first) == SLICE
+    for taskhash in (TASK, OTHER):
+        table.set_mapping(table.method("m"), taskhash, UNI, "")
+    assert [pairs for _, pairs in slices if pairs] == []
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_snapshot_has_many_rows_of_one_taskhash_in_several_chunks(mapped: bool) -> None:
+    table, size = filled(mapped=mapped), 100
+    chunks = list(snapshot_chunks.freeze(table, size))
+    tasks = [chunk for chunk in chunks if chunk["kind"] == "tasks"]
+    assert max(len(chunk["row_task"]) for chunk in tasks) == size * ROWS
+    loaded = Table()
+    for chunk in chunks:
+        snapshot_chunks.load(loaded, chunk)
+    loaded.check()
+    assert loaded.counts() == table.counts()
+    assert [loaded.rows("m", taskhash) for taskhash in (TASK, OTHER)] == [table.rows("m", t) for t in (TASK, OTHER)]
+    assert loaded.unihash("m", TASK) == (UNI if mapped else None)
