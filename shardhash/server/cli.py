@@ -15,6 +15,7 @@ from shardhash.coordinator import permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
+from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Settings
 from shardhash.shard.directory.manifest import read_manifest
@@ -190,8 +191,16 @@ def _add_data(known: Options) -> None:
         " (default), every --sync-interval, or when the system likes",
     )
     for flag, text, default in (
-        ("--sync-interval", "at most this much is lost to a power cut with --sync interval (default 1s)", 1.0),
-        ("--snapshot-interval", "write a snapshot this often, so that starting is quick (default 1h)", 3600.0),
+        (
+            "--sync-interval",
+            "most that a power cut costs with --sync interval (default 1s)",
+            SYNC_INTERVAL,
+        ),
+        (
+            "--snapshot-interval",
+            "write a snapshot this often, for quick starts (default 1h)",
+            SNAPSHOT_INTERVAL,
+        ),
         ("--shard-timeout", "how long a worker may take to answer before its request fails (default 30s)", 30.0),
     ):
         known.add(flag, _variable(flag), metavar="TIME", convert=options.seconds, default=default, help=text)
@@ -200,7 +209,7 @@ def _add_data(known: Options) -> None:
         "SHARDHASH_SNAPSHOT_BYTES",
         metavar="SIZE",
         convert=options.size,
-        default=256 << 20,
+        default=SNAPSHOT_BYTES,
         help="write one too when a worker's log has grown by this much (default 256M)",
     )
     known.add(
@@ -208,7 +217,7 @@ def _add_data(known: Options) -> None:
         "SHARDHASH_KEEP_SNAPSHOTS",
         metavar="K",
         convert=options.whole(1, 1000),
-        default=2,
+        default=KEEP_SNAPSHOTS,
         help="keep so many snapshots and the logs between them, for restoring an earlier time (default 2)",
     )
 

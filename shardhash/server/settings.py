@@ -10,6 +10,7 @@ from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.origins import Browsers
 from shardhash.coordinator.permissions import DB_ADMIN, REPORT
 from shardhash.errors import ConfigError
+from shardhash.link import worker_options
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.connection import Limits
 
@@ -28,10 +29,10 @@ class Settings:
     workers: int
     data: Path | None
     sync: Sync = "always"
-    sync_interval: float = 1.0
-    snapshot_interval: float = 3600.0
-    snapshot_bytes: int = 256 << 20
-    keep_snapshots: int = 2
+    sync_interval: float = worker_options.SYNC_INTERVAL
+    snapshot_interval: float = worker_options.SNAPSHOT_INTERVAL
+    snapshot_bytes: int = worker_options.SNAPSHOT_BYTES
+    keep_snapshots: int = worker_options.KEEP_SNAPSHOTS
     limits: Limits = field(default_factory=Limits)
     shard_timeout: float = 30.0
     upstream: UpstreamSettings | None = None

@@ -18,6 +18,7 @@ from functools import partial
 from shardhash.base.malloc import keep_buffers
 from shardhash.base.text import OneLineFormatter
 from shardhash.errors import ConfigError, DamageError, ShardhashError
+from shardhash.link.worker_options import WorkerOptions
 from shardhash.server.settings import Settings
 from shardhash.server.worker_processes import WorkerProcess
 from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory, prepare_directory
@@ -45,7 +46,7 @@ def run(settings: Settings) -> int:
     try:
         with ExitStack() as held:
             locks = _lock_data(settings, held)
-            start = partial(_start_worker, worker_arguments(settings, _prepare_data(settings)), locks)
+            start = partial(_start_worker, worker_options(settings, _prepare_data(settings)).arguments(), locks)
             processes = []
             for shard in range(settings.workers):
                 processes.append(_first_start(start, shard))
@@ -106,13 +107,17 @@ def _start_worker(arguments: Sequence[str], locks: Sequence[int], shard: int) ->
     return WorkerProcess(shard, arguments, locks)
 
 
-def worker_arguments(settings: Settings, manifest: Manifest | None) -> Sequence[str]:
-    """What each worker is told on its command line, besides its shard."""
-    arguments = ["--shards", str(settings.workers), "--sync", settings.sync]
-    if settings.data is not None and manifest is not None:
-        arguments += ["--data", str(settings.data), "--generation", str(manifest.generation)]
-        arguments += ["--sync-interval", str(settings.sync_interval)]
-        arguments += ["--snapshot-interval", str(settings.snapshot_interval)]
-        arguments += ["--snapshot-bytes", str(settings.snapshot_bytes)]
-        arguments += ["--keep-snapshots", str(settings.keep_snapshots)]
-    return arguments
+def worker_options(settings: Settings, manifest: Manifest | None) -> WorkerOptions:
+    """What each worker is told besides its shard."""
+    if manifest is None:
+        return WorkerOptions(settings.workers, sync=settings.sync)
+    return WorkerOptions(
+        shards=settings.workers,
+        data=settings.data,
+        generation=manifest.generation,
+        sync=settings.sync,
+        sync_interval=settings.sync_interval,
+        snapshot_interval=settings.snapshot_interval,
+        snapshot_bytes=settings.snapshot_bytes,
+        keep_snapshots=settings.keep_snapshots,
+    )

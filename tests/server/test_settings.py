@@ -13,12 +13,12 @@ import pytest
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT
 from shardhash.errors import ConfigError
+from shardhash.link.worker_options import WorkerPlace, parse_options
 from shardhash.server.cli import read_settings
 from shardhash.server.settings import Settings
-from shardhash.server.start import worker_arguments
+from shardhash.server.start import worker_options
 from shardhash.shard.directory.manifest import Manifest, prepare_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
-from shardhash.shard.worker.process import parse_options
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.address import Address, parse_address, parse_bind
 
@@ -158,7 +158,9 @@ def test_flags(tmp_path: Path) -> None:
     assert found.limits.message == 2 << 20
     assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300)
     assert found.admin_password == "p w"
-    told = parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found, Manifest(3, 7))])
+    command_line = worker_options(found, Manifest(3, 7)).arguments()
+    place, told = parse_options(["--shard", "1", "--listen-fd", "9", *command_line])
+    assert place == WorkerPlace(1, 9)
     assert (told.shards, told.data, told.generation) == (3, Path("d"), 7)
     assert (told.sync, told.sync_interval) == ("interval", 2)
     assert (told.snapshot_interval, told.snapshot_bytes, told.keep_snapshots) == (600, 1 << 20, 4)
@@ -167,7 +169,9 @@ def test_flags(tmp_path: Path) -> None:
 def test_workers_in_memory_are_told_no_folder() -> None:
     found = read_settings(["--memory"], NOTHING)
     assert found.data is None
-    assert parse_options(["--shard", "0", "--listen-fd", "0", *worker_arguments(found, None)]).data is None
+    told = worker_options(found, None)
+    assert told.data is None
+    assert parse_options(["--shard", "0", "--listen-fd", "0", *told.arguments()])[1] == told
 
 
 def test_read_only_holds_for_every_address() -> None:

@@ -7,7 +7,6 @@ start but is served only once the shard has recovered; a line of JSON on standar
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import ctypes
@@ -19,9 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -34,6 +31,7 @@ from shardhash.base.wakeup import Wakeup
 from shardhash.errors import DamageError, InternalError, ServerFaultError, ShardhashError, StorageError, SyncError
 from shardhash.link import messages
 from shardhash.link.operations import OPERATIONS, Snapshot
+from shardhash.link.worker_options import WorkerOptions, WorkerPlace, parse_options
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
 from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, MemoryShard, open_shard
@@ -52,22 +50,6 @@ _PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 RETRY_PAUSE = 60.0
 """Seconds before a snapshot that failed is tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What a worker is told on its command line."""
-
-    shard: int
-    shards: int
-    listen_fd: int
-    data: Path | None
-    generation: int
-    sync: str
-    sync_interval: float
-    snapshot_interval: float
-    snapshot_bytes: int
-    keep_snapshots: int
 
 
 class Link:
@@ -198,23 +180,7 @@ def input_has_ended() -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
-def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
-    """The options on a worker's command line, which the supervisor writes."""
-    parser = argparse.ArgumentParser(prog="shardhash-worker", description="One shard; started by `shardhash serve`.")
-    parser.add_argument("--shard", type=int, required=True)
-    parser.add_argument("--shards", type=int, required=True)
-    parser.add_argument("--listen-fd", type=int, required=True)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--generation", type=int, default=1)
-    parser.add_argument("--sync", choices=("always", "interval", "off"), default="always")
-    parser.add_argument("--sync-interval", type=float, default=1.0)
-    parser.add_argument("--snapshot-interval", type=float, default=3600.0)
-    parser.add_argument("--snapshot-bytes", type=int, default=256 << 20)
-    parser.add_argument("--keep-snapshots", type=int, default=2)
-    return WorkerOptions(**vars(parser.parse_args(arguments)))
-
-
-async def run(options: WorkerOptions, shard: AnyShard) -> None:
+async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> None:
     """Serve the shard until the coordinator is gone."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -229,7 +195,7 @@ async def run(options: WorkerOptions, shard: AnyShard) -> None:
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
     runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.SockSite(runner, socket.socket(fileno=options.listen_fd)).start()
+    await web.SockSite(runner, socket.socket(fileno=place.listen_fd)).start()
     waiting = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait([waiting, writing, upkeep], return_when=asyncio.FIRST_COMPLETED)
@@ -286,12 +252,12 @@ def _input_ended(stop: asyncio.Event) -> None:
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
-def _open(options: WorkerOptions) -> AnyShard:
+def _open(place: WorkerPlace, options: WorkerOptions) -> AnyShard:
     if options.data is None:
         return MemoryShard()
     return open_shard(
         OsFileSystem(),
-        shard_folder(options.data, options.generation, options.shard),
+        shard_folder(options.data, options.generation, place.shard),
         keep_snapshots=options.keep_snapshots,
         progress=lambda text: say("INFO", text),
     )
@@ -299,12 +265,12 @@ def _open(options: WorkerOptions) -> AnyShard:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
-    options = parse_options(arguments)
+    place, options = parse_options(arguments)
     end_with_parent()
     logging.basicConfig(format="%(message)s", handlers=[_TellHandler()])
     gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:
-        shard = _open(options)
+        shard = _open(place, options)
     except ShardhashError as error:
         say("ERROR", str(error))
         return messages.EXIT_DAMAGED
@@ -314,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
         gc.set_threshold(GC_THRESHOLD)
         gc.enable()
         sys.setswitchinterval(SWITCH_INTERVAL)
-        uvloop.run(run(options, shard))
+        uvloop.run(run(place, options, shard))
         shard.close()
     except SyncError as error:
         say("ERROR", f"{error}; the worker ends, and what is on the disk decides")
