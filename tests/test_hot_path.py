@@ -20,8 +20,9 @@ import pytest
 from shardhash.link.worker_link import WorkerLink
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.lookup_rounds import Lookups
-from shardhash.stores.sharded.report_order import Clock, Reports
+from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire import batch, streams
 from shardhash.wire.batch import Batch, Found
 from shardhash.wire.connection import ServerConnection, StreamLines

@@ -11,7 +11,8 @@ from shardhash.errors import InternalError, StorageError, UnavailableError
 from shardhash.link.messages import FULL_MESSAGE
 from shardhash.link.operations import IndexStep
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.sharded.report_order import Clock, Reports
+from shardhash.stores.sharded.clock import Clock
+from shardhash.stores.sharded.report_order import Reports
 from shardhash.stores.sharded.report_rounds import MOST_STEPS, Rounds
 from shardhash.wire.rows import Report
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine, Sequence
 from itertools import count
 from typing import Any
@@ -54,6 +53,7 @@ from shardhash.link.operations import (
 )
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Otherwise
+from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_rounds import Rounds
 from shardhash.wire.hashes import ShardMap, slot_of, to_key
 from shardhash.wire.rows import Report
@@ -62,19 +62,6 @@ log = logging.getLogger(__name__)
 
 MOST_TOGETHER = 200
 """Reports of one outhash that share a lock: what a worker does with them takes some milliseconds."""
-
-
-class Clock:
-    """Microseconds since 1970 UTC, each later than all before: `created` orders reports and names locks."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def __call__(self, count: int = 1) -> int:
-        """The first of `count` moments, a microsecond apart."""
-        first = max(self._last + 1, time.time_ns() // 1000)
-        self._last = first + count - 1
-        return first
 
 
 class Reports:
@@ -244,8 +231,12 @@ class Reports:
         """Store reports under a unihash; without one, the first that can be stored gives it."""
         rest = iter(together)
         while unihash is None and (first := next(rest, None)) is not None:
-            proposed = await first.ask_upstream()
-            unihash = await first.store(proposed)
+            try:
+                proposed = await first.ask_upstream()
+            except Exception as bug:  # noqa: BLE001  # told to who waits for this report; the others have their own
+                first.failed(bug)
+            else:
+                unihash = await first.store(proposed)
         await asyncio.gather(*(report.store(unihash) for report in rest))
 
     def _unskip_all(self) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from shardhash.base.timestamps import from_iso
-from shardhash.errors import InvokeError, UnavailableError
+from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.link import operations as op
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import CollectionStatus, Otherwise
+from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.lookup_rounds import Lookups
-from shardhash.stores.sharded.report_order import Clock, Reports
+from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, to_text
 from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
@@ -117,11 +118,11 @@ class Router:
         4. Every shard stops to watch, and forgets the removal if it ended half way.
         """
         job = secrets.token_hex(8)
-        await self._ask_all(op.Watch(job))
         try:
+            await self._ask_all(op.Watch(job))
             return sum(await _all(self._remove_from(link, make(job)) for link in self._links))
         finally:
-            with contextlib.suppress(UnavailableError):  # a watch ends with the link as well
+            with contextlib.suppress(ServerFaultError):  # a watch ends with the link as well
                 await self._ask_all(op.Unwatch(job))
 
     async def _remove_from(self, link: WorkerLink, removal: op.Remove | op.Clean) -> int:

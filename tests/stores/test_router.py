@@ -1,0 +1,136 @@
+"""The router: which shard is asked what, and how their answers are put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shardhash.errors import InvokeError, UnavailableError
+from shardhash.link import operations as op
+from shardhash.stores.interface import CollectionStatus
+from shardhash.stores.sharded.router import Router
+from shardhash.wire.hashes import to_key
+from shardhash.wire.rows import Report
+from tests.stores.shards import ShardHere, running
+
+SHARDS = 3
+
+
+def hash_of(number: int) -> str:
+    """Hashes of all slots."""
+    return f"{number * 37 % 256:02x}{number:062x}"
+
+
+def report(number: int) -> Report:
+    return Report("m", hash_of(number), hash_of(1000 + number), hash_of(2000 + number))
+
+
+@pytest.fixture
+async def shards() -> AsyncIterator[list[ShardHere]]:
+    async with running(SHARDS) as some:
+        yield some
+
+
+@pytest.fixture
+async def router(shards: list[ShardHere]) -> AsyncIterator[Router]:
+    router = Router([here.link for here in shards])
+    await router.reconcile()
+    yield router
+    await router.close()
+
+
+async def test_a_key_lies_on_one_shard(router: Router, shards: list[ShardHere]) -> None:
+    await router.report([report(number) for number in range(30)])
+    for number in range(30):
+        owners = [here.link.shard for here in shards if here.shard.table.unihash("m", to_key(hash_of(number)))]
+        assert len(owners) == 1
+    assert [here.shard.table.counts()["mappings"] > 0 for here in shards] == [True] * SHARDS
+    assert await router.usage() == {"unihashes_v3": 30, "outhashes_v2": 30, "users": 0, "config": 0}
+
+
+async def test_taskhashes_of_any_form_are_answered_in_order(router: Router) -> None:
+    for name in ("a", "b", "c"):
+        await router.report_equiv("m", name, bytes.fromhex(hash_of(ord(name))))
+    asked = ["c", "unknown", "a", "b", "a"]
+    found = await router.lookup_keys("m", [to_key(name) for name in asked])
+    assert [None if one is None else one.hex() for one in found] == [
+        None if name == "unknown" else hash_of(ord(name)) for name in asked
+    ]
+
+
+async def test_a_removal_takes_rows_mappings_and_index_items(router: Router, shards: list[ShardHere]) -> None:
+    await router.report([report(number) for number in range(20)])
+    assert await router.remove({"method": "m"}) == 40
+    assert [here.shard.table.counts() for here in shards] == [
+        {"mappings": 0, "rows": 0, "index": 0, "users": 0, "config": 0}
+    ] * SHARDS
+    assert all(not here.service.removals._removals for here in shards)
+
+
+async def test_a_removal_that_fails_half_way_is_forgotten_everywhere(router: Router, shards: list[ShardHere]) -> None:
+    await router.report([report(number) for number in range(20)])
+    shards[1].link.give_up("it is on fire")
+    with pytest.raises(UnavailableError):
+        await router.remove({"method": "m"})
+    for here in (shards[0], shards[2]):
+        await here.link.request(op.Counts())
+        assert not here.service.removals._removals
+
+
+async def test_a_report_during_a_removal_keeps_its_index_item(router: Router, shards: list[ShardHere]) -> None:
+    """The row is back before the items of the removed rows are deleted."""
+    await router.report([report(1)])
+    owner = router._reports.link_of(report(1).outhash)
+    here = shards[owner.shard]
+    unindex = here.service.operations[op.Unindex]
+    began = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def later(asked: op.Unindex) -> None:
+        began.set()
+        await go_on.wait()
+        await unindex(asked)
+
+    here.service.operations[op.Unindex] = later
+    removing = asyncio.create_task(router.remove({"method": "m"}))
+    await began.wait()
+    await router.report([report(1)])
+    go_on.set()
+    await removing
+    assert here.shard.table.indexed("m", to_key(report(1).outhash), to_key(report(1).taskhash))
+
+
+async def test_a_collection_keeps_what_is_marked_on_every_shard(router: Router, shards: list[ShardHere]) -> None:
+    await router.report([report(number) for number in range(30)])
+    marks = [("M", {"unihash": hash_of(2000 + number)}) for number in range(10)]
+    assert await router.gc_mark(marks) == [1] * 10
+    await router.report([report(50)])
+    assert await router.gc_status() == CollectionStatus(11, 20, "M")
+    with pytest.raises(InvokeError, match="not the current mark"):
+        await router.gc_sweep("N")
+    assert await router.gc_sweep("M") == 20
+    assert [here.shard.table.current_mark() for here in shards] == [""] * SHARDS
+
+
+async def test_a_start_gives_every_shard_the_mark_of_the_first(router: Router, shards: list[ShardHere]) -> None:
+    await shards[0].link.request(op.SetEntry("config", op.GC_MARK, "M"))
+    await shards[2].link.request(op.SetEntry("config", op.GC_MARK, "old"))
+    await router.reconcile()
+    assert [here.shard.table.current_mark() for here in shards] == ["M"] * SHARDS
+
+
+async def test_entries_lie_on_the_first_shard(router: Router, shards: list[ShardHere]) -> None:
+    await router.set_entry("user", "me", {"permissions": ["@read"]})
+    assert await router.list_entries("user") == {"me": {"permissions": ["@read"]}}
+    assert [here.shard.table.counts()["users"] for here in shards] == [1, 0, 0]
+    await router.set_entry("user", "me", None)
+    assert await router.get_entry("user", "me") is None
+
+
+async def test_a_shard_that_is_away_fails_what_needs_all(router: Router, shards: list[ShardHere]) -> None:
+    shards[2].link.give_up("it is on fire")
+    with pytest.raises(UnavailableError, match="shard 2 is not available: it is on fire"):
+        await router.usage()
+    assert await router.get_entry("user", "me") is None
