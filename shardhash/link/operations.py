@@ -8,11 +8,11 @@ round.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from shardhash.link.messages import Refusal
+from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
 
 GC_MARK = "gc-mark"
@@ -22,61 +22,11 @@ PAGE = 16
 LATER_PAGE = 1024
 """Items of each later page."""
 
-R = TypeVar("R")
 Item: TypeAlias = tuple[int, str]
 """An item of an index: created, taskhash."""
 Pairs: TypeAlias = list[tuple[str, str]]
 Outhash: TypeAlias = tuple[str, str]
 """method, outhash"""
-
-
-class Operation(Generic[R]):
-    """One request to a worker; `R` is the type of its result."""
-
-    __slots__ = ()
-    name: ClassVar[str]
-    bounded: ClassVar[bool] = True
-    """Whether it is done in a moment: then the link's limit of time ends the wait for it. Others walk a whole shard."""
-    of_a_link: ClassVar[bool] = False
-    """Whether the service is told which link asks: report locks belong to one."""
-
-    def encode(self) -> list[Any]:
-        """The operation as it travels."""
-        return [self.name, *[getattr(self, field) for field in self.arguments()]]
-
-    @classmethod
-    def arguments(cls) -> tuple[str, ...]:
-        """The names of the fields, in order."""
-        names: tuple[str, ...] = cls.__slots__
-        return names
-
-    @classmethod
-    def decode(cls, arguments: list[Any]) -> Self:
-        """The operation of these arguments."""
-        return cls(*arguments)
-
-    @staticmethod
-    def encode_result(result: R) -> Any:
-        """The result as it travels."""
-        return result
-
-    @staticmethod
-    def decode_result(result: Any) -> R:
-        """The result that has travelled."""
-        decoded: R = result
-        return decoded
-
-    @classmethod
-    def by(cls, carry_out: Callable[[Self], R | Awaitable[R]]) -> tuple[type[Operation[Any]], Callable[[Any], Any]]:
-        """What a service does for this operation."""
-        return cls, carry_out
-
-    @classmethod
-    def by_link(
-        cls, carry_out: Callable[[object, Self], R | Awaitable[R]]
-    ) -> tuple[type[Operation[Any]], Callable[[object, Any], Any]]:
-        """The same, for one that is `of_a_link`."""
-        return cls, carry_out
 
 
 # ----------------------------------------------------------------------------------------------------------- reports
@@ -179,12 +129,17 @@ class Page(Operation[list[Item]]):
 
 @dataclass(slots=True)
 class Skip(Operation[None]):
-    """The rows of all items up to this one have no mapping. Valid until `Unskip`; forgotten with the worker."""
+    """No item up to this one has a row with a mapping. Valid until `Unskip`; forgotten with the worker.
+
+    `bare`: some of them have no row. Then it is not done while another report waits for the lock: it may be about to
+    store that row.
+    """
 
     name = "skip"
     method: str
     outhash: str
     upto: Item
+    bare: bool
 
 
 @dataclass(slots=True)
@@ -299,7 +254,7 @@ class Watch(Operation[None]):
 
 
 @dataclass(slots=True)
-class Remove(_Removing):
+class RemoveMatching(_Removing):
     """Remove mappings and rows that match."""
 
     name = "remove"

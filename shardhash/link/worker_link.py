@@ -24,7 +24,8 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import InternalError, ServerFaultError, UnavailableError
 from shardhash.link import messages
-from shardhash.link.operations import Granted, Lock, Operation, Release
+from shardhash.link.operation import Operation
+from shardhash.link.operations import Granted, Lock, Release
 from shardhash.wire import batch
 from shardhash.wire.batch import Batch
 

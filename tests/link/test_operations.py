@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from shardhash.link import operations as op
-from shardhash.link.operations import OPERATIONS, Operation
+from shardhash.link.operation import Operation
+from shardhash.link.operations import OPERATIONS
 from shardhash.shard.storage.recovery import MemoryShard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
@@ -20,7 +21,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.Release([("m", "o", 7)]), None),
     (op.Round([("index", 1, 1, "m", "t", "o"), COMMIT]), [True, "ab"]),
     (op.Page("m", "o", (1, "t"), mapped=True), [(2, "u")]),
-    (op.Skip("m", "o", (1, "t")), None),
+    (op.Skip("m", "o", (1, "t"), bare=True), None),
     (op.Unskip([("m", "o")]), None),
     (op.Retime("m", "o", [(1, "t")]), None),
     (op.Equivalents("m", "o", ["t"]), ["", None]),
@@ -30,7 +31,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.OldestRow("m", "t"), None),
     (op.Counts(), {"rows": 1}),
     (op.Watch("job"), None),
-    (op.Remove("job", {"method": "m"}), op.Removed(1, [("m", [("o", "t")])], done=True)),
+    (op.RemoveMatching("job", {"method": "m"}), op.Removed(1, [("m", [("o", "t")])], done=True)),
     (op.Clean("job", 5), op.Removed(0, [], done=False)),
     (op.Unindex("job", "m", [("o", "t")]), None),
     (op.Unwatch("job"), None),

@@ -14,6 +14,7 @@ import pytest
 from shardhash.errors import InternalError, UnavailableError
 from shardhash.link import messages
 from shardhash.link import operations as op
+from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server import supervisor
 from shardhash.server.supervisor import Supervisor
@@ -178,7 +179,7 @@ async def test_a_bug_in_an_operation_fails_it_alone(capfd: pytest.CaptureFixture
     try:
         await keeper.start()
         wrong: Any = 5
-        broken_ones: list[op.Operation[Any]] = [op.Unihashes("m", wrong), op.SetMarks(wrong), op.Map("m", H, wrong)]
+        broken_ones: list[Operation[Any]] = [op.Unihashes("m", wrong), op.SetMarks(wrong), op.Map("m", H, wrong)]
         for operation in broken_ones:
             with pytest.raises(InternalError, match=r"^shard 0: internal error in .*; this is a bug, see the log$"):
                 await link.request(operation)

@@ -65,7 +65,7 @@ def indexed(service: Service) -> list[str]:
 
 
 async def remove(service: Service, **where: str) -> op.Removed:
-    return await service.removals.remove(op.Remove("job", dict(where)))
+    return await service.removals.remove(op.RemoveMatching("job", dict(where)))
 
 
 def counts(service: Service) -> dict[str, int]:
@@ -229,7 +229,7 @@ async def test_rows_that_are_skipped_are_walked_again_when_one_has_a_mapping_aga
         for number, taskhash in enumerate((TASK, OTHER, third)):
             await report(service, taskhash, number + 1)
         await service.removals.sweep(op.Sweep("nobody has this mark"))
-        service.reports.skip(op.Skip("m", OUT, (2, OTHER)))
+        service.reports.skip(op.Skip("m", OUT, (2, OTHER), bare=False))
         page = op.Page("m", OUT, None, mapped=True)
         assert service.reports.page(page) == [(3, third)]
         assert indexed(service) == [TASK, OTHER, third], "a question for any row sees them all"
@@ -237,6 +237,21 @@ async def test_rows_that_are_skipped_are_walked_again_when_one_has_a_mapping_aga
         assert await service.reports.map(op.Map("m", OTHER, UNI)) == UNI
         service.reports.unskip(op.Unskip([("m", OUT)]))
         assert service.reports.page(page) == [(1, TASK), (2, OTHER), (3, third)]
-        service.reports.skip(op.Skip("m", OUT, (2, OTHER)))
+        service.reports.skip(op.Skip("m", OUT, (2, OTHER), bare=False))
         await lock(service, "7" * 64, 9, created=1)
         assert len(service.reports.page(page)) == 4, "an item that comes before the skipped ones is seen"
+
+
+async def test_items_without_a_row_are_not_skipped_while_a_report_waits() -> None:
+    """It may be about to store the row of one of them."""
+    async with running() as service:
+        await lock(service, TASK, 1)
+        first = asyncio.ensure_future(lock(service, OTHER, 2))
+        await asyncio.sleep(0)
+        assert service.reports._locks.waiting(("m", OUT)) == 1
+        service.reports.skip(op.Skip("m", OUT, (2, OTHER), bare=True))
+        release(service, 1)
+        assert await first == [(1, TASK), (2, OTHER)]
+        service.reports.skip(op.Skip("m", OUT, (1, TASK), bare=True))
+        assert service.reports.page(op.Page("m", OUT, None, mapped=True)) == [(2, OTHER)]
+        release(service, 2)

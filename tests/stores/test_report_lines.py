@@ -99,6 +99,30 @@ async def test_rows_without_a_mapping_are_walked_once() -> None:
         await reports.close()
 
 
+async def test_items_without_a_row_are_walked_once() -> None:
+    """A removal leaves them where a report has the lock meanwhile."""
+    removed = 3 * op.LATER_PAGE
+    async with running(2) as shards:
+        reports = Reports([here.link for here in shards], Clock())
+        await in_force(reports, *(report(number) for number in range(1, removed)))
+        for here in shards:
+            while not (await here.link.request(op.RemoveMatching("job", {"method": "m"}))).done:
+                pass
+            await here.link.request(op.Unwatch("job"))
+            here.asked.clear()
+        new = removed + 1
+        assert await in_force(reports, report(new)) == [hash_of(new, 0xAA)]
+        assert asked_by(shards, "page") >= 3
+        for here in shards:
+            here.asked.clear()
+        assert await in_force(reports, report(new + 1)) == [hash_of(new, 0xAA)]
+        assert asked_by(shards, "page") == 0
+        # One of them is reported again: it is now the youngest.
+        assert await in_force(reports, report(5)) == [hash_of(new, 0xAA)]
+        assert await in_force(reports, report(new + 2)) == [hash_of(new, 0xAA)]
+        await reports.close()
+
+
 async def test_a_row_that_has_a_mapping_again_is_the_oldest_again() -> None:
     """What the index was told of rows without a mapping is forgotten before the report is acknowledged."""
     async with running(2) as shards:

@@ -66,7 +66,7 @@ class Removals:
         self._removals.pop(asked.job, None)
         self._locks.unwatch(asked.job)
 
-    async def remove(self, asked: op.Remove) -> op.Removed:
+    async def remove(self, asked: op.RemoveMatching) -> op.Removed:
         """Remove what matches, some of it a call."""
         return await self._go_on(asked.job, lambda: self._remove_matching(asked.where))
 

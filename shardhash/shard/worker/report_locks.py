@@ -39,6 +39,10 @@ class ReportLocks:
         """Whether someone holds the lock."""
         return place in self._queues
 
+    def waiting(self, place: Place) -> int:
+        """How many wait for the lock, besides its holder."""
+        return max(len(self._queues.get(place, ())) - 1, 0)
+
     def release(self, place: Place, link: object, number: int) -> None:
         """Release a lock, or leave the queue; the next in line is granted. Nothing happens to one who has none."""
         queue = self._queues.get(place)

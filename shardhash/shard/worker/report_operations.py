@@ -190,7 +190,9 @@ class ReportOperations:
         return [(created, to_text(key)) for created, key in items]
 
     def skip(self, asked: op.Skip) -> None:
-        """Note which rows of an outhash have no mapping."""
+        """Note which items of an outhash have no row with a mapping."""
+        if asked.bare and self._locks.waiting((asked.method, asked.outhash)):
+            return
         if len(self._skips) >= MOST_SKIPS:
             self._skips.clear()
         self._skips[asked.method, asked.outhash] = (asked.upto[0], asked.upto[1])

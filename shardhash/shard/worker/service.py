@@ -11,6 +11,7 @@ from typing import Any
 
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
+from shardhash.link.operation import Operation
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard, SnapshotJob
@@ -40,7 +41,7 @@ class Service:
         self.reports = reports = ReportOperations(shard, writer, self._locks)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
         self._snapshot_lock = asyncio.Lock()
-        self.operations: dict[type[op.Operation[Any]], Callable[..., Any]] = dict(
+        self.operations: dict[type[Operation[Any]], Callable[..., Any]] = dict(
             [
                 op.Lock.by_link(reports.lock),
                 op.Release.by_link(reports.release),
@@ -56,7 +57,7 @@ class Service:
                 op.OldestRow.by(self.oldest_row),
                 op.Counts.by(self.counts),
                 op.Watch.by(removals.watch),
-                op.Remove.by(removals.remove),
+                op.RemoveMatching.by(removals.remove),
                 op.Clean.by(removals.clean),
                 op.Unindex.by(removals.unindex),
                 op.Unwatch.by(removals.unwatch),
@@ -70,7 +71,7 @@ class Service:
             ]
         )
 
-    def begin(self, link: object, kind: type[op.Operation[Any]], arguments: list[Any]) -> Any:
+    def begin(self, link: object, kind: type[Operation[Any]], arguments: list[Any]) -> Any:
         """Start an operation: its result, or an awaitable of it."""
         operation = kind.decode(arguments)
         carry_out = self.operations[kind]

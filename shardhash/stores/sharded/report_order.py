@@ -22,16 +22,17 @@ have a *row* of this outhash; the client's retry completes it. So does a report 
 report that the disk refused leaves such an item, too; the item gets the time of the next report of this taskhash
 (`Retime`), so that nothing remembers the refused one.
 
-After a sweep an outhash may have a hundred thousand rows without a mapping. Whoever walked past them tells the index
-(`Skip`); when one of them gets a mapping again, the worker that stores it names its outhashes, and the index forgets
-what it was told (`Unskip`) before that is acknowledged.
+After a sweep an outhash may have a hundred thousand rows without a mapping, and after a removal during reports as many
+items without a row. Whoever walked past them tells the index (`Skip`). When a row gets a mapping again, the worker that
+stores it names its outhashes, and the index forgets what it was told (`Unskip`) before that is acknowledged. A row that
+is stored for an old item comes with a new time of the item (`Retime`), behind what is skipped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Sequence, Set
 from itertools import count
 from typing import Any
 
@@ -132,14 +133,14 @@ class Reports:
             page = await index.request(Page(method, outhash, page[-1], mapped))
         return None
 
-    async def oldest_unihash(self, method: str, outhash: str, page: list[Item]) -> str | None:
+    async def oldest_unihash(self, method: str, outhash: str, page: list[Item], own: Set[str]) -> str | None:
         """The mapping of the oldest row of an outhash that has one. `page`: the first of the index.
 
-        The caller holds the report lock. Rows without a mapping that it had to walk past are skipped from now on; items
-        without a row are not, since a report that waits for the lock has one.
+        The caller holds the report lock. Items without a mapping that it had to walk past are skipped from now on, up
+        to the first of its `own` taskhashes, which get their rows now.
         """
         index = self.link_of(outhash)
-        passed, upto, all_rows = 0, None, True
+        passed, upto, bare, foreign = 0, None, False, True
         found: str | None = None
         while page and found is None:
             unihashes = await self.equivalents(method, outhash, [taskhash for _, taskhash in page])
@@ -147,13 +148,13 @@ class Reports:
                 if unihash:
                     found = unihash
                     break
-                all_rows = all_rows and unihash is not None
-                if all_rows:
-                    passed, upto = passed + 1, item
+                foreign = foreign and item[1] not in own
+                if foreign:
+                    passed, upto, bare = passed + 1, item, bare or unihash is None
             if found is None:
                 page = await index.request(Page(method, outhash, page[-1], mapped=True))
         if upto is not None and passed >= PAGE:
-            index.tell(Skip(method, outhash, upto))
+            index.tell(Skip(method, outhash, upto, bare))
         return found
 
     async def equivalents(self, method: str, outhash: str, taskhashes: Sequence[str]) -> list[str | None]:
@@ -204,7 +205,8 @@ class Reports:
             granted = await index.lock(lock)
             try:
                 await self._retime(index, outhash, together, granted.older)
-                unihash = await self.oldest_unihash(*outhash, granted.page)
+                own = {report.item[1] for report in together}
+                unihash = await self.oldest_unihash(*outhash, granted.page, own)
                 await self._store(together, unihash)
             finally:
                 index.release(lock)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.link import operations as op
+from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import CollectionStatus, Otherwise
 from shardhash.stores.sharded.clock import Clock
@@ -101,14 +102,14 @@ class Router:
 
     async def remove(self, where: Where) -> int:
         """See Store."""
-        return await self._remove_rows(lambda job: op.Remove(job, dict(where)))
+        return await self._remove_rows(lambda job: op.RemoveMatching(job, dict(where)))
 
     async def clean_unused(self, max_age_seconds: int) -> int:
         """See Store."""
         before = self._clock() - max_age_seconds * 1_000_000
         return await self._remove_rows(lambda job: op.Clean(job, before))
 
-    async def _remove_rows(self, make: Callable[[str], op.Remove | op.Clean]) -> int:
+    async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean]) -> int:
         """Remove rows from all shards; how many went.
 
         1. Every shard watches which outhashes have reports from now on.
@@ -125,7 +126,7 @@ class Router:
             with contextlib.suppress(ServerFaultError):  # a watch ends with the link as well
                 await self._ask_all(op.Unwatch(job))
 
-    async def _remove_from(self, link: WorkerLink, removal: op.Remove | op.Clean) -> int:
+    async def _remove_from(self, link: WorkerLink, removal: op.RemoveMatching | op.Clean) -> int:
         count, done = 0, False
         while not done:
             removed = await link.request(removal)
@@ -218,12 +219,12 @@ class Router:
         """See Store."""
         await self._ask_all(op.Snapshot())
 
-    async def _ask_all(self, operation: op.Operation[_T]) -> list[_T]:
+    async def _ask_all(self, operation: Operation[_T]) -> list[_T]:
         """The results of an operation on every shard."""
         return await _all(_ask(link, operation) for link in self._links)
 
 
-async def _ask(link: WorkerLink, operation: op.Operation[_T]) -> _T:
+async def _ask(link: WorkerLink, operation: Operation[_T]) -> _T:
     """The result of an operation; a link that gave up refuses it only here, among the others."""
     return await link.request(operation)
 
