@@ -50,9 +50,9 @@ class End:
 class ShardHere:
     """One shard: its link, its service, and how many messages and operations of each kind it was asked."""
 
-    def __init__(self, number: int) -> None:
-        self.link = WorkerLink(number, LIMIT)
-        self.shard = MemoryShard()
+    def __init__(self, number: int, shard: MemoryShard | None = None, limit: float = LIMIT) -> None:
+        self.link = WorkerLink(number, limit)
+        self.shard = shard if shard is not None else MemoryShard()
         self.asked: Counter[str] = Counter()
         self._near, self._far = End(), End()
         self._near.other, self._far.other = self._far, self._near
@@ -60,7 +60,7 @@ class ShardHere:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[ShardHere]:
         """Serve the link."""
-        writer = Writer(self.shard, wait_for_sync=False)
+        writer = Writer(self.shard, wait_for_sync=True)
         self.service = Service(self.shard, writer)
         send = self._near.send_bytes
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.link import operations as op
+from shardhash.shard.storage.recovery import MemoryShard
 from shardhash.stores.interface import CollectionStatus
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.hashes import to_key
@@ -134,3 +136,32 @@ async def test_a_shard_that_is_away_fails_what_needs_all(router: Router, shards:
     with pytest.raises(UnavailableError, match="shard 2 is not available: it is on fire"):
         await router.usage()
     assert await router.get_entry("user", "me") is None
+
+
+class HungShard(MemoryShard):
+    """A shard on a disk whose fsync hangs until `answers`."""
+
+    durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+
+    def sync(self) -> None:
+        """Hang."""
+        self.answers.wait()
+
+
+async def test_while_an_fsync_hangs_lookups_go_on_and_reports_get_their_limit() -> None:
+    disk = HungShard()
+    async with ShardHere(0, disk, limit=0.1).run() as here:
+        router = Router([here.link])
+        try:
+            with pytest.raises(UnavailableError, match="did not answer within"):
+                await router.report([report(1)])
+            assert await router.lookup_keys("m", [to_key(hash_of(1))]) == [None]
+        finally:
+            disk.answers.set()
+        (unihash,) = await router.report([report(1)])
+        assert unihash.hex() == report(1).unihash
+        await router.close()
