@@ -198,7 +198,7 @@ async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> No
     await web.SockSite(runner, socket.socket(fileno=place.listen_fd)).start()
     waiting = asyncio.create_task(stop.wait())
     try:
-        done, _ = await asyncio.wait([waiting, writing, upkeep], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([waiting, writing, upkeep, giving_back], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:
             task.result()  # an exception here is final: recovery will tell what is on disk
     finally:
@@ -222,8 +222,13 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
             due = loop.time() + options.snapshot_interval
             try:
                 await service.snapshot(Snapshot())
+            except SyncError:
+                raise
             except StorageError as error:
                 say("ERROR", f"{error}; the log goes on, and another snapshot is tried later")
+                await asyncio.sleep(RETRY_PAUSE)
+            except Exception:
+                log.exception("internal error in a snapshot; this is a bug. The log goes on, another is tried later")
                 await asyncio.sleep(RETRY_PAUSE)
 
 
