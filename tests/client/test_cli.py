@@ -185,7 +185,7 @@ def test_users(shell: Shell) -> None:
     assert shell.json("get-user")["username"] == "builder"
     assert shell.json("delete-user") == {"username": "builder"}
     shell.options = [*shell.options[:2], "-l", "admin", "-p", "password"]
-    assert shell.json("get-user", "-u", "builder") is None
+    assert shell.json("get-user", "-u", "builder", status=1) is None
 
 
 def test_credentials_from_netrc_and_variables(
