@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from shardhash import __version__
 
-COMMANDS = {
+PROGRAMS = {
     "serve": ("shardhash.server.cli", "main", "run a server"),
     "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
     "snapshot": ("shardhash.admin.cli", "snapshot", "have a running server write a snapshot now"),
@@ -27,8 +27,8 @@ USAGE = "usage: shardhash COMMAND [OPTIONS]"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `shardhash`; its exit status: 2 when it was called wrongly."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
-    if name in COMMANDS:
-        module, function, _ = COMMANDS[name]
+    if name in PROGRAMS:
+        module, function, _ = PROGRAMS[name]
         status: int = getattr(importlib.import_module(module), function)(rest[:-1])
         return status
     if name == "--version":
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in PROGRAMS.items())
     return f"""{USAGE}
 
 A hash equivalence server for BitBake builds, and what belongs to it.

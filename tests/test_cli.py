@@ -38,7 +38,7 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_names_each_command_and_each_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in cli.COMMANDS:
+    for command in cli.PROGRAMS:
         assert f"  {command} " in shown
         assert cli.main(["--version"]) == 0
         with pytest.raises(SystemExit) as exit_:

@@ -1,48 +1,34 @@
 """The client for asyncio: every command by its well-known name, over a connection that is made again when it breaks.
 
-A call that fails because the connection broke is tried again on a new one, three times, and asks only for what is
-still unanswered; credentials, the user that the connection acts as, and the stream mode are the same there. Every
-command can be sent twice without harm, but the second new-user or delete-user of the same name is refused. A server
-that is silent for `timeout` seconds is not asked again: it would cost the same time once more.
+A call that fails because the connection broke is tried again on a new one (reconnecting.py), and asks only for what is
+still unanswered. Every command can be sent twice without harm, but the second new-user or delete-user of the same name
+is refused.
 
 Calls from several tasks take turns on the one connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import orjson
 
-from shardhash.client.connect import describe_error, open_transport
 from shardhash.client.connection import BLOCK, Connection
-from shardhash.client.credentials import find_credentials
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
+from shardhash.client.reconnecting import Reconnecting
 from shardhash.client.reports import ReportList
-from shardhash.errors import ProtocolError, SilentHeadersError
-from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import is_digest_text, join_digests
 
 TIMEOUT = 30.0
 """Seconds without progress after which a connection counts as broken."""
-RETRY_PAUSES = (0.0, 0.05, 0.2)
-"""Seconds before each retry. Short, because a dead server is found dead once for every wave of a build."""
-SILENCE_REMEMBERED = 600.0
-"""Seconds for which a server that did not answer with headers is not asked for them again, by any client here."""
 MARKS_AT_ONCE = 50_000
 """Rows of one gc_mark_stream exchange: bounds memory, and a round trip for so many costs nothing."""
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
-_silent_until: dict[str, float] = {}
-"""For the address of each server that did not answer with headers, the monotonic time until which it is not asked."""
 
 
 async def create_async_client(
@@ -97,27 +83,18 @@ class AsyncClient:
         netrc_hosts: bool = False,
         deadline: float | None = None,
     ) -> None:
-        self._address = parse_address(address)
-        self._timeout = timeout
-        self._deadline = deadline
-        self._native = native
-        self._block = block
-        if username:
-            self._credentials: tuple[str, str] | None = (username, password or "")
-        else:
-            self._credentials = find_credentials(address, self._address, by_host=netrc_hosts)
-        if self._credentials is not None and self._address.kind != "wss" and not self._address.local:
-            _log.warning(
-                "%s: the token of %s crosses the network unencrypted; use a wss:// address",
-                self._address,
-                self._credentials[0],
-            )
-        self._become: str | None = None
-        self._connection: Connection | None = None
-        self._closed = False
-        self._lock = asyncio.Lock()
+        self._server = Reconnecting(
+            address,
+            username,
+            password,
+            timeout=timeout,
+            native=native,
+            block=block,
+            netrc_hosts=netrc_hosts,
+            deadline=deadline,
+        )
 
-    # -- connecting, retrying, closing ---------------------------------------------------------------------------------
+    # -- connecting and closing ----------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
         """Connect now, unless connected; otherwise the first call does."""
@@ -125,24 +102,15 @@ class AsyncClient:
         async def nothing(connection: Connection) -> None:
             pass
 
-        await self._attempt(nothing)
+        await self._server.attempt(nothing)
 
     async def close(self) -> None:
         """Say goodbye. The client is of no more use."""
-        self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        await self._server.close()
 
     async def disconnect(self) -> None:
         """Close the connection at once, whatever is under way; the next call makes a new one."""
-        self._lock = asyncio.Lock()  # whoever holds the old one has lost the connection
-        await self._drop()
-
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.abort()
+        await self._server.disconnect()
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,68 +120,8 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _attempt(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """The outcome of `work` on a connection; on another one if it breaks, up to the number of retries."""
-        async with self._lock:
-            limit = asyncio.timeout(self._deadline)
-            try:
-                async with limit:
-                    return await self._attempt_often(work)
-            except (OSError, ProtocolError) as error:
-                why = f"no complete answer within {self._deadline:g} s" if limit.expired() else self._describe(error)
-                raise ConnectionError(f"{self._address}: {why}") from error
-
-    async def _attempt_often(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        for pause in RETRY_PAUSES:
-            try:
-                return await self._attempt_once(work)
-            except TimeoutError:
-                raise
-            except (OSError, ProtocolError):
-                await asyncio.sleep(pause)
-        return await self._attempt_once(work)
-
-    async def _attempt_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        try:
-            if self._connection is None:
-                self._connection = await self._open()
-            return await work(self._connection)
-        except BaseException:
-            # Answers to what was sent may be under way still; a new connection knows nothing of them.
-            await self._drop()
-            raise
-
-    async def _open(self) -> Connection:
-        native = self._native and _silent_until.get(str(self._address), 0.0) <= time.monotonic()
-        try:
-            return await self._open_once(native=native)
-        except SilentHeadersError:
-            _silent_until[str(self._address)] = time.monotonic() + SILENCE_REMEMBERED
-            return await self._open_once(native=False)
-
-    async def _open_once(self, *, native: bool) -> Connection:
-        transport = await open_transport(self._address, self._timeout)
-        try:
-            connection = await Connection.open(transport, native=native, block=self._block)
-            if self._credentials is not None:
-                username, token = self._credentials
-                await connection.invoke({"auth": {"username": username, "token": token}})
-            if self._become is not None:
-                await connection.invoke({"become-user": {"username": self._become}})
-        except BaseException:
-            await transport.abort()
-            raise
-        return connection
-
-    def _describe(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self._timeout:g} s"
-        return describe_error(error)
-
     async def _invoke(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
-        return await self._attempt(lambda connection: connection.invoke({command: arguments}))
+        return await self._server.attempt(lambda connection: connection.invoke({command: arguments}))
 
     async def _object_or_none(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any] | None:
         answer = await self._invoke(command, arguments)
@@ -234,7 +142,7 @@ class AsyncClient:
         return field
 
     def _malformed(self, command: str) -> ConnectionError:
-        return ConnectionError(f"{self._address}: the answer to {command} is not what the protocol says")
+        return ConnectionError(f"{self._server.address}: the answer to {command} is not what the protocol says")
 
     async def _ask(self, questions: Sequence[Question]) -> None:
         async def ask(connection: Connection) -> None:
@@ -242,7 +150,7 @@ class AsyncClient:
                 await connection.ask(question)
 
         if questions:
-            await self._attempt(ask)
+            await self._server.attempt(ask)
 
     # -- lookups -------------------------------------------------------------------------------------------------------
 
@@ -313,7 +221,7 @@ class AsyncClient:
         """
         rows = ReportList(reports)
         if not rows.complete:
-            await self._attempt(lambda connection: connection.report(rows))
+            await self._server.attempt(lambda connection: connection.report(rows))
         return rows.unihashes
 
     async def report_unihash_equiv(
@@ -381,7 +289,9 @@ class AsyncClient:
 
     async def _mark(self, lines: list[str]) -> int:
         answers: list[bytes] = []
-        await self._attempt(lambda connection: connection.stream("gc-mark-stream", lines[len(answers) :], answers))
+        await self._server.attempt(
+            lambda connection: connection.stream("gc-mark-stream", lines[len(answers) :], answers)
+        )
         try:
             return sum(int(item["count"]) for item in orjson.loads(b"[" + b",".join(answers) + b"]"))
         except (ValueError, TypeError, KeyError):
@@ -400,15 +310,15 @@ class AsyncClient:
     async def auth(self, username: str, token: str) -> dict[str, Any]:
         """Log in; also on later connections. ``{"result": True, username, permissions}``."""
         answer = await self._object("auth", {"username": username, "token": token})
-        self._credentials = (username, token)
-        self._become = None
+        self._server.credentials = (username, token)
+        self._server.become = None
         return answer
 
     async def refresh_token(self, username: str | None = None) -> dict[str, Any]:
         """Replace a user's token, one's own without a name; ``{username, token}``. The old one stops working."""
         answer = await self._object("refresh-token", _named(username))
-        if self._credentials is not None and self._credentials[0] == answer["username"]:
-            self._credentials = (answer["username"], answer["token"])
+        if self._server.credentials is not None and self._server.credentials[0] == answer["username"]:
+            self._server.credentials = (answer["username"], answer["token"])
         return answer
 
     async def set_user_perms(self, username: str, permissions: Sequence[str]) -> dict[str, Any]:
@@ -436,7 +346,7 @@ class AsyncClient:
     async def become_user(self, username: str) -> dict[str, Any]:
         """Act as another user from now on, on later connections too; ``{username, permissions}``."""
         answer = await self._object("become-user", {"username": username})
-        self._become = username
+        self._server.become = username
         return answer
 
 

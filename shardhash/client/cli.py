@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from shardhash.base import options
 from shardhash.base.options import Options
-from shardhash.client.commands import COMMANDS
+from shardhash.client.commands import SUBCOMMANDS
 from shardhash.errors import ConfigError, InvokeError
 
 DEFAULT_ADDRESS = "unix://./hashserve.sock"
@@ -143,7 +143,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_const", const=True, help="print the answer as one line of JSON")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
-    for command in COMMANDS:
+    for command in SUBCOMMANDS:
         usage = commands.add_parser(
             command.name, help=command.help, description=command.help, parents=[common], allow_abbrev=False
         )

@@ -37,7 +37,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class Subcommand:
     """One command. `run` may raise what the client raises, and ValueError for input that is wrong."""
 
     name: str
@@ -275,42 +275,42 @@ def _where_argument(**settings: Any) -> Argument:
     )
 
 
-COMMANDS = (
-    Command("get", "show what is known of a taskhash; nothing if it is unknown", _get, (_METHOD, _TASKHASH)),
-    Command(
+SUBCOMMANDS = (
+    Subcommand("get", "show what is known of a taskhash; nothing if it is unknown", _get, (_METHOD, _TASKHASH)),
+    Subcommand(
         "get-outhash",
         "show the oldest task with an outhash; nothing if it is unknown",
         _get_outhash,
         (_METHOD, _argument("outhash", metavar="OUTHASH"), _TASKHASH),
     ),
-    Command(
+    Subcommand(
         "unihash-exists",
         "whether a unihash is known: true or false, and exit status 0 or 1",
         _unihash_exists,
         (_argument("unihash", metavar="UNIHASH"), _argument("--quiet", action="store_true", help="print nothing")),
     ),
-    Command(
+    Subcommand(
         "ping",
         "whether the server answers, and how quickly",
         _ping,
         (_argument("--count", type=_checked(options.whole(1, 1_000_000)), default=1, metavar="N"),),
     ),
-    Command(
+    Subcommand(
         "stats",
         "show how many requests there were and how long they took",
         _stats,
         (_argument("--reset", action="store_true", help="and set the figures to zero"),),
     ),
-    Command("get-db-usage", "show how much is stored", _get_db_usage),
-    Command("get-db-query-columns", "list the columns that remove takes", _get_db_query_columns),
-    Command(
+    Subcommand("get-db-usage", "show how much is stored", _get_db_usage),
+    Subcommand("get-db-query-columns", "list the columns that remove takes", _get_db_query_columns),
+    Subcommand(
         "remove",
         "remove what matches: each table takes the conditions that are columns of its own, so that a method and an"
         " outhash remove the rows of that outhash and EVERY mapping of the method",
         _remove,
         (_where_argument(required=True),),
     ),
-    Command(
+    Subcommand(
         "clean-unused",
         "remove outhashes of tasks that have no unihash any more",
         _clean_unused,
@@ -323,24 +323,24 @@ COMMANDS = (
             ),
         ),
     ),
-    Command("gc-status", "show the garbage collection in progress", _gc_status),
-    Command("gc-mark", "keep what matches through the sweep", _gc_mark, (_MARK, _where_argument(default=[]))),
-    Command(
+    Subcommand("gc-status", "show the garbage collection in progress", _gc_status),
+    Subcommand("gc-mark", "keep what matches through the sweep", _gc_mark, (_MARK, _where_argument(default=[]))),
+    Subcommand(
         "gc-mark-stream",
         "keep what matches one of the lines on standard input, `COLUMN VALUE [COLUMN VALUE ...]`",
         _gc_mark_stream,
         (_MARK, _argument("--progress", action="store_true", help="show it even if standard error is no terminal")),
     ),
-    Command("gc-sweep", "remove all hashes without the mark, which ends the collection", _gc_sweep, (_MARK,)),
-    Command("refresh-token", "replace a user's token", _refresh_token, (_USER_OR_SELF,)),
-    Command("set-user-perms", "give a user these permissions and no others", _set_user_perms, (_USER, _PERMISSIONS)),
-    Command("get-user", "show a user; nothing if there is none of that name", _get_user, (_USER_OR_SELF,)),
-    Command("get-all-users", "show all users", _get_all_users),
-    Command(
+    Subcommand("gc-sweep", "remove all hashes without the mark, which ends the collection", _gc_sweep, (_MARK,)),
+    Subcommand("refresh-token", "replace a user's token", _refresh_token, (_USER_OR_SELF,)),
+    Subcommand("set-user-perms", "give a user these permissions and no others", _set_user_perms, (_USER, _PERMISSIONS)),
+    Subcommand("get-user", "show a user; nothing if there is none of that name", _get_user, (_USER_OR_SELF,)),
+    Subcommand("get-all-users", "show all users", _get_all_users),
+    Subcommand(
         "new-user", "create a user and show the token, which cannot be shown again", _new_user, (_USER, _PERMISSIONS)
     ),
-    Command("delete-user", "delete a user", _delete_user, (_USER_OR_SELF,)),
-    Command(
+    Subcommand("delete-user", "delete a user", _delete_user, (_USER_OR_SELF,)),
+    Subcommand(
         "stress",
         "put load on a server and show how it bears it",
         _stress,

@@ -6,7 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from shardhash.client.transport import READ_SIZE, LineTransport, Transport, keep_alive
+from shardhash.base.sockets import keep_alive
+from shardhash.client.transport import READ_SIZE, LineTransport, Transport
 from shardhash.wire.address import Address
 
 

@@ -8,7 +8,6 @@ Each wait has a limit of `timeout` seconds without progress, more for what is la
 from __future__ import annotations
 
 import asyncio
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -23,9 +22,6 @@ SLOWEST = 16 * 1024
 """Bytes a second; a link that is slower than this may run into the time limit."""
 READ_SIZE = 256 * 1024
 """Bytes taken from a socket at once."""
-
-# Keep-alive probes as the server has them, so that a dead peer or a forgetful NAT is noticed while nothing is asked.
-_KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
 class Transport(ABC):
@@ -155,11 +151,3 @@ def _announces_chunks(line: bytes) -> bool:
         return bool(orjson.loads(line) == {CHUNK_STREAM: None})
     except orjson.JSONDecodeError:
         raise ProtocolError("the server sent a message that is not JSON") from None
-
-
-def keep_alive(connection: socket.socket) -> None:
-    """Turn on TCP keep-alive probes. Takes asyncio's view of a socket as well."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEP_ALIVE:
-        if option := getattr(socket, name, None):  # Linux has all three
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -21,7 +21,8 @@ from aiohttp import (
     WSServerHandshakeError,
 )
 
-from shardhash.client.transport import MESSAGE_LIMIT, Transport, keep_alive
+from shardhash.base.sockets import keep_alive
+from shardhash.client.transport import MESSAGE_LIMIT, Transport
 from shardhash.errors import ProtocolError
 from shardhash.wire.address import Address
 

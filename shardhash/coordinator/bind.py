@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT, USER_ADMIN
+from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
+from shardhash.wire.messages import USER_ADMIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Handlers:
 
     async def _store_reports(self, caller: Caller, reports: list[Report]) -> list[bytes]:
         """Store reports; to one who may not, tell the unihashes that they would get."""
-        if caller.read_only or permissions.REPORT not in caller.identity.permissions:
+        if caller.read_only or m.REPORT not in caller.identity.permissions:
             return await self._would_get(reports)
         if caller.identity.username is not None:
             reports = [report._replace(owner=caller.identity.username) for report in reports]

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from aiohttp import web
 
+from shardhash.base.sockets import keep_alive
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
-from shardhash.coordinator.transports.line import LineProtocol, keep_alive
+from shardhash.coordinator.transports.line import LineProtocol
 from shardhash.coordinator.transports.websocket import WebSocketHandler
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
@@ -131,7 +132,7 @@ class Listeners:
                 log.warning("%s: refused: %s", request.remote or "unknown", refusal)
                 return web.Response(status=403, text=refusal + "\n")
             if request.transport is not None:
-                keep_alive(request.transport)
+                keep_alive(request.transport.get_extra_info("socket"))
             await response.prepare(request)
             transport = WebSocketHandler(response, self._connection(bind, lines=False), self._limits.pipelined)
             session = opener(transport, request.remote or "unknown")

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shardhash.errors import ConfigError, InvokeError
+from shardhash.wire.messages import DB_ADMIN, READ, REPORT, USER_ADMIN
 
-READ = "@read"
-REPORT = "@report"
-DB_ADMIN = "@db-admin"
-USER_ADMIN = "@user-admin"
 ALL = "@all"
 NONE = "@none"
 

@@ -18,9 +18,10 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from shardhash.base.tasks import Sleep
 from shardhash.coordinator import permissions
 from shardhash.coordinator.callers import Caller, LoggedIn
 from shardhash.coordinator.permissions import ALL, Identity
@@ -38,8 +39,7 @@ TOKENS_A_SECOND = 10
 MOST_WAITING = 20
 """Logins by password of one host, and new tokens for one user, that may wait at one time."""
 
-Sleep: TypeAlias = Callable[[float], Awaitable[None]]
-Entry: TypeAlias = dict[str, Any]
+UserEntry: TypeAlias = dict[str, Any]
 
 _USER = "user"
 _ADMINISTRATOR = ("config", "administrator")
@@ -156,8 +156,8 @@ class Users:
             await self._store.set_entry(_USER, username, None)
             self.logged_in.revoke(username, f"{username} was deleted")
 
-    async def _entry(self, username: str) -> Entry:
-        entry: Entry | None = await self._store.get_entry(_USER, username)
+    async def _entry(self, username: str) -> UserEntry:
+        entry: UserEntry | None = await self._store.get_entry(_USER, username)
         if entry is None:
             raise InvokeError(f"No user named '{username}' exists")
         return entry
@@ -166,7 +166,7 @@ class Users:
         if await self._store.get_entry(_USER, username) is not None:
             raise InvokeError(f"Cannot create new user '{username}'")
 
-    async def _matches(self, entry: Entry | None, token: str, caller: Caller | None = None) -> bool:
+    async def _matches(self, entry: UserEntry | None, token: str, caller: Caller | None = None) -> bool:
         """Whether the token belongs to the entry; takes as long for no entry as for a user's.
 
         One password at a time: a flood of logins shall not take the processors from the builds. Each host has one in
@@ -199,11 +199,11 @@ class Users:
         return token
 
 
-def _identity(username: str, entry: Entry) -> Identity:
+def _identity(username: str, entry: UserEntry) -> Identity:
     return Identity(username, permissions.expand(entry["permissions"]))
 
 
-def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes, id_: str = "") -> Entry:
+def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes, id_: str = "") -> UserEntry:
     return {
         "id": id_ or secrets.token_hex(8),
         "permissions": sorted(granted),
@@ -213,7 +213,7 @@ def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes, id_:
     }
 
 
-def _same_login(entry: Entry | None, other: Entry) -> bool:
+def _same_login(entry: UserEntry | None, other: UserEntry) -> bool:
     return entry is not None and all(entry[name] == other[name] for name in ("id", "salt", "hash"))
 
 

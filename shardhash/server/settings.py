@@ -8,11 +8,11 @@ from typing import Literal, TypeAlias
 
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.origins import Browsers
-from shardhash.coordinator.permissions import DB_ADMIN, REPORT
 from shardhash.errors import ConfigError
 from shardhash.link import worker_options
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.connection import Limits
+from shardhash.wire.messages import DB_ADMIN, REPORT
 
 Sync: TypeAlias = Literal["always", "interval", "off"]
 """When reports are on the disk: before they are acknowledged, within an interval, or when the system likes."""

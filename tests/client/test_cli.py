@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from shardhash import cli
-from shardhash.client.commands import COMMANDS, read_conditions
+from shardhash.client.commands import SUBCOMMANDS, read_conditions
 from shardhash.client.progress import Progress
 from tests.client.older_server import HangUpError, OlderServer
 from tests.servers import IN_MEMORY, ROOT, ServerProcess
@@ -74,7 +74,7 @@ def test_every_command_of_the_issue_is_there() -> None:
         " delete-user get-db-usage get-db-query-columns gc-status gc-mark gc-mark-stream gc-sweep unihash-exists ping"
         " stress"
     )
-    assert {command.name for command in COMMANDS} == set(names.split())
+    assert {command.name for command in SUBCOMMANDS} == set(names.split())
 
 
 def test_hashes(shell: Shell) -> None:

@@ -260,7 +260,7 @@ async def test_questions_about_rows_wait_for_a_connection_outside_of_the_limit(
     under_way, most = 0, 0
     ask_now = pool.Pool._ask_now
 
-    async def counted(self: pool.Pool, question: pool.Question[object]) -> object:
+    async def counted(self: pool.Pool, question: pool.Inquiry[object]) -> object:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Callable
 from typing import cast
 
 import orjson
 
+from shardhash.base.sockets import keep_alive
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.framing import encode_json
 
-KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
-"""Seconds idle, seconds between probes, probes: a builder that vanished is noticed within 90 s."""
 LINGER = 1.0
 """Seconds that a peer whose connection we end has to end its side."""
 
@@ -45,7 +43,7 @@ class LineProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
-        keep_alive(transport)
+        keep_alive(transport.get_extra_info("socket"))
         self._session = self._open_session(self, _peer(transport))
         self._track(asyncio.get_running_loop().create_task(self._run()), self._session)
 
@@ -117,17 +115,6 @@ class LineProtocol(asyncio.Protocol):
         if self._paused and self._session.waiting <= self._pipelined // 2 and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
-
-
-def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Set what a long-lived TCP connection needs: keep-alive probes, and no waiting for fuller packets."""
-    raw = transport.get_extra_info("socket")
-    if raw is None or raw.family == socket.AF_UNIX:
-        return
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE:
-        raw.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _peer(transport: asyncio.BaseTransport) -> str:

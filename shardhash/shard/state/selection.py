@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from shardhash.base.timestamps import to_iso
 from shardhash.shard.state import small_sets
-from shardhash.shard.state.table import MethodTable, Row, Table
+from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.table import Row, Table
 from shardhash.wire.hashes import Key, join_digests, split_digests, to_key, to_text
 from shardhash.wire.rows import COLUMNS, DETAILS, MAPPING_CONDITIONS, ROW_CONDITIONS, SIGINFO, Columns, Where
 

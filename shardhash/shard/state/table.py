@@ -1,19 +1,10 @@
 """The table: the whole state of one shard in memory. Pure: values in, values out; no files, no clock.
 
-For each method it holds
-
-- ``mappings``: taskhash -> unihash, the dict that lookups read;
-- ``marks``: taskhash -> GC mark, only for mappings that carry one;
-- ``reverse``: unihash -> the taskhash that has it, or a set of them (exists, remove, gc-mark). The taskhash that is
-  its own unihash, as most are, is not in there: ``mappings`` says so itself;
-- ``rows``: taskhash -> bag of outhash rows of that taskhash, oldest first;
-- ``unmapped``: the taskhashes that have rows and no mapping, which are few;
-- ``index``: outhash -> bag of taskhashes, oldest first. Its taskhashes may belong to any shard.
-
-and besides, ``entries``: users and settings (kind -> name -> value).
+For each method it holds a `MethodTable` (method_table.py), and besides, ``entries``: users and settings
+(kind -> name -> value).
 
 Memory is what limits a shard, so the items of bags are packed (packing.py); their details number the tuple (owner, PN,
-PV, PR, task), which tasks share. A unihash that equals its taskhash or another mapping's unihash is the same object.
+PV, PR, task), which tasks share.
 
 Changes come only through `apply`, one record at a time (records.py), in life as in recovery.
 """
@@ -24,13 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
-from operator import eq
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import packing, records, small_sets
+from shardhash.shard.state.method_table import MethodTable, either
 from shardhash.shard.state.packing import pack_item, pack_key, unpack_item
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.small_sets import Bag, NameOf
@@ -55,33 +46,6 @@ class Candidate(NamedTuple):
 
     created: int
     taskhash: Key
-
-
-class MethodTable:
-    """The dicts of one method; see the head of this module."""
-
-    __slots__ = ("index", "mappings", "marks", "reverse", "rows", "unmapped")
-
-    def __init__(self) -> None:
-        self.mappings: dict[Key, bytes] = {}
-        self.marks: dict[Key, str] = {}
-        self.reverse: dict[bytes, Key | set[Key]] = {}
-        self.rows: dict[Key, Bag] = {}
-        self.unmapped: set[Key] = set()
-        self.index: dict[Key, Bag] = {}
-
-    def holders(self, unihash: Key) -> list[Key]:
-        """The taskhashes that have a unihash; none for a text."""
-        found = self.reverse.get(unihash)  # type: ignore[arg-type]  # a text finds nothing
-        holders = list(found) if isinstance(found, set) else [] if found is None else [found]
-        if self.mappings.get(unihash) == unihash:
-            holders.append(unihash)
-        return holders
-
-    def held(self, digests: Buffer) -> bytes:
-        """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it; 60 ns each, half if all are their own."""
-        own = bytes(map(eq, map(self.mappings.get, split_digests(digests)), split_digests(digests)))
-        return _either(own, bytes(map(self.reverse.__contains__, split_digests(digests)))) if self.reverse else own
 
 
 class Table:
@@ -125,7 +89,7 @@ class Table:
         """For each unihash a byte: 1 when a mapping of any method has it."""
         status = bytes(len(digests) // DIGEST_SIZE)
         for table in self.methods.values():
-            status = _either(status, table.held(digests))
+            status = either(status, table.held(digests))
         return status
 
     def mark(self, method: str, taskhash: Key) -> str:
@@ -284,7 +248,7 @@ class Table:
         for taskhash in map(to_key, taskhashes):
             unihash = table.mappings.pop(taskhash, None)
             if unihash is not None:
-                self._unlink(table, taskhash, unihash)
+                table.unlink(taskhash, unihash)
                 self._set_mark(table, taskhash, "")
                 if taskhash in table.rows:
                     table.unmapped.add(taskhash)
@@ -323,27 +287,16 @@ class Table:
         old = table.mappings.get(taskhash)
         if old != unihash:
             if old is not None:
-                self._unlink(table, taskhash, old)
+                table.unlink(taskhash, old)
             elif table.unmapped:
                 table.unmapped.discard(taskhash)
             if unihash == taskhash:
                 table.mappings[taskhash] = taskhash  # one object
             else:
-                unihash = table.mappings[taskhash] = _shared(table, unihash)
-                _link(table, taskhash, unihash)
+                unihash = table.mappings[taskhash] = table.shared(unihash)
+                table.link(taskhash, unihash)
         if mark or table.marks:
             self._set_mark(table, taskhash, mark)
-
-    def _unlink(self, table: MethodTable, taskhash: Key, unihash: bytes) -> None:
-        if taskhash == unihash:
-            return
-        holders = table.reverse[unihash]
-        if not isinstance(holders, set):
-            del table.reverse[unihash]
-            return
-        holders.discard(taskhash)
-        if len(holders) == 1:
-            table.reverse[unihash] = holders.pop()
 
     def _set_mark(self, table: MethodTable, taskhash: Key, mark: str) -> None:
         old = table.marks.pop(taskhash, "")
@@ -374,30 +327,6 @@ class Table:
         """The row that an item of ``rows`` stands for."""
         created, number, outhash, siginfo = packing.unpack_row(item)
         return Row(created, self._details[number], siginfo, outhash)
-
-
-def _either(one: bytes, other: bytes) -> bytes:
-    """Bytes that are 0 or 1: 1 where one of the two is. numpy is faster, but a worker does without its 10 MiB."""
-    return (int.from_bytes(one) | int.from_bytes(other)).to_bytes(len(one))
-
-
-def _shared(table: MethodTable, unihash: bytes) -> bytes:
-    """The object that already stands for this unihash, so that it is in memory once."""
-    holders = table.reverse.get(unihash)
-    if holders is not None:
-        return table.mappings[next(iter(holders)) if isinstance(holders, set) else holders]
-    own = table.mappings.get(unihash)
-    return own if own == unihash else unihash
-
-
-def _link(table: MethodTable, taskhash: Key, unihash: bytes) -> None:
-    holders = table.reverse.get(unihash)
-    if holders is None:
-        table.reverse[unihash] = taskhash
-    elif isinstance(holders, set):
-        holders.add(taskhash)
-    else:
-        table.reverse[unihash] = {holders, taskhash}
 
 
 def _put(where: dict[Key, Bag], key: Key, item: bytes, name_of: NameOf) -> int:

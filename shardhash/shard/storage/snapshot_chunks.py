@@ -26,8 +26,9 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from shardhash.shard.state import small_sets
+from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.packing import unpack_item
-from shardhash.shard.state.table import Details, MethodTable, Table
+from shardhash.shard.state.table import Details, Table
 from shardhash.wire.hashes import DIGEST_SIZE, Key, split_digests, to_key, to_text
 
 Chunk: TypeAlias = dict[str, Any]

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
-from shardhash.base.tasks import BackgroundTasks
+from shardhash.base.tasks import BackgroundTasks, Sleep
 from shardhash.client import AsyncClient
 from shardhash.errors import InvokeError, ProtocolError
 from shardhash.stores.chained.settings import UpstreamSettings
@@ -34,8 +34,7 @@ LAST_PAUSE = 60.0
 PROBE_METHOD = "shardhash.probe"
 
 _T = TypeVar("_T")
-Question: TypeAlias = Callable[[AsyncClient], Awaitable[_T]]
-Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+Inquiry: TypeAlias = Callable[[AsyncClient], Awaitable[_T]]
 
 
 class Pool:
@@ -70,7 +69,7 @@ class Pool:
         """Whether the upstream is not asked at present."""
         return self._down
 
-    async def ask(self, question: Question[_T]) -> _T | None:
+    async def ask(self, question: Inquiry[_T]) -> _T | None:
         """The outcome of a question on a connection that is free, within the limit; None while the upstream is down.
 
         `question` is called when a connection is free, so it may gather until then what it asks.
@@ -89,7 +88,7 @@ class Pool:
         """Run a task that ends with the pool at the latest."""
         self._tasks.start(work, "a question to the upstream")
 
-    async def _ask_now(self, question: Question[_T]) -> _T:
+    async def _ask_now(self, question: Inquiry[_T]) -> _T:
         """Ask, up or down. Raises OSError (TimeoutError too), InvokeError, ProtocolError."""
         async with asyncio.timeout(self._settings.limit):
             client = await self._idle.get()

@@ -12,10 +12,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from shardhash.base.tasks import Sleep
 from shardhash.client import AsyncClient
 from shardhash.client.questions import hex_texts
 from shardhash.errors import InvokeError
-from shardhash.stores.chained.pool import CONNECTIONS, Pool, Question, Sleep
+from shardhash.stores.chained.pool import CONNECTIONS, Inquiry, Pool
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire import messages
 from shardhash.wire.batch import Found
@@ -92,7 +93,7 @@ class Upstream:
         row = await self._ask_row(lambda client: client.get_outhash(method, outhash, taskhash, with_unihash))
         return _checked(row, JOINED_COLUMNS if with_unihash else COLUMNS, method=method, outhash=outhash)
 
-    async def _ask_row(self, question: Question[_A]) -> _A | None:
+    async def _ask_row(self, question: Inquiry[_A]) -> _A | None:
         """Ask about one row. Those of a batch of reports wait here, where the limit of a question does not run."""
         async with self._rows:
             return await self._pool.ask(question)

@@ -1,0 +1,146 @@
+"""A connection to one server that is made again when it breaks, with the same credentials, for one call at a time.
+
+A call that fails because the connection broke is tried again on a new one, three times. A server that is silent for
+`timeout` seconds is not asked again: it would cost the same time once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from shardhash.client.connect import describe_error, open_transport
+from shardhash.client.connection import Connection
+from shardhash.client.credentials import find_credentials
+from shardhash.errors import ProtocolError, SilentHeadersError
+from shardhash.wire.address import parse_address
+
+RETRY_PAUSES = (0.0, 0.05, 0.2)
+"""Seconds before each retry. Short, because a dead server is found dead once for every wave of a build."""
+SILENCE_REMEMBERED = 600.0
+"""Seconds for which a server that did not answer with headers is not asked for them again, by any client here."""
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_silent_until: dict[str, float] = {}
+"""For the address of each server that did not answer with headers, the monotonic time until which it is not asked."""
+
+
+class Reconnecting:
+    """See the module. `credentials`: (username, token) of each new connection; `become`: the user it then acts as."""
+
+    def __init__(
+        self,
+        address: str,
+        username: str | None,
+        password: str | None,
+        *,
+        timeout: float,
+        native: bool,
+        block: int,
+        netrc_hosts: bool,
+        deadline: float | None,
+    ) -> None:
+        self.address = parse_address(address)
+        self.credentials: tuple[str, str] | None
+        if username:
+            self.credentials = (username, password or "")
+        else:
+            self.credentials = find_credentials(address, self.address, by_host=netrc_hosts)
+        if self.credentials is not None and self.address.kind != "wss" and not self.address.local:
+            _log.warning(
+                "%s: the token of %s crosses the network unencrypted; use a wss:// address",
+                self.address,
+                self.credentials[0],
+            )
+        self.become: str | None = None
+        self._timeout = timeout
+        self._deadline = deadline
+        self._native = native
+        self._block = block
+        self._connection: Connection | None = None
+        self._closed = False
+        self._lock = asyncio.Lock()
+
+    async def attempt(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """The outcome of `work` on a connection; on another one if it breaks, up to the number of retries.
+
+        Raises ConnectionError, and what `work` raises else.
+        """
+        async with self._lock:
+            limit = asyncio.timeout(self._deadline)
+            try:
+                async with limit:
+                    return await self._attempt_often(work)
+            except (OSError, ProtocolError) as error:
+                why = f"no complete answer within {self._deadline:g} s" if limit.expired() else self._describe(error)
+                raise ConnectionError(f"{self.address}: {why}") from error
+
+    async def _attempt_often(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        for pause in RETRY_PAUSES:
+            try:
+                return await self._attempt_once(work)
+            except TimeoutError:
+                raise
+            except (OSError, ProtocolError):
+                await asyncio.sleep(pause)
+        return await self._attempt_once(work)
+
+    async def _attempt_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        try:
+            if self._connection is None:
+                self._connection = await self._open()
+            return await work(self._connection)
+        except BaseException:
+            # Answers to what was sent may be under way still; a new connection knows nothing of them.
+            await self._drop()
+            raise
+
+    async def _open(self) -> Connection:
+        native = self._native and _silent_until.get(str(self.address), 0.0) <= time.monotonic()
+        try:
+            return await self._open_once(native=native)
+        except SilentHeadersError:
+            _silent_until[str(self.address)] = time.monotonic() + SILENCE_REMEMBERED
+            return await self._open_once(native=False)
+
+    async def _open_once(self, *, native: bool) -> Connection:
+        transport = await open_transport(self.address, self._timeout)
+        try:
+            connection = await Connection.open(transport, native=native, block=self._block)
+            if self.credentials is not None:
+                username, token = self.credentials
+                await connection.invoke({"auth": {"username": username, "token": token}})
+            if self.become is not None:
+                await connection.invoke({"become-user": {"username": self.become}})
+        except BaseException:
+            await transport.abort()
+            raise
+        return connection
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout:g} s"
+        return describe_error(error)
+
+    async def close(self) -> None:
+        """Say goodbye. The client is of no more use."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def disconnect(self) -> None:
+        """Close the connection at once, whatever is under way; the next call makes a new one."""
+        self._lock = asyncio.Lock()  # whoever holds the old one has lost the connection
+        await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.abort()
