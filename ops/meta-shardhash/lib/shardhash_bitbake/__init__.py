@@ -1,0 +1,6 @@
+"""shardhash inside BitBake: a signature handler with a hash equivalence client of its own. See the layer's README.
+
+Only the standard library, Python 3.9 or later, and no event loop.
+"""
+
+__all__: list[str] = []
