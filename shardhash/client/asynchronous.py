@@ -42,7 +42,7 @@ async def create_async_client(
     netrc_hosts: bool = False,
     deadline: float | None = None,
 ) -> AsyncClient:
-    """A connected client of the server at ``unix://PATH``, ``HOST:PORT``, ``ws://HOST:PORT[/path]`` or ``wss://...``.
+    """A connected client of the server at ``unix://PATH``, ``HOST:PORT``, ``tls://HOST:PORT``, ``ws://...`` or ``wss://...``.
 
     `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address, as
     it is written here; with `netrc_hosts` also from an entry for its host.

@@ -105,7 +105,8 @@ def _options() -> Options:
         "--address",
         "SHARDHASH_ADDRESS",
         default=DEFAULT_ADDRESS,
-        help=f"the server: unix://PATH, HOST:PORT, ws://HOST:PORT or wss://HOST (default {DEFAULT_ADDRESS})",
+        help="the server: unix://PATH, HOST:PORT, tls://HOST:PORT, ws://HOST:PORT or wss://HOST"
+        f" (default {DEFAULT_ADDRESS})",
     )
     known.add("--login", "SHARDHASH_LOGIN", short="-l", metavar="USER", help="log in as this user")
     known.add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from pathlib import Path
 
 from shardhash.base.sockets import keep_alive
@@ -21,7 +22,12 @@ async def open_transport(address: Address, timeout: float) -> Transport:
             return await WebSocketTransport.open(address, timeout)
         if address.kind == "unix":
             return LineTransport(*await _open_unix(address.path), timeout)
-        reader, writer = await asyncio.open_connection(address.host, address.port, limit=READ_SIZE)
+        context = None
+        if address.encrypted:
+            from shardhash.client.environment import tls_context  # the same holds for it
+
+            context = tls_context()
+        reader, writer = await asyncio.open_connection(address.host, address.port, limit=READ_SIZE, ssl=context)
         keep_alive(writer.get_extra_info("socket"))
         return LineTransport(reader, writer, timeout)
 
@@ -46,7 +52,12 @@ def describe_error(error: Exception) -> str:
     """What went wrong, for people: ``connection refused`` instead of how the event loop or aiohttp puts it."""
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, OSError) and found.errno is not None and found.errno > 0:
+        if isinstance(found, ssl.SSLError):  # aiohttp's own say nothing, but their cause does
+            if message := getattr(found, "verify_message", None):
+                return f"certificate verify failed: {message}; SSL_CERT_FILE names authorities to trust"
+            if found.errno and getattr(found, "reason", None):
+                return "TLS failed: " + found.reason.lower().replace("_", " ")
+        elif isinstance(found, OSError) and found.errno is not None and found.errno > 0:
             return os.strerror(found.errno).lower()
         found = getattr(found, "os_error", None) or found.__cause__
     return str(error) or type(error).__name__

@@ -71,7 +71,7 @@ class Transport(ABC):
 
 
 class LineTransport(Transport):
-    """Lines over a stream socket: ``HOST:PORT`` and ``unix://PATH``."""
+    """Lines over a stream socket: ``HOST:PORT``, ``tls://HOST:PORT`` and ``unix://PATH``."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float) -> None:
         super().__init__(timeout)

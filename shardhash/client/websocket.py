@@ -22,6 +22,7 @@ from aiohttp import (
 )
 
 from shardhash.base.sockets import keep_alive
+from shardhash.client.environment import proxy_for, tls_context
 from shardhash.client.transport import MESSAGE_LIMIT, Transport
 from shardhash.errors import ProtocolError
 from shardhash.wire.address import Address
@@ -50,7 +51,9 @@ class WebSocketTransport(Transport):
         session = ClientSession(timeout=ClientTimeout(total=None), trace_configs=[tracing])
         try:
             socket = await session.ws_connect(
-                str(address),
+                _url(address),
+                ssl=tls_context() if address.encrypted else True,
+                proxy=proxy_for(address),
                 compress=0,
                 max_msg_size=MESSAGE_LIMIT,
                 decode_text=False,
@@ -125,6 +128,11 @@ class WebSocketTransport(Transport):
         # that the socket has nobody to wait for, and only gives back what it holds.
         await self._session.close()
         await self._socket.close()
+
+
+def _url(address: Address) -> str:
+    """The address as http:// or https://: a proxy may know no other."""
+    return str(address).replace("ws", "http", 1)
 
 
 async def _refuse_redirect(_session: ClientSession, _context: object, redirect: TraceRequestRedirectParams) -> None:

@@ -10,11 +10,25 @@ one::
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
 from shardhash.wire.messages import USER_ADMIN
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files of tls:// and wss:// addresses, PEM. The certificate's may hold the chain, and the key if `key` is None.
+
+    With `client_ca` clients must have a certificate of one of the authorities there. One whose common name is that of a
+    user acts as that user.
+    """
+
+    certificate: Path
+    key: Path | None = None
+    client_ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +40,6 @@ class Bind:
     anon_perms: frozenset[str] = ANONYMOUS_DEFAULT
 
     def __post_init__(self) -> None:
-        if self.address.kind == "wss":
-            plain = Address("ws", self.address.host, self.address.port, self.address.path)
-            raise ConfigError(
-                f"cannot listen on {self.address}: the server speaks no TLS; bind {plain} on a loopback address and"
-                " put a TLS proxy (nginx, haproxy, caddy) in front of it"
-            )
         if granted := self.anon_perms & {ALL, USER_ADMIN}:
             raise ConfigError(
                 f"anonymous users of {self.address} cannot be given {' '.join(sorted(granted))}: whoever reaches the"

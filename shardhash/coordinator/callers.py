@@ -29,6 +29,8 @@ class Caller:
     read_only: bool
     peer: str = ""
     login: str | None = None
+    certified: str | None = None
+    """The name in the client's certificate, which an authority that the settings name signed."""
     revoke: Callable[[str], None] = field(default=_cannot, repr=False)
     """Ends the connection; the argument says why."""
     gone: Callable[[], bool] = field(default=_never, repr=False)

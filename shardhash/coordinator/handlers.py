@@ -78,6 +78,13 @@ class Handlers:
         permissions.check(caller.identity, command, getattr(request, "username", None))
         return await self._by_type[type(request)](caller, request)
 
+    async def certify(self, caller: Caller, name: str) -> None:
+        """Have a client act as the user that its certificate names, if there is one."""
+        identity = await self._users.find(name)
+        if identity is not None:
+            caller.identity, caller.login = identity, name
+            self._users.logged_in.add(caller)
+
     async def answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         """The frame that answers a native batch, which needs the permissions of get-batch."""
         permissions.check(caller.identity, m.COMMANDS["get-batch"])

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
 from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
+from shardhash.coordinator.tls import ServerTls, name_in_certificate
 from shardhash.coordinator.transports.line import LineProtocol
 from shardhash.coordinator.transports.websocket import WebSocketHandler
 from shardhash.errors import ConfigError
@@ -41,10 +43,14 @@ FINISH_LIMIT = 5.0
 class Listeners:
     """All listeners of a server and their sessions."""
 
-    def __init__(self, services: Services, limits: Limits, browsers: Browsers | None = None) -> None:
+    def __init__(
+        self, services: Services, limits: Limits, browsers: Browsers | None = None, tls: ServerTls | None = None
+    ) -> None:
+        """`tls` must be given for addresses of TLS."""
         self._browsers = browsers or Browsers()
         self._services = services
         self._limits = limits
+        self._tls = tls
         self._servers: list[asyncio.Server] = []
         self._runners: list[web.AppRunner] = []
         self._sites: list[web.SockSite] = []
@@ -61,7 +67,7 @@ class Listeners:
                 sockets = await _bind_tcp(address)
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
-        if address.kind == "ws":
+        if address.kind in ("ws", "wss"):
             await self._serve_websockets(bind, sockets)
         else:
             await self._serve_lines(bind, sockets)
@@ -91,9 +97,11 @@ class Listeners:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def _opener(self, bind: Bind) -> Callable[[Output, str], Session]:
-        def open_session(output: Output, peer: str) -> Session:
+    def _opener(self, bind: Bind) -> Callable[[Output, str, asyncio.BaseTransport | None], Session]:
+        def open_session(output: Output, peer: str, transport: asyncio.BaseTransport | None) -> Session:
             caller = Caller(Identity(None, bind.anon_perms), bind.read_only)
+            if transport is not None and bind.address.encrypted:
+                caller.certified = name_in_certificate(transport.get_extra_info("peercert"))
             return Session(self._services, caller, output, peer)
 
         return open_session
@@ -116,7 +124,14 @@ class Listeners:
 
         for raw in sockets:
             make = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await make(factory, sock=raw, backlog=BACKLOG))
+            self._servers.append(await make(factory, sock=raw, backlog=BACKLOG, ssl=self._context(bind)))
+
+    def _context(self, bind: Bind) -> ssl.SSLContext | None:
+        if not bind.address.encrypted:
+            return None
+        if self._tls is None:
+            raise ConfigError(f"cannot listen on {bind.address} without a certificate")
+        return self._tls.context
 
     async def _serve_websockets(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
         opener = self._opener(bind)
@@ -135,7 +150,7 @@ class Listeners:
                 keep_alive(request.transport.get_extra_info("socket"))
             await response.prepare(request)
             transport = WebSocketHandler(response, self._connection(bind, lines=False), self._limits.pipelined)
-            session = opener(transport, request.remote or "unknown")
+            session = opener(transport, request.remote or "unknown", request.transport)
             task = asyncio.current_task()
             assert task is not None
             self._track(task, session)
@@ -148,7 +163,7 @@ class Listeners:
         await runner.setup()
         self._runners.append(runner)
         for raw in sockets:
-            site = web.SockSite(runner, raw, backlog=BACKLOG)
+            site = web.SockSite(runner, raw, backlog=BACKLOG, ssl_context=self._context(bind))
             await site.start()
             self._sites.append(site)
 

@@ -110,6 +110,8 @@ class Session:
     async def run(self, drained: Callable[[], None]) -> None:
         """Answer until either side ends. `drained` is called whenever less waits than before."""
         try:
+            if self._caller.certified is not None:
+                await self._handlers.certify(self._caller, self._caller.certified)
             while await self._next_ready():
                 if not await self._answer(self._events.popleft()):
                     return
@@ -118,6 +120,8 @@ class Session:
             log.info("%s: closed: %s", self._peer, error)
         except ConnectionError:
             log.debug("%s: gone", self._peer)
+        except ServerFaultError as error:
+            log.warning("%s: closed: %s", self._peer, error)
         except Exception:
             log.exception("%s: closed by an internal error; this is a bug", self._peer)
         finally:

@@ -74,12 +74,17 @@ class Users:
         await self._sleep(FAILED_LOGIN_PAUSE)
         raise InvokeError(f"Unable to authenticate as {username}")
 
+    async def find(self, username: str) -> Identity | None:
+        """A user; None when there is none of this name."""
+        entry = await self._store.get_entry(_USER, username)
+        return None if entry is None else _identity(username, entry)
+
     async def become(self, username: str) -> Identity:
         """Who acts as another user."""
-        entry = await self._store.get_entry(_USER, username)
-        if entry is None:
+        identity = await self.find(username)
+        if identity is None:
             raise InvokeError(f"User {username} doesn't exist")
-        return _identity(username, entry)
+        return identity
 
     async def set_administrator(self, username: str, password: str) -> None:
         """Give the user that the settings name all permissions and this password, unless that was done before."""

@@ -18,6 +18,7 @@ from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
 from shardhash.errors import ShardhashError
 from shardhash.link.worker_link import WorkerLink
@@ -62,12 +63,16 @@ async def serve(
         if stop.is_set():
             return
         starting.result()
+        tls = None if settings.tls is None else ServerTls(settings.tls)
         router = Router(links)
         running.push_async_callback(router.close)
-        listeners = Listeners(await _services(settings, router, running), settings.limits, settings.browsers)
+        listeners = Listeners(await _services(settings, router, running), settings.limits, settings.browsers, tls)
         running.push_async_callback(listeners.close)
         for bind in settings.binds:
             _announce(await listeners.open(bind), bind)
+        if tls is not None:
+            loop.add_signal_handler(signal.SIGHUP, tls.reload)
+            running.callback(asyncio.create_task(tls.watch()).cancel)
         running.callback(asyncio.create_task(_write_snapshots(router, wanted)).cancel)
         running.callback(asyncio.create_task(give_back()).cancel)
         gc.freeze()

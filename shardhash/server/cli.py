@@ -12,7 +12,7 @@ from shardhash.base import options
 from shardhash.base.cores import usable_cores
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Options
 from shardhash.coordinator import permissions
-from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.bind import Bind, TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
 from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
@@ -30,6 +30,8 @@ SECRET = "SHARDHASH_ADMIN_PASSWORD"
 SECRETS = (SECRET, "HASHSERVER_ADMIN_PASSWORD")
 CLIENT_VARIABLES = (
     *(f"SHARDHASH_{name}" for name in ("ADDRESS", "LOGIN", "PASSWORD", "NETRC_HOSTS", "BECOME", "TIMEOUT", "JSON")),
+    "SHARDHASH_CLIENT_CERT",
+    "SHARDHASH_CLIENT_KEY",
     "SHARDHASH_VENV",  # of ops/test and ops/demo
 )
 """Variables with our prefix that are not the server's."""
@@ -37,13 +39,14 @@ CLIENT_VARIABLES = (
 DESCRIPTION = """\
 Serve hash equivalence to BitBake builds: a coordinator that clients connect to, and worker processes that each keep
 a part of the hashes. It prints `listening on ADDRESS` for each address once it answers there, logs to standard error,
-and stops in order on SIGTERM, SIGINT and SIGQUIT. SIGHUP does nothing.
+and stops in order on SIGTERM, SIGINT and SIGQUIT. SIGHUP has TLS certificates loaded again.
 
 Each option can also be given by the variables in [ ] behind it; the flag wins, then the first of them that is set.
 """
 EXAMPLES = """\
 addresses:
   unix://PATH, HOST:PORT, :PORT (all interfaces), [V6]:PORT, ws://HOST:PORT; port 0 takes any free one.
+  wss://HOST:PORT and, for clients of shardhash, tls://HOST:PORT are encrypted, and need --tls-cert.
   Rules for those who come in by an address follow it, each after a comma:
     read-only                   nothing can be stored or removed there
     anon=@read+@report          permissions of those who do not log in (@none: they must log in)
@@ -57,6 +60,8 @@ examples:
         builders write by the private address, everyone may read by the other
   shardhash serve --bind ws://127.0.0.1:8686,anon=@none --admin-user admin --admin-password-file /etc/shardhash/admin
         users only, behind a TLS proxy; create them with `shardhash client new-user`
+  shardhash serve --bind wss://:443 --tls-cert /etc/shardhash/chain.pem --tls-key /etc/shardhash/key.pem
+        encrypted by the server itself; certificates are loaded again when the files change
   shardhash serve --bind :8686 --upstream wss://hash.example.com/ws
         answer from here, and from there what is not known here
 """
@@ -96,6 +101,7 @@ def _options() -> Options:
         )
     )
     _add_listening(known)
+    _add_tls(known)
     _add_data(known)
     _add_users(known)
     _add_upstream(known)
@@ -148,6 +154,19 @@ def _add_listening(known: Options) -> None:
         short="-l",
         help="minimum log level: DEBUG, INFO, WARNING, ERROR or CRITICAL (default INFO)",
     )
+
+
+def _add_tls(known: Options) -> None:
+    known.group("encryption of wss:// and tls:// addresses; the files are loaded again when they change, and on SIGHUP")
+    for flag, text in (
+        ("--tls-cert", "the server's certificate, PEM, with the chain behind it"),
+        ("--tls-key", "its key, PEM, if it is not in the same file"),
+        (
+            "--tls-client-ca",
+            "clients must have a certificate of an authority in this file; its common name may be that of a user",
+        ),
+    ):
+        known.add(flag, _variable(flag), metavar="FILE", convert=Path, help=text)
 
 
 def _add_data(known: Options) -> None:
@@ -343,6 +362,7 @@ def _settings(given: argparse.Namespace, remarks: Sequence[str]) -> Settings:
         admin_user=given.admin_user,
         admin_password=_admin_password(given),
         browsers=Browsers(frozenset(given.allow_origin), frozenset(given.allow_host)),
+        tls=_tls(given),
         log_level=given.log,
         notices=notices,
         remarks=(*remarks, *_stock_remarks(given, data)),
@@ -396,6 +416,14 @@ def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:
         limit=given.upstream_timeout,
         remember_misses=given.upstream_misses,
     )
+
+
+def _tls(given: argparse.Namespace) -> TlsFiles | None:
+    if given.tls_cert is None:
+        if given.tls_key is not None or given.tls_client_ca is not None:
+            raise ConfigError("--tls-key or --tls-client-ca is given, but no certificate (--tls-cert)")
+        return None
+    return TlsFiles(given.tls_cert, given.tls_key, given.tls_client_ca)
 
 
 def _admin_password(given: argparse.Namespace) -> str | None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.bind import Bind, TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError
 from shardhash.link import worker_options
 from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits
 from shardhash.wire.messages import DB_ADMIN, REPORT
 
@@ -39,6 +40,7 @@ class Settings:
     admin_user: str | None = None
     admin_password: str | None = field(default=None, repr=False)
     browsers: Browsers = field(default_factory=Browsers)
+    tls: TlsFiles | None = None
     log_level: str = "INFO"
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -49,6 +51,9 @@ class Settings:
             raise ConfigError("there is no address to listen on; give one with --bind")
         if self.workers < 1:
             raise ConfigError("a server needs one worker at least")
+        if self.tls is None:
+            for bind in self.binds:
+                _check_is_plain(bind.address)
         if self.upstream is not None and all(bind.read_only for bind in self.binds):
             raise ConfigError(
                 "an upstream and read-only do not go together: what the upstream knows could not be stored here;"
@@ -60,7 +65,20 @@ class Settings:
 
     def warnings(self) -> list[str]:
         """What the one who runs the server should know before a stranger finds out."""
-        return [*self.remarks] + [warning for bind in self.binds if not bind.local and (warning := _warning_of(bind))]
+        notes = [*self.remarks]
+        if self.tls is not None and not any(bind.address.encrypted for bind in self.binds):
+            notes.append("a TLS certificate is given, but no address is tls:// or wss://: nothing is encrypted")
+        return [*notes, *filter(None, [_warning_of(bind) for bind in self.binds if not bind.local])]
+
+
+def _check_is_plain(address: Address) -> None:
+    """Refuse an address of TLS without a certificate: what people think encrypted must not be served plain."""
+    if address.encrypted:
+        plain = Address("ws" if address.kind == "wss" else "tcp", address.host, address.port, address.path)
+        raise ConfigError(
+            f"cannot listen on {address} without a certificate: give one with --tls-cert and --tls-key, or bind {plain}"
+            " on a loopback address and put a TLS proxy (nginx, haproxy, caddy) in front of it"
+        )
 
 
 def _warning_of(bind: Bind) -> str:

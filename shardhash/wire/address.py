@@ -3,6 +3,7 @@
 ==============================  =====  ==================================================================
 ``unix://PATH``                 unix   a socket in the file system; the path may be relative, of any length
 ``HOST:PORT``, ``[V6]:PORT``    tcp    raw TCP
+``tls://HOST:PORT``             tls    the same inside TLS; our own clients know it
 ``ws://HOST[:PORT][/path]``     ws     WebSocket (port 80 unless given)
 ``wss://HOST[:PORT][/path]``    wss    WebSocket over TLS (port 443 unless given)
 ==============================  =====  ==================================================================
@@ -21,9 +22,9 @@ from typing import Literal, TypeAlias
 
 from shardhash.errors import ConfigError
 
-Kind: TypeAlias = Literal["unix", "tcp", "ws", "wss"]
+Kind: TypeAlias = Literal["unix", "tcp", "tls", "ws", "wss"]
 
-_FORMS = "write unix://PATH, HOST:PORT, [V6]:PORT, ws://HOST:PORT[/path] or wss://HOST:PORT[/path]"
+_FORMS = "write unix://PATH, HOST:PORT, [V6]:PORT, tls://HOST:PORT, ws://HOST:PORT[/path] or wss://HOST:PORT[/path]"
 _BIND_OPTIONS = ("read-only", "anon")
 
 
@@ -31,8 +32,8 @@ _BIND_OPTIONS = ("read-only", "anon")
 class Address:
     """One address. ``str()`` gives the canonical text, which `parse_address` or `parse_bind` takes again.
 
-    ``path`` is the socket's for unix, the URL's (with its leading "/", or "") for ws and wss, "" for tcp;
-    ``host`` is without brackets, "" when all interfaces are meant; ``port`` is 0 when any is, and for unix.
+    ``path`` is the socket's for unix, the URL's (with its leading "/", or "") for ws and wss, "" for tcp
+    and tls; ``host`` is without brackets, "" when all interfaces are meant; ``port`` is 0 when any is, and for unix.
     """
 
     kind: Kind
@@ -46,6 +47,11 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         scheme = "" if self.kind == "tcp" else f"{self.kind}://"
         return f"{scheme}{host}:{self.port}{self.path}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether what passes there is inside TLS."""
+        return self.kind in ("tls", "wss")
 
     @property
     def local(self) -> bool:
@@ -98,6 +104,8 @@ def _parse(text: str) -> Address:
         if not rest:
             raise ConfigError(f"address {text!r} has no path: {_FORMS}")
         return Address("unix", path=rest)
+    if scheme == "tls":
+        return Address("tls", *_parse_host_port(rest, text, None))
     if scheme == "ws":
         return _parse_url("ws", 80, rest, text)
     if scheme == "wss":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.bind import Bind, TlsFiles
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT
 from shardhash.errors import ConfigError
 from shardhash.link.worker_options import WorkerPlace, parse_options
@@ -49,9 +49,16 @@ def test_an_upstream_needs_an_address_that_stores() -> None:
     assert settings(reader, writer, upstream=upstream).upstream == upstream
 
 
-def test_no_tls() -> None:
-    with pytest.raises(ConfigError, match=r"wss://:8443/ws: .*bind ws://:8443/ws .*TLS proxy"):
-        Bind(parse_bind("wss://:8443/ws")[0])
+@pytest.mark.parametrize(("encrypted", "plain"), [("wss://:8443/ws", "ws://:8443/ws"), ("tls://h:8443", "h:8443")])
+def test_no_tls_without_a_certificate(encrypted: str, plain: str) -> None:
+    bind = Bind(parse_bind(encrypted)[0])
+    with pytest.raises(ConfigError, match=rf"{encrypted} without a cert.*--tls-cert.* bind {plain} .*TLS proxy"):
+        settings(bind)
+    assert settings(bind, tls=TlsFiles(Path("c"))).binds == (bind,)
+
+
+def test_a_certificate_that_nothing_uses_is_told_of() -> None:
+    assert "nothing is encrypted" in settings(tls=TlsFiles(Path("c"))).warnings()[0]
 
 
 @pytest.mark.parametrize("name", ["@all", "@user-admin"])
@@ -151,6 +158,7 @@ def test_flags(tmp_path: Path) -> None:
         " --snapshot-bytes 1M --keep-snapshots 4 --log warning --shard-timeout 5 --max-message 2M --upstream h:1"
         " --upstream-timeout 2 --upstream-misses 5m"
         f" --upstream-user u --upstream-token-file {token} --admin-user a --admin-password-file {password}"
+        " --tls-cert c --tls-key k"
     )
     found = read_settings(arguments.split(), {"SHARDHASH_DATA": "other", "SHARDHASH_BIND": "wss://:1"})
     assert [bind.anon_perms for bind in found.binds] == [ANONYMOUS_DEFAULT, frozenset()]
@@ -158,6 +166,7 @@ def test_flags(tmp_path: Path) -> None:
     assert found.limits.message == 2 << 20
     assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300)
     assert found.admin_password == "p w"
+    assert found.tls == TlsFiles(Path("c"), Path("k"))
     command_line = worker_options(found, Manifest(3, 7)).arguments()
     place, told = parse_options(["--shard", "1", "--listen-fd", "9", *command_line])
     assert place == WorkerPlace(1, 9)
@@ -186,13 +195,14 @@ def test_read_only_holds_for_every_address() -> None:
         ("", {"HASHSERVER_ANON_PERMS": "@read @user-admin"}, "HASHSERVER_ANON_PERMS: anonymous users cannot be given"),
         ("--bind :1,anon=@all", {}, "--bind: anonymous users cannot be given @all"),
         ("--bind :1,anon=@fly", {}, "unknown permission @fly"),
-        ("", {"HASHSERVER_BIND": ":1 wss://:2"}, "HASHSERVER_BIND: cannot listen on wss://:2"),
+        ("", {"HASHSERVER_BIND": ":1 wss://:2"}, "cannot listen on wss://:2"),
         ("--bind nowhere", {}, "--bind: address 'nowhere'"),
         ("--read-only --upstream h:1", {}, "an upstream and read-only do not go together"),
         ("--bind :1,read-only", {"HASHSERVER_UPSTREAM": "h:1"}, "an upstream and read-only do not go together"),
         ("--upstream :1", {}, "--upstream: address ':1' has no host"),
         ("--upstream-user u", {}, "no upstream (--upstream)"),
         ("--upstream h:1 --upstream-user u", {}, "an upstream user and token go together"),
+        ("--tls-key k", {}, "no certificate (--tls-cert)"),
         ("--memory --data d", {}, "--memory keeps nothing"),
         ("--memory", {"SHARDHASH_DATA": "d"}, "--memory keeps nothing"),
         ("--workers 0", {}, "--workers: '0' is no whole number"),

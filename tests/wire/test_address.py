@@ -14,6 +14,7 @@ from shardhash.wire.address import Address, parse_address, parse_bind
         ("unix://./hashserve.sock", Address("unix", path="./hashserve.sock"), "unix://./hashserve.sock"),
         ("unix:///run/" + "x" * 300, Address("unix", path="/run/" + "x" * 300), "unix:///run/" + "x" * 300),
         ("localhost:8686", Address("tcp", "localhost", 8686), "localhost:8686"),
+        ("tls://h:8686", Address("tls", "h", 8686), "tls://h:8686"),
         ("[::1]:8686", Address("tcp", "::1", 8686), "[::1]:8686"),
         ("[fe80::1%eth0]:1", Address("tcp", "fe80::1%eth0", 1), "[fe80::1%eth0]:1"),
         ("ws://hashserv.example", Address("ws", "hashserv.example", 80), "ws://hashserv.example:80"),
@@ -50,6 +51,7 @@ def test_address_there_and_back(text: str, address: Address, canonical: str) -> 
         ("ws://user:secret@host:1", "no user name or password"),
         (":8686", "no host to connect to"),
         ("ws://", "no host to connect to"),
+        ("tls://h", "the port is missing"),
         ("host:0", "no port to connect to"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The line transports, raw TCP and unix sockets, as an asyncio protocol."""
+"""The line transports, raw TCP, TLS and unix sockets, as an asyncio protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LineProtocol(asyncio.Protocol):
     def __init__(
         self,
         connection: ServerConnection,
-        open_session: Callable[[LineProtocol, str], Session],
+        open_session: Callable[[LineProtocol, str, asyncio.BaseTransport], Session],
         track: Callable[[asyncio.Task[None], Session], None],
         pipelined: int,
     ) -> None:
@@ -44,7 +44,7 @@ class LineProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         keep_alive(transport.get_extra_info("socket"))
-        self._session = self._open_session(self, _peer(transport))
+        self._session = self._open_session(self, _peer(transport), transport)
         self._track(asyncio.get_running_loop().create_task(self._run()), self._session)
 
     def data_received(self, data: bytes) -> None:
@@ -55,7 +55,7 @@ class LineProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end_input()
-        return True  # keep our side open for the answers
+        return self._transport.can_write_eof()  # keep our side open for the answers; TLS has no such thing
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._end_input()
@@ -102,7 +102,8 @@ class LineProtocol(asyncio.Protocol):
         """End our side, then read on for a moment: closing with unread input would take the last answer back."""
         if self._paused:
             self._transport.resume_reading()
-        self._transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
                 await self._peer_ended.wait()
