@@ -18,6 +18,7 @@ PROGRAMS = {
     "restore": ("shardhash.admin.cli", "restore", "make a data directory of a backup, or go back in time"),
     "dump": ("shardhash.admin.cli", "dump", "write a data directory or a backup as JSON Lines"),
     "load": ("shardhash.admin.cli", "load", "read JSON Lines into a data directory"),
+    "import": ("shardhash.moving.cli", "import_", "bring the data of BitBake's own server"),
 }
 """For each subcommand the module and the function that run it, and what it is for."""
 

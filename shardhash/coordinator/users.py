@@ -1,8 +1,9 @@
 """Users: who there is, what they may do, and the tokens that prove it. Kept as entries of kind "user" in the Store.
 
 An entry is ``{"id": hex, "permissions": [...], "scheme": S, "salt": hex, "hash": hex}``. The id tells a user from a
-later one of the same name. A token is 64 random characters, so a keyed hash (BLAKE2b, "blake2b") keeps it; an
-administrator's password is made by a person, so it takes scrypt, beside the event loop. Neither can be read back.
+later one of the same name. A token is 64 random characters, so a plain salted hash keeps it, in the stock server's
+form ("salted-sha256", base/tokens.py; "blake2b" is that of earlier data); an administrator's password is made by a
+person, so it takes scrypt, beside the event loop. None can be read back.
 Comparison takes the same time wherever they differ, and a failed login waits a second, a missing user like a wrong
 token. New tokens are limited over all clients, since each costs a write.
 
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from shardhash.base.tasks import Sleep
+from shardhash.base.tokens import ALGORITHM, SALTED, salted_hash
 from shardhash.coordinator import permissions
 from shardhash.coordinator.callers import Caller, LoggedIn
 from shardhash.coordinator.permissions import ALL, Identity
@@ -35,6 +37,7 @@ TOKEN_BYTES = 32
 """Random bytes of a token, which is shown as hex: 64 characters."""
 FAILED_LOGIN_PAUSE = 1.0
 """Seconds before a failed login is answered."""
+TOKEN_SCHEME = SALTED + ALGORITHM
 TOKENS_A_SECOND = 10
 MOST_WAITING = 20
 """Logins by password of one host, and new tokens for one user, that may wait at one time."""
@@ -178,7 +181,7 @@ class Users:
         the queue, and whoever left by its turn is passed over, so that strangers cannot fill the queue.
         """
         if entry is None:
-            hmac.compare_digest(_blake2b(token, bytes(16)), bytes(32))
+            hmac.compare_digest(salted_hash(TOKEN_SCHEME, bytes(32), token), bytes(32))
             return False
         salt = bytes.fromhex(entry["salt"])
         if entry["scheme"] == "scrypt":
@@ -187,7 +190,7 @@ class Users:
                     return False
                 digest = await asyncio.to_thread(_scrypt, token, salt)
         else:
-            digest = _blake2b(token, salt)
+            digest = _token_hash(entry["scheme"], salt, token)
         return hmac.compare_digest(digest, bytes.fromhex(entry["hash"]))
 
     async def _wait_for_token(self) -> None:
@@ -199,8 +202,9 @@ class Users:
             await self._sleep(turn - now)
 
     async def _give_token(self, username: str, granted: Iterable[str], id_: str) -> str:
-        token, salt = secrets.token_hex(TOKEN_BYTES), secrets.token_bytes(16)
-        await self._store.set_entry(_USER, username, _entry(granted, "blake2b", salt, _blake2b(token, salt), id_))
+        token, salt = secrets.token_hex(TOKEN_BYTES), secrets.token_hex(16).encode()
+        digest = _token_hash(TOKEN_SCHEME, salt, token)
+        await self._store.set_entry(_USER, username, _entry(granted, TOKEN_SCHEME, salt, digest, id_))
         return token
 
 
@@ -222,8 +226,10 @@ def _same_login(entry: UserEntry | None, other: UserEntry) -> bool:
     return entry is not None and all(entry[name] == other[name] for name in ("id", "salt", "hash"))
 
 
-def _blake2b(token: str, salt: bytes) -> bytes:
-    return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32, salt=salt).digest()
+def _token_hash(scheme: str, salt: bytes, token: str) -> bytes:
+    if scheme == "blake2b":
+        return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32, salt=salt).digest()
+    return salted_hash(scheme, salt, token)
 
 
 def _scrypt(password: str, salt: bytes) -> bytes:

@@ -77,7 +77,7 @@ async def test_neither_token_nor_password_is_stored(people: Users, store: PlainS
     assert token not in kept
     assert "password" not in kept
     entries = [store.entries["user", name] for name in ("builder", "admin")]
-    assert [entry["scheme"] for entry in entries] == ["blake2b", "scrypt"]
+    assert [entry["scheme"] for entry in entries] == ["salted-sha256", "scrypt"]
     assert entries[0]["salt"] != entries[1]["salt"]
 
 

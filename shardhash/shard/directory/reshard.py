@@ -67,7 +67,7 @@ class NewShards:
         """Write everything, durably. Raises StorageError, SyncError."""
         for number, (folder, table, texts) in enumerate(zip(self._folders, self._tables, self._texts, strict=True)):
             texts.close()
-            _write_start(self._fs, folder, table, texts.next_number)
+            write_start(self._fs, folder, table, texts.next_number)
             progress(f"wrote shard {number + 1} of {len(self._folders)}")
 
     def _home(self, key: Key) -> int:
@@ -152,7 +152,7 @@ def _add_entries(table: Table, shards: NewShards) -> None:
             shards.add_entry(kind, name, value)
 
 
-def _write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
+def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
     """Write a table as the first snapshot of a new shard, whose log holds nothing."""
     writer = SnapshotWriter(fs, folder, SnapshotHead(FIRST_SEGMENT, 1, now(), siginfo))
     for chunk in snapshot_chunks.freeze(table):

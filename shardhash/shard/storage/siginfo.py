@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -47,20 +48,24 @@ class SiginfoFiles:
 
     def put(self, text: str) -> int:
         """Append a text; its reference. Raises StorageError when the disk refuses; nothing is then stored."""
-        packed = zlib.compress(text.encode("utf-8", "surrogatepass"), LEVEL)
-        size = struct.pack("<I", len(packed))
+        return self.put_packed([pack_siginfo(text)])[0]
+
+    def put_packed(self, packed: Sequence[bytes]) -> list[int]:
+        """Append texts that `pack_siginfo` made ready, in one write; their references. Raises StorageError."""
         try:
             if self._file is None or self._end >= FILE_SIZE:
                 self._begin()
             assert self._file is not None
-            self._file.write(_HEAD.pack(len(packed), crc32(size), crc32(packed)) + packed, self._end)
+            self._file.write(b"".join(packed), self._end)
         except OSError as error:
             # What was written behind the end is written over by the next text.
             raise StorageError(f"a siginfo file cannot be written: {error.strerror or error}") from error
-        reference = (self.next_number - 1) << _OFFSET_BITS | self._end
-        self._end += _HEAD.size + len(packed)
+        references = []
+        for one in packed:
+            references.append((self.next_number - 1) << _OFFSET_BITS | self._end)
+            self._end += len(one)
         self.dirty = True
-        return reference
+        return references
 
     def sync(self) -> None:
         """Make all texts durable. SyncError is final."""
@@ -93,6 +98,13 @@ class SiginfoFiles:
             self._file.close()
         self._file, self._end = file, len(MAGIC)
         self.next_number += 1
+
+
+def pack_siginfo(text: str) -> bytes:
+    """A text as it stands in a file."""
+    packed = zlib.compress(text.encode("utf-8", "surrogatepass"), LEVEL)
+    size = struct.pack("<I", len(packed))
+    return _HEAD.pack(len(packed), crc32(size), crc32(packed)) + packed
 
 
 def file_of(reference: int) -> int:

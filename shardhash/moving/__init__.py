@@ -1,0 +1,1 @@
+"""Moving in from the stock server's database, and back."""

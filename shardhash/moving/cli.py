@@ -1,0 +1,130 @@
+"""``shardhash import`` and ``shardhash export``: the move from the stock server and back.
+
+Reports go to standard output, progress and errors to standard error. Exit status 0: done, whatever the report says of
+conflicts; 1: not done, and nothing has changed; 2: called wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from shardhash.admin.cli import telling
+from shardhash.base import options
+from shardhash.base.options import Options
+from shardhash.errors import ShardhashError
+from shardhash.moving.report import describe, to_json
+from shardhash.moving.times import name_of_zone, to_zone
+
+IMPORT = """\
+Bring what BitBake's own server (bitbake-hashserv) has collected: mappings, outhash rows with their times and siginfo,
+users whose tokens go on working, and the garbage collection in progress. The databases are only read, also while the
+old server runs on them. What is there already stays, so importing twice changes nothing; it happens at once or not at
+all.
+"""
+IMPORT_EXAMPLES = """\
+SOURCE is the file or URL that the old server's --database (HASHSERVER_DB) names: hashserv.db, sqlite:///hashserv.db or
+postgresql://USER@HOST/NAME. Of several the first wins where two give a task different unihashes; an outhash row keeps
+its oldest time.
+
+examples:
+  shardhash import /var/lib/hashserv/hashserv.db --data /var/lib/shardhash
+  shardhash import a.db b.db --data ./hashes --source-timezone Europe/Berlin --json
+"""
+
+
+def import_(arguments: Sequence[str]) -> int:
+    """``shardhash import``."""
+    known = _import_options()
+    given = known.parse(arguments)
+    from shardhash.base.cores import usable_cores
+    from shardhash.moving.importing import Wish, import_into
+    from shardhash.moving.reading import to_source
+    from shardhash.shard.storage.filesystem import OsFileSystem
+
+    def run() -> int:
+        sources = [to_source(source, given.db_username, given.db_password) for source in given.sources]
+        wish = Wish(sources, given.source_timezone, not given.no_users)
+        shards = given.shards or max(1, usable_cores() - 1)
+        reports = import_into(OsFileSystem(), given.data, shards, wish, telling())
+        if given.json:
+            print(json.dumps(to_json(reports, name_of_zone(given.source_timezone))))
+        else:
+            print(describe(reports, name_of_zone(given.source_timezone)))
+            print(f"start the server on it: shardhash serve --data {shlex.quote(str(given.data))}")
+        return 0
+
+    return _run("import", run)
+
+
+def _import_options() -> Options:
+    known = _options("import", IMPORT, IMPORT_EXAMPLES)
+    known.parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a database file or URL of the old server")
+    known.add(
+        "--data",
+        "SHARDHASH_DATA",
+        metavar="DIR",
+        convert=Path,
+        default=options.default_data(os.environ.get(options.DATABASE, "").strip() or None),
+        help="the data directory to import into, a new one or that of a stopped server"
+        f" (default {options.DEFAULT_DATA}, as for shardhash serve)",
+    )
+    known.add(
+        "--source-timezone",
+        "SHARDHASH_SOURCE_TIMEZONE",
+        metavar="ZONE",
+        convert=to_zone,
+        help="zone of times that say none, as the old server wrote until May 2025: Europe/Berlin, UTC, +02:00"
+        " (default: this machine's)",
+    )
+    known.switch("--no-users", help="leave the users out")
+    known.add(
+        "--shards",
+        metavar="N",
+        convert=options.whole(1, 256),
+        help="number of shards of a new directory (default: as many as shardhash serve would make)",
+    )
+    _add_database_options(known)
+    known.switch("--json", help="print the report as one line of JSON")
+    return known
+
+
+def _add_database_options(known: Options) -> None:
+    known.add("--db-username", "HASHSERVER_DB_USERNAME", metavar="NAME", help="user at the database of a URL")
+    known.add(
+        "--db-password",
+        "HASHSERVER_DB_PASSWORD",
+        metavar="TEXT",
+        help="that user's password; better by the variable or ~/.pgpass, for everyone sees command lines",
+    )
+
+
+def _options(name: str, description: str, examples: str) -> Options:
+    return Options(
+        argparse.ArgumentParser(
+            f"shardhash {name}",
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
+
+
+def _run(name: str, work: Callable[[], int]) -> int:
+    """The exit status of a command, its errors said."""
+    say = partial(print, file=sys.stderr)
+    try:
+        return work()
+    except (ShardhashError, OSError) as error:
+        say(f"shardhash {name}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say(f"shardhash {name}: interrupted; nothing has changed")
+        return 130
