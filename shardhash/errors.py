@@ -25,7 +25,11 @@ class SilentHeadersError(ProtocolError):
 
 
 class LimitError(ProtocolError):
-    """The peer went over a limit; the connection closes before the memory is spent."""
+    """The peer went over a limit; the connection closes before the memory is spent. `limit` is a word for which."""
+
+    def __init__(self, text: str, limit: str) -> None:
+        self.limit = limit
+        super().__init__(text)
 
 
 class InvokeError(ShardhashError):

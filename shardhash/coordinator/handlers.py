@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
-from shardhash.errors import InvokeError
+from shardhash.errors import InvokeError, ShardhashError
 from shardhash.stores.interface import Store
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
@@ -32,6 +33,7 @@ class Services:
     store: Store
     users: Users
     stats: Stats
+    counters: Counters = field(default_factory=Counters)
 
 
 class Handlers:
@@ -41,6 +43,7 @@ class Handlers:
         self._store = services.store
         self._users = services.users
         self._stats = services.stats
+        self._counters = services.counters
         self._by_type: dict[type, Callable[[Caller, Any], Awaitable[Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
@@ -89,8 +92,8 @@ class Handlers:
         """The frame that answers a native batch, which needs the permissions of get-batch."""
         permissions.check(caller.identity, m.COMMANDS["get-batch"])
         if asked.op == batch.EXISTS:
-            return batch.encode_exists(await self._store.exists(asked.digests))
-        return batch.encode_found(await self._store.lookup(asked.method, asked.digests))
+            return batch.encode_exists(self._counters.looked_for(await self._store.exists(asked.digests)))
+        return batch.encode_found(self._counters.looked_up(await self._store.lookup(asked.method, asked.digests)))
 
     # ------------------------------------------------------------------------------------------------ hashes
 
@@ -101,7 +104,7 @@ class Handlers:
         if request.all:
             return await self._store.get_row(request.method, request.taskhash)
         block = streams.group_taskhashes(request.method, [request.taskhash])
-        unihash = (await lookup_block(self._store, block)).unihashes()[0]
+        unihash = self._counters.looked_up(await lookup_block(self._store, block)).unihashes()[0]
         return None if unihash is None else _mapping(request.method, request.taskhash, unihash)
 
     async def _get_outhash(self, _caller: Caller, request: m.GetOuthash) -> Any:
@@ -112,12 +115,13 @@ class Handlers:
 
     async def _get_batch(self, _caller: Caller, request: m.GetBatch) -> Any:
         block = streams.group_taskhashes(request.method, request.taskhashes)
-        unihashes = (await lookup_block(self._store, block)).unihashes()
+        unihashes = self._counters.looked_up(await lookup_block(self._store, block)).unihashes()
         return {"unihashes": [None if unihash is None else unihash.hex() for unihash in unihashes]}
 
     async def _exists_batch(self, _caller: Caller, request: m.ExistsBatch) -> Any:
         block = streams.check_unihashes(request.unihashes)
-        return {"exists": list(map(bool, block.join(await self._store.exists(block.digests))))}
+        status = self._counters.looked_for(block.join(await self._store.exists(block.digests)))
+        return {"exists": list(map(bool, status))}
 
     async def _report(self, caller: Caller, request: Report) -> Any:
         (unihash,) = await self._store_reports(caller, [request])
@@ -130,12 +134,22 @@ class Handlers:
     async def _store_reports(self, caller: Caller, reports: list[Report]) -> list[bytes]:
         """Store reports; to one who may not, tell the unihashes that they would get."""
         if caller.read_only or m.REPORT not in caller.identity.permissions:
+            self._counters.reports_dropped["read-only" if caller.read_only else "permission"] += len(reports)
             return await self._would_get(reports)
         if caller.identity.username is not None:
             reports = [report._replace(owner=caller.identity.username) for report in reports]
         unihashes: list[bytes] = []
         for some in _parts(reports):
-            unihashes += await self._store.report(some)
+            unihashes += await self._store_some(some)
+        return unihashes
+
+    async def _store_some(self, reports: list[Report]) -> list[bytes]:
+        try:
+            unihashes = await self._store.report(reports)
+        except ShardhashError as error:
+            self._counters.dropped(len(reports), error)
+            raise
+        self._counters.stored(reports, unihashes)
         return unihashes
 
     async def _would_get(self, reports: list[Report]) -> list[bytes]:
@@ -200,7 +214,11 @@ class Handlers:
 
     async def _auth(self, caller: Caller, request: m.Auth) -> Any:
         # Nothing is awaited between the answer and `add`, so no change of the user falls in between.
-        caller.identity, granted = await self._users.authenticate(request.username, request.token, caller)
+        try:
+            caller.identity, granted = await self._users.authenticate(request.username, request.token, caller)
+        except InvokeError:
+            self._counters.auth_failures += 1
+            raise
         caller.login = request.username
         self._users.logged_in.add(caller)
         return {"result": True, "username": request.username, "permissions": granted}

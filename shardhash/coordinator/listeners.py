@@ -9,9 +9,10 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from aiohttp import web
 
@@ -40,14 +41,28 @@ FINISH_LIMIT = 5.0
 """Seconds that connections have to finish what is under way when the server stops."""
 
 
+Plain: TypeAlias = Callable[[web.Request, Bind, Collection[str]], Awaitable[web.StreamResponse | None]]
+"""Answers a plain HTTP request, which came in by this bind of a server with these names; None: nothing is there."""
+
+
+async def _nothing_there(_request: web.Request, _bind: Bind, _own: Collection[str]) -> None:
+    return None
+
+
 class Listeners:
-    """All listeners of a server and their sessions."""
+    """All listeners of a server and their sessions. `plain` answers what is no WebSocket."""
 
     def __init__(
-        self, services: Services, limits: Limits, browsers: Browsers | None = None, tls: ServerTls | None = None
+        self,
+        services: Services,
+        limits: Limits,
+        browsers: Browsers | None = None,
+        tls: ServerTls | None = None,
+        plain: Plain = _nothing_there,
     ) -> None:
         """`tls` must be given for addresses of TLS."""
         self._browsers = browsers or Browsers()
+        self._plain = plain
         self._services = services
         self._limits = limits
         self._tls = tls
@@ -60,20 +75,32 @@ class Listeners:
     async def open(self, bind: Bind) -> Address:
         """Listen on an address; the address with its real port. Raises ConfigError when it cannot."""
         address = bind.address
-        try:
-            if address.kind == "unix":
-                sockets = [self._bind_unix(Path(address.path))]
-            else:
-                sockets = await _bind_tcp(address)
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+        sockets = await self._bind(address)
         if address.kind in ("ws", "wss"):
-            await self._serve_websockets(bind, sockets)
+            await self._serve_http(sockets, self._websocket_handler(bind), self._context(bind))
         else:
             await self._serve_lines(bind, sockets)
-        if address.kind == "unix":
-            return address
-        return replace(address, host=address.host or "0.0.0.0", port=sockets[0].getsockname()[1])
+        return _real_address(address, sockets)
+
+    async def open_http(self, bind: Bind) -> Address:
+        """Answer plain HTTP, and no WebSockets, on an address of kind tcp; as `open`."""
+        sockets = await self._bind(bind.address)
+        own = own_names(bind)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            response = await self._plain(request, bind, own)
+            return response or web.Response(status=404, text="There is nothing here. Metrics are at /metrics.\n")
+
+        await self._serve_http(sockets, handle)
+        return _real_address(bind.address, sockets)
+
+    async def _bind(self, address: Address) -> list[socket.socket]:
+        try:
+            if address.kind == "unix":
+                return [self._bind_unix(Path(address.path))]
+            return await _bind_tcp(address)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
 
     async def close(self) -> None:
         """Accept no more, let the sessions finish what is under way, close them, unlink the unix sockets."""
@@ -110,17 +137,27 @@ class Listeners:
         commands = READ_ONLY_COMMANDS if bind.read_only else COMMANDS
         return ServerConnection(commands, self._limits, lines=lines)
 
-    def _track(self, task: asyncio.Task[None], session: Session) -> None:
-        self._sessions[task] = session
-        task.add_done_callback(lambda done: self._sessions.pop(done, None))
+    def _tracker(self, bind: Bind) -> Callable[[asyncio.Task[None], Session], None]:
+        connections, kind = self._services.counters.connections, bind.address.kind
+
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._sessions[task]
+            connections[kind] -= 1
+
+        def track(task: asyncio.Task[None], session: Session) -> None:
+            self._sessions[task] = session
+            connections[kind] += 1
+            task.add_done_callback(ended)
+
+        return track
 
     async def _serve_lines(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        opener = self._opener(bind)
+        opener, track = self._opener(bind), self._tracker(bind)
 
         def factory() -> LineProtocol:
             connection = self._connection(bind, lines=True)
-            return LineProtocol(connection, opener, self._track, self._limits.pipelined)
+            return LineProtocol(connection, opener, track, self._limits.pipelined)
 
         for raw in sockets:
             make = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
@@ -133,15 +170,15 @@ class Listeners:
             raise ConfigError(f"cannot listen on {bind.address} without a certificate")
         return self._tls.context
 
-    async def _serve_websockets(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
-        opener = self._opener(bind)
-        own = {name.lower() for name in (bind.address.host, socket.gethostname(), socket.getfqdn()) if name}
+    def _websocket_handler(self, bind: Bind) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        opener, track, own = self._opener(bind), self._tracker(bind), own_names(bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
-                return web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
+                told = web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
+                return await self._plain(request, bind, own) or told
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
             if refusal := refusal_of_origin(origin, host, self._browsers, own):
                 log.warning("%s: refused: %s", request.remote or "unknown", refusal)
@@ -153,17 +190,25 @@ class Listeners:
             session = opener(transport, request.remote or "unknown", request.transport)
             task = asyncio.current_task()
             assert task is not None
-            self._track(task, session)
+            track(task, session)
             await transport.run(session)
             return response
 
+        return handle
+
+    async def _serve_http(
+        self,
+        sockets: Sequence[socket.socket],
+        handle: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         application = web.Application()
         application.router.add_get("/{path:.*}", handle)
         runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=FINISH_LIMIT)
         await runner.setup()
         self._runners.append(runner)
         for raw in sockets:
-            site = web.SockSite(runner, raw, backlog=BACKLOG, ssl_context=self._context(bind))
+            site = web.SockSite(runner, raw, backlog=BACKLOG, ssl_context=context)
             await site.start()
             self._sites.append(site)
 
@@ -185,6 +230,18 @@ class Listeners:
             os.close(folder)
         self._unix.append((path, path.stat().st_ino))
         return raw
+
+
+def own_names(bind: Bind) -> frozenset[str]:
+    """The names by which an address is reached for certain (origins.py)."""
+    return frozenset(name.lower() for name in (bind.address.host, socket.gethostname(), socket.getfqdn()) if name)
+
+
+def _real_address(address: Address, sockets: Sequence[socket.socket]) -> Address:
+    """The address with the port that it got."""
+    if address.kind == "unix":
+        return address
+    return replace(address, host=address.host or "0.0.0.0", port=sockets[0].getsockname()[1])
 
 
 def _clear_stale(path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Protocol
 from shardhash.base.wakeup import Wakeup
 from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.counters import FAILED, OK, REFUSED
 from shardhash.coordinator.handlers import Handlers, Services, lookup_block
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError
 from shardhash.wire import batch, streams
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
+BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
+"""Messages that hold many hashes or reports."""
 _KIB = 1024
 
 
@@ -56,6 +59,7 @@ class Session:
     def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
         self._store = services.store
         self._stats = services.stats
+        self._counters = services.counters
         self._handlers = Handlers(services)
         self._caller = caller
         caller.peer = peer
@@ -138,14 +142,15 @@ class Session:
     async def _answer(self, event: Event) -> bool:
         """Answer one event; whether to go on."""
         started = perf_counter()
+        result = OK
         going_on = True
         match event:
             case StreamLines():
                 return await self._answer_block(event, started)
             case Asked():
-                going_on = await self._answer_request(event)
+                result = await self._answer_request(event)
             case BatchAsked():
-                going_on = await self._answer_batch(event.batch)
+                result = await self._answer_batch(event.batch)
             case StreamEnd():
                 await self._output.send_lines(b"ok\n")
                 self._record_marks()
@@ -157,33 +162,46 @@ class Session:
                 going_on = False
             case Ended():
                 log.info("%s: closed: %s", self._peer, event.reason)
+                if event.limit:
+                    self._counters.limits_hit[event.limit] += 1
                 going_on = False
         self._weight -= _weight(event)
         if isinstance(event, Asked | BatchAsked):
-            count = _questions(event)
-            self._stats.add((perf_counter() - started) / count, count)
-        return going_on
+            self._count(event, result, perf_counter() - started)
+        return going_on and result == OK
 
-    async def _answer_request(self, event: Asked) -> bool:
+    def _count(self, event: Asked | BatchAsked, result: str, seconds: float) -> None:
+        count = _questions(event)
+        self._stats.add(seconds / count, count)
+        if isinstance(event, BatchAsked):
+            name = "native-exists" if event.batch.op == batch.EXISTS else "native-get"
+        else:
+            name = event.command.name
+        if name in BATCHES:
+            self._counters.batch_sizes.add(count)
+        self._counters.answered(name, result, seconds)
+
+    async def _answer_request(self, event: Asked) -> str:
+        """Answer a request; what came of it."""
         try:
             value = await self._handlers.answer(self._caller, event.command, event.request)
         except InvokeError as error:
             await self._refuse(error)
-            return False
+            return REFUSED
         except ServerFaultError as error:
             await self._fail(error, event.command)
-            return False
+            return FAILED
         await self._output.send_json(value)
-        return True
+        return OK
 
-    async def _answer_batch(self, asked: batch.Batch) -> bool:
+    async def _answer_batch(self, asked: batch.Batch) -> str:
         try:
             frame = await self._handlers.answer_frame(self._caller, asked)
         except (InvokeError, ServerFaultError) as error:
             await self._refuse(error)
-            return False
+            return REFUSED if isinstance(error, InvokeError) else FAILED
         await self._output.send_frame(frame)
-        return True
+        return OK
 
     async def _answer_block(self, event: StreamLines, started: float) -> bool:
         """Answer a block of stream lines; whether to go on."""
@@ -198,7 +216,7 @@ class Session:
 
     async def _answer_lines(self, event: StreamLines, started: float) -> None:
         text = self._take_block(event)
-        await self._send_answers(await self._answers(event.command.name, text), text, started)
+        await self._send_answers(event.command.name, await self._answers(event.command.name, text), text, started)
 
     async def _answer_ahead(self, event: StreamLines) -> None:
         """Answer a block, and those that come in before it is answered; the oldest first."""
@@ -207,7 +225,7 @@ class Session:
             while under_way:
                 answers, text, started = under_way[0]
                 if answers.done():
-                    await self._send_answers(answers.result(), text, started)
+                    await self._send_answers(event.command.name, answers.result(), text, started)
                     under_way.popleft()
                 elif len(under_way) < BLOCKS_AHEAD and self._events and isinstance(self._events[0], StreamLines):
                     under_way.append(self._begin(self._events.popleft()))
@@ -226,11 +244,13 @@ class Session:
         answers.add_done_callback(lambda _: self._wakeup.wake())
         return answers, text, perf_counter()
 
-    async def _send_answers(self, answers: bytes, text: bytes, started: float) -> None:
+    async def _send_answers(self, stream: str, answers: bytes, text: bytes, started: float) -> None:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
         self._weight -= _text_weight(text)
-        self._stats.add((perf_counter() - started) / count, count)
+        seconds = perf_counter() - started
+        self._stats.add(seconds / count, count)
+        self._counters.answered_lines(stream, count, seconds)
 
     def _take_block(self, event: StreamLines) -> bytes:
         """The text of an event and of those of its stream mode that follow at once."""
@@ -246,10 +266,12 @@ class Session:
         """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
         try:
             if stream == "get-stream":
-                return streams.encode_found_lines(await lookup_block(self._store, streams.parse_get_lines(text)))
+                found = await lookup_block(self._store, streams.parse_get_lines(text))
+                return streams.encode_found_lines(self._counters.looked_up(found))
             if stream == "exists-stream":
                 block = streams.parse_exists_lines(text)
-                return streams.encode_exists_lines(block.join(await self._store.exists(block.digests)))
+                status = self._counters.looked_for(block.join(await self._store.exists(block.digests)))
+                return streams.encode_exists_lines(status)
             marks = streams.parse_mark_lines(text)
             counts = await self._store.gc_mark(marks)
             self._marks = (self._marks[0] + len(counts), self._marks[1] + sum(counts))

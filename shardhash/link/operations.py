@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
@@ -217,6 +218,22 @@ class Counts(Operation[dict[str, int]]):
     """How many mappings, rows, index items, users and config entries there are."""
 
     name = "counts"
+
+
+@dataclass(slots=True)
+class Figures(Operation[ShardFigures]):
+    """How the shard stands, for those who watch it."""
+
+    name = "figures"
+
+    @staticmethod
+    def encode_result(result: ShardFigures) -> Any:
+        return [*result[:-1], list(result.process)]
+
+    @staticmethod
+    def decode_result(result: Any) -> ShardFigures:
+        *figures, process = result
+        return ShardFigures._make((*figures, ProcessFigures._make(process)))
 
 
 # ---------------------------------------------------------------------------------------------------------- removals

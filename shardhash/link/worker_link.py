@@ -69,6 +69,8 @@ class WorkerLink:
         self.connected = asyncio.Event()
         self.reconnected: Callable[[], None] = _nothing
         """Called when another worker takes over, before it is asked anything."""
+        self.restarts = 0
+        """How often another worker took over."""
         self._limit = limit
         self._most = 2 * limit
         self._socket: ClientWebSocketResponse | None = None
@@ -156,6 +158,7 @@ class WorkerLink:
         self._stop_timer()
         self._gave_up = None
         if self._served:
+            self.restarts += 1
             self.reconnected()
         self._served = True
         # Without those nobody waits for: asked again, a lock that was given up would never be released.

@@ -21,6 +21,7 @@ from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
 from shardhash.errors import ShardhashError
+from shardhash.http.site import Site
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
@@ -28,7 +29,6 @@ from shardhash.server.worker_processes import WorkerProcess
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.sharded.router import Router
-from shardhash.wire.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +66,14 @@ async def serve(
         tls = None if settings.tls is None else ServerTls(settings.tls)
         router = Router(links)
         running.push_async_callback(router.close)
-        listeners = Listeners(await _services(settings, router, running), settings.limits, settings.browsers, tls)
+        services = await _services(settings, router, running)
+        site = Site(services, settings.browsers, settings.data)
+        listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer)
         running.push_async_callback(listeners.close)
         for bind in settings.binds:
-            _announce(await listeners.open(bind), bind)
+            _announce(str(await listeners.open(bind)), bind)
+        if settings.http is not None:
+            _announce(f"http://{await listeners.open_http(settings.http)}", settings.http)
         if tls is not None:
             loop.add_signal_handler(signal.SIGHUP, tls.reload)
             running.callback(asyncio.create_task(tls.watch()).cancel)
@@ -80,7 +84,7 @@ async def serve(
         log.info("stopping")
 
 
-def _announce(address: Address, bind: Bind) -> None:
+def _announce(address: str, bind: Bind) -> None:
     """Say where the server answers: on standard output, for scripts, and in the log, with the rights there."""
     rule = "read-only, " if bind.read_only else ""
     rights = " ".join(sorted(bind.anon_perms)) or "@none"

@@ -128,6 +128,15 @@ def _add_listening(known: Options) -> None:
         short="-r",
         help="nothing can be stored, by any address",
     )
+    known.add(
+        "--http",
+        "SHARDHASH_HTTP",
+        metavar="[HOST:]PORT[,RULE]",
+        convert=_checked_http,
+        default=None,
+        help="answer browsers and Prometheus here, too (/metrics, /readyz), on this machine unless HOST says otherwise;"
+        " addresses ws:// answer them anyway. Try 127.0.0.1:9464",
+    )
     known.switch("--reuseport", help="accepted for units of the stock server; workers share one address here anyway")
     known.add(
         "--max-message",
@@ -337,6 +346,21 @@ def _checked_bind(text: str) -> str:
     return text
 
 
+def _checked_http(text: str) -> str:
+    _http(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def _http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
+    """Where HTTP is answered: a port alone means this machine."""
+    if text.partition(",")[0].strip().isdecimal():
+        text = f"127.0.0.1:{text.strip()}"
+    bind = _bind(text, read_only, anon_perms)
+    if bind.address.kind != "tcp":
+        raise ConfigError(f"--http {text!r} is no HOST:PORT; write 127.0.0.1:9464, or 9464 for the same")
+    return bind
+
+
 def _bind(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
     """A bind address with the rules of its own, else those of the whole server."""
     address, rules = parse_bind(text)
@@ -363,6 +387,7 @@ def _settings(given: argparse.Namespace, remarks: Sequence[str]) -> Settings:
         admin_password=_admin_password(given),
         browsers=Browsers(frozenset(given.allow_origin), frozenset(given.allow_host)),
         tls=_tls(given),
+        http=None if given.http is None else _http(given.http, given.read_only, given.anon_perms),
         log_level=given.log,
         notices=notices,
         remarks=(*remarks, *_stock_remarks(given, data)),

@@ -41,6 +41,8 @@ class Settings:
     admin_password: str | None = field(default=None, repr=False)
     browsers: Browsers = field(default_factory=Browsers)
     tls: TlsFiles | None = None
+    http: Bind | None = None
+    """Where plain HTTP is answered, beside the WebSocket binds; its address is of kind tcp."""
     log_level: str = "INFO"
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

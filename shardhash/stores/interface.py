@@ -7,9 +7,11 @@ Every operation takes a batch where a caller can have one. `sharded.router.Route
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from shardhash.base.figures import Histogram, ShardFigures
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.rows import Columns, Report, Where
@@ -32,6 +34,34 @@ class CollectionStatus:
     keep: int
     remove: int
     mark: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHealth:
+    """One part of a store. Without `figures` it does not answer, and `why` says why, in words."""
+
+    shard: int
+    restarts: int
+    figures: ShardFigures | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHealth:
+    """An upstream: how many questions by (op, result), what those that were answered took, answers not yet stored."""
+
+    down: bool
+    questions: AnyMapping[tuple[str, str], int]
+    seconds: Histogram
+    backfill: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How what keeps the hashes stands."""
+
+    shards: Sequence[ShardHealth]
+    upstream: UpstreamHealth | None = None
 
 
 Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
@@ -91,6 +121,9 @@ class Store(Protocol):
 
     async def usage(self) -> dict[str, int]:
         """Rows of each table: unihashes_v3, outhashes_v2, users, config."""
+
+    async def health(self) -> Health:
+        """How each part stands, within a few seconds, whatever has failed. Raises nothing."""
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """An entry that is no hash (kind "user" or "config"): its JSON value, None when there is none."""

@@ -119,9 +119,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Close without an answer to this, once everything before it is answered. `reason` is for the log."""
+    """Close without an answer to this, once everything before it is answered. `reason` is for the log.
+
+    `limit` is a word for the limit that the peer went over, "" for none.
+    """
 
     reason: str
+    limit: str = field(default="", compare=False)
 
 
 Event: TypeAlias = Send | Asked | BatchAsked | StreamLines | StreamEnd | Refused | Ended
@@ -183,9 +187,9 @@ class ServerConnection:
         try:
             self._receive_text(self._buffer.feed(data))
             if self._buffer.overrun:
-                self._end(f"a line is longer than {self._limits.line} bytes")
+                self._end(f"a line is longer than {self._limits.line} bytes", "line")
         except ProtocolError as error:
-            self._end(str(error))
+            self._end(str(error), _limit_of(error))
         return self._take_events()
 
     def receive_message(self, message: str | bytes) -> list[Event]:
@@ -199,7 +203,7 @@ class ServerConnection:
                 if not self.closed:
                     self._receive_message(message)
         except ProtocolError as error:
-            self._end(str(error))
+            self._end(str(error), _limit_of(error))
         return self._take_events()
 
     def _take_events(self) -> list[Event]:
@@ -217,11 +221,11 @@ class ServerConnection:
             self._events.append(StreamLines(self._stream, b"".join(self._block)))
             self._block.clear()
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, limit: str = "") -> None:
         # A stream line over the limit may follow an Ended in the same data; the first reason stands.
         if not self.closed:
             self._state = _State.CLOSED
-            self._emit(Ended(reason))
+            self._emit(Ended(reason, limit))
 
     def _refuse(self, error: InvalidRequestError) -> None:
         self._state = _State.CLOSED
@@ -268,7 +272,8 @@ class ServerConnection:
         self._headers += 1
         self._header_bytes += len(line)
         if self._headers > self._limits.headers or self._header_bytes > self._limits.header_bytes:
-            raise LimitError(f"more than {self._limits.headers} header lines or {self._limits.header_bytes} bytes")
+            text = f"more than {self._limits.headers} header lines or {self._limits.header_bytes} bytes"
+            raise LimitError(text, "headers")
         tag, colon, value = line.decode("utf-8", "replace").partition(":")
         if not colon:
             raise ProtocolError(f"header line {line[:80]!r} has no colon")
@@ -310,7 +315,7 @@ class ServerConnection:
     def _check_values(self, text: bytes) -> None:
         # Each value takes a byte or more, so the usual request passes without being counted.
         if len(text) > self._limits.values and sum(map(text.count, (b",", b"[", b"{"))) > self._limits.values:
-            raise LimitError(f"a request holds more than {self._limits.values} JSON values")
+            raise LimitError(f"a request holds more than {self._limits.values} JSON values", "values")
 
     def _receive_stream(self, text: bytes, start: int) -> int:
         """The lines from `start` up to END or an empty line as one block; where to go on. About 40 ns a line."""
@@ -356,7 +361,7 @@ class ServerConnection:
         if self._state is not _State.COMMAND or not offered:
             raise ProtocolError("a binary message where text is due")
         if len(frame) > self._limits.message:
-            raise LimitError(f"a message is longer than {self._limits.message} bytes")
+            raise LimitError(f"a message is longer than {self._limits.message} bytes", "message")
         self._emit(BatchAsked(batch.decode_request(frame)))
 
 
@@ -367,5 +372,9 @@ def _encode(text: str, limit: int) -> bytes:
     except UnicodeEncodeError:
         raise ProtocolError("a text message holds half a surrogate pair") from None
     if len(data) > limit:
-        raise LimitError(f"a message is longer than {limit} bytes")
+        raise LimitError(f"a message is longer than {limit} bytes", "message")
     return data
+
+
+def _limit_of(error: ProtocolError) -> str:
+    return error.limit if isinstance(error, LimitError) else ""

@@ -76,7 +76,7 @@ class LineBuffer:
         return len(text)
 
     def _error(self) -> LimitError:
-        return LimitError(f"a line is longer than {self._limit} bytes")
+        return LimitError(f"a line is longer than {self._limit} bytes", "line")
 
 
 class LineSplitter:
@@ -112,7 +112,7 @@ class ChunkAssembler:
             return bytes(self._message)
         if len(self._message) + len(line) > self._limit:
             self._message.clear()
-            raise LimitError(f"a message is longer than {self._limit} bytes")
+            raise LimitError(f"a message is longer than {self._limit} bytes", "message")
         self._message += line
         return None
 

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.operations import OPERATIONS
@@ -30,6 +31,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.ReadRow("m", "t", "o", joined=True), {"method": "m"}),
     (op.OldestRow("m", "t"), None),
     (op.Counts(), {"rows": 1}),
+    (op.Figures(), ShardFigures(1, 2, 3, [4, 5], 0.5, 6.5, 0.25, ProcessFigures(7, 8.5, 9, 10, 11, 12.5))),
     (op.Watch("job"), None),
     (op.RemoveMatching("job", {"method": "m"}), op.Removed(1, [("m", [("o", "t")])], done=True)),
     (op.Clean("job", 5), op.Removed(0, [], done=False)),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shardhash.errors import InvokeError
-from shardhash.stores.interface import CollectionStatus, Otherwise
+from shardhash.stores.interface import CollectionStatus, Health, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.rows import Columns, Report, Where
@@ -113,6 +113,9 @@ class DictStore:
             "users": entries.count("user"),
             "config": entries.count("config"),
         }
+
+    async def health(self) -> Health:
+        return Health([])
 
     async def get_entry(self, kind: str, name: str) -> Any:
         return self.entries.get((kind, name))

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from shardhash.stores.interface import CollectionStatus, Otherwise
+from shardhash.stores.interface import CollectionStatus, Health, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.rows import Columns, Report, Where
@@ -67,6 +67,9 @@ class PlainStore:
 
     async def usage(self) -> dict[str, int]:
         return {}
+
+    async def health(self) -> Health:
+        return Health([])
 
     async def get_entry(self, kind: str, name: str) -> Any:
         return copy.deepcopy(self.entries.get((kind, name)))

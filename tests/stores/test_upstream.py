@@ -241,9 +241,9 @@ async def test_lookups_at_one_time_are_few_questions(chain: Chain, monkeypatch: 
     questions = []
     ask = chain.upstream._pool.ask
 
-    def counted(question: Any) -> Any:
+    def counted(kind: str, question: Any) -> Any:
         questions.append(question)
-        return ask(question)
+        return ask(kind, question)
 
     monkeypatch.setattr(chain.upstream._pool, "ask", counted)
     answers = await asyncio.gather(*(chain.get(hash_of(number), hash_of(number + 100)) for number in range(50)))

@@ -54,6 +54,7 @@ class Recovered:
     """What the files of a shard hold. `tail` is how the newest segment ends.
 
     `next_segment` and `next_number` are where the log goes on; `resume` that this segment is there, without a record;
+    `snapshot_time` when the snapshot that was loaded began, microseconds since 1970 UTC, 0 without one;
     `remarks` what people should know.
     """
 
@@ -62,6 +63,7 @@ class Recovered:
     next_number: int
     resume: bool = False
     tail: Tail = field(default_factory=Tail)
+    snapshot_time: int = 0
     bad_snapshots: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -115,7 +117,7 @@ def _load_snapshot(
             found.remarks.append(f"snapshot {number} does not verify ({error}); going back to the one before")
             progress(found.remarks[-1])
             continue
-        found.table, found.next_number = table, head.number
+        found.table, found.next_number, found.snapshot_time = table, head.number, head.time
         progress(f"loaded snapshot {number}: {table.counts()['mappings']:,} mappings")
         return head.segment
     if snapshots and 1 not in list_shard(fs, folder).segments:
@@ -172,6 +174,8 @@ class Shard:
         self, fs: FileSystem, folder: Path, found: Recovered, *, segment_size: int, keep_snapshots: int
     ) -> None:
         self.table = found.table
+        self.snapshot_time = found.snapshot_time
+        """When the newest snapshot began, microseconds since 1970 UTC; 0 without one."""
         self._fs = fs
         self._folder = folder
         self._keep_snapshots = keep_snapshots
@@ -218,8 +222,11 @@ class Shard:
         self._log.rotate()
         self._bytes_at_snapshot = self._log.bytes_written
         head = SnapshotHead(self._log.segment, self._log.number, now(), self._siginfo.next_number)
-        self._snapshot = _FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots)
+        self._snapshot = _FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots, self._sealed)
         return self._snapshot
+
+    def _sealed(self, head: SnapshotHead) -> None:
+        self.snapshot_time = head.time
 
     def close(self) -> None:
         """Make everything durable and close the files. Raises StorageError, SyncError."""
@@ -237,7 +244,10 @@ class _FileSnapshot:
         table: Table,
         head: SnapshotHead,
         keep: int,
+        sealed: Callable[[SnapshotHead], None],
     ) -> None:
+        self._head = head
+        self._sealed = sealed
         self._fs = fs
         self._folder = folder
         self._keep = keep
@@ -254,6 +264,7 @@ class _FileSnapshot:
     def seal(self) -> None:
         """See SnapshotJob."""
         self._writer.seal(now())
+        self._sealed(self._head)
         try:
             remove_old(self._fs, self._folder, self._keep)
         except (OSError, DamageError) as error:
@@ -296,6 +307,7 @@ class MemoryShard:
     durable = False
     log_bytes = 0
     texts_waiting = False
+    snapshot_time = 0
 
     def __init__(self) -> None:
         self.table = Table()

@@ -9,6 +9,7 @@ from itertools import groupby
 from time import perf_counter
 from typing import Any
 
+from shardhash.base.figures import ShardFigures, read_process
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
@@ -36,11 +37,13 @@ class Service:
     def __init__(self, shard: AnyShard, writer: Writer) -> None:
         self._shard = shard
         self._table = shard.table
+        self._writer = writer
         self._write = writer.write
         self._locks = ReportLocks()
         self.reports = reports = ReportOperations(shard, writer, self._locks)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
         self._snapshot_lock = asyncio.Lock()
+        self._snapshot_seconds = 0.0
         self.operations: dict[type[Operation[Any]], Callable[..., Any]] = dict(
             [
                 op.Lock.by_link(reports.lock),
@@ -56,6 +59,7 @@ class Service:
                 op.ReadRow.by(self.read_row),
                 op.OldestRow.by(self.oldest_row),
                 op.Counts.by(self.counts),
+                op.Figures.by(self.figures),
                 op.Watch.by(removals.watch),
                 op.RemoveMatching.by(removals.remove),
                 op.Clean.by(removals.clean),
@@ -116,6 +120,20 @@ class Service:
     def counts(self, _asked: op.Counts) -> dict[str, int]:
         """How much there is of everything."""
         return self._table.counts()
+
+    def figures(self, _asked: op.Figures) -> ShardFigures:
+        """How the shard stands."""
+        counts, syncs = self._table.counts(), self._writer.sync_seconds
+        return ShardFigures(
+            counts["mappings"],
+            counts["rows"],
+            self._shard.log_bytes,
+            list(syncs.counts),
+            syncs.total,
+            self._shard.snapshot_time / 1_000_000,
+            self._snapshot_seconds,
+            read_process(),
+        )
 
     # ------------------------------------------------------------------------------------ garbage collection
 
@@ -179,8 +197,8 @@ class Service:
         async with self._snapshot_lock:
             # Within the writer, since the log rotates, which must not happen while it is synced.
             job: SnapshotJob = await self._write(lambda _: self._shard.begin_snapshot())
+            started = began = perf_counter()
             try:
-                began = perf_counter()
                 while job.step():
                     await asyncio.sleep(SNAPSHOT_REST * (perf_counter() - began))
                     began = perf_counter()
@@ -188,3 +206,4 @@ class Service:
             except BaseException:
                 job.abandon()
                 raise
+            self._snapshot_seconds = perf_counter() - started

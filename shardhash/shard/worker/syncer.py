@@ -9,7 +9,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import perf_counter
 
+from shardhash.base.figures import SECONDS, Histogram
 from shardhash.errors import SyncError
 
 
@@ -18,6 +20,8 @@ class Syncer:
 
     def __init__(self, sync: Callable[[], None]) -> None:
         self._sync = sync
+        self.seconds = Histogram(SECONDS)
+        """What each call of `sync` took."""
         self._loop = asyncio.get_running_loop()
         self._asked: SimpleQueue[asyncio.Future[None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="syncer", daemon=True)
@@ -36,11 +40,13 @@ class Syncer:
 
     def _run(self) -> None:
         while (future := self._asked.get()) is not None:
+            began = perf_counter()
             try:
                 self._sync()
             except SyncError as error:
                 self._loop.call_soon_threadsafe(_fail, future, error)
             else:
+                self.seconds.add(perf_counter() - began)
                 self._loop.call_soon_threadsafe(_finish, future)
 
 

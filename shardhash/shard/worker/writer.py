@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from shardhash.base.figures import Histogram
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import InternalError, StorageError, SyncError
 from shardhash.shard.state.transaction import Transaction
@@ -53,6 +54,11 @@ class Writer:
         self._waiting.append((change, future))
         self._wakeup.wake()
         return future
+
+    @property
+    def sync_seconds(self) -> Histogram:
+        """What each fsync of the log took."""
+        return self._sync.seconds
 
     def sync_soon(self) -> None:
         """Make durable what was written without waiting for it (``--sync interval``)."""

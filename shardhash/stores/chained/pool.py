@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
+from shardhash.base.figures import SECONDS, Histogram
 from shardhash.base.tasks import BackgroundTasks, Sleep
 from shardhash.client import AsyncClient
 from shardhash.errors import InvokeError, ProtocolError
@@ -41,6 +44,10 @@ class Pool:
     """Connections to one upstream. Use from one event loop."""
 
     def __init__(self, settings: UpstreamSettings, sleep: Sleep = asyncio.sleep) -> None:
+        self.questions: Counter[tuple[str, str]] = Counter()
+        """How many, by kind and by what came of them: answered, or failed."""
+        self.seconds = Histogram(SECONDS)
+        """What those that were answered took, the wait for a connection included."""
         self._settings = settings
         self._sleep = sleep
         self._clients = [self._client() for _ in range(CONNECTIONS)]
@@ -69,18 +76,23 @@ class Pool:
         """Whether the upstream is not asked at present."""
         return self._down
 
-    async def ask(self, question: Inquiry[_T]) -> _T | None:
+    async def ask(self, kind: str, question: Inquiry[_T]) -> _T | None:
         """The outcome of a question on a connection that is free, within the limit; None while the upstream is down.
 
-        `question` is called when a connection is free, so it may gather until then what it asks.
+        `question` is called when a connection is free, so it may gather until then what it asks. `kind` is a word that
+        it is counted by.
         """
         if self._down:
             return None
+        began = perf_counter()
         try:
             answer = await self._ask_now(question)
         except (OSError, InvokeError, ProtocolError) as error:
+            self.questions[kind, "failed"] += 1
             self._go_down(error)
             return None
+        self.questions[kind, "answered"] += 1
+        self.seconds.add(perf_counter() - began)
         self._recovered()
         return answer
 
@@ -136,7 +148,7 @@ class Pool:
         return AsyncClient(str(settings.address), settings.username, settings.token, timeout=settings.limit)
 
     async def _connect(self) -> None:
-        await self.ask(AsyncClient.connect)
+        await self.ask("connect", AsyncClient.connect)
 
 
 async def _probe(client: AsyncClient) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import ShardhashError
 from shardhash.stores.chained.upstream import Upstream
-from shardhash.stores.interface import CollectionStatus, Otherwise, Store
+from shardhash.stores.interface import CollectionStatus, Health, Otherwise, Store, UpstreamHealth
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
 from shardhash.wire.rows import Columns, Report, Where
@@ -248,6 +248,12 @@ class ChainedStore:
     async def usage(self) -> dict[str, int]:
         """See Store."""
         return await self._local.usage()
+
+    async def health(self) -> Health:
+        """See Store."""
+        local, upstream = await self._local.health(), self._upstream
+        figures = UpstreamHealth(upstream.down, upstream.questions, upstream.seconds, self._backfill.qsize())
+        return Health(local.shards, figures)
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
+from shardhash.base.figures import Histogram
 from shardhash.base.tasks import Sleep
 from shardhash.client import AsyncClient
 from shardhash.client.questions import hex_texts
@@ -54,6 +55,16 @@ class Upstream:
         """Whether it is not asked at present."""
         return self._pool.down
 
+    @property
+    def questions(self) -> Mapping[tuple[str, str], int]:
+        """How many questions there were, by kind and result."""
+        return self._pool.questions
+
+    @property
+    def seconds(self) -> Histogram:
+        """What its answers took."""
+        return self._pool.seconds
+
     async def lookup(self, method: str, digests: bytes) -> Found | None:
         """The unihashes of taskhashes, n * 32 bytes."""
 
@@ -62,7 +73,7 @@ class Upstream:
 
         if self.down:
             return None
-        joined, part = self._join(self._lookups, method, digests, ask)
+        joined, part = self._join("lookup", self._lookups, method, digests, ask)
         # Shielded, because others wait for the same answer.
         found = await asyncio.shield(joined.answer)
         if found is None or part == slice(0, len(found.digests) // DIGEST_SIZE):
@@ -74,14 +85,14 @@ class Upstream:
         """A byte for each unihash, n * 32 bytes: 1 when it has one like that, else 0."""
         if self.down:
             return None
-        joined, part = self._join(self._existences, "", digests, _existence)
+        joined, part = self._join("exists", self._existences, "", digests, _existence)
         status = await asyncio.shield(joined.answer)
         return None if status is None else status[part]
 
     async def lookup_texts(self, method: str, taskhashes: list[str]) -> list[str | None] | None:
         """The unihashes of taskhashes of any form."""
         pairs = [(method, taskhash) for taskhash in taskhashes]
-        return await self._pool.ask(lambda client: client.get_unihash_batch(pairs))
+        return await self._pool.ask("lookup", lambda client: client.get_unihash_batch(pairs))
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """The oldest row of a taskhash, joined with its mapping."""
@@ -96,10 +107,11 @@ class Upstream:
     async def _ask_row(self, question: Inquiry[_A]) -> _A | None:
         """Ask about one row. Those of a batch of reports wait here, where the limit of a question does not run."""
         async with self._rows:
-            return await self._pool.ask(question)
+            return await self._pool.ask("row", question)
 
     def _join(
         self,
+        kind: str,
         rounds: dict[str, _Round[_A]],
         key: str,
         digests: bytes,
@@ -108,11 +120,11 @@ class Upstream:
         """Ask in the open round of `key`, or open one; also which part of its answer is ours."""
         if (joined := rounds.get(key)) is None:
             joined = rounds[key] = _Round()
-            self._pool.spawn(self._run(rounds, key, ask))
+            self._pool.spawn(self._run(kind, rounds, key, ask))
         return joined, joined.add(digests)
 
     async def _run(
-        self, rounds: dict[str, _Round[_A]], key: str, ask: Callable[[AsyncClient, bytes], Awaitable[_A]]
+        self, kind: str, rounds: dict[str, _Round[_A]], key: str, ask: Callable[[AsyncClient, bytes], Awaitable[_A]]
     ) -> None:
         this = rounds[key]
 
@@ -123,7 +135,7 @@ class Upstream:
         answer: _A | None = None
         try:
             await asyncio.sleep(GATHER)
-            answer = await self._pool.ask(question)
+            answer = await self._pool.ask(kind, question)
         finally:
             if rounds.get(key) is this:
                 del rounds[key]

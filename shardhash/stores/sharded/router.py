@@ -13,7 +13,7 @@ from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.interface import CollectionStatus, Otherwise
+from shardhash.stores.interface import CollectionStatus, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports
@@ -23,6 +23,8 @@ from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
 
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
+HEALTH_LIMIT = 3.0
+"""Seconds within which a shard has to say how it stands."""
 _T = TypeVar("_T")
 
 
@@ -195,6 +197,10 @@ class Router:
             "config": parts[0]["config"],
         }
 
+    async def health(self) -> Health:
+        """See Store."""
+        return Health(await asyncio.gather(*map(_health_of, self._links)))
+
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""
         return await self._links[0].request(op.GetEntry(kind, name))
@@ -222,6 +228,21 @@ class Router:
     async def _ask_all(self, operation: Operation[_T]) -> list[_T]:
         """The results of an operation on every shard."""
         return await _all(_ask(link, operation) for link in self._links)
+
+
+async def _health_of(link: WorkerLink) -> ShardHealth:
+    if not link.connected.is_set():
+        return ShardHealth(link.shard, link.restarts, None, "its worker is away; another one recovers its part")
+    try:
+        async with asyncio.timeout(HEALTH_LIMIT):
+            figures = await link.request(op.Figures())
+    except TimeoutError:
+        why = f"its worker did not answer within {HEALTH_LIMIT:g} s"
+    except ServerFaultError as error:
+        why = str(error)
+    else:
+        return ShardHealth(link.shard, link.restarts, figures)
+    return ShardHealth(link.shard, link.restarts, None, why)
 
 
 async def _ask(link: WorkerLink, operation: Operation[_T]) -> _T:

@@ -1,0 +1,103 @@
+"""Counters: what the sessions of a server did since its start, for those who watch it.
+
+Unlike `Stats`, which answers get-stats and can be reset by a client, these only grow. No text of a client becomes a
+key: commands are known ones, and results, reasons and limits are words of ours. Nothing here is counted one by one for
+the hashes of a batch: an answer of any size costs a few calls.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from operator import ne
+
+from shardhash.base.figures import SECONDS, SIZES, Histogram
+from shardhash.errors import InternalError, StorageError, UnavailableError
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.rows import Report
+
+OK = "ok"
+REFUSED = "refused"
+"""The client asked for what it may not or cannot have."""
+FAILED = "failed"
+"""What the client did not cause: a disk, a worker, a bug."""
+
+
+class Counters:
+    """All counts of a server. Used in its event loop alone."""
+
+    def __init__(self) -> None:
+        self.connections: Counter[str] = Counter()
+        """Open connections by transport."""
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """(command, result) of messages; the lines of a stream are in `stream_lines`."""
+        self.seconds: dict[str, Histogram] = {}
+        """By command, what its messages took from their arrival to their answer; of streams, each block of lines."""
+        self.batch_sizes = Histogram(SIZES)
+        """Hashes or reports of a message, or of a block of stream lines."""
+        self.stream_lines = 0
+        self.hits = 0
+        self.misses = 0
+        self.exists_hits = 0
+        self.exists_misses = 0
+        self.reports_stored = 0
+        self.reports_dropped: Counter[str] = Counter()
+        """By reason, reports that were answered, or not, and not stored."""
+        self.equivalences = 0
+        """Reports that were given the unihash of another task: what a build need not do again."""
+        self.limits_hit: Counter[str] = Counter()
+        self.auth_failures = 0
+
+    def answered(self, command: str, result: str, seconds: float) -> None:
+        """A message was answered."""
+        self.requests[command, result] += 1
+        self._time(command, seconds)
+
+    def answered_lines(self, stream: str, count: int, seconds: float) -> None:
+        """A block of stream lines was answered."""
+        self.stream_lines += count
+        self.batch_sizes.add(count)
+        self._time(stream, seconds)
+
+    def _time(self, command: str, seconds: float) -> None:
+        histogram = self.seconds.get(command)
+        if histogram is None:
+            histogram = self.seconds[command] = Histogram(SECONDS)
+        histogram.add(seconds)
+
+    def looked_up(self, found: Found) -> Found:
+        """Count the answers to lookups; the same."""
+        unknown = 0 if found.known is None else found.known.count(0)
+        self.misses += unknown
+        self.hits += len(found.digests) // DIGEST_SIZE - unknown
+        return found
+
+    def looked_for(self, status: bytes) -> bytes:
+        """Count the answers to existence checks; the same."""
+        unknown = status.count(0)
+        self.exists_misses += unknown
+        self.exists_hits += len(status) - unknown
+        return status
+
+    def stored(self, reports: Sequence[Report], unihashes: Sequence[bytes]) -> None:
+        """Reports were stored; the unihashes in force."""
+        self.reports_stored += len(reports)
+        self.equivalences += sum(map(ne, [report.unihash for report in reports], map(bytes.hex, unihashes)))
+
+    def dropped(self, count: int, error: Exception) -> None:
+        """Reports were not stored for this error."""
+        self.reports_dropped[reason_of(error)] += count
+
+
+def reason_of(error: Exception) -> str:
+    """A word for why a request failed."""
+    match error:
+        case StorageError():
+            return "disk"
+        case UnavailableError():
+            return "shard"
+        case InternalError():
+            return "bug"
+        case _:
+            return "other"

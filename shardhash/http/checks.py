@@ -1,0 +1,70 @@
+"""Checks: whether a server is ready, and what of it is not well."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardhash.stores.interface import Health
+
+LEAST_FREE = 64 << 20
+"""Bytes on the disk, below which a server is not ready: the next reports may be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of the data directory, bytes; `why` says what is wrong when it cannot be asked."""
+
+    free: int = 0
+    total: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. The server is not ready unless all that are `needed` are well."""
+
+    name: str
+    well: bool
+    text: str
+    needed: bool = True
+
+    def __str__(self) -> str:
+        sign = "+" if self.well else "-" if self.needed else "!"
+        return f"[{sign}] {self.name}: {self.text}"
+
+
+async def read_disk(data: Path | None) -> Disk | None:
+    """How full the disk is; None when everything is in memory. A disk that hangs holds a thread, not the server."""
+    if data is None:
+        return None
+    try:
+        usage = await asyncio.wait_for(asyncio.to_thread(shutil.disk_usage, data), 5.0)
+    except (OSError, TimeoutError) as error:
+        return Disk(why=str(error) or "it did not answer within 5 s")
+    return Disk(usage.free, usage.total)
+
+
+def checks(health: Health, disk: Disk | None) -> Iterator[Check]:
+    """Every check of a server, in the order in which people read them."""
+    for shard in health.shards:
+        restarts = f"; its worker was started again {shard.restarts}x" if shard.restarts else ""
+        yield Check(f"shard {shard.shard}", not shard.why, (shard.why or "answers") + restarts)
+    if disk is not None:
+        yield _check_disk(disk)
+    if health.upstream is not None:
+        down = health.upstream.down
+        text = "down: it is not asked, and what is known here answers" if down else "answers"
+        yield Check("upstream", not down, text, needed=False)
+
+
+def _check_disk(disk: Disk) -> Check:
+    if disk.why:
+        return Check("disk", False, f"cannot be asked: {disk.why}")
+    free = f"{disk.free / 2**30:.1f} of {disk.total / 2**30:.1f} GiB free"
+    if disk.free < LEAST_FREE:
+        return Check("disk", False, f"{free}: reports are about to be refused; make room")
+    return Check("disk", True, free)
