@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 
 from shardhash import __version__
+from shardhash.base.options import DESCRIBE, Described, Options
 
 PROGRAMS = {
     "serve": ("shardhash.server.cli", "main", "run a server"),
+    "config": ("shardhash.server.config", "main", "show the settings in force and where they come from; check a file"),
     "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
     "snapshot": ("shardhash.admin.cli", "snapshot", "have a running server write a snapshot now"),
     "verify": ("shardhash.admin.cli", "verify", "check every file of a data directory or a backup"),
@@ -19,8 +22,16 @@ PROGRAMS = {
     "dump": ("shardhash.admin.cli", "dump", "write a data directory or a backup as JSON Lines"),
     "load": ("shardhash.admin.cli", "load", "read JSON Lines into a data directory"),
     "import": ("shardhash.moving.cli", "import_", "bring the data of BitBake's own server"),
+    "completion": ("shardhash.cli", "completion", "print what has a shell complete commands and options"),
 }
 """For each subcommand the module and the function that run it, and what it is for."""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  bash:  shardhash completion bash >/etc/bash_completion.d/shardhash     (or: source <(shardhash completion bash))
+  zsh:   shardhash completion zsh >/usr/local/share/zsh/site-functions/_shardhash
+  fish:  shardhash completion fish >~/.config/fish/completions/shardhash.fish
+"""
 
 USAGE = "usage: shardhash COMMAND [OPTIONS]"
 
@@ -41,6 +52,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = f"there is no command {name!r}" if name else "a command is missing"
     print(f"{USAGE}\nshardhash: error: {what}; see shardhash --help", file=sys.stderr)
     return 2
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """``shardhash completion``."""
+    known = Options(
+        argparse.ArgumentParser(
+            "shardhash completion",
+            description="Print what has a shell complete the commands and options of shardhash.",
+            epilog=_COMPLETION_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
+    known.parser.add_argument("shell", metavar="bash|zsh|fish", choices=("bash", "zsh", "fish"), help="which shell")
+    given = known.parse(arguments)
+    from shardhash.base import completion as shells
+
+    commands = {}
+    for name, (module, function, text) in PROGRAMS.items():
+        try:
+            getattr(importlib.import_module(module), function)(DESCRIBE)
+        except Described as described:
+            commands[name] = shells.describe_command(text, described.options)
+    print({"bash": shells.bash, "zsh": shells.zsh, "fish": shells.fish}[given.shell](commands), end="")
+    return 0
 
 
 def _help() -> str:

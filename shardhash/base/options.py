@@ -1,8 +1,9 @@
-"""Options of the command lines: each is a flag and a variable of the environment, and both are read in one place.
+"""Options: each is a flag, a variable of the environment and, for a server, a key of a TOML file; all are read here.
 
-The flag wins, then the option's variables in their order (``SHARDHASH_*`` before ``HASHSERVER_*``), then the default.
-A variable that is set but empty counts as unset, as it does in units and containers that pass every one along; but
-where the reference takes it for a value ("no permissions"), so it is here (`Option.empty`).
+The flag wins, then the option's variables in their order (``SHARDHASH_*`` before ``HASHSERVER_*``), then the file
+(settings_file.py), then the default. A variable that is set but empty counts as unset, as it does in units and
+containers that pass every one along; but where the reference takes it for a value ("no permissions"), so it is here
+(`Option.empty`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
+from shardhash.base.settings_file import File
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError
 
@@ -27,40 +27,96 @@ DATABASE = "HASHSERVER_DB"
 PREFIXES = ("SHARDHASH_", "HASHSERVER_")
 """How the variables of options begin."""
 
+DEFAULT = "default"
+"""The source of a value that nobody gave."""
+
+DESCRIBE: list[str] = []
+"""Arguments that make a command raise `Described` instead of doing anything: compare with ``is``."""
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPANS = {"s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """One option. `convert` turns its text into its value, or raises ConfigError that says what is due."""
+class Value:
+    """What an option is set to. `source`: the flag, the variable or the file that says so, or DEFAULT."""
 
-    flag: str
-    variables: tuple[str, ...]
+    value: Any
+    source: str
+
+
+class Fields(TypedDict, total=False):
+    """What describes an option besides its flag and its variables; see `Option`."""
+
+    help: str
     convert: Callable[[str], Any]
     default: Any
+    metavar: str
+    short: str
+    values: tuple[str, ...]
+    switch: bool
     repeatable: bool
+    words: bool
+    empty: bool
+    secret: bool
+    in_file: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. `convert` turns its text into its value, or raises ConfigError that says what it must be."""
+
+    flag: str
+    variables: tuple[str, ...] = ()
+    help: str = ""
+    convert: Callable[[str], Any] = str
+    default: Any = None
+    metavar: str = ""
+    short: str = ""
+    values: tuple[str, ...] = ()
+    """The texts that it takes, if they can be listed; for completion."""
+    switch: bool = False
+    """It is on or off, and takes no text."""
+    repeatable: bool = False
+    """Its value is a list; white space parts the items in a variable."""
+    words: bool = False
+    """Its text is words parted by spaces; a list in a file is joined to one."""
     empty: bool = False
-    """Whether a variable that is set but empty is a value."""
+    """An empty text is a value, also in a variable."""
+    secret: bool = False
+    """Its value is never shown."""
+    in_file: bool = True
+    """It may stand in a file."""
+
+    @property
+    def key(self) -> str:
+        """Its name in a file."""
+        return self.flag.lstrip("-")
 
     @property
     def name(self) -> str:
         """The attribute that holds its value."""
-        return self.flag.lstrip("-").replace("-", "_")
+        return self.key.replace("-", "_")
 
-    def value(self, given: Any, environment: Mapping[str, str]) -> Any:
-        """The value from what the flag gave (None, a text, True, or a list of texts), the variables, or the default."""
+    def resolve(self, given: Any, environment: Mapping[str, str], file: File | None = None) -> Value:
+        """The value that the flag gave (`given`: None, a text, True, or a list of texts), a variable, a file or nobody.
+
+        Raises ConfigError that begins with the source of a text that is wrong.
+        """
         if given is not None:
-            return given if given is True else self._convert(given, self.flag)
+            return Value(given if given is True else self._convert(given, self.flag), self.flag)
         for variable in self.variables:
             text = environment.get(variable, "")
             if text.strip() or (self.empty and variable in environment):
                 # A plain text may be a secret, where white space counts.
                 plain = text if self.convert is str else text.strip()
-                return self._convert(text.split() if self.repeatable else plain, variable)
-        return self.default
+                return Value(self._convert(text.split() if self.repeatable else plain, variable), variable)
+        if file is not None and self.in_file and self.key in file.values:
+            origin = f"{file.name}: {self.key}"
+            return Value(self._from_file(file.values[self.key], origin), file.name)
+        return Value(self.default, DEFAULT)
 
     def _convert(self, given: Any, origin: str) -> Any:
         try:
@@ -68,79 +124,179 @@ class Option:
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from None
 
+    def _from_file(self, found: Any, origin: str) -> Any:
+        """The value of what TOML gave. Numbers and texts are alike: ``workers = 4``, ``sync-interval = "2s"``."""
+        if self.switch:
+            if isinstance(found, bool):
+                return found
+            raise ConfigError(f"{origin}: write true or false")
+        if isinstance(found, list) and not (self.repeatable or self.words):
+            raise ConfigError(f"{origin}: it takes one value, not a list")
+        items = found if isinstance(found, list) else [found]
+        if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in items):
+            raise ConfigError(f"{origin}: write a text in quotes{' or a list of them' * self.repeatable}")
+        texts = [str(item) for item in items]
+        if not self.empty and not all(text.strip() for text in texts):
+            raise ConfigError(f"{origin}: the text is empty; leave the line out")
+        if self.repeatable:
+            return self._convert(texts if isinstance(found, list) else texts[0].split(), origin)
+        return self._convert(" ".join(texts), origin)
+
+    def plain(self, value: Any) -> Any:
+        """A value as a file holds it: None, a truth, a number, a text or a list of texts."""
+        if isinstance(value, bool) or value is None:
+            return value
+        if isinstance(value, list | tuple):
+            return [str(item) for item in value]
+        if isinstance(value, frozenset):
+            return " ".join(sorted(value)) or "@none"
+        if self.convert is seconds:
+            return _with_unit(value, _SPANS)
+        if self.convert is size:
+            return _with_unit(value, _UNITS)
+        return value if isinstance(value, int | float) else str(value)
+
+
+def _with_unit(value: float, units: Mapping[str, int]) -> str:
+    """A number with the largest unit that leaves it whole."""
+    unit = max((unit for unit in units if value % units[unit] == 0), key=lambda unit: units[unit], default="")
+    return f"{value / units[unit]:.12g}{unit}"
+
+
+def option(flag: str, *variables: str, **fields: Unpack[Fields]) -> Option:
+    """An option with a value; with a list of values when `repeatable`."""
+    return Option(flag, variables, **fields)
+
+
+def switch(flag: str, *variables: str, **fields: Unpack[Fields]) -> Option:
+    """An option that is on or off."""
+    return Option(flag, variables, **({"convert": truth, "default": False, "switch": True} | fields))
+
+
+class Described(SystemExit):
+    """Raised by a command that was given DESCRIBE: what it takes. Nothing was done."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self.options = options
+
 
 class Options:
     """The options of one command; `parse` gives their values in a namespace."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: argparse.ArgumentParser, table: Mapping[str, Sequence[Option]] | None = None) -> None:
+        """`table`: options under the titles that they have in --help."""
         self.parser = parser
-        self._options: list[Option] = []
+        self._options: dict[str, Option] = {}
         self._group: Any = parser
+        for title, options in (table or {}).items():
+            self._group = parser.add_argument_group(title)
+            for one in options:
+                self.take(one)
 
-    def group(self, title: str) -> None:
-        """The options that follow stand under this title in --help."""
-        self._group = self.parser.add_argument_group(title)
+    def __getitem__(self, name: str) -> Option:
+        """The option whose value has this name."""
+        return self._options[name]
 
-    def add(
-        self,
-        flag: str,
-        *variables: str,
-        help: str,  # noqa: A002  # argparse's own name for it
-        convert: Callable[[str], Any] = str,
-        metavar: str = "",
-        default: Any = None,
-        repeatable: bool = False,
-        short: str = "",
-        empty: bool = False,
-    ) -> None:
-        """An option with a value; with a list of values when `repeatable`, white space parts them in a variable."""
-        option = Option(flag, variables, convert, default, repeatable, empty)
-        self._options.append(option)
-        flags = [flag, short] if short else [flag]
+    def __contains__(self, name: str) -> bool:
+        return name in self._options
+
+    def all(self) -> Iterable[Option]:
+        """Every option, in order."""
+        return self._options.values()
+
+    def add(self, flag: str, *variables: str, **fields: Unpack[Fields]) -> None:
+        """Take an option with a value."""
+        self.take(option(flag, *variables, **fields))
+
+    def switch(self, flag: str, *variables: str, **fields: Unpack[Fields]) -> None:
+        """Take an option that is on or off."""
+        self.take(switch(flag, *variables, **fields))
+
+    def take(self, taken: Option) -> None:
+        """One more option."""
+        self._options[taken.name] = taken
+        flags = [taken.flag, taken.short] if taken.short else [taken.flag]
+        if taken.switch:
+            self._group.add_argument(
+                *flags, dest=taken.name, action="store_const", const=True, help=_describe(taken, "=1")
+            )
+            return
         self._group.add_argument(
             *flags,
-            dest=option.name,
-            metavar=metavar or option.name.upper(),
-            action="append" if repeatable else "store",
-            help=_describe(help, variables),
+            dest=taken.name,
+            metavar=taken.metavar or taken.name.upper(),
+            action="append" if taken.repeatable else "store",
+            help=_describe(taken),
         )
 
-    def switch(self, flag: str, *variables: str, help: str, short: str = "") -> None:  # noqa: A002
-        """An option that is on or off."""
-        option = Option(flag, variables, truth, False, False)
-        self._options.append(option)
-        flags = [flag, short] if short else [flag]
-        self._group.add_argument(
-            *flags, dest=option.name, action="store_const", const=True, help=_describe(help, variables, "=1")
-        )
+    def variables(self) -> set[str]:
+        """Every variable that one of the options reads."""
+        return {variable for one in self._options.values() for variable in one.variables}
 
     def unknown_variables(self, environment: Mapping[str, str], others: Iterable[str] = ()) -> list[str]:
         """A remark for each variable with a prefix of ours that no option reads: a typing error, most likely.
 
         `others`: variables that mean something elsewhere.
         """
-        known = {variable for option in self._options for variable in option.variables} | set(others)
-        remarks = []
-        for name in sorted(environment):
-            if name.startswith(PREFIXES) and name not in known:
-                near = get_close_matches(name, known, 1, 0.85)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                remarks.append(f"the variable {name} is set, but nothing reads it{hint}")
-        return remarks
+        known = self.variables() | set(others)
+        unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in known)
+        return [f"the variable {name} is set, but nothing reads it{did_you_mean(name, known)}" for name in unknown]
+
+    def flags(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """What the flags give, and what else the parser knows. Ends the process, status 2, when one is wrong."""
+        if arguments is DESCRIBE:
+            raise Described(self)
+        parsed, unknown = self.parser.parse_known_args(arguments)
+        if unknown:
+            flags = [flag for one in self._options.values() for flag in (one.flag, one.short) if flag]
+            near = did_you_mean(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
+            self.parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return parsed
+
+    def resolve(
+        self, given: argparse.Namespace, environment: Mapping[str, str], file: File | None = None
+    ) -> dict[str, Value]:
+        """The value of each option by its name. Raises one ConfigError with everything that is wrong, a line each."""
+        values, wrong = {}, [] if file is None else file.unknown({one.key: one.variables for one in self._in_file()})
+        for one in self._options.values():
+            try:
+                values[one.name] = one.resolve(getattr(given, one.name), environment, file)
+            except ConfigError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        return values
+
+    def _in_file(self) -> list[Option]:
+        return [one for one in self._options.values() if one.in_file]
 
     def parse(self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """The values of all options, and what else the parser knows. Ends the process, status 2, when one is wrong."""
-        parsed = self.parser.parse_args(arguments)
+        parsed = self.flags(arguments)
         try:
-            for option in self._options:
-                setattr(parsed, option.name, option.value(getattr(parsed, option.name), environment))
+            for name, found in self.resolve(parsed, environment).items():
+                setattr(parsed, name, found.value)
         except ConfigError as error:
             self.parser.error(str(error))
         return parsed
 
 
-def _describe(text: str, variables: Sequence[str], suffix: str = "") -> str:
-    return f"{text} [{', '.join(variable + suffix for variable in variables)}]" if variables else text
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.85) -> str:
+    """A hint at the known name that is nearest; "" if none is near."""
+    from difflib import get_close_matches  # takes a while, and only who mistypes needs it
+
+    near = get_close_matches(name, list(known), 1, cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _describe(one: Option, suffix: str = "") -> str:
+    """The line of --help: what it is for, its default, its variables."""
+    text = one.help
+    if one.default not in (None, False, [], ()) and "(default" not in text:
+        shown = one.plain(one.default)
+        text += f" (default {' '.join(shown) if isinstance(shown, list) else shown})"
+    return f"{text} [{', '.join(variable + suffix for variable in one.variables)}]" if one.variables else text
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -203,35 +359,3 @@ def truth(text: str) -> bool:
 def default_data(database: str | None) -> Path:
     """The data directory when none is named: beside the stock server's file, if there is one."""
     return Path(database + ".shardhash") if database else Path(DEFAULT_DATA)
-
-
-def hide_secret(flags: Sequence[str], variable: str, arguments: Sequence[str]) -> None:
-    """Start this process anew, with a secret in its environment, if its command line shows one to every user (ps).
-
-    `flags` are the option's spellings. `arguments` are what `main` was given; it does nothing unless they are the
-    process's own. The process keeps its id. Returns if there is no secret, or never.
-    """
-    kept, secret = _without(flags, arguments)
-    if secret is None or list(arguments) != sys.argv[len(sys.argv) - len(arguments) :]:
-        return
-    start = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *start[1:], *kept], os.environ | {variable: secret})
-
-
-def _without(flags: Sequence[str], arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments without an option, and its value, if they have it."""
-    kept: list[str] = []
-    secret: str | None = None
-    rest = iter(arguments)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        if flag not in flags:
-            kept.append(argument)
-        elif equals:
-            secret = value
-        elif (following := next(rest, None)) is not None:
-            secret = following
-        else:
-            kept.append(argument)  # the parser says that its value is missing
-    return kept, secret

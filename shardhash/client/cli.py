@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from shardhash.base import options
 from shardhash.base.options import Options
+from shardhash.base.secrets import hide_secret
 from shardhash.client.commands import SUBCOMMANDS
 from shardhash.errors import ConfigError, InvokeError
 
@@ -51,7 +52,7 @@ keep only what a cache of shared state still holds:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash client`; its exit status."""
-    options.hide_secret(["--password", "-p"], SECRET, arguments)
+    hide_secret(["--password", "-p"], SECRET, arguments)
     known = _options()
     given = known.parse(arguments)
     logging.basicConfig(format="shardhash client: %(message)s", level=given.log)

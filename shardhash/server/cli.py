@@ -1,37 +1,33 @@
-"""``shardhash serve``: from its command line and environment to `Settings`, and into `server.run`."""
+"""``shardhash serve``: from its command line, environment and file to `Settings`, and into `server.run`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from shardhash.base import options
-from shardhash.base.cores import usable_cores
-from shardhash.base.options import DATABASE, DEFAULT_DATA, Options
-from shardhash.coordinator import permissions
-from shardhash.coordinator.bind import Bind, TlsFiles
+from shardhash.base.options import DATABASE, DEFAULT, Options, Value
+from shardhash.base.secrets import hide_secret
+from shardhash.base.settings_file import File, read_file
+from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
-from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
+from shardhash.server.option_table import DEFAULT_FILE, SECRETS, TABLE, parse_http, parse_rules, workers_of_this_machine
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Settings
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
-from shardhash.wire.address import parse_address, parse_bind
 from shardhash.wire.connection import Limits
 
-DEFAULT_BIND = "unix://./hashserve.sock"
-MAX_WORKERS = 256
-SECRET = "SHARDHASH_ADMIN_PASSWORD"
-SECRETS = (SECRET, "HASHSERVER_ADMIN_PASSWORD")
-CLIENT_VARIABLES = (
+OTHER_VARIABLES = (
     *(f"SHARDHASH_{name}" for name in ("ADDRESS", "LOGIN", "PASSWORD", "NETRC_HOSTS", "BECOME", "TIMEOUT", "JSON")),
     "SHARDHASH_CLIENT_CERT",
     "SHARDHASH_CLIENT_KEY",
+    "SHARDHASH_SNAPSHOT_TIMEOUT",
     "SHARDHASH_VENV",  # of ops/test and ops/demo
 )
 """Variables with our prefix that are not the server's."""
@@ -41,7 +37,8 @@ Serve hash equivalence to BitBake builds: a coordinator that clients connect to,
 a part of the hashes. It prints `listening on ADDRESS` for each address once it answers there, logs to standard error,
 and stops in order on SIGTERM, SIGINT and SIGQUIT. SIGHUP has TLS certificates loaded again.
 
-Each option can also be given by the variables in [ ] behind it; the flag wins, then the first of them that is set.
+Each option can also be given by the variables in [ ] behind it, or by a line of a TOML file (--config); the flag wins,
+then the first variable that is set, then the file. `shardhash config` shows what is in force, and who says so.
 """
 EXAMPLES = """\
 addresses:
@@ -67,312 +64,81 @@ examples:
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All that a server was told: the value of each option by its name, and the settings made of them."""
+
+    values: Mapping[str, Value]
+    settings: Settings
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash serve`; its exit status."""
-    options.hide_secret(["--admin-password"], SECRET, arguments)
-    options.hide_secret(["--db-password"], "HASHSERVER_DB_PASSWORD", arguments)
+    hide_secrets(arguments)
     settings = read_settings(arguments, os.environ)
-    for variable in (*SECRETS, "HASHSERVER_DB_PASSWORD"):
-        os.environ.pop(variable, None)  # it is no business of the workers
+    for secret in SECRETS:
+        for variable in secret.variables:
+            os.environ.pop(variable, None)  # it is no business of the workers
     from shardhash.server.start import run  # takes a quarter of a second, which --help need not
 
     return run(settings)
 
 
+def hide_secrets(arguments: Sequence[str]) -> None:
+    """Start this process anew if its command line shows a secret."""
+    for secret in SECRETS:
+        hide_secret([secret.flag], secret.variables[0], arguments)
+
+
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """The settings of a server. Ends the process, status 2, with a hint when they are wrong."""
-    known = _options()
-    given = known.parse(arguments, environment)
+    known = server_options("serve", DESCRIPTION, EXAMPLES)
+    flags = known.flags(arguments)
     try:
-        return _settings(given, known.unknown_variables(environment, CLIENT_VARIABLES))
+        return read_configuration(known, flags, environment).settings
     except ConfigError as error:
         known.parser.error(str(error))
 
 
-def _options() -> Options:
-    known = Options(
+def read_configuration(known: Options, flags: argparse.Namespace, environment: Mapping[str, str]) -> Configuration:
+    """What flags, environment, file and defaults say together. Raises ConfigError with everything that is wrong."""
+    config = known["config"].resolve(flags.config, environment)
+    file = _file(config)
+    values = known.resolve(flags, environment, file)
+    remarks = known.unknown_variables(environment, OTHER_VARIABLES)
+    settings = settings_of(argparse.Namespace(**{name: found.value for name, found in values.items()}), remarks, file)
+    return Configuration(values, settings)
+
+
+def _file(config: Value) -> File | None:
+    """The file of settings: the one that was named, else the usual one if it is there."""
+    if config.source == DEFAULT:
+        return read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else None
+    return read_file(Path(config.value))
+
+
+def server_options(command: str, description: str, epilog: str) -> Options:
+    """The options of a server, for a command that takes them."""
+    return Options(
         argparse.ArgumentParser(
-            "shardhash serve",
-            usage="shardhash serve [OPTIONS]",
-            description=DESCRIPTION,
-            epilog=EXAMPLES,
+            f"shardhash {command}",
+            usage=f"shardhash {command} [OPTIONS]",
+            description=description,
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,  # hide_secret looks for whole names
-        )
-    )
-    _add_listening(known)
-    _add_tls(known)
-    _add_data(known)
-    _add_users(known)
-    _add_upstream(known)
-    return known
-
-
-def _add_listening(known: Options) -> None:
-    known.group("listening")
-    known.add(
-        "--bind",
-        "SHARDHASH_BIND",
-        "HASHSERVER_BIND",
-        metavar="ADDRESS[,RULE]",
-        convert=_checked_bind,
-        default=[DEFAULT_BIND],
-        repeatable=True,
-        short="-b",
-        help=f"listen here; may be given several times, in a variable parted by spaces (default {DEFAULT_BIND})",
-    )
-    known.switch(
-        "--read-only",
-        "SHARDHASH_READ_ONLY",
-        "HASHSERVER_READ_ONLY",
-        short="-r",
-        help="nothing can be stored, by any address",
-    )
-    known.add(
-        "--http",
-        "SHARDHASH_HTTP",
-        metavar="[HOST:]PORT[,RULE]",
-        convert=_checked_http,
-        default=None,
-        help="answer browsers and Prometheus here, too (/metrics, /readyz), on this machine unless HOST says otherwise;"
-        " addresses ws:// answer them anyway. Try 127.0.0.1:9464",
-    )
-    known.switch("--reuseport", help="accepted for units of the stock server; workers share one address here anyway")
-    known.add(
-        "--max-message",
-        "SHARDHASH_MAX_MESSAGE",
-        metavar="SIZE",
-        convert=options.size,
-        default=Limits().message,
-        help="largest request of a client (default 64M)",
-    )
-    known.add(
-        "--log",
-        "SHARDHASH_LOG",
-        "HASHSERVER_LOG_LEVEL",
-        metavar="LEVEL",
-        convert=options.choice(
-            "DEBUG",
-            "INFO",
-            "WARNING",
-            "ERROR",
-            "CRITICAL",
-            also={"WARN": "WARNING", "FATAL": "CRITICAL", "NOTSET": "DEBUG"},
         ),
-        default="INFO",
-        short="-l",
-        help="minimum log level: DEBUG, INFO, WARNING, ERROR or CRITICAL (default INFO)",
+        TABLE,
     )
 
 
-def _add_tls(known: Options) -> None:
-    known.group("encryption of wss:// and tls:// addresses; the files are loaded again when they change, and on SIGHUP")
-    for flag, text in (
-        ("--tls-cert", "the server's certificate, PEM, with the chain behind it"),
-        ("--tls-key", "its key, PEM, if it is not in the same file"),
-        (
-            "--tls-client-ca",
-            "clients must have a certificate of an authority in this file; its common name may be that of a user",
-        ),
-    ):
-        known.add(flag, _variable(flag), metavar="FILE", convert=Path, help=text)
-
-
-def _add_data(known: Options) -> None:
-    known.group("data")
-    known.add(
-        "--data",
-        "SHARDHASH_DATA",
-        metavar="DIR",
-        help=f"keep everything in this folder, made if need be (default {DEFAULT_DATA}, or"
-        " beside the file that --database names)",
-    )
-    known.add(
-        "--database",
-        "SHARDHASH_DATABASE",
-        DATABASE,
-        metavar="FILE",
-        short="-d",
-        help="the file of the stock server; it is not read, data goes to FILE.shardhash unless --data says otherwise",
-    )
-    for flag in ("--db-username", "--db-password"):
-        known.add(
-            flag, f"HASHSERVER_{flag[2:].upper().replace('-', '_')}", help="accepted for units of the stock server"
-        )
-    known.switch("--memory", "SHARDHASH_MEMORY", help="keep everything in memory only; it is lost at the end")
-    known.add(
-        "--workers",
-        "SHARDHASH_WORKERS",
-        metavar="N",
-        convert=options.whole(1, MAX_WORKERS),
-        default=None,
-        help="worker processes, each with its part of the hashes; another number than before moves all to new files"
-        f" first (default: what DIR has; for a new one the cores but one, here {_workers_of_this_machine()})",
-    )
-    known.add(
-        "--sync",
-        "SHARDHASH_SYNC",
-        metavar="always|interval|off",
-        convert=options.choice("always", "interval", "off"),
-        default="always",
-        help="when reports are written to the disk: before they are acknowledged, so that none is ever lost"
-        " (default), every --sync-interval, or when the system likes",
-    )
-    for flag, text, default in (
-        (
-            "--sync-interval",
-            "most that a power cut costs with --sync interval (default 1s)",
-            SYNC_INTERVAL,
-        ),
-        (
-            "--snapshot-interval",
-            "write a snapshot this often, for quick starts (default 1h)",
-            SNAPSHOT_INTERVAL,
-        ),
-        ("--shard-timeout", "how long a worker may take to answer before its request fails (default 30s)", 30.0),
-    ):
-        known.add(flag, _variable(flag), metavar="TIME", convert=options.seconds, default=default, help=text)
-    known.add(
-        "--snapshot-bytes",
-        "SHARDHASH_SNAPSHOT_BYTES",
-        metavar="SIZE",
-        convert=options.size,
-        default=SNAPSHOT_BYTES,
-        help="write one too when a worker's log has grown by this much (default 256M)",
-    )
-    known.add(
-        "--keep-snapshots",
-        "SHARDHASH_KEEP_SNAPSHOTS",
-        metavar="K",
-        convert=options.whole(1, 1000),
-        default=KEEP_SNAPSHOTS,
-        help="keep so many snapshots and the logs between them, for restoring an earlier time (default 2)",
-    )
-
-
-def _add_users(known: Options) -> None:
-    known.group("users")
-    known.add(
-        "--anon-perms",
-        "SHARDHASH_ANON_PERMS",
-        "HASHSERVER_ANON_PERMS",
-        metavar="PERMS",
-        convert=permissions.parse_anonymous,
-        default=permissions.ANONYMOUS_DEFAULT,
-        empty=True,
-        help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
-        " (default '@read @report @db-admin')",
-    )
-    known.add(
-        "--allow-origin",
-        "SHARDHASH_ALLOW_ORIGIN",
-        metavar="ORIGIN",
-        convert=_origin,
-        default=[],
-        repeatable=True,
-        help="let web pages of this origin (https://builds.example.com) connect; others are refused",
-    )
-    known.add(
-        "--allow-host",
-        "SHARDHASH_ALLOW_HOST",
-        metavar="NAME",
-        convert=str.lower,
-        default=[],
-        repeatable=True,
-        help="a name by which browsers reach this server, beside its addresses and this machine's name",
-    )
-    known.add(
-        "--admin-user",
-        "SHARDHASH_ADMIN_USER",
-        "HASHSERVER_ADMIN_USER",
-        metavar="NAME",
-        help="give this user all permissions and the password below. This is done once for a password: a user that was"
-        " deleted or got a token since stays so until another password is configured",
-    )
-    known.add(
-        "--admin-password-file",
-        "SHARDHASH_ADMIN_PASSWORD_FILE",
-        metavar="FILE",
-        help="the first line of this file is that user's password",
-    )
-    known.add(
-        "--admin-password",
-        *SECRETS,
-        metavar="PASSWORD",
-        help="the password itself; better from a file or a variable, for shells remember command lines (it is"
-        " kept out of ps: the server starts itself anew without it)",
-    )
-
-
-def _add_upstream(known: Options) -> None:
-    known.group("upstream")
-    known.add(
-        "--upstream",
-        "SHARDHASH_UPSTREAM",
-        "HASHSERVER_UPSTREAM",
-        metavar="ADDRESS",
-        convert=parse_address,
-        short="-u",
-        help="ask this server for what is not known here, and remember what it says",
-    )
-    known.add("--upstream-user", "SHARDHASH_UPSTREAM_USER", metavar="NAME", help="log in there as this user")
-    known.add(
-        "--upstream-token-file",
-        "SHARDHASH_UPSTREAM_TOKEN_FILE",
-        metavar="FILE",
-        help="the first line of this file is that user's token (without a user, ~/.netrc is looked at)",
-    )
-    for flag, text, default in (
-        ("--upstream-timeout", "it counts as down, and is left alone for a while, after this (default 5s)", 5.0),
-        ("--upstream-misses", "what it does not know is not asked again for so long (default 60s)", 60.0),
-    ):
-        known.add(flag, _variable(flag), metavar="TIME", convert=options.seconds, default=default, help=text)
-
-
-def _variable(flag: str) -> str:
-    return "SHARDHASH_" + flag.lstrip("-").replace("-", "_").upper()
-
-
-def _origin(text: str) -> str:
-    """An origin as browsers write it, lower case."""
-    parts = urlsplit(text.lower().rstrip("/"))
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
-        raise ConfigError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT")
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _checked_bind(text: str) -> str:
-    _bind(text, False, permissions.ANONYMOUS_DEFAULT)
-    return text
-
-
-def _checked_http(text: str) -> str:
-    _http(text, False, permissions.ANONYMOUS_DEFAULT)
-    return text
-
-
-def _http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
-    """Where HTTP is answered: a port alone means this machine."""
-    if text.partition(",")[0].strip().isdecimal():
-        text = f"127.0.0.1:{text.strip()}"
-    bind = _bind(text, read_only, anon_perms)
-    if bind.address.kind != "tcp":
-        raise ConfigError(f"--http {text!r} is no HOST:PORT; write 127.0.0.1:9464, or 9464 for the same")
-    return bind
-
-
-def _bind(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
-    """A bind address with the rules of its own, else those of the whole server."""
-    address, rules = parse_bind(text)
-    if "anon" in rules:
-        anon_perms = permissions.parse_anonymous(rules["anon"])
-    return Bind(address, read_only or "read-only" in rules, anon_perms)
-
-
-def _settings(given: argparse.Namespace, remarks: Sequence[str]) -> Settings:
+def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | None = None) -> Settings:
+    """The settings that the values of all options make together. Raises ConfigError when they contradict each other."""
     data, notices = _data(given)
+    if file is not None:
+        notices = (f"{len(file.values)} settings are in {file.name}", *notices)
     return Settings(
-        binds=tuple(_bind(text, given.read_only, given.anon_perms) for text in given.bind),
+        binds=tuple(parse_rules(text, given.read_only, given.anon_perms) for text in given.bind),
         workers=given.workers or _workers_of(data),
         data=data,
         sync=given.sync,
@@ -387,7 +153,7 @@ def _settings(given: argparse.Namespace, remarks: Sequence[str]) -> Settings:
         admin_password=_admin_password(given),
         browsers=Browsers(frozenset(given.allow_origin), frozenset(given.allow_host)),
         tls=_tls(given),
-        http=None if given.http is None else _http(given.http, given.read_only, given.anon_perms),
+        http=None if given.http is None else parse_http(given.http, given.read_only, given.anon_perms),
         log_level=given.log,
         notices=notices,
         remarks=(*remarks, *_stock_remarks(given, data)),
@@ -400,12 +166,7 @@ def _workers_of(data: Path | None) -> int:
         manifest = read_manifest(OsFileSystem(), data) if data is not None else None
     except DamageError:
         manifest = None  # the start says what is wrong with it
-    return manifest.shards if manifest is not None else _workers_of_this_machine()
-
-
-def _workers_of_this_machine() -> int:
-    """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
-    return max(1, usable_cores() - 1)
+    return manifest.shards if manifest is not None else workers_of_this_machine()
 
 
 def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:

@@ -1,0 +1,39 @@
+"""Secrets of command lines, which every user of a machine can read (ps)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def hide_secret(flags: Sequence[str], variable: str, arguments: Sequence[str]) -> None:
+    """Start this process anew, with a secret in its environment, if its command line shows one to every user (ps).
+
+    `flags` are the option's spellings. `arguments` are what `main` was given; it does nothing unless they are the
+    process's own. The process keeps its id. Returns if there is no secret, or never.
+    """
+    kept, secret = _without(flags, arguments)
+    if secret is None or list(arguments) != sys.argv[len(sys.argv) - len(arguments) :]:
+        return
+    start = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *start[1:], *kept], os.environ | {variable: secret})
+
+
+def _without(flags: Sequence[str], arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without an option, and its value, if they have it."""
+    kept: list[str] = []
+    secret: str | None = None
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag not in flags:
+            kept.append(argument)
+        elif equals:
+            secret = value
+        elif (following := next(rest, None)) is not None:
+            secret = following
+        else:
+            kept.append(argument)  # the parser says that its value is missing
+    return kept, secret

@@ -1,0 +1,62 @@
+"""A file of settings in TOML: keys named like the flags, at the top level.
+
+::
+
+    bind = [":8686", "ws://:8484,read-only,anon=@read"]
+    data = "/var/lib/shardhash"
+    snapshot-interval = "30m"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardhash.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that was read. `name` is how messages call it."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    def unknown(self, known: Mapping[str, Sequence[str]]) -> list[str]:
+        """What is wrong with keys that are none of `known`, a text each. `known`: for each key its variables."""
+        return [
+            f"{self.name}: {key} is no setting{_hint(key, found, known)}"
+            for key, found in self.values.items()
+            if key not in known
+        ]
+
+
+def read_file(path: Path) -> File:
+    """The settings of a file. ConfigError when it cannot be read, or is no TOML: it says where."""
+    import tomllib  # takes a while, and few have a file
+
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is no UTF-8, which TOML is written in") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: the settings cannot be read: {error.strerror or error}") from None
+    try:
+        return File(str(path), tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f'{path}: this is no TOML: {error}; write KEY = "TEXT", KEY = NUMBER or KEY = true') from None
+
+
+def _hint(key: str, found: Any, known: Mapping[str, Sequence[str]]) -> str:
+    """What an unknown key may mean: a section, a variable's name, or a typing error."""
+    if isinstance(found, dict):
+        return "; the settings stand at the top level, without [sections]"
+    for name, variables in known.items():
+        if key in variables:
+            return f"; in a file it is {name}"
+    from difflib import get_close_matches  # takes a while, and only who mistypes needs it
+
+    near = get_close_matches(key.lower().replace("_", "-").lstrip("-"), list(known), 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else "; shardhash serve --help names them all"

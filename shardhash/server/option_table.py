@@ -1,0 +1,339 @@
+"""The settings of a server: one table, from which flags, variables, keys of a file, help and completion follow.
+
+To add one, add a line to the table, a field to `Settings`, and use it in `settings_of` (server/cli.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shardhash.base import options
+from shardhash.base.cores import usable_cores
+from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
+from shardhash.coordinator import permissions
+from shardhash.coordinator.bind import Bind
+from shardhash.errors import ConfigError
+from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
+from shardhash.wire.address import parse_address, parse_bind
+from shardhash.wire.connection import Limits
+
+DEFAULT_BIND = "unix://./hashserve.sock"
+DEFAULT_FILE = Path("/etc/shardhash.toml")
+MAX_WORKERS = 256
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def workers_of_this_machine() -> int:
+    """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
+    return max(1, usable_cores() - 1)
+
+
+def parse_rules(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
+    """A bind address with the rules of its own, else those of the whole server."""
+    address, rules = parse_bind(text)
+    if "anon" in rules:
+        anon_perms = permissions.parse_anonymous(rules["anon"])
+    return Bind(address, read_only or "read-only" in rules, anon_perms)
+
+
+def _checked_bind(text: str) -> str:
+    parse_rules(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def parse_http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
+    """Where HTTP is answered: a port alone means this machine."""
+    if text.partition(",")[0].strip().isdecimal():
+        text = f"127.0.0.1:{text.strip()}"
+    bind = parse_rules(text, read_only, anon_perms)
+    if bind.address.kind != "tcp":
+        raise ConfigError(f"--http {text!r} is no HOST:PORT; write 127.0.0.1:9464, or 9464 for the same")
+    return bind
+
+
+def _checked_http(text: str) -> str:
+    parse_http(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it, lower case."""
+    parts = urlsplit(text.lower().rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
+        raise ConfigError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+_LISTENING = (
+    option(
+        "--config",
+        "SHARDHASH_CONFIG",
+        metavar="FILE",
+        in_file=False,
+        help="settings in TOML, named like the options: bind = [':8686'], read-only = true; a flag and a variable win"
+        f" over it (default {DEFAULT_FILE}, if it is there)",
+    ),
+    option(
+        "--bind",
+        "SHARDHASH_BIND",
+        "HASHSERVER_BIND",
+        metavar="ADDRESS[,RULE]",
+        convert=_checked_bind,
+        default=[DEFAULT_BIND],
+        repeatable=True,
+        short="-b",
+        help="listen here; may be given several times, in a variable parted by spaces",
+    ),
+    switch(
+        "--read-only",
+        "SHARDHASH_READ_ONLY",
+        "HASHSERVER_READ_ONLY",
+        short="-r",
+        help="nothing can be stored, by any address",
+    ),
+    option(
+        "--http",
+        "SHARDHASH_HTTP",
+        metavar="[HOST:]PORT[,RULE]",
+        convert=_checked_http,
+        help="answer browsers and Prometheus here, too (/metrics, /readyz), on this machine unless HOST says otherwise;"
+        " addresses ws:// answer them anyway. Try 127.0.0.1:9464",
+    ),
+    switch(
+        "--reuseport",
+        in_file=False,
+        help="accepted for units of the stock server; workers share one address here anyway",
+    ),
+    option(
+        "--max-message",
+        "SHARDHASH_MAX_MESSAGE",
+        metavar="SIZE",
+        convert=options.size,
+        default=Limits().message,
+        help="largest request of a client",
+    ),
+    option(
+        "--log",
+        "SHARDHASH_LOG",
+        "HASHSERVER_LOG_LEVEL",
+        metavar="LEVEL",
+        convert=options.choice(*LEVELS, also={"WARN": "WARNING", "FATAL": "CRITICAL", "NOTSET": "DEBUG"}),
+        default="INFO",
+        short="-l",
+        values=LEVELS,
+        help=f"minimum log level: {', '.join(LEVELS[:-1])} or {LEVELS[-1]}",
+    ),
+)
+
+_TLS = (
+    option(
+        "--tls-cert",
+        "SHARDHASH_TLS_CERT",
+        metavar="FILE",
+        convert=Path,
+        help="the server's certificate, PEM, with the chain behind it",
+    ),
+    option(
+        "--tls-key",
+        "SHARDHASH_TLS_KEY",
+        metavar="FILE",
+        convert=Path,
+        help="its key, PEM, if it is not in the same file",
+    ),
+    option(
+        "--tls-client-ca",
+        "SHARDHASH_TLS_CLIENT_CA",
+        metavar="FILE",
+        convert=Path,
+        help="clients must have a certificate of an authority in this file; its common name may be that of a user",
+    ),
+)
+
+_DATA = (
+    option(
+        "--data",
+        "SHARDHASH_DATA",
+        metavar="DIR",
+        help=f"keep everything in this folder, made if need be (default {DEFAULT_DATA}, or"
+        " beside the file that --database names)",
+    ),
+    option(
+        "--database",
+        "SHARDHASH_DATABASE",
+        DATABASE,
+        metavar="FILE",
+        short="-d",
+        help="the file of the stock server; it is not read, data goes to FILE.shardhash unless --data says otherwise",
+    ),
+    option("--db-username", "HASHSERVER_DB_USERNAME", in_file=False, help="accepted for units of the stock server"),
+    option(
+        "--db-password",
+        "HASHSERVER_DB_PASSWORD",
+        in_file=False,
+        secret=True,
+        help="accepted for units of the stock server",
+    ),
+    switch("--memory", "SHARDHASH_MEMORY", help="keep everything in memory only; it is lost at the end"),
+    option(
+        "--workers",
+        "SHARDHASH_WORKERS",
+        metavar="N",
+        convert=options.whole(1, MAX_WORKERS),
+        help="worker processes, each with its part of the hashes; another number than before moves all to new files"
+        f" first (default: what DIR has; for a new one the cores but one, here {workers_of_this_machine()})",
+    ),
+    option(
+        "--sync",
+        "SHARDHASH_SYNC",
+        metavar="always|interval|off",
+        convert=options.choice("always", "interval", "off"),
+        default="always",
+        values=("always", "interval", "off"),
+        help="when reports are written to the disk: before they are acknowledged, so that none is ever lost"
+        " (default), every --sync-interval, or when the system likes",
+    ),
+    option(
+        "--sync-interval",
+        "SHARDHASH_SYNC_INTERVAL",
+        metavar="TIME",
+        convert=options.seconds,
+        default=SYNC_INTERVAL,
+        help="most that a power cut costs with --sync interval",
+    ),
+    option(
+        "--snapshot-interval",
+        "SHARDHASH_SNAPSHOT_INTERVAL",
+        metavar="TIME",
+        convert=options.seconds,
+        default=SNAPSHOT_INTERVAL,
+        help="write a snapshot this often, for quick starts",
+    ),
+    option(
+        "--shard-timeout",
+        "SHARDHASH_SHARD_TIMEOUT",
+        metavar="TIME",
+        convert=options.seconds,
+        default=30.0,
+        help="how long a worker may take to answer before its request fails",
+    ),
+    option(
+        "--snapshot-bytes",
+        "SHARDHASH_SNAPSHOT_BYTES",
+        metavar="SIZE",
+        convert=options.size,
+        default=SNAPSHOT_BYTES,
+        help="write one too when a worker's log has grown by this much",
+    ),
+    option(
+        "--keep-snapshots",
+        "SHARDHASH_KEEP_SNAPSHOTS",
+        metavar="K",
+        convert=options.whole(1, 1000),
+        default=KEEP_SNAPSHOTS,
+        help="keep so many snapshots and the logs between them, for restoring an earlier time",
+    ),
+)
+
+_USERS = (
+    option(
+        "--anon-perms",
+        "SHARDHASH_ANON_PERMS",
+        "HASHSERVER_ANON_PERMS",
+        metavar="PERMS",
+        convert=permissions.parse_anonymous,
+        default=permissions.ANONYMOUS_DEFAULT,
+        empty=True,
+        words=True,
+        help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
+        " (default '@read @report @db-admin')",
+    ),
+    option(
+        "--allow-origin",
+        "SHARDHASH_ALLOW_ORIGIN",
+        metavar="ORIGIN",
+        convert=_origin,
+        default=[],
+        repeatable=True,
+        help="let web pages of this origin (https://builds.example.com) connect; others are refused",
+    ),
+    option(
+        "--allow-host",
+        "SHARDHASH_ALLOW_HOST",
+        metavar="NAME",
+        convert=str.lower,
+        default=[],
+        repeatable=True,
+        help="a name by which browsers reach this server, beside its addresses and this machine's name",
+    ),
+    option(
+        "--admin-user",
+        "SHARDHASH_ADMIN_USER",
+        "HASHSERVER_ADMIN_USER",
+        metavar="NAME",
+        help="give this user all permissions and the password below. This is done once for a password: a user that was"
+        " deleted or got a token since stays so until another password is configured",
+    ),
+    option(
+        "--admin-password-file",
+        "SHARDHASH_ADMIN_PASSWORD_FILE",
+        metavar="FILE",
+        help="the first line of this file is that user's password",
+    ),
+    option(
+        "--admin-password",
+        "SHARDHASH_ADMIN_PASSWORD",
+        "HASHSERVER_ADMIN_PASSWORD",
+        metavar="PASSWORD",
+        secret=True,
+        help="the password itself; better from a file or a variable, for shells remember command lines (it is"
+        " kept out of ps: the server starts itself anew without it)",
+    ),
+)
+
+_UPSTREAM = (
+    option(
+        "--upstream",
+        "SHARDHASH_UPSTREAM",
+        "HASHSERVER_UPSTREAM",
+        metavar="ADDRESS",
+        convert=parse_address,
+        short="-u",
+        help="ask this server for what is not known here, and remember what it says",
+    ),
+    option("--upstream-user", "SHARDHASH_UPSTREAM_USER", metavar="NAME", help="log in there as this user"),
+    option(
+        "--upstream-token-file",
+        "SHARDHASH_UPSTREAM_TOKEN_FILE",
+        metavar="FILE",
+        help="the first line of this file is that user's token (without a user, ~/.netrc is looked at)",
+    ),
+    option(
+        "--upstream-timeout",
+        "SHARDHASH_UPSTREAM_TIMEOUT",
+        metavar="TIME",
+        convert=options.seconds,
+        default=5.0,
+        help="it counts as down, and is left alone for a while, after this",
+    ),
+    option(
+        "--upstream-misses",
+        "SHARDHASH_UPSTREAM_MISSES",
+        metavar="TIME",
+        convert=options.seconds,
+        default=60.0,
+        help="what it does not know is not asked again for so long",
+    ),
+)
+
+TABLE: Mapping[str, tuple[Option, ...]] = {
+    "listening": _LISTENING,
+    "encryption of wss:// and tls:// addresses; the files are loaded again when they change, and on SIGHUP": _TLS,
+    "data": _DATA,
+    "users": _USERS,
+    "upstream": _UPSTREAM,
+}
+"""Every setting, under the titles of --help."""
+
+SECRETS = tuple(one for group in TABLE.values() for one in group if one.secret)
