@@ -28,6 +28,7 @@ OTHER_VARIABLES = (
     "SHARDHASH_CLIENT_CERT",
     "SHARDHASH_CLIENT_KEY",
     "SHARDHASH_SNAPSHOT_TIMEOUT",
+    "SHARDHASH_SOURCE_TIMEZONE",
     "SHARDHASH_VENV",  # of ops/test and ops/demo
 )
 """Variables with our prefix that are not the server's."""
