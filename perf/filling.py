@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from perf.workload import DIGEST_SIZE, Step
-from shardhash.shard.directory.manifest import Manifest, make_directory, make_generation, write_manifest
-from shardhash.shard.directory.reshard import FIRST_SEGMENT
+from shardhash.shard.directory.generations import make_generation
+from shardhash.shard.directory.manifest import Manifest, make_directory, write_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
-from shardhash.shard.storage.recovery import now
+from shardhash.shard.storage.recovery import BASE_SEGMENT, now
 from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
 from shardhash.shard.storage.snapshot_chunks import CHUNK, Chunk
 from shardhash.wire.hashes import SLOTS
@@ -86,8 +86,8 @@ def fill(directory: Path, shards: int, mappings: int, *, rows: bool = False) -> 
     fs = OsFileSystem()
     manifest = Manifest(shards, 1)
     make_directory(fs, directory)
-    make_generation(fs, directory, manifest)
-    head = SnapshotHead(FIRST_SEGMENT, 1, now(), 1)
+    make_generation(fs, directory, manifest, BASE_SEGMENT)
+    head = SnapshotHead(BASE_SEGMENT, 1, now(), 1)
     writers = [SnapshotWriter(fs, folder, head) for folder in manifest.folders(directory)]
     for start in range(0, mappings, _AT_ONCE):
         numbers = np.arange(start, min(start + _AT_ONCE, mappings), dtype=np.uint64)

@@ -28,7 +28,8 @@ import orjson
 from shardhash.admin.directory import manifest_of
 from shardhash.base.timestamps import to_iso
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory, remove_generations
+from shardhash.shard.directory.generations import remove_other_generations
+from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
 from shardhash.shard.storage.layout import (
     BACKUP,
@@ -40,7 +41,7 @@ from shardhash.shard.storage.layout import (
     snapshot_name,
 )
 from shardhash.shard.storage.log import Tail, first_number, read_segment
-from shardhash.shard.storage.recovery import Progress, now
+from shardhash.shard.storage.recovery import Progress, log_is_all, now
 from shardhash.shard.storage.snapshot import check_snapshot, read_end
 
 FORMAT = 1
@@ -150,7 +151,7 @@ def earliest_time(fs: FileSystem, folders: list[Path]) -> int:
     times = [0]
     for folder in folders:
         listing = list_shard(fs, folder)
-        if 1 not in listing.segments and listing.snapshots:
+        if listing.snapshots and not log_is_all(listing):
             times.append(read_end(fs, folder / snapshot_name(listing.snapshots[0])).time)
     return max(times)
 
@@ -215,7 +216,7 @@ class _Copy:
             "files": self._files,
         }
         replace_file(self._fs, self._destination / BACKUP, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
-        remove_generations(self._fs, self._destination, keep=manifest.generation)
+        remove_other_generations(self._fs, self._destination, manifest)
         for folder in self._folders:
             for name in self._fs.listdir(self._destination / folder):
                 if str(folder / name) not in self._files:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from shardhash.base import options
 from shardhash.base.options import Options
-from shardhash.errors import ConfigError, ShardhashError
+from shardhash.errors import ConfigError, DamageError, ShardhashError
 
 PATIENCE = 2.0
 """Seconds that a command may work before it tells how far it is."""
@@ -199,9 +199,9 @@ def load(arguments: Sequence[str]) -> int:
         help="number of shards (default: as many as there are, in a new directory one for each core)",
     )
     given = known.parse(arguments)
-    from shardhash.admin.directory import new_directory, next_generation
+    from shardhash.admin.directory import manifest_of, new_directory, replacement
     from shardhash.admin.dump import load as read_dump
-    from shardhash.shard.directory.manifest import lock_directory, read_manifest
+    from shardhash.shard.directory.manifest import lock_directory
     from shardhash.shard.storage.filesystem import OsFileSystem
     from shardhash.shard.storage.layout import MANIFEST
 
@@ -213,9 +213,8 @@ def load(arguments: Sequence[str]) -> int:
                     counts = read_dump(fs, lines, folders, telling())
             else:
                 with lock_directory(given.data):
-                    old = read_manifest(fs, given.data)
-                    assert old is not None
-                    with next_generation(fs, given.data, old, given.shards or old.shards) as folders:
+                    old = manifest_of(fs, given.data)
+                    with replacement(fs, given.data, given.shards or old.shards) as folders:
                         counts = read_dump(fs, lines, folders, telling(), old.folders(given.data))
         print(f"loaded {_counted(counts)} into {given.data}")
         return 0
@@ -249,7 +248,11 @@ def _verify(data: Path) -> int:
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     fs = OsFileSystem()
-    source = source_of(fs, data)
+    try:
+        source = source_of(fs, data)
+    except DamageError as error:
+        print(f"damaged: {error}")
+        return 1
     folders = source.manifest.folders(data)
     if _is_served(data):
         verdict = verify_live(fs, folders, telling())

@@ -11,24 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shardhash.errors import ConfigError, StorageError
+from shardhash.shard.directory.generations import next_generation, remove_leftovers
 from shardhash.shard.directory.manifest import (
     Manifest,
+    check_folders,
     lock_directory,
     make_directory,
-    make_generation,
     read_manifest,
-    remove_generations,
-    write_manifest,
 )
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import LOCK, MANIFEST, UNFINISHED
 
 
 def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
-    """The manifest of a data directory. ConfigError when it is none, DamageError for a damaged one."""
+    """The manifest of a data directory. ConfigError when it is none.
+
+    DamageError for one that is damaged, or that says what the folders do not.
+    """
     manifest = read_manifest(fs, directory)
     if manifest is None:
         raise ConfigError(f"{directory} is no data directory: it has no {MANIFEST}")
+    check_folders(fs, directory, manifest)
     return manifest
 
 
@@ -42,35 +45,27 @@ def new_directory(fs: FileSystem, directory: Path, shards: int) -> Iterator[list
     make_directory(fs, directory)
     with lock_directory(directory):
         _refuse_content(fs, directory)
-        manifest = Manifest(shards, 1)
         try:
             fs.create(directory / UNFINISHED).close()
             fs.fsync_dir(directory)
-            remove_generations(fs, directory, keep=None)
-            make_generation(fs, directory, manifest)
-            yield manifest.folders(directory)
-            write_manifest(fs, directory, manifest)
-            fs.unlink(directory / UNFINISHED)
-            fs.fsync_dir(directory)
         except OSError as error:
             raise StorageError(f"{directory} cannot be written: {error}") from error
+        with replacement(fs, directory, shards) as folders:
+            yield folders
 
 
 @contextmanager
-def next_generation(fs: FileSystem, directory: Path, old: Manifest, shards: int) -> Iterator[list[Path]]:
+def replacement(fs: FileSystem, directory: Path, shards: int) -> Iterator[list[Path]]:
     """Make another generation of a data directory; the folders of its shards, just begun. The caller holds the lock.
 
-    It replaces the old one, at once, when the block ends without an error; until then the old one counts.
+    It replaces what is there, at once, when the block ends without an error; until then that counts, and stays.
     """
-    new = Manifest(shards, old.generation + 1)
-    try:
-        remove_generations(fs, directory, keep=old.generation)
-        make_generation(fs, directory, new)
+    with next_generation(fs, directory, shards) as new:
         yield new.folders(directory)
-        write_manifest(fs, directory, new)
-        remove_generations(fs, directory, keep=new.generation)
+    try:
+        remove_leftovers(fs, directory, new)
     except OSError as error:
-        raise StorageError(f"{directory} cannot be written: {error}") from error
+        raise StorageError(f"{directory} is whole, but what was there before cannot be removed: {error}") from error
 
 
 def _refuse_content(fs: FileSystem, directory: Path) -> None:

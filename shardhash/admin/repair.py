@@ -6,34 +6,31 @@
    sound lines of the newest), and every sound record of the log that follows is applied. What is lost is said.
 4. A siginfo text that cannot be read is left out of its row. The index is made anew from the rows, and every key goes
    to the shard where it belongs.
-5. The result is written as the next generation, which replaces the old one at once, by the manifest. A repair that is
-   killed is run again.
+5. The result is written as the next generation and verified; then it replaces the old one at once, by the manifest, and
+   only then the old one goes. A repair that is killed is run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from shardhash.admin.backup import copy_file
+from shardhash.admin.directory import replacement
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard.directory.manifest import (
-    Manifest,
-    make_generation,
-    read_manifest,
-    remove_generations,
-    write_manifest,
-)
+from shardhash.shard.directory.generations import generation_names
+from shardhash.shard.directory.manifest import Manifest, check_folders, read_manifest
 from shardhash.shard.directory.reshard import reshard
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import log, snapshot, snapshot_chunks
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import MANIFEST, generation_folder, list_shard, segment_path, snapshot_path
-from shardhash.shard.storage.recovery import Progress, ignore_progress, recover
+from shardhash.shard.storage.recovery import Progress, ignore_progress, log_is_all, recover
 from shardhash.shard.storage.siginfo import read_siginfo
 
 
@@ -64,41 +61,48 @@ def repair(fs: FileSystem, directory: Path, stamp: str | None, progress: Progres
 
 
 def _rebuild(fs: FileSystem, directory: Path, old: Manifest, lost: list[str], progress: Progress) -> None:
-    remove_generations(fs, directory, keep=old.generation)
-    new = Manifest(old.shards, old.generation + 1)
-    make_generation(fs, directory, new)
     reader = _Salvage(lost.append)
-    reshard(
-        fs,
-        old.folders(directory),
-        new.folders(directory),
-        progress,
-        read=reader.read_table,
-        read_text=reader.read_text,
-        reindex=True,
-    )
-    write_manifest(fs, directory, new)
-    remove_generations(fs, directory, keep=new.generation)
+    with replacement(fs, directory, old.shards) as new:
+        reshard(
+            fs,
+            old.folders(directory),
+            new,
+            progress,
+            read=reader.read_table,
+            read_text=reader.read_text,
+            reindex=True,
+        )
+        damage = verify(fs, new, progress).damage
+        if damage:
+            raise StorageError("what was repaired does not verify: " + "; ".join(damage))
 
 
 def _find_manifest(fs: FileSystem, directory: Path) -> tuple[Manifest, list[str]]:
     """The manifest, if need be by the folders that are there; and what is wrong with it."""
     try:
         manifest = read_manifest(fs, directory)
-        if manifest is not None:
-            return manifest, []
         damage = f"{directory / MANIFEST}: it is missing"
+        if manifest is not None:
+            check_folders(fs, directory, manifest)
+            return manifest, []
     except DamageError as error:
-        damage = str(error)
-    found = [_manifest_of(fs, directory, name) for name in fs.listdir(directory) if name.startswith("generation-")]
-    candidates = [manifest for manifest in found if manifest is not None]
+        manifest, damage = None, str(error)
+        with suppress(DamageError):
+            manifest = read_manifest(fs, directory)
+    if manifest is not None and fs.exists(generation_folder(directory, manifest.generation)):
+        found = _manifest_of(fs, directory, generation_folder(directory, manifest.generation).name)
+        if found is None or found.shards < manifest.shards:
+            return manifest, [damage]  # shards are missing, which the manifest knows
+    candidates = [
+        found for name in generation_names(fs, directory) if (found := _manifest_of(fs, directory, name)) is not None
+    ]
     if not candidates:
         raise ConfigError(f"{directory} is no data directory: it has neither a {MANIFEST} nor shards")
-    # Two generations are there when resharding was cut short. Of these the older is whole, unless it was just being
-    # removed; then the newer one is.
-    for manifest in candidates:
-        if not verify(fs, manifest.folders(directory), ignore_progress).damage:
-            return manifest, [damage]
+    # Several are there when a replacement was cut short. Of the whole ones the newest counts: one that is not finished
+    # has shards without their first snapshot, and one that is being removed has lost files.
+    for candidate in reversed(candidates):
+        if not verify(fs, candidate.folders(directory), ignore_progress).damage:
+            return candidate, [damage]
     if len(candidates) > 1:
         raise ConfigError(f"{directory} has several generations, all damaged; move all but one aside, and repair again")
     return candidates[0], [damage]
@@ -107,7 +111,7 @@ def _find_manifest(fs: FileSystem, directory: Path) -> tuple[Manifest, list[str]
 def _manifest_of(fs: FileSystem, directory: Path, name: str) -> Manifest | None:
     """What the folder of a generation says by the folders in it."""
     number = name.removeprefix("generation-")
-    if not number.isdigit() or generation_folder(directory, int(number)).name != name:
+    if generation_folder(directory, int(number)).name != name:
         return None
     shards = [folder for folder in fs.listdir(directory / name) if folder.startswith("shard-")]
     manifest = Manifest(len(shards), int(number))
@@ -121,7 +125,7 @@ def _copy_aside(fs: FileSystem, directory: Path, aside: Path, progress: Progress
     fs.mkdir(aside)
     if fs.exists(directory / MANIFEST):
         copy_file(fs, directory / MANIFEST, aside / MANIFEST)
-    for generation in [name for name in fs.listdir(directory) if name.startswith("generation-")]:
+    for generation in generation_names(fs, directory):
         fs.mkdir(aside / generation)
         for shard in fs.listdir(directory / generation):
             fs.mkdir(aside / generation / shard)
@@ -178,8 +182,13 @@ class _Salvage:
             except (DamageError, KeyError, ValueError, IndexError):
                 continue
             return table, head.segment, head.number
-        if not numbers or 1 in list_shard(fs, folder).segments:
+        listing = list_shard(fs, folder)
+        if log_is_all(listing):
             return Table(), 1, 1
+        if not numbers:
+            first = listing.segments[0] if listing.segments else 1
+            self._tell(f"{snapshot_path(folder, first)}: the snapshot is missing, with all that was in it")
+            return Table(), first, 0
         path = snapshot_path(folder, numbers[-1])
         self._tell(f"{path}: no snapshot verifies; of this one, the lines that are damaged are lost")
         table = Table()

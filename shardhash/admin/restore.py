@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from shardhash.admin.backup import copy_file, earliest_time, source_of, text_of
-from shardhash.admin.directory import new_directory, next_generation
+from shardhash.admin.directory import new_directory, replacement
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.directory.manifest import Manifest, lock_directory, read_manifest, write_manifest
+from shardhash.shard.directory.manifest import Manifest, check_folders, lock_directory, read_manifest, write_manifest
 from shardhash.shard.directory.reshard import reshard
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
@@ -49,12 +49,14 @@ def restore_over(
     """
     with lock_directory(directory):
         old = read_manifest(fs, directory)
-        if old is None:
+        if old is not None:
+            check_folders(fs, directory, old)
+        else:
             raise ConfigError(f"{directory} is no data directory, and is left alone; name a new one")
         same = source.resolve() == directory.resolve()
         with nullcontext() if same else kept_still(source):
             shards = source_of(fs, source).manifest.shards
-            with next_generation(fs, directory, old, shards) as new:
+            with replacement(fs, directory, shards) as new:
                 moment = _write_state(fs, source, new, until, progress)
                 aside = directory / f"aside-{stamp}"
                 _link_aside(fs, directory, old, aside)

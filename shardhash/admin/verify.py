@@ -23,7 +23,7 @@ from shardhash.shard.state.table import Row, Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import list_shard, segment_path, snapshot_path
 from shardhash.shard.storage.log import Tail, first_number, read_segment
-from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.recovery import Progress, log_is_all, recover
 from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.shard.storage.snapshot import check_snapshot
 from shardhash.wire.hashes import Key, ShardMap, to_text
@@ -126,7 +126,13 @@ def _verify_snapshots(fs: FileSystem, folder: Path, verdict: Verdict) -> None:
 
 def _verify_log(fs: FileSystem, folder: Path, verdict: Verdict) -> None:
     """Read every segment, those too that a start would not read. They must follow each other, in records as well."""
-    segments = list_shard(fs, folder).segments
+    listing = list_shard(fs, folder)
+    segments = listing.segments
+    if segments and listing.snapshots and segments[0] < listing.snapshots[0] and not log_is_all(listing):
+        verdict.remarks.append(
+            f"{folder}: the segments before snapshot {listing.snapshots[0]} are of no use without an older one, and go"
+            " with the next snapshots"
+        )
     due = first_number(fs, segment_path(folder, segments[0])) or 1 if segments else 1
     for number in segments:
         verdict.counts["segments"] += 1

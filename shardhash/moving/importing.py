@@ -13,13 +13,13 @@ from datetime import tzinfo
 from pathlib import Path
 
 from shardhash.admin.backup import copy_file
-from shardhash.admin.directory import new_directory, next_generation
+from shardhash.admin.directory import manifest_of, new_directory, replacement
 from shardhash.base.cores import usable_cores
 from shardhash.moving.merging import Merger
 from shardhash.moving.packing import Packers
 from shardhash.moving.schema import OpenSource, SourceReport, Tell
 from shardhash.moving.times import SourceTimes
-from shardhash.shard.directory.manifest import lock_directory, read_manifest, remove_generations
+from shardhash.shard.directory.manifest import lock_directory
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import MANIFEST, list_shard, siginfo_path
@@ -53,10 +53,9 @@ def import_into(fs: FileSystem, directory: Path, shards: int, wish: Wish, tell: 
             return _merge(fs, folders, [Table() for _ in folders], wish, tell)
     reports: list[SourceReport] = []
     with lock_directory(directory):
-        old = read_manifest(fs, directory)
-        assert old is not None
+        old = manifest_of(fs, directory)
         try:
-            with next_generation(fs, directory, old, old.shards) as folders:
+            with replacement(fs, directory, old.shards) as folders:
                 tables = [
                     _take_over(fs, present, folder, tell)
                     for present, folder in zip(old.folders(directory), folders, strict=True)
@@ -64,7 +63,6 @@ def import_into(fs: FileSystem, directory: Path, shards: int, wish: Wish, tell: 
                 before = [dict(table.entries.get("config", {})) for table in tables]
                 reports = _merge(fs, folders, tables, wish, tell, before)
         except _NothingNewError as found:
-            remove_generations(fs, directory, keep=old.generation)
             return list(found.args[0])
     return reports
 

@@ -74,7 +74,7 @@ class Merger:
         return report
 
     def finish(self, tell: Tell) -> None:
-        """Write everything, durably. Raises StorageError, SyncError."""
+        """Write everything, durably, and read it back. Raises StorageError, SyncError."""
         for number, (folder, table, texts) in enumerate(zip(self._folders, self._tables, self._texts, strict=True)):
             tell(f"writing shard {number + 1} of {len(self._folders)}")
             texts.close()

@@ -38,8 +38,11 @@ async def serve(
     processes: Sequence[WorkerProcess],
     start: Callable[[int], WorkerProcess],
     stop_signals: Sequence[signal.Signals],
+    recovered: Callable[[], None],
 ) -> None:
     """Serve until one of these signals. `processes` run already, one a shard; `start` makes another.
+
+    `recovered` is called, beside the event loop, once every shard has recovered, and before the first client.
 
     Raises ConfigError when a shard or an address cannot be had.
     """
@@ -64,6 +67,7 @@ async def serve(
             return
         starting.result()
         tls = None if settings.tls is None else ServerTls(settings.tls)
+        await asyncio.to_thread(recovered)
         router = Router(links)
         running.push_async_callback(router.close)
         services = await _services(settings, router, running)

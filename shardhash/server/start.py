@@ -21,7 +21,8 @@ from shardhash.errors import ConfigError, DamageError, ShardhashError
 from shardhash.link.worker_options import WorkerOptions
 from shardhash.server.settings import Settings
 from shardhash.server.worker_processes import WorkerProcess
-from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory, prepare_directory
+from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
+from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ def run(settings: Settings) -> int:
     try:
         with ExitStack() as held:
             locks = _lock_data(settings, held)
-            start = partial(_start_worker, worker_options(settings, _prepare_data(settings)).arguments(), locks)
+            manifest = _prepare_data(settings)
+            start = partial(_start_worker, worker_options(settings, manifest).arguments(), locks)
             processes = []
             for shard in range(settings.workers):
                 processes.append(_first_start(start, shard))
@@ -56,7 +58,7 @@ def run(settings: Settings) -> int:
             from shardhash.server.assembly import serve
 
             keep_buffers()
-            uvloop.run(serve(settings, processes, start, STOP_SIGNALS))
+            uvloop.run(serve(settings, processes, start, STOP_SIGNALS, partial(_clear_up, settings, manifest)))
     except (ConfigError, DamageError) as error:
         log.error("%s", error)
         return 1
@@ -101,6 +103,15 @@ def _prepare_data(settings: Settings) -> Manifest | None:
     if settings.data is None:
         return None
     return prepare_directory(OsFileSystem(), settings.data, settings.workers, lambda text: log.info("%s", text))
+
+
+def _clear_up(settings: Settings, manifest: Manifest | None) -> None:
+    """Remove what a replacement of the data left, now that every shard has recovered."""
+    if settings.data is not None and manifest is not None:
+        try:
+            remove_leftovers(OsFileSystem(), settings.data, manifest)
+        except (DamageError, OSError) as error:
+            log.warning("leftovers in %s cannot be removed: %s; the next start tries again", settings.data, error)
 
 
 def _start_worker(arguments: Sequence[str], locks: Sequence[int], shard: int) -> WorkerProcess:

@@ -10,7 +10,8 @@ from pathlib import Path
 import orjson
 
 from shardhash.admin.directory import manifest_of
-from shardhash.shard.directory.manifest import Manifest, prepare_directory
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem

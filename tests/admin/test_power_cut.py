@@ -24,7 +24,8 @@ from shardhash.admin.repair import repair
 from shardhash.admin.restore import restore, restore_over
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError
-from shardhash.shard.directory.manifest import prepare_directory, read_manifest
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.layout import MANIFEST, list_shard, segment_path
 from tests.admin.directories import Writer, facts, silent
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives

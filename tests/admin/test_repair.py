@@ -15,7 +15,8 @@ import pytest
 from shardhash.admin.repair import Repaired, repair
 from shardhash.admin.verify import Verdict, verify
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard.directory.manifest import Manifest, make_directory, prepare_directory, read_manifest
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.directory.manifest import Manifest, make_directory, read_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import MANIFEST
 from tests.admin.directories import Writer, facts, silent
@@ -240,11 +241,10 @@ def test_a_server_does_not_start_on_damage_and_says_what_helps(data: Path) -> No
 def test_resharding_that_was_cut_short_and_no_manifest(pristine: Path, data: Path) -> None:
     """Of the two generations the whole one is taken."""
     prepare_directory(FS, data, 3, silent)
-    shutil.copytree(pristine / "generation-000001", data / "generation-000001")
     shutil.rmtree(data / "generation-000002" / "shard-001")
     (data / MANIFEST).unlink()
     assert repair(FS, data, "now", silent).lost == []
-    assert read_manifest(FS, data) == Manifest(2, 2)
+    assert read_manifest(FS, data) == Manifest(2, 3)
     assert facts(FS, data) == facts(FS, pristine)
 
 

@@ -17,7 +17,8 @@ from shardhash.link.worker_options import WorkerPlace, parse_options
 from shardhash.server.cli import read_settings
 from shardhash.server.settings import Settings
 from shardhash.server.start import worker_options
-from shardhash.shard.directory.manifest import Manifest, prepare_directory
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.address import Address, parse_address, parse_bind

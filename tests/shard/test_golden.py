@@ -17,7 +17,8 @@ from zlib import crc32
 import orjson
 import pytest
 
-from shardhash.shard.directory.manifest import Manifest, prepare_directory, read_manifest, write_manifest
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.directory.manifest import Manifest, read_manifest, write_manifest
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot_chunks

@@ -12,14 +12,8 @@ import orjson
 import pytest
 
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard.directory.manifest import (
-    FORMAT,
-    Manifest,
-    holder_process,
-    lock_directory,
-    make_directory,
-    prepare_directory,
-)
+from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
+from shardhash.shard.directory.manifest import FORMAT, Manifest, holder_process, lock_directory, make_directory
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import OsFileSystem
@@ -94,6 +88,8 @@ def test_reshard_is_as_if_it_had_always_been_so(old: int, new: int) -> None:
     manifest = prepare_directory(fs, DATA, new, said.append)
     assert manifest == Manifest(new, 2)
     check(fs, DATA, manifest)
+    assert fs.exists(generation_folder(DATA, 1)), "gone before the new one has recovered"
+    remove_leftovers(fs, DATA, manifest)
     assert not fs.exists(generation_folder(DATA, 1))
     assert said[0] == f"resharding /data from {old} to {new} shards"
     check(fs, DATA, prepare_directory(fs, DATA, new, said.append))
@@ -112,9 +108,10 @@ def test_data_without_a_manifest_is_not_begun_anew() -> None:
 def test_a_shard_that_is_missing_is_not_begun_anew() -> None:
     fs = begun(2)
     fs.folder(generation_folder(DATA, 1)).names.pop("shard-001")
-    manifest = prepare_directory(fs, DATA, 2, ignore_progress)
     with pytest.raises(DamageError, match=r"shard-001: .* missing"):
-        open_shard(fs, manifest.folders(DATA)[1])
+        prepare_directory(fs, DATA, 2, ignore_progress)
+    with pytest.raises(DamageError, match=r"shard-001: .* missing"):
+        open_shard(fs, Manifest(2, 1).folders(DATA)[1])
 
 
 @pytest.mark.parametrize(

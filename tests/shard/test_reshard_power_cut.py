@@ -15,7 +15,8 @@ import orjson
 import pytest
 
 from shardhash.errors import StorageError, SyncError
-from shardhash.shard.directory.manifest import Manifest, prepare_directory, read_manifest
+from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
+from shardhash.shard.directory.manifest import Manifest, read_manifest
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.layout import list_shard, shard_folder
@@ -90,8 +91,9 @@ def check(fs: FaultyFileSystem, shards: int, expected: State) -> None:
     manifest = prepare_directory(fs, DIRECTORY, shards, ignore_progress)
     assert manifest.shards == shards
     assert read_manifest(fs, DIRECTORY) == manifest
-    assert fs.listdir(DIRECTORY) == [f"generation-{manifest.generation:06}", "manifest.json"]
     opened = [open_shard(fs, shard_folder(DIRECTORY, manifest.generation, number)) for number in range(shards)]
+    remove_leftovers(fs, DIRECTORY, manifest)
+    assert fs.listdir(DIRECTORY) == [f"generation-{manifest.generation:06}", "manifest.json"]
     assert state([shard.table for shard in opened]) == expected
     for number, shard in enumerate(opened):
         shard.table.check()

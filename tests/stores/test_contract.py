@@ -11,7 +11,8 @@ import pytest
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.supervisor import Supervisor
 from shardhash.server.worker_processes import WorkerProcess
-from shardhash.shard.directory.manifest import make_directory, prepare_directory
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.directory.manifest import make_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.stores.chained.store import ChainedStore, Misses

@@ -1,15 +1,19 @@
-"""The data directory: its manifest, its lock, and another number of shards.
+"""The data directory's manifest, which says what counts in it, and its lock.
 
-``manifest.json`` is ``{"format": 1, "shards": N, "generation": G}``. It is replaced atomically, and names the
-generation whose folder counts; any other generation is a leftover of a resharding that did not finish, or that did,
-and goes at the next start. ``lock`` is locked (flock) by the process that serves the directory and says which it is;
-its workers hold it too, so that none of them can write when a server that was killed has a successor.
+``manifest.json`` is ``{"format": 2, "shards": N, "generation": G, "checksum": C}``; C is the CRC-32, in eight hex
+digits, of the JSON of the other fields, sorted by name. It is replaced atomically, and names the generation whose
+folder counts. Format 1 had no checksum. A manifest is held against its checksum, against what is possible, and against
+the folders that are there, before anything is done by it.
+
+``lock`` is locked (flock) by the process that serves the directory and says which it is; its workers hold it too, so
+that none of them can write when a server that was killed has a successor.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import socket
 import time
@@ -17,22 +21,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import orjson
 
-from shardhash.errors import ConfigError, DamageError, StorageError
-from shardhash.shard.directory.reshard import reshard
+from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
-from shardhash.shard.storage.layout import LOCK, MANIFEST, TEMPORARY, UNFINISHED, generation_folder, shard_folder
-from shardhash.shard.storage.recovery import EMPTY_SEGMENT, Progress, begin_shard
+from shardhash.shard.storage.layout import LOCK, MANIFEST, generation_folder, shard_folder
 
-FORMAT = 1
+FORMAT = 2
 """Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
+MOST_SHARDS = 256
+"""As many as there are slots."""
+MOST_GENERATION = 999_999_999
 
 ORPHAN_PATIENCE = 15.0
 """Seconds; a worker whose coordinator is gone ends at once, unless the disk keeps it."""
 
-_REBUILD = "run: shardhash repair --data DIR, which writes it anew from the folders that are there"
+REBUILD = "run: shardhash repair --data DIR, which writes it anew from the folders that are there"
+HINT = "see: shardhash verify --data DIR, then: shardhash repair --data DIR"
+
+GENERATION = re.compile(r"generation-(\d{6,9})", re.ASCII)
+"""The name of a generation's folder."""
+_SHARD = re.compile(r"shard-\d{3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,55 +68,55 @@ def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
         text = file.read()
     try:
         found = orjson.loads(text)
-        version, manifest = found["format"], Manifest(int(found["shards"]), int(found["generation"]))
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise DamageError(path, 0, "the manifest is damaged", _REBUILD) from None
-    if version != FORMAT:
-        raise ConfigError(f"{directory} has data of format {version}, this shardhash reads {FORMAT}; use a newer one")
-    return manifest
+        version = found["format"]
+        if "checksum" in found and found.pop("checksum") != _checksum(found):
+            raise ValueError
+        if version not in (1, FORMAT) and type(version) is int:
+            raise ConfigError(
+                f"{directory} has data of format {version}, this shardhash reads {FORMAT}; use a newer one"
+            )
+        if version != 1 and b"checksum" not in text:
+            raise ValueError
+        return plausible_manifest(found["shards"], found["generation"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        raise DamageError(path, 0, "the manifest is damaged", REBUILD) from None
+
+
+def plausible_manifest(shards: Any, generation: Any) -> Manifest:
+    """The manifest that says this. ValueError when it is impossible."""
+    if type(shards) is not int or type(generation) is not int:
+        raise ValueError("shards and generation must be integers")
+    if not 1 <= shards <= MOST_SHARDS:
+        raise ValueError(f"there can be 1 to {MOST_SHARDS} shards, not {shards}")
+    if not 1 <= generation <= MOST_GENERATION:
+        raise ValueError(f"there is no generation {generation}")
+    return Manifest(shards, generation)
 
 
 def write_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     """Replace the manifest, durably."""
     value = {"format": FORMAT, "shards": manifest.shards, "generation": manifest.generation}
-    replace_file(fs, directory / MANIFEST, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+    value_with_checksum = value | {"checksum": _checksum(value)}
+    replace_file(fs, directory / MANIFEST, orjson.dumps(value_with_checksum, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:
-    """Make the directory ready for this many shards, and return its manifest. The caller holds its lock.
+def check_folders(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+    """Hold a manifest against the folders that are there. Raises DamageError when one is missing or too many."""
+    path, generation = directory / MANIFEST, generation_folder(directory, manifest.generation)
+    if not fs.exists(generation):
+        others = ", ".join(name for name in fs.listdir(directory) if GENERATION.fullmatch(name)) or "none"
+        raise DamageError(path, 0, f"it names {generation.name}, which is missing; there are: {others}", REBUILD)
+    expected = {folder.name for folder in manifest.folders(directory)}
+    present = {name for name in fs.listdir(generation) if _SHARD.fullmatch(name)}
+    for name in sorted(expected - present):
+        raise DamageError(generation / name, 0, "the folder of this shard is missing", HINT)
+    if present != expected:
+        what = f"it says {manifest.shards} shards, but {generation.name} has also {min(present - expected)}"
+        raise DamageError(path, 0, what, REBUILD)
 
-    A new directory is begun; one with another number of shards is resharded into the next generation. Killed at any
-    point, the generation that the manifest names is whole. Raises DamageError, ConfigError, StorageError.
-    """
-    try:
-        return _prepare(fs, directory, shards, progress)
-    except OSError as error:
-        raise StorageError(f"{directory} cannot be made ready: {error}") from error
 
-
-def _prepare(fs: FileSystem, directory: Path, shards: int, progress: Progress) -> Manifest:
-    manifest = read_manifest(fs, directory)
-    if fs.exists(directory / (MANIFEST + TEMPORARY)):
-        fs.unlink(directory / (MANIFEST + TEMPORARY))
-    if manifest is None:
-        if fs.exists(directory / UNFINISHED):
-            raise ConfigError(f"a restore or load into {directory} did not finish; run it again")
-        _refuse_without_manifest(fs, directory)
-        remove_generations(fs, directory, keep=None)
-        manifest = Manifest(shards, 1)
-        make_generation(fs, directory, manifest)
-        write_manifest(fs, directory, manifest)
-    remove_generations(fs, directory, keep=manifest.generation)
-    if manifest.shards == shards:
-        return manifest
-    new = Manifest(shards, manifest.generation + 1)
-    progress(f"resharding {directory} from {manifest.shards} to {shards} shards")
-    make_generation(fs, directory, new)
-    reshard(fs, manifest.folders(directory), new.folders(directory), progress)
-    write_manifest(fs, directory, new)
-    remove_generations(fs, directory, keep=new.generation)
-    progress(f"resharded {directory} to {shards} shards")
-    return new
+def _checksum(fields: dict[str, Any]) -> str:
+    return f"{crc32(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)):08x}"
 
 
 def make_directory(fs: FileSystem, directory: Path) -> None:
@@ -208,41 +220,3 @@ def _holder(descriptor: int) -> str:
         return f"process {found['pid']} on {found['host']}, since {found['since']}; stop it first"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return "another process; stop it first"
-
-
-def make_generation(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
-    """Make the folders of a new generation, each a shard that holds nothing (`begin_shard`)."""
-    generation = generation_folder(directory, manifest.generation)
-    fs.mkdir(generation)
-    for folder in manifest.folders(directory):
-        begin_shard(fs, folder)
-    fs.fsync_dir(generation)
-    fs.fsync_dir(directory)
-
-
-def _refuse_without_manifest(fs: FileSystem, directory: Path) -> None:
-    """DamageError when a directory without a manifest holds more than the beginnings of a first start."""
-    for name in fs.listdir(directory):
-        generation = directory / name
-        if name.startswith("generation-"):
-            folders = [generation / folder for folder in fs.listdir(generation)]
-            if any(fs.size(folder / file) > EMPTY_SEGMENT for folder in folders for file in fs.listdir(folder)):
-                raise DamageError(directory / MANIFEST, 0, f"it is missing, but {generation} holds data", _REBUILD)
-
-
-def remove_generations(fs: FileSystem, directory: Path, keep: int | None) -> None:
-    """Remove all generations but the one kept, if any."""
-    kept = None if keep is None else generation_folder(directory, keep).name
-    for name in fs.listdir(directory):
-        if name.startswith("generation-") and name != kept:
-            _remove_tree(fs, directory / name)
-    fs.fsync_dir(directory)
-
-
-def _remove_tree(fs: FileSystem, generation: Path) -> None:
-    for name in fs.listdir(generation):
-        folder = generation / name
-        for file in fs.listdir(folder):
-            fs.unlink(folder / file)
-        fs.rmdir(folder)
-    fs.rmdir(generation)

@@ -7,18 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shardhash.errors import DamageError, StorageError
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.packing import unpack_item
 from shardhash.shard.state.table import Row, Table
 from shardhash.shard.storage import snapshot_chunks
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.recovery import Progress, now, recover
-from shardhash.shard.storage.siginfo import SiginfoFiles, read_siginfo
+from shardhash.shard.storage.recovery import BASE_SEGMENT, Progress, ignore_progress, now, recover
+from shardhash.shard.storage.siginfo import SiginfoFiles, check_siginfos, read_siginfo
 from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
 from shardhash.wire.hashes import Key, ShardMap
-
-FIRST_SEGMENT = 1
 
 ReadTable: TypeAlias = Callable[[FileSystem, Path, Progress], Table]
 """The state of the shard in a folder."""
@@ -27,14 +26,14 @@ ReadText: TypeAlias = Callable[[FileSystem, Path, int], str | None]
 
 
 class NewShards:
-    """The state of new shards while it is gathered, in any order; `finish` writes it to their folders.
+    """The state of new shards while it is gathered, in any order; `finish` writes it, and reads it back.
 
     Mappings and rows go where their taskhash lives, index items where their outhash does, users and settings to the
     first shard; the current GC mark is known to all. Memory: the whole state, but for the siginfo texts.
     """
 
     def __init__(self, fs: FileSystem, folders: Sequence[Path]) -> None:
-        """The folders are those of shards just begun (`begin_shard`)."""
+        """The folders are those of shards just begun, to start from a snapshot (`begin_shard`)."""
         self._fs = fs
         self._folders = folders
         self._tables = [Table() for _ in folders]
@@ -64,7 +63,7 @@ class NewShards:
             table.entries.setdefault(kind, {})[name] = value
 
     def finish(self, progress: Progress) -> None:
-        """Write everything, durably. Raises StorageError, SyncError."""
+        """Write everything, durably, and read it back. Raises StorageError, SyncError."""
         for number, (folder, table, texts) in enumerate(zip(self._folders, self._tables, self._texts, strict=True)):
             texts.close()
             write_start(self._fs, folder, table, texts.next_number)
@@ -154,7 +153,19 @@ def _add_entries(table: Table, shards: NewShards) -> None:
 
 def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
     """Write a table as the first snapshot of a new shard, whose log holds nothing."""
-    writer = SnapshotWriter(fs, folder, SnapshotHead(FIRST_SEGMENT, 1, now(), siginfo))
+    writer = SnapshotWriter(fs, folder, SnapshotHead(BASE_SEGMENT, 1, now(), siginfo))
     for chunk in snapshot_chunks.freeze(table):
         writer.add(chunk)
     writer.seal(now())
+    _check_start(fs, folder, table)
+
+
+def _check_start(fs: FileSystem, folder: Path, table: Table) -> None:
+    """Read a new shard as a start would, texts included, and compare it with what was to be written."""
+    try:
+        found = recover(fs, folder, ignore_progress)
+        check_siginfos(fs, folder, table.siginfo_references())
+    except (DamageError, OSError) as error:
+        raise StorageError(f"{folder} does not read back as it was written; nothing was changed: {error}") from error
+    if found.remarks or found.table.digest() != table.digest():
+        raise StorageError(f"{folder} does not read back as it was written; nothing was changed")

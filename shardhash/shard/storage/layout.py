@@ -6,9 +6,11 @@
       manifest.json                          format version, shard count, generation (manifest.py)
       lock                                   held by the running server, names it (manifest.py)
       unfinished                             while a restore or load into the directory goes on
-      generation-000001/                     the generation that the manifest names; another one is a leftover
+      generation-000001/                     the generation that the manifest names; another one is a leftover,
+                                             which goes once all shards of that one have recovered (generations.py)
         shard-000/                           one folder a shard
-          log-0000000001.log                 segments of the report log, ascending without gaps (log.py)
+          log-0000000001.log                 segments of the report log, ascending without gaps (log.py); a shard
+                                             that started from a snapshot begins with snapshot 2 and segment 2
           snapshot-0000000007.snap           the state before segment 7 (snapshot.py)
           siginfo-0000000001.sig             outhash_siginfo texts (siginfo.py)
           *.tmp                              unfinished, removed at the next start
@@ -32,6 +34,7 @@ MANIFEST = "manifest.json"
 BACKUP = "backup.json"
 LOCK = "lock"
 UNFINISHED = "unfinished"
+ASIDE = "aside-"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"
 

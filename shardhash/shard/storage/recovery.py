@@ -2,7 +2,9 @@
 
 1. Files that were never finished (``.tmp``) go.
 2. The newest snapshot that verifies is loaded. One that does not is said, set aside, and the one before it serves.
-   Without any, the log must begin at its first segment.
+   Without any, the log must begin at segment 1. Only that of a shard that was begun with nothing does; one that
+   started from a snapshot (a reshard, restore, repair or load) begins with segment 2: that its snapshot is missing is
+   seen.
 3. The segments from there on are replayed. They must follow each other without a gap; only the newest that holds
    anything may have a torn tail, which is cut off and said.
 4. What was read is made durable: a process that was killed may have left it in the page cache alone. It is written
@@ -26,7 +28,7 @@ from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot, snapshot_chunks
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import DAMAGED, list_shard, segment_path, siginfo_path, snapshot_path
+from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, siginfo_path, snapshot_path
 from shardhash.shard.storage.log import HINT, LogWriter, Tail, read_segment
 from shardhash.shard.storage.siginfo import SiginfoFiles
 from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
@@ -35,6 +37,8 @@ SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
 EMPTY_SEGMENT = 20
 """Bytes of a segment that holds nothing yet."""
+BASE_SEGMENT = 2
+"""The first segment, and the number of the first snapshot, of a shard that starts from a snapshot."""
 
 Progress: TypeAlias = Callable[[str], None]
 """Told in words for people what is going on."""
@@ -81,7 +85,7 @@ def recover(fs: FileSystem, folder: Path, progress: Progress = ignore_progress, 
     if not segments:
         raise DamageError(segment_path(folder, 1), 0, "the log of this shard is missing", HINT)
     found = Recovered(Table(), segments[-1] + 1, 1)
-    start = _load_snapshot(fs, folder, listing.snapshots, found, progress, until)
+    start = _load_snapshot(fs, folder, listing, found, progress, until)
     wanted = [number for number in segments if number >= start]
     for number in range(start, max(segments[-1], start) + 1):
         if number not in wanted:
@@ -95,12 +99,13 @@ def recover(fs: FileSystem, folder: Path, progress: Progress = ignore_progress, 
 def _load_snapshot(
     fs: FileSystem,
     folder: Path,
-    snapshots: list[int],
+    listing: Listing,
     found: Recovered,
     progress: Progress,
     until: int | None,
 ) -> int:
     """Load the newest sound snapshot; the first segment to replay."""
+    snapshots = listing.snapshots
     for number in reversed(snapshots):
         path = snapshot_path(folder, number)
         table = Table()
@@ -120,10 +125,21 @@ def _load_snapshot(
         found.table, found.next_number, found.snapshot_time = table, head.number, head.time
         progress(f"loaded snapshot {number}: {table.counts()['mappings']:,} mappings")
         return head.segment
-    if snapshots and 1 not in list_shard(fs, folder).segments:
+    if log_is_all(listing):
+        return 1
+    if snapshots:
         what = "no older snapshot is kept" if until is not None else "no snapshot verifies"
         raise DamageError(snapshot_path(folder, snapshots[-1]), 0, f"{what}, and the log before it is gone", HINT)
-    return 1
+    path = snapshot_path(folder, listing.segments[0])
+    raise DamageError(path, 0, "this snapshot, with which the shard begins, is missing", HINT)
+
+
+def log_is_all(listing: Listing) -> bool:
+    """Whether the log of a shard tells all from its beginning on.
+
+    With a snapshot 1 it does not: shards that start from a snapshot once began with that, and segment 1.
+    """
+    return listing.segments[:1] == [1] and listing.snapshots[:1] != [1]
 
 
 def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newest: bool, until: int | None) -> None:
@@ -342,10 +358,13 @@ class MemoryShard:
 AnyShard: TypeAlias = Shard | MemoryShard
 
 
-def begin_shard(fs: FileSystem, folder: Path) -> None:
-    """Make the folder of a new shard, with the first segment of its log: one that is lost is then known to be."""
+def begin_shard(fs: FileSystem, folder: Path, segment: int = 1) -> None:
+    """Make the folder of a new shard, with the first segment of its log: one that is lost is then known to be.
+
+    `segment` is 1 for a shard that holds nothing, BASE_SEGMENT for one whose first snapshot comes next.
+    """
     fs.mkdir(folder)
-    LogWriter(fs, folder, 1, 1, SEGMENT_SIZE).close()
+    LogWriter(fs, folder, segment, 1, SEGMENT_SIZE).close()
 
 
 def open_shard(

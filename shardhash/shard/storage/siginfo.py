@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from zlib import crc32
 
@@ -31,6 +32,7 @@ LEVEL = 3
 
 _HEAD = struct.Struct("<III")
 _OFFSET_BITS = 40
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
 
 class SiginfoFiles:
@@ -112,12 +114,31 @@ def file_of(reference: int) -> int:
     return reference >> _OFFSET_BITS
 
 
+def check_siginfos(fs: FileSystem, folder: Path, references: Iterable[int]) -> None:
+    """Check the checksums of many texts, each file read once. Raises DamageError for one that is not there whole."""
+    for number, some in groupby(sorted(references), file_of):
+        path = siginfo_path(folder, number)
+        if not fs.exists(path):
+            raise DamageError(path, 0, "the file of an outhash_siginfo is missing", _HINT)
+        with fs.read(path) as file:
+            data = file.read()
+        for reference in some:
+            offset = reference & _OFFSET_MASK
+            head = data[offset : offset + _HEAD.size]
+            if len(head) == _HEAD.size:
+                size, head_checksum, checksum = _HEAD.unpack(head)
+                packed = data[offset + _HEAD.size : offset + _HEAD.size + size]
+                if crc32(head[:4]) == head_checksum and len(packed) == size and crc32(packed) == checksum:
+                    continue
+            raise DamageError(path, offset, "an outhash_siginfo is damaged", _HINT)
+
+
 def read_siginfo(fs: FileSystem, folder: Path, reference: int) -> str | None:
     """The text of a reference, None for 0. Raises DamageError when it is not there whole."""
     if not reference:
         return None
     path = siginfo_path(folder, file_of(reference))
-    offset = reference & ((1 << _OFFSET_BITS) - 1)
+    offset = reference & _OFFSET_MASK
     if not fs.exists(path):
         raise DamageError(path, offset, "the file of an outhash_siginfo is missing", _HINT)
     with fs.read(path) as file:
