@@ -38,6 +38,17 @@ examples:
   shardhash import a.db b.db --data ./hashes --source-timezone Europe/Berlin --json
 """
 
+EXPORT = """\
+Write a database that BitBake's own server (bitbake-hashserv) serves as its own: the way back. Everything goes along but
+the password of an administrator, which that server takes from its settings. The server of the data directory must be
+stopped; of a running one, export a backup (shardhash backup).
+"""
+EXPORT_EXAMPLES = """\
+examples:
+  shardhash export hashserv.db --data /var/lib/shardhash
+  shardhash export postgresql://joe@db.example.com/hashserv --data ./backup --timezone Europe/Berlin
+"""
+
 
 def import_(arguments: Sequence[str]) -> int:
     """``shardhash import``."""
@@ -61,6 +72,62 @@ def import_(arguments: Sequence[str]) -> int:
         return 0
 
     return _run("import", run)
+
+
+def export(arguments: Sequence[str]) -> int:
+    """``shardhash export``."""
+    known = _export_options()
+    given = known.parse(arguments)
+    from shardhash.admin.backup import source_of
+    from shardhash.admin.restore import kept_still
+    from shardhash.moving.exporting import export_from
+    from shardhash.moving.writing import open_target
+    from shardhash.shard.storage.filesystem import OsFileSystem
+
+    def run() -> int:
+        source = source_of(OsFileSystem(), given.data)
+        with (
+            kept_still(given.data),
+            open_target(given.target, given.db_username, given.db_password, given.timezone) as target,
+        ):
+            done = export_from(source.fs, source.manifest.folders(given.data), target, telling(), until=source.time)
+        if given.json:
+            print(json.dumps({"target": target.name, **done.counts, "left_out": done.left_out}))
+            return 0
+        print(
+            f"{target.name} holds {done.counts['mappings']:,} mappings, {done.counts['rows']:,} outhash rows,"
+            f" {done.counts['users']:,} users and {done.counts['config']:,} settings"
+        )
+        for text in done.left_out:
+            print(f"left out: {text}")
+        print(f"start the old server on it: bitbake-hashserv --database {shlex.quote(target.name)}")
+        return 0
+
+    return _run("export", run)
+
+
+def _export_options() -> Options:
+    known = _options("export", EXPORT, EXPORT_EXAMPLES)
+    known.parser.add_argument("target", metavar="OUT", help="a file that is not there yet, or a URL postgresql://...")
+    known.add(
+        "--data",
+        "SHARDHASH_DATA",
+        metavar="DIR",
+        convert=Path,
+        default=options.default_data(os.environ.get(options.DATABASE, "").strip() or None),
+        help=f"data directory of a stopped server, or a backup (default {options.DEFAULT_DATA}, as for serve)",
+    )
+    known.add(
+        "--timezone",
+        "SHARDHASH_SOURCE_TIMEZONE",
+        metavar="ZONE",
+        convert=to_zone,
+        help="zone of the old server's machine, which writes local times into PostgreSQL (default: this machine's);"
+        " files get UTC",
+    )
+    _add_database_options(known)
+    known.switch("--json", help="print the report as one line of JSON")
+    return known
 
 
 def _import_options() -> Options:

@@ -35,6 +35,24 @@ ROW_COLUMNS = COLUMNS
 USER_COLUMNS = ("username", "token", "permissions")
 CONFIG_COLUMNS = ("name", "value")
 
+_MAPPING = "method TEXT NOT NULL, taskhash TEXT NOT NULL, unihash TEXT NOT NULL, gc_mark TEXT NOT NULL"
+_ROW = "method TEXT NOT NULL, taskhash TEXT NOT NULL, outhash TEXT NOT NULL, created {time}"
+_DETAILS = 'owner TEXT, "PN" TEXT, "PV" TEXT, "PR" TEXT, task TEXT, outhash_siginfo TEXT'
+DEFINITIONS = {
+    MAPPINGS: f"id {{id}}, {_MAPPING}, UNIQUE (method, taskhash)",
+    ROWS: f"id {{id}}, {_ROW}, {_DETAILS}, UNIQUE (method, taskhash, outhash)",
+    USERS: "id {id}, username TEXT NOT NULL, token TEXT NOT NULL, permissions TEXT NOT NULL, UNIQUE (username)",
+    CONFIG: "id {id}, name TEXT NOT NULL, value TEXT, UNIQUE (name)",
+}
+"""What the newest server makes, with the types `id` and `time` of the database."""
+INDEXES = {
+    "taskhash_lookup_v4": f"{MAPPINGS} (method, taskhash)",
+    "unihash_lookup_v1": f"{MAPPINGS} (unihash)",
+    "outhash_lookup_v3": f"{ROWS} (method, outhash)",
+    "config_lookup": f"{CONFIG} (name)",
+}
+TABLE_COLUMNS = {MAPPINGS: MAPPING_COLUMNS, ROWS: ROW_COLUMNS, USERS: USER_COLUMNS, CONFIG: CONFIG_COLUMNS}
+
 MappingTuple: TypeAlias = tuple[Any, Any, Any, Any]
 """The values of MAPPING_COLUMNS as the database gives them: text, if nobody meddled with it."""
 RowTuple: TypeAlias = tuple[Any, ...]

@@ -16,8 +16,10 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 from shardhash.errors import DamageError, StorageError, SyncError
@@ -135,21 +137,55 @@ def check_siginfos(fs: FileSystem, folder: Path, references: Iterable[int]) -> N
 
 def read_siginfo(fs: FileSystem, folder: Path, reference: int) -> str | None:
     """The text of a reference, None for 0. Raises DamageError when it is not there whole."""
-    if not reference:
+    with closing(SiginfoReader(fs, folder)) as reader:
+        return reader.read(reference)
+
+
+class SiginfoReader:
+    """Reads many texts of a shard: the file of the last one stays open."""
+
+    def __init__(self, fs: FileSystem, folder: Path) -> None:
+        self._fs = fs
+        self._folder = folder
+        self._number = 0
+        self._file: BinaryIO | None = None
+
+    def read(self, reference: int) -> str | None:
+        """The text of a reference, None for 0. Raises DamageError when it is not there whole."""
+        if not reference:
+            return None
+        path = siginfo_path(self._folder, file_of(reference))
+        offset = reference & _OFFSET_MASK
+        if self._file is None or self._number != file_of(reference):
+            self.close()
+            if not self._fs.exists(path):
+                raise DamageError(path, offset, "the file of an outhash_siginfo is missing", _HINT)
+            self._file, self._number = self._fs.read(path), file_of(reference)
+        text = _read_text(self._file, offset)
+        if text is None:
+            raise DamageError(path, offset, "an outhash_siginfo is damaged", _HINT)
+        return text
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _read_text(file: BinaryIO, offset: int) -> str | None:
+    """The text at an offset of a file; None when it is not there whole."""
+    file.seek(offset)
+    head = file.read(_HEAD.size)
+    if len(head) != _HEAD.size:
         return None
-    path = siginfo_path(folder, file_of(reference))
-    offset = reference & _OFFSET_MASK
-    if not fs.exists(path):
-        raise DamageError(path, offset, "the file of an outhash_siginfo is missing", _HINT)
-    with fs.read(path) as file:
-        file.seek(offset)
-        head = file.read(_HEAD.size)
-        if len(head) == _HEAD.size:
-            size, head_checksum, checksum = _HEAD.unpack(head)
-            packed = file.read(size) if crc32(head[:4]) == head_checksum else b""
-            if crc32(head[:4]) == head_checksum and len(packed) == size and crc32(packed) == checksum:
-                return zlib.decompress(packed).decode("utf-8", "surrogatepass")
-    raise DamageError(path, offset, "an outhash_siginfo is damaged", _HINT)
+    size, head_checksum, checksum = _HEAD.unpack(head)
+    if crc32(head[:4]) != head_checksum:
+        return None
+    packed = file.read(size)
+    if len(packed) != size or crc32(packed) != checksum:
+        return None
+    return zlib.decompress(packed).decode("utf-8", "surrogatepass")
 
 
 _HINT = "see: shardhash verify --data DIR"
