@@ -20,7 +20,7 @@ from shardhash.errors import ConfigError
 from shardhash.server.start import _first_start
 from shardhash.server.supervisor import log_lines
 from shardhash.server.worker_processes import LONGEST_LINE, WorkerProcess
-from shardhash.shard.directory.manifest import holder_process, lock_directory
+from shardhash.shard.directory.lock import is_locked, lock_directory
 from tests.servers import IN_MEMORY, ServerProcess
 
 METHOD = "m"
@@ -197,7 +197,7 @@ def test_a_worker_that_outlives_its_server_keeps_the_next_one_waiting(
     try:
         with pytest.raises(ConfigError, match="workers of a server that is gone"), lock_directory(data, 0.1):
             raise AssertionError
-        assert holder_process(data) is None
+        assert not is_locked(data)
     finally:
         worker.resume()
     successor = start_server(*arguments)

@@ -29,7 +29,8 @@ from shardhash.admin.directory import manifest_of
 from shardhash.base.timestamps import to_iso
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.generations import remove_other_generations
-from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory
+from shardhash.shard.directory.lock import lock_directory
+from shardhash.shard.directory.manifest import Manifest, make_directory
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
 from shardhash.shard.storage.layout import (
     BACKUP,

@@ -31,7 +31,8 @@ def snapshot(arguments: Sequence[str]) -> int:
     known = _command(
         "snapshot",
         "Have a running server write a snapshot of every shard now, so that its next start is quick. The server finds"
-        " it no trouble: lookups and reports go on. (kill -USR1 does the same without waiting.)",
+        " it no trouble: lookups and reports go on. It is asked over the socket DIR/control, and says at once if it"
+        " cannot. (kill -USR1 does the same without an answer.)",
     )
     known.add(
         "--timeout",
@@ -77,7 +78,7 @@ def repair(arguments: Sequence[str]) -> int:
     known.switch("--yes", help="do it")
     given = known.parse(arguments)
     from shardhash.admin.repair import repair as repair_directory
-    from shardhash.shard.directory.manifest import lock_directory
+    from shardhash.shard.directory.lock import lock_directory
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
@@ -201,7 +202,7 @@ def load(arguments: Sequence[str]) -> int:
     given = known.parse(arguments)
     from shardhash.admin.directory import manifest_of, new_directory, replacement
     from shardhash.admin.dump import load as read_dump
-    from shardhash.shard.directory.manifest import lock_directory
+    from shardhash.shard.directory.lock import lock_directory
     from shardhash.shard.storage.filesystem import OsFileSystem
     from shardhash.shard.storage.layout import MANIFEST
 
@@ -244,7 +245,7 @@ def _verify(data: Path) -> int:
     from shardhash.admin.backup import source_of
     from shardhash.admin.verify import describe, verify_live
     from shardhash.admin.verify import verify as verify_stopped
-    from shardhash.shard.directory.manifest import lock_directory
+    from shardhash.shard.directory.lock import lock_directory
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     fs = OsFileSystem()
@@ -268,12 +269,9 @@ def _verify(data: Path) -> int:
 
 
 def _is_served(data: Path) -> bool:
-    from shardhash.shard.directory.manifest import holder_process
+    from shardhash.shard.directory.lock import is_locked
 
-    try:
-        return holder_process(data) is not None
-    except ConfigError:
-        return os.access(data, os.W_OK)  # by a server that is just starting, or on another host
+    return is_locked(data)
 
 
 @contextmanager

@@ -12,15 +12,10 @@ from pathlib import Path
 
 from shardhash.errors import ConfigError, StorageError
 from shardhash.shard.directory.generations import next_generation, remove_leftovers
-from shardhash.shard.directory.manifest import (
-    Manifest,
-    check_folders,
-    lock_directory,
-    make_directory,
-    read_manifest,
-)
+from shardhash.shard.directory.lock import lock_directory
+from shardhash.shard.directory.manifest import Manifest, check_folders, make_directory, read_manifest
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import LOCK, MANIFEST, UNFINISHED
+from shardhash.shard.storage.layout import CONTROL, LOCK, MANIFEST, UNFINISHED
 
 
 def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
@@ -71,6 +66,6 @@ def replacement(fs: FileSystem, directory: Path, shards: int) -> Iterator[list[P
 def _refuse_content(fs: FileSystem, directory: Path) -> None:
     if not fs.exists(directory):
         return
-    names = set(fs.listdir(directory)) - {LOCK}
+    names = set(fs.listdir(directory)) - {LOCK, CONTROL}
     if names and (MANIFEST in names or UNFINISHED not in names):
         raise ConfigError(f"{directory} is not empty; name a new one, or move it aside first")

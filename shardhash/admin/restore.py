@@ -10,7 +10,6 @@ Over a directory that is there it goes like this, so that neither the folder's o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,11 +19,12 @@ from shardhash.admin.backup import copy_file, earliest_time, source_of, text_of
 from shardhash.admin.directory import new_directory, replacement
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.directory.manifest import Manifest, check_folders, lock_directory, read_manifest, write_manifest
+from shardhash.shard.directory.lock import lock_directory
+from shardhash.shard.directory.manifest import Manifest, check_folders, read_manifest, write_manifest
 from shardhash.shard.directory.reshard import reshard
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import LOCK, generation_folder
+from shardhash.shard.storage.layout import generation_folder
 from shardhash.shard.storage.recovery import Progress, recover
 
 
@@ -84,12 +84,8 @@ def _read_until(fs: FileSystem, folder: Path, progress: Progress, *, until: int 
 
 @contextmanager
 def kept_still(source: Path) -> Iterator[None]:
-    """Keep servers and backups off a source; nobody writes to one that cannot be written to."""
-    path = source / LOCK
-    if os.access(path, os.W_OK):
-        with lock_directory(source):
-            yield
-    else:
+    """Keep servers and backups off a source."""
+    with lock_directory(source):
         yield
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
+
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.directory.manifest import holder_process, read_manifest
+from shardhash.shard.directory.lock import is_locked
+from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import list_shard, shard_folder
+from shardhash.shard.storage.layout import CONTROL, list_shard, shard_folder
 
 LOOK_INTERVAL = 0.1
-"""Seconds between looks at the directory: a server tells nobody but its log."""
+"""Seconds between looks at the directory, for what is told meanwhile."""
+_REQUEST = orjson.dumps({"command": "snapshot"}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def take_snapshot(fs: FileSystem, directory: Path, limit: float, progress: Callable[[str], None]) -> list[int]:
@@ -22,29 +27,58 @@ def take_snapshot(fs: FileSystem, directory: Path, limit: float, progress: Calla
 
     `limit` is in seconds. ConfigError when no server can be asked, StorageError when it did not do it.
     """
-    process = holder_process(directory)
-    if process is None:
-        raise ConfigError(
-            f"no server serves {directory}, and only a server writes snapshots; what a stopped one left is whole"
-        )
-    before = _newest_snapshots(fs, directory)
+    with _asked(directory) as server:
+        before = _newest_snapshots(fs, directory)
+        progress(f"asked the server of {directory} for a snapshot of {len(before)} shards")
+        until = time.monotonic() + limit
+        done, answer = 0, b""
+        while not answer.endswith(b"\n"):
+            try:
+                part = server.recv(4096)
+                answer += part
+                if not part:
+                    raise ConnectionResetError
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                raise StorageError(
+                    "the server ended before the snapshot was written; what was acknowledged is in its log"
+                ) from None
+            count = sum(a > b for a, b in zip(_newest_snapshots(fs, directory), before, strict=True))
+            if count > done:
+                done = count
+                progress(f"{done} of {len(before)} shards have written theirs")
+            if time.monotonic() > until and not answer:
+                raise StorageError(f"no snapshot of every shard within {limit:g} s; the server's log says why")
+    found = orjson.loads(answer)
+    if "error" in found:
+        raise StorageError(f"no snapshot of every shard was written: {found['error']}")
+    return _newest_snapshots(fs, directory)
+
+
+@contextmanager
+def _asked(directory: Path) -> Iterator[socket.socket]:
+    """A connection to the server that holds a data directory, on which it was asked for a snapshot."""
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.kill(process, signal.SIGUSR1)
-    except PermissionError:
-        raise ConfigError(f"the server, process {process}, belongs to another user; ask as that user") from None
-    progress(f"asked process {process} for a snapshot of {len(before)} shards")
-    until = time.monotonic() + limit
-    done = 0
-    while (newest := _newest_snapshots(fs, directory)) and any(a <= b for a, b in zip(newest, before, strict=True)):
-        if (count := sum(a > b for a, b in zip(newest, before, strict=True))) > done:
-            done = count
-            progress(f"{done} of {len(before)} shards have written theirs")
-        if holder_process(directory) != process:
-            raise StorageError("the server ended before the snapshot was written; what was acknowledged is in its log")
-        if time.monotonic() > until:
-            raise StorageError(f"no snapshot of every shard within {limit:g} s; the server's log says why")
-        time.sleep(LOOK_INTERVAL)
-    return newest
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(LOOK_INTERVAL)
+            try:
+                connection.connect(f"/proc/self/fd/{folder}/{CONTROL}")
+                connection.sendall(_REQUEST)
+            except PermissionError:
+                raise ConfigError(f"the server of {directory} belongs to another user; ask as that user") from None
+            except OSError:
+                raise ConfigError(_why_nobody_answers(directory)) from None
+            yield connection
+    finally:
+        os.close(folder)
+
+
+def _why_nobody_answers(directory: Path) -> str:
+    if is_locked(directory):
+        return f"{directory} is in use, but nobody answers there: its server is just starting or stopping; try again"
+    return f"no server serves {directory}, and only a server writes snapshots; what a stopped one left is whole"
 
 
 def _newest_snapshots(fs: FileSystem, directory: Path) -> list[int]:

@@ -19,7 +19,7 @@ from shardhash.moving.merging import Merger
 from shardhash.moving.packing import Packers
 from shardhash.moving.schema import OpenSource, SourceReport, Tell
 from shardhash.moving.times import SourceTimes
-from shardhash.shard.directory.manifest import lock_directory
+from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import MANIFEST, list_shard, siginfo_path

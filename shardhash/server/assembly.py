@@ -23,6 +23,7 @@ from shardhash.coordinator.users import Users
 from shardhash.errors import ShardhashError
 from shardhash.http.site import Site
 from shardhash.link.worker_link import WorkerLink
+from shardhash.server.control import control_socket
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
 from shardhash.server.worker_processes import WorkerProcess
@@ -74,6 +75,7 @@ async def serve(
         site = Site(services, settings.browsers, settings.data)
         listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer)
         running.push_async_callback(listeners.close)
+        await running.enter_async_context(control_socket(settings.data, router))
         for bind in settings.binds:
             _announce(str(await listeners.open(bind)), bind)
         if settings.http is not None:
@@ -114,7 +116,7 @@ async def _services(settings: Settings, router: Router, running: AsyncExitStack)
 
 
 async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:
-    """Write a snapshot of every shard whenever one is wanted: on SIGUSR1 (`shardhash snapshot`)."""
+    """Write a snapshot of every shard whenever one is wanted: on SIGUSR1."""
     while True:
         await wanted.wait()
         wanted.clear()

@@ -22,7 +22,8 @@ from shardhash.link.worker_options import WorkerOptions
 from shardhash.server.settings import Settings
 from shardhash.server.worker_processes import WorkerProcess
 from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
-from shardhash.shard.directory.manifest import Manifest, lock_directory, make_directory
+from shardhash.shard.directory.lock import lock_directory
+from shardhash.shard.directory.manifest import Manifest, make_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,11 @@ def _first_start(start: Callable[[int], WorkerProcess], shard: int) -> WorkerPro
 
 
 def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
-    """Make and lock the data directory, if there is one; the descriptor of the lock."""
+    """Make and lock the data directory, if there is one; the descriptors of the lock."""
     if settings.data is None:
         return []
     make_directory(OsFileSystem(), settings.data)
-    return [held.enter_context(lock_directory(settings.data))]
+    return held.enter_context(lock_directory(settings.data))
 
 
 def _prepare_data(settings: Settings) -> Manifest | None:

@@ -14,7 +14,7 @@ import pytest
 from shardhash import cli
 from shardhash.admin.cli import PATIENCE, telling
 from shardhash.client import create_client
-from shardhash.shard.directory.manifest import lock_directory
+from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 from tests.admin.directories import Writer, facts, hash_of
 from tests.servers import ServerProcess

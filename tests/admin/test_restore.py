@@ -9,7 +9,7 @@ import pytest
 from shardhash.admin.backup import backup
 from shardhash.admin.restore import restore, restore_over
 from shardhash.errors import ConfigError, DamageError
-from shardhash.shard.directory.manifest import lock_directory
+from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import list_shard, segment_path
 from shardhash.shard.storage.recovery import now

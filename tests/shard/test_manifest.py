@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import orjson
@@ -13,7 +10,8 @@ import pytest
 
 from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
-from shardhash.shard.directory.manifest import FORMAT, Manifest, holder_process, lock_directory, make_directory
+from shardhash.shard.directory.lock import lock_directory
+from shardhash.shard.directory.manifest import FORMAT, Manifest, make_directory
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import OsFileSystem
@@ -142,24 +140,3 @@ def test_on_the_real_file_system(tmp_path: Path) -> None:
         check(fs, directory, manifest)
     for path in (directory, *directory.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-
-
-def test_the_lock_names_its_holder(tmp_path: Path) -> None:
-    assert holder_process(tmp_path) is None
-    program = (
-        "import sys; from pathlib import Path; from shardhash.shard.directory.manifest import lock_directory\n"
-        "with lock_directory(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match=rf"in use by process {process.pid} on .*, since \d{{4}}-"):  # noqa: SIM117
-            with lock_directory(tmp_path):
-                pass
-        assert holder_process(tmp_path) == process.pid
-        process.kill()
-    with lock_directory(tmp_path):  # a holder that died holds nothing
-        assert holder_process(tmp_path) == os.getpid()

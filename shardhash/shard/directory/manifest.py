@@ -1,24 +1,14 @@
-"""The data directory's manifest, which says what counts in it, and its lock.
+"""The data directory's manifest, which says what counts in it.
 
 ``manifest.json`` is ``{"format": 2, "shards": N, "generation": G, "checksum": C}``; C is the CRC-32, in eight hex
 digits, of the JSON of the other fields, sorted by name. It is replaced atomically, and names the generation whose
 folder counts. Format 1 had no checksum. A manifest is held against its checksum, against what is possible, and against
 the folders that are there, before anything is done by it.
-
-``lock`` is locked (flock) by the process that serves the directory and says which it is; its workers hold it too, so
-that none of them can write when a server that was killed has a successor.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import select
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +18,13 @@ import orjson
 
 from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
-from shardhash.shard.storage.layout import LOCK, MANIFEST, generation_folder, shard_folder
+from shardhash.shard.storage.layout import MANIFEST, generation_folder, shard_folder
 
 FORMAT = 2
 """Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
 MOST_SHARDS = 256
 """As many as there are slots."""
 MOST_GENERATION = 999_999_999
-
-ORPHAN_PATIENCE = 15.0
-"""Seconds; a worker whose coordinator is gone ends at once, unless the disk keeps it."""
 
 REBUILD = "run: shardhash repair --data DIR, which writes it anew from the folders that are there"
 HINT = "see: shardhash verify --data DIR, then: shardhash repair --data DIR"
@@ -127,96 +114,3 @@ def make_directory(fs: FileSystem, directory: Path) -> None:
         fs.fsync_dir(directory.parent)
     except OSError as error:
         raise ConfigError(f"cannot make the data directory {directory}: {error.strerror or error}") from None
-
-
-@contextmanager
-def lock_directory(directory: Path, patience: float = ORPHAN_PATIENCE) -> Iterator[int]:
-    """Hold the lock of a data directory; its descriptor, for processes that are to hold it as well.
-
-    It is free once the last of these has ended. When a server was killed, its workers may still be at their last
-    writes; they have `patience`, seconds, to end. ConfigError that names the holder when the lock is taken.
-    """
-    path = directory / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
-    try:
-        until = time.monotonic() + patience
-        while not _try_lock(descriptor):
-            if not _is_gone(descriptor):
-                raise ConfigError(f"the data directory {directory} is in use by {_holder(descriptor)}")
-            if time.monotonic() > until:
-                raise ConfigError(f"the data directory {directory} is still in use by workers of a server that is gone")
-            time.sleep(0.02)
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, orjson.dumps(holder), 0)
-        yield descriptor
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def holder_process(directory: Path) -> int | None:
-    """The process that serves a data directory; None when there is none, or only workers of one that is gone.
-
-    ConfigError when it is on another host (in another container), where its number means nothing here, or does not
-    say yet who it is.
-    """
-    try:
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
-    try:
-        if _try_lock(descriptor):
-            return None
-        try:
-            found = orjson.loads(os.pread(descriptor, 4096, 0))
-            host, process = found["host"], int(found["pid"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise ConfigError(f"the server of {directory} is just starting or stopping; try again") from None
-        if host != socket.gethostname():
-            raise ConfigError(f"the server of {directory} is process {process} on {host}; ask there") from None
-        return None if _is_gone(descriptor) else process
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_gone(descriptor: int) -> bool:
-    """Whether the process that took the lock has ended, so that only its workers hold it still."""
-    try:
-        found = orjson.loads(os.pread(descriptor, 4096, 0))
-        if found["host"] != socket.gethostname():
-            return False
-        process = os.pidfd_open(int(found["pid"]))
-    except ProcessLookupError:
-        return True
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, OSError):
-        return False
-    try:
-        return bool(select.select([process], [], [], 0)[0])  # it has ended, if nobody has taken note of it yet
-    finally:
-        os.close(process)
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        found = orjson.loads(os.pread(descriptor, 4096, 0))
-        return f"process {found['pid']} on {found['host']}, since {found['since']}; stop it first"
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "another process; stop it first"

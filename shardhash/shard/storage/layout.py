@@ -4,7 +4,8 @@
 
     DIR/                                     mode 0700
       manifest.json                          format version, shard count, generation (manifest.py)
-      lock                                   held by the running server, names it (manifest.py)
+      lock                                   held by the running server, names it (directory/lock.py)
+      control                                unix socket of the running server (server/control.py)
       unfinished                             while a restore or load into the directory goes on
       generation-000001/                     the generation that the manifest names; another one is a leftover,
                                              which goes once all shards of that one have recovered (generations.py)
@@ -33,6 +34,7 @@ from shardhash.shard.storage.filesystem import FileSystem
 MANIFEST = "manifest.json"
 BACKUP = "backup.json"
 LOCK = "lock"
+CONTROL = "control"
 UNFINISHED = "unfinished"
 ASIDE = "aside-"
 TEMPORARY = ".tmp"

@@ -1,0 +1,110 @@
+"""Control: what the command line asks a running server, over a unix socket in its data directory.
+
+The socket DIR/control is for the user of the server alone, and reaches the server also from another container that has
+the directory. A request is a line of JSON, ``{"command": "snapshot"}``. So is the answer, once that is done:
+``{"done": true}``; or, at once when it cannot be done, ``{"error": TEXT}``, which a line that is no request gets, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from shardhash.errors import ShardhashError
+from shardhash.shard.storage.layout import CONTROL
+from shardhash.stores.sharded.router import Router
+
+log = logging.getLogger(__name__)
+
+LONGEST_REQUEST = 4096
+"""Bytes of a line."""
+
+
+@asynccontextmanager
+async def control_socket(directory: Path | None, router: Router) -> AsyncIterator[None]:
+    """Answer on the control socket meanwhile. Without one, on a read-only disk for example, a server serves as well."""
+    if directory is None:
+        yield
+        return
+    try:
+        listener = _bind(directory)
+    except OSError as error:
+        log.warning("no control socket in %s: %s; `shardhash snapshot` cannot reach this server", directory, error)
+        yield
+        return
+    server = await asyncio.start_unix_server(_Control(router).answer, sock=listener, limit=LONGEST_REQUEST)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (directory / CONTROL).unlink()
+        server.close()
+
+
+def _bind(directory: Path) -> socket.socket:
+    """A listening socket, for its owner alone. The caller holds the lock: whatever has the name is of nobody."""
+    with contextlib.suppress(FileNotFoundError):
+        (directory / CONTROL).unlink()
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mask = os.umask(0o177)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # By its descriptor, since a path may be longer than the 107 bytes that the kernel takes.
+        listener.bind(f"/proc/self/fd/{folder}/{CONTROL}")
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+        os.close(folder)
+    return listener
+
+
+class _Control:
+    """Carries out what is asked."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request."""
+        with contextlib.suppress(ConnectionError):
+            try:
+                value = await self._carry_out(_request_of(await reader.readline()))
+            except ValueError as error:
+                value = {"error": str(error)}
+            writer.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+            await writer.drain()
+        writer.close()
+
+    async def _carry_out(self, command: str) -> dict[str, Any]:
+        if command != "snapshot":
+            return {"error": f"this server does not know the command {command!r}; is it an older one?"}
+        try:
+            await self._router.snapshot()
+        except ShardhashError as error:
+            log.error("no snapshot was written: %s", error)
+            return {"error": str(error)}
+        log.info("a snapshot of every shard is written and verified")
+        return {"done": True}
+
+
+def _request_of(line: bytes) -> str:
+    """The command of a request. ValueError for a line that is none, or too long."""
+    try:
+        command = orjson.loads(line)["command"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise ValueError("this is no request to a shardhash server") from None
+    if not isinstance(command, str):
+        raise ValueError("a command must be text")
+    return command
