@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import time
 from weakref import WeakSet
 
+from shardhash.coordinator.counters import Build
 from shardhash.coordinator.permissions import Identity
 
 
@@ -31,6 +33,12 @@ class Caller:
     login: str | None = None
     certified: str | None = None
     """The name in the client's certificate, which an authority that the settings name signed."""
+    build: Build = field(default_factory=Build, repr=False)
+    """What it asks is counted here, too."""
+    transport: str = ""
+    """The kind of the address that it came in by."""
+    since: float = field(default_factory=time)
+    """Seconds since 1970 UTC."""
     revoke: Callable[[str], None] = field(default=_cannot, repr=False)
     """Ends the connection; the argument says why."""
     gone: Callable[[], bool] = field(default=_never, repr=False)

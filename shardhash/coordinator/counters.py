@@ -7,9 +7,10 @@ the hashes of a batch: an answer of any size costs a few calls.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from operator import ne
+from time import time
 
 from shardhash.base.figures import SECONDS, SIZES, Histogram
 from shardhash.errors import InternalError, StorageError, UnavailableError
@@ -24,10 +25,33 @@ FAILED = "failed"
 """What the client did not cause: a disk, a worker, a bug."""
 
 
+NEXT_BUILD = 600.0
+"""Seconds without a question of a host, after which its next connection begins another build."""
+MOST_BUILDS = 50
+"""Builds that are remembered, the last ones."""
+
+
+class Build:
+    """What one host did in one go: near enough to a build. Times are seconds since 1970 UTC."""
+
+    __slots__ = ("began", "equivalences", "hits", "host", "last", "misses", "reports")
+
+    def __init__(self, host: str = "") -> None:
+        self.host = host
+        self.began = self.last = time()
+        self.hits = 0
+        self.misses = 0
+        self.reports = 0
+        self.equivalences = 0
+        """Reports that were given the unihash of another task: what need not be done again."""
+
+
 class Counters:
     """All counts of a server. Used in its event loop alone."""
 
     def __init__(self) -> None:
+        self.builds: deque[Build] = deque(maxlen=MOST_BUILDS)
+        """The last builds, oldest first."""
         self.connections: Counter[str] = Counter()
         """Open connections by transport."""
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -66,11 +90,23 @@ class Counters:
             histogram = self.seconds[command] = Histogram(SECONDS)
         histogram.add(seconds)
 
-    def looked_up(self, found: Found) -> Found:
-        """Count the answers to lookups; the same."""
+    def build_of(self, host: str) -> Build:
+        """The build that a new connection of a host belongs to."""
+        for build in reversed(self.builds):
+            if build.host == host and time() - build.last < NEXT_BUILD:
+                return build
+        self.builds.append(Build(host))
+        return self.builds[-1]
+
+    def looked_up(self, found: Found, build: Build) -> Found:
+        """Count the answers to lookups of a build; the same."""
         unknown = 0 if found.known is None else found.known.count(0)
+        known = len(found.digests) // DIGEST_SIZE - unknown
         self.misses += unknown
-        self.hits += len(found.digests) // DIGEST_SIZE - unknown
+        self.hits += known
+        build.misses += unknown
+        build.hits += known
+        build.last = time()
         return found
 
     def looked_for(self, status: bytes) -> bytes:
@@ -80,10 +116,14 @@ class Counters:
         self.exists_hits += len(status) - unknown
         return status
 
-    def stored(self, reports: Sequence[Report], unihashes: Sequence[bytes]) -> None:
-        """Reports were stored; the unihashes in force."""
+    def stored(self, reports: Sequence[Report], unihashes: Sequence[bytes], build: Build) -> None:
+        """Reports of a build were stored; the unihashes in force."""
+        equivalences = sum(map(ne, [report.unihash for report in reports], map(bytes.hex, unihashes)))
         self.reports_stored += len(reports)
-        self.equivalences += sum(map(ne, [report.unihash for report in reports], map(bytes.hex, unihashes)))
+        self.equivalences += equivalences
+        build.reports += len(reports)
+        build.equivalences += equivalences
+        build.last = time()
 
     def dropped(self, count: int, error: Exception) -> None:
         """Reports were not stored for this error."""

@@ -34,6 +34,8 @@ class Services:
     users: Users
     stats: Stats
     counters: Counters = field(default_factory=Counters)
+    connected: set[Caller] = field(default_factory=set)
+    """Who is connected by the protocol."""
 
 
 class Handlers:
@@ -93,18 +95,20 @@ class Handlers:
         permissions.check(caller.identity, m.COMMANDS["get-batch"])
         if asked.op == batch.EXISTS:
             return batch.encode_exists(self._counters.looked_for(await self._store.exists(asked.digests)))
-        return batch.encode_found(self._counters.looked_up(await self._store.lookup(asked.method, asked.digests)))
+        return batch.encode_found(
+            self._counters.looked_up(await self._store.lookup(asked.method, asked.digests), caller.build)
+        )
 
     # ------------------------------------------------------------------------------------------------ hashes
 
     async def _ping(self, _caller: Caller, _request: m.Ping) -> Any:
         return {"alive": True}
 
-    async def _get(self, _caller: Caller, request: m.Get) -> Any:
+    async def _get(self, caller: Caller, request: m.Get) -> Any:
         if request.all:
             return await self._store.get_row(request.method, request.taskhash)
         block = streams.group_taskhashes(request.method, [request.taskhash])
-        unihash = self._counters.looked_up(await lookup_block(self._store, block)).unihashes()[0]
+        unihash = self._counters.looked_up(await lookup_block(self._store, block), caller.build).unihashes()[0]
         return None if unihash is None else _mapping(request.method, request.taskhash, unihash)
 
     async def _get_outhash(self, _caller: Caller, request: m.GetOuthash) -> Any:
@@ -113,9 +117,9 @@ class Handlers:
     async def _open_stream(self, _caller: Caller, _request: object) -> Any:
         return "ok"
 
-    async def _get_batch(self, _caller: Caller, request: m.GetBatch) -> Any:
+    async def _get_batch(self, caller: Caller, request: m.GetBatch) -> Any:
         block = streams.group_taskhashes(request.method, request.taskhashes)
-        unihashes = self._counters.looked_up(await lookup_block(self._store, block)).unihashes()
+        unihashes = self._counters.looked_up(await lookup_block(self._store, block), caller.build).unihashes()
         return {"unihashes": [None if unihash is None else unihash.hex() for unihash in unihashes]}
 
     async def _exists_batch(self, _caller: Caller, request: m.ExistsBatch) -> Any:
@@ -140,16 +144,16 @@ class Handlers:
             reports = [report._replace(owner=caller.identity.username) for report in reports]
         unihashes: list[bytes] = []
         for some in _parts(reports):
-            unihashes += await self._store_some(some)
+            unihashes += await self._store_some(caller, some)
         return unihashes
 
-    async def _store_some(self, reports: list[Report]) -> list[bytes]:
+    async def _store_some(self, caller: Caller, reports: list[Report]) -> list[bytes]:
         try:
             unihashes = await self._store.report(reports)
         except ShardhashError as error:
             self._counters.dropped(len(reports), error)
             raise
-        self._counters.stored(reports, unihashes)
+        self._counters.stored(reports, unihashes, caller.build)
         return unihashes
 
     async def _would_get(self, reports: list[Report]) -> list[bytes]:

@@ -37,6 +37,8 @@ BACKLOG = 1024
 """Connections that may wait to be accepted: hundreds of builders start at one time."""
 CLOSE_LIMIT = 1.0
 """Seconds that a WebSocket client has to answer a close; an idle one reads nothing and never does."""
+LONGEST_BODY = 1 << 20
+"""Bytes of the body of a plain HTTP request."""
 FINISH_LIMIT = 5.0
 """Seconds that connections have to finish what is under way when the server stops."""
 
@@ -138,14 +140,17 @@ class Listeners:
         return ServerConnection(commands, self._limits, lines=lines)
 
     def _tracker(self, bind: Bind) -> Callable[[asyncio.Task[None], Session], None]:
-        connections, kind = self._services.counters.connections, bind.address.kind
+        connected, connections = self._services.connected, self._services.counters.connections
+        kind = bind.address.kind
 
         def ended(task: asyncio.Task[None]) -> None:
-            del self._sessions[task]
+            connected.discard(self._sessions.pop(task).caller)
             connections[kind] -= 1
 
         def track(task: asyncio.Task[None], session: Session) -> None:
             self._sessions[task] = session
+            session.caller.transport = kind
+            connected.add(session.caller)
             connections[kind] += 1
             task.add_done_callback(ended)
 
@@ -202,8 +207,8 @@ class Listeners:
         handle: Callable[[web.Request], Awaitable[web.StreamResponse]],
         context: ssl.SSLContext | None = None,
     ) -> None:
-        application = web.Application()
-        application.router.add_get("/{path:.*}", handle)
+        application = web.Application(client_max_size=LONGEST_BODY)
+        application.router.add_route("*", "/{path:.*}", handle)
         runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=FINISH_LIMIT)
         await runner.setup()
         self._runners.append(runner)

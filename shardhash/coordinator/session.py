@@ -63,6 +63,7 @@ class Session:
         self._handlers = Handlers(services)
         self._caller = caller
         caller.peer = peer
+        caller.build = services.counters.build_of(caller.host)
         caller.revoke = self.revoke
         caller.gone = lambda: self._input_ended
         self._output = output
@@ -79,6 +80,11 @@ class Session:
         self._told_in_words = False
         """Whether the client asked for the server's headers. Stock clients of builds do not."""
         self._weight = 0
+
+    @property
+    def caller(self) -> Caller:
+        """Who acts on the connection."""
+        return self._caller
 
     def feed(self, events: list[Event]) -> None:
         """Take events to answer."""
@@ -267,7 +273,7 @@ class Session:
         try:
             if stream == "get-stream":
                 found = await lookup_block(self._store, streams.parse_get_lines(text))
-                return streams.encode_found_lines(self._counters.looked_up(found))
+                return streams.encode_found_lines(self._counters.looked_up(found, self._caller.build))
             if stream == "exists-stream":
                 block = streams.parse_exists_lines(text)
                 status = self._counters.looked_for(block.join(await self._store.exists(block.digests)))

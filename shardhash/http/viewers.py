@@ -1,9 +1,12 @@
 """Viewers: who asks over HTTP, and what they may see.
 
-A viewer holds what the address gives to anonymous connections, or what a user may do who names itself by HTTP basic
-authentication: nothing is shown here that the same one could not ask through the protocol. The Host must be the
-server's own (coordinator/origins.py), since a browser asks without an Origin for what its page takes for its own
-server.
+A viewer holds what the address gives to anonymous connections; or what a user may do who logged in on the page, or who
+names itself by HTTP basic authentication: nothing is shown here that the same one could not ask through the protocol.
+
+A page of another site can send a browser here, too. It cannot read the answer, because no answer allows it to; its
+requests carry no cookie of ours (SameSite); and what changes something takes JSON, which such a page may send only
+after asking, and nobody answers that. The Host must be the server's own (coordinator/origins.py), since a browser asks
+without an Origin for what its page takes for its own server.
 """
 
 from __future__ import annotations
@@ -20,14 +23,22 @@ from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, is_own_host, refusal_of_origin
 from shardhash.coordinator.permissions import Identity
 from shardhash.errors import InvokeError
+from shardhash.http.logins import COOKIE, Logins
 
 REALM = {"WWW-Authenticate": 'Basic realm="shardhash", charset="UTF-8"'}
 
 
-async def identify(request: web.Request, bind: Bind, services: Services) -> Caller:
+def anonymous(request: web.Request, bind: Bind) -> Caller:
+    """Somebody who came in by `bind`."""
+    return Caller(Identity(None, bind.anon_perms), bind.read_only, peer=request.remote or "unknown", transport="http")
+
+
+async def identify(request: web.Request, bind: Bind, services: Services, logins: Logins) -> Caller:
     """Who asks. Raises InvokeError when a user and token are given and wrong."""
-    caller = Caller(Identity(None, bind.anon_perms), bind.read_only, peer=request.remote or "unknown")
-    if (given := request.headers.get("Authorization")) is not None:
+    caller = anonymous(request, bind)
+    if (login := logins.find(request.cookies.get(COOKIE))) is not None:
+        caller.identity, caller.login = login.identity, login.login
+    elif (given := request.headers.get("Authorization")) is not None:
         username, token = _credentials(given)
         try:
             caller.identity, _ = await services.users.authenticate(username, token, caller)

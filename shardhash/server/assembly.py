@@ -76,6 +76,8 @@ async def serve(
         listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer)
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, router))
+        site.start()
+        running.callback(site.close)
         for bind in settings.binds:
             _announce(str(await listeners.open(bind)), bind)
         if settings.http is not None:

@@ -1,0 +1,90 @@
+"""Routes: what a path of the site answers, to whom, and how it is described."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+from aiohttp import web
+
+from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.callers import Caller
+from shardhash.errors import InvalidRequestError, InvokeError
+
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request: who asks, and the bind by which it came in."""
+
+    request: web.Request
+    caller: Caller
+    bind: Bind
+
+    async def body(self) -> Json:
+        """The JSON object that was sent. Raises InvalidRequestError."""
+        if self.request.content_type != "application/json":
+            raise InvalidRequestError("the body must be JSON, and say so: Content-Type: application/json")
+        try:
+            value = orjson.loads(await self.request.read())
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequestError(f"the body is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise InvalidRequestError("the body must be a JSON object")
+        return value
+
+    def may(self, permission: str) -> bool:
+        """Whether the viewer holds a permission."""
+        return self.caller.identity.may(frozenset((permission,)))
+
+    def require(self, permission: str) -> None:
+        """Raises RightsError unless the viewer holds it."""
+        if not self.may(permission):
+            raise RightsError(self.caller, permission)
+
+
+class RightsError(InvokeError):
+    """The viewer may not see this, or not do it."""
+
+    def __init__(self, caller: Caller, permission: str) -> None:
+        self.anonymous = caller.identity.username is None
+        super().__init__(
+            f"{caller.identity.name} needs {permission} for this: log in as a user who has it, by the page or by HTTP"
+            " basic authentication with the user's token"
+        )
+
+
+Answer: TypeAlias = Callable[[Visit], Awaitable[web.StreamResponse | Json | list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path. `needs` is the permission it takes, "" for none; a JSON answer may be given as plain values.
+
+    `query`, `body`: the fields it takes, as JSON schemas; `answers`: what it gives, in words.
+    """
+
+    path: str
+    answer: Answer
+    summary: str
+    answers: str
+    needs: str = ""
+    method: str = "GET"
+    query: Mapping[str, Json] = field(default_factory=dict)
+    body: Mapping[str, Json] = field(default_factory=dict)
+    content: str = "application/json"
+    any_host: bool = False
+    """Whether a Host that is not known as this server's may ask, as a balancer does."""
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    """A JSON answer, which nobody keeps."""
+    return web.Response(
+        body=orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
