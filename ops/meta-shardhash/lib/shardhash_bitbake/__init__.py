@@ -3,4 +3,5 @@
 Only the standard library, Python 3.9 or later, and no event loop.
 """
 
-__all__: list[str] = []
+BBIMPORTS = ["handler"]
+"""What BitBake imports when it meets ``addpylib``."""

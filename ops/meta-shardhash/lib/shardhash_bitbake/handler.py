@@ -1,0 +1,254 @@
+"""The signature handler OEEquivHashShardhash: OEEquivHash with a client of its own, which asks before BitBake does.
+
+BitBake's RunQueueData.prepare calls, in this order::
+
+    set_setscene_tasks               here the prefetch runs, over all tasks of the build
+    prep_taskhash, get_taskhash      for each task; the first was done in the prefetch, and its result is handed over
+    get_unihashes                    wave by wave; finds its answers in what the prefetch learned
+    writeout_file_checksum_cache     here all of that is forgotten, so no answer is older than the build
+
+get_taskhash and all that decides stay BitBake's own. If anything in the prefetch fails, the loop asks as ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import bb
+import bb.siggen
+
+from shardhash_bitbake.breaker import Breaker
+from shardhash_bitbake.client import TIMEOUT, Client
+from shardhash_bitbake.dial import tls_context
+from shardhash_bitbake.errors import InvokeError
+from shardhash_bitbake.gathering import Gatherer, order_by_dependency
+from shardhash_bitbake.guesses import Guesses
+from shardhash_bitbake.optimism import Answers, Optimist, Task
+from shardhash_bitbake.spool import Spool
+from shardhash_bitbake.view import View
+
+try:
+    import oe.sstatesig
+except ImportError as error:
+    bb.fatal(
+        "meta-shardhash builds on openembedded-core's library, which is not there yet "
+        f"({error}). Name meta-shardhash behind openembedded-core's meta in BBLAYERS (conf/bblayers.conf)."
+    )
+
+_log = logging.getLogger("BitBake.SigGen.HashEquiv")
+
+
+class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[misc]  # BitBake has no types
+    """Stands between openembedded-core's mixin and BitBake's, whose questions it answers."""
+
+    def __init__(self, data: Any) -> None:
+        self._answers: Answers = {}
+        self._prepared: dict[str, Any] = {}
+        self._breaker = Breaker()
+        self._optimistic = data.getVar("SHARDHASH_OPTIMISTIC") != "0"
+        self._timeout = _seconds(data.getVar("SHARDHASH_TIMEOUT"))
+        self._cache_directory = data.getVar("PERSISTENT_DIR") or data.getVar("CACHE") or ""
+        self._guesses = Guesses(data.getVar("SHARDHASH_GUESSES"))
+        self._upstreamless = bool(data.getVar("SSTATE_MIRRORS")) and not data.getVar("BB_HASHSERVE_UPSTREAM")
+        self._began = 0.0
+        super().__init__(data)
+        self._warm_tls()
+
+    def _warm_tls(self) -> None:
+        """Read the certificates here, once, and not in each task."""
+        if self.server.startswith("wss:"):
+            with self._client_env():
+                try:
+                    tls_context()
+                except OSError as error:
+                    bb.warn(f"the certificates for {self.server} cannot be read: {error}")
+
+    # -- clients ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def client(self) -> Iterator[View]:
+        """The client, in an environment with BitBake's settings of proxies and certificates."""
+        with self._client_env():
+            if getattr(self, "_client", None) is None:
+                self._client = self._make_view()
+            yield self._client
+
+    client_pool = client
+
+    def _make_view(self) -> View:
+        credentials = self.get_hashserv_creds()
+        try:
+            client = Client(self.server, timeout=self._timeout, breaker=self._breaker, **credentials)
+        except ValueError as error:
+            bb.fatal(f"BB_HASHSERVE: {error}")
+            raise  # never reached
+        return View(client, self._answers, Spool(self._cache_directory or os.curdir, self.server), self._warn_once)
+
+    def _warn_once(self, text: str) -> None:
+        """Warn, once a build, over all its tasks."""
+        if self._breaker.should_warn():
+            bb.warn(
+                f"Hash Equivalence Server: {text}. The build goes on without it, and may run tasks that it could have "
+                "reused; what it could report is kept for later"
+            )
+        else:
+            _log.debug("Hash Equivalence Server: %s", text)
+
+    # -- BitBake's steps ---------------------------------------------------------------------------------------------
+
+    def set_setscene_tasks(self, setscene_tasks: Any) -> None:
+        """The loop over all hashes is about to begin."""
+        super().set_setscene_tasks(setscene_tasks)
+        self._forget()
+        self._breaker.forget_warning()
+        self._check_mirrors()
+        self._began = time.monotonic()
+        runqueue = _find_runqueue()
+        with self.client() as client:
+            client.send_kept_reports()
+        if self._optimistic and runqueue is not None:
+            try:
+                self._prefetch(runqueue.runtaskentries, runqueue.dataCaches)
+            except Exception:  # noqa: BLE001  # whatever BitBake changed under us, its own loop still works
+                _log.debug("The prefetch of unihashes failed; BitBake asks for them itself", exc_info=True)
+        with self.client() as client:
+            client.left = 0
+
+    def prep_taskhash(self, tid: str, deps: Any, dataCaches: Any) -> Any:  # noqa: N803  # BitBake's name
+        """What the prefetch prepared already, once."""
+        if tid in self._prepared:
+            return self._prepared.pop(tid)
+        return super().prep_taskhash(tid, deps, dataCaches)
+
+    def writeout_file_checksum_cache(self) -> None:
+        """The loop has ended."""
+        super().writeout_file_checksum_cache()
+        with self.client() as client:
+            _log.debug(
+                "All hashes are there after %.2f s; %d questions were left to BitBake's own loop; %d calls of the "
+                "server so far, %d questions, %.2f s of waiting",
+                time.monotonic() - self._began,
+                client.left,
+                client.figures.calls,
+                client.figures.questions,
+                client.figures.seconds,
+            )
+        self._forget()
+        self._keep_guesses()
+
+    def save_unitaskhashes(self) -> None:
+        """The build has ended: keep its unihashes as guesses, and send what its tasks could not."""
+        super().save_unitaskhashes()
+        self._keep_guesses()
+        with self.client() as client:
+            sent = client.send_kept_reports()
+        if sent:
+            bb.note(f"{sent} reports that had been kept for the Hash Equivalence Server were sent")
+
+    def reset(self, data: Any) -> None:
+        """BitBake starts over with another configuration."""
+        self._forget()
+        super().reset(data)
+
+    def _forget(self) -> None:
+        self._answers.clear()
+        self._prepared.clear()
+
+    def _keep_guesses(self) -> None:
+        self._guesses.merge({key: unihash for key, (_, unihash) in self.unitaskhashes.items()})
+
+    # -- the prefetch ------------------------------------------------------------------------------------------------
+
+    def _prefetch(self, entries: Any, datacaches: Any) -> None:
+        """Ask for the unihashes of all tasks in a few batches."""
+        tasks = self._gather(entries, datacaches)
+        if tasks is None:
+            return
+        gathered = time.monotonic()
+        optimist = Optimist(tasks, self._answers)
+        with self.client() as client:
+            try:
+                outcome = optimist.run(client.get_from_server)
+            except ConnectionError as error:
+                self._warn_once(str(error))
+                return
+            except InvokeError as error:
+                _log.debug("The server refused the prefetch: %s", error)
+                return
+        _log.debug(
+            "Prefetched %d unihashes of %d tasks in %d round trips, %.2f s after %.2f s of preparation%s",
+            outcome.questions,
+            len(tasks),
+            outcome.rounds,
+            time.monotonic() - gathered,
+            gathered - self._began,
+            "" if outcome.complete else "; a limit ended it",
+        )
+
+    def _gather(self, entries: Any, datacaches: Any) -> list[Task] | None:
+        """Prepare all tasks, dependencies first, and keep the results for the loop; None if there is no such order."""
+        order = order_by_dependency({tid: entry.depends for tid, entry in entries.items()})
+        if order is None:
+            return None
+        gatherer = Gatherer(self, datacaches, self._guesses.load())
+        prepared: dict[str, Any] = {}
+        tasks: list[Task] = []
+        # prep_taskhash insists that dependencies have hashes, and does not look at them.
+        added = [tid for tid in order if tid not in self.taskhash]
+        self.taskhash.update(dict.fromkeys(added, ""))
+        try:
+            for tid in order:
+                prepared[tid] = super().prep_taskhash(tid, entries[tid].depends, datacaches)
+                tasks.append(gatherer.gather(tid, entries[tid].depends))
+        finally:
+            for tid in added:
+                del self.taskhash[tid]
+            # Also when it fails half way: what was prepared must not be prepared twice.
+            self._prepared.update(prepared)
+        return tasks
+
+    def _check_mirrors(self) -> None:
+        """What openembedded-core checks for a handler that is called OEEquivHash."""
+        if self._upstreamless and self.server.startswith("unix://"):
+            self._upstreamless = False
+            bb.warn(
+                f"SSTATE_MIRRORS is set, but the hash equivalence server {self.server} is a local one without "
+                "BB_HASHSERVE_UPSTREAM, and does not know the unihashes of what the mirror holds. Set BB_HASHSERVE to "
+                "the server that belongs to the mirror, or BB_HASHSERVE_UPSTREAM."
+            )
+
+
+class SignatureGeneratorOEEquivHashShardhash(
+    oe.sstatesig.SignatureGeneratorOEEquivHash,  # type: ignore[misc]  # nor has openembedded-core
+    ShardhashMixIn,
+):
+    """OEEquivHash, asked for by BB_SIGNATURE_HANDLER = "OEEquivHashShardhash"."""
+
+    name = "OEEquivHashShardhash"
+
+
+# BitBake finds handlers among the names of this module.
+bb.siggen.SignatureGeneratorOEEquivHashShardhash = SignatureGeneratorOEEquivHashShardhash
+
+
+def _find_runqueue() -> Any:
+    """The RunQueueData whose method called set_setscene_tasks; None if it was another."""
+    frame = sys._getframe(2)  # noqa: SLF001  # there is no other way to it without a patch
+    owner = frame.f_locals.get("self")
+    return owner if hasattr(owner, "runtaskentries") and hasattr(owner, "dataCaches") else None
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = float(text or TIMEOUT)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 3600:
+        bb.fatal(f"SHARDHASH_TIMEOUT is {text!r}; it is a number of seconds, such as 5")
+    return seconds

@@ -1,0 +1,161 @@
+"""Optimistic hashing: all hashes of a build with a handful of questions instead of one a wave. Pure.
+
+A task's hash depends on the unihashes of its dependencies, which only the server knows; so BitBake asks wave by wave.
+Here each unihash that is not known is guessed, all hashes are computed on the guesses, and everything that came up is
+asked at once. Where an answer differs from its guess the dependents are computed again, which brings new questions. It
+ends because the graph has no circle. Nothing that is computed here reaches BitBake: it gets the answers only, and a
+wrong guess, or a formula that BitBake changes one day, costs a question.
+
+The guess, from the best to the last:
+
+1. The server does not know a task's hash, and the task used to have another unihash: nobody has built this yet. So
+   nobody has built what depends on it either, and the guess for that is its own hash.
+2. The unihash that the task had in an earlier build, as long as answers mostly agree with such guesses.
+3. The task's own hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+Question = tuple[str, str]
+"""Method and taskhash."""
+Answers = dict[Question, "str | None"]
+Ask = Callable[[list[Question]], Sequence["str | None"]]
+
+ROUND_LIMIT = 24
+QUESTION_FACTOR = 4
+QUESTION_FLOOR = 1000
+"""Most rounds, and most questions in all: so many times those of the first round, and this many in any case."""
+
+
+class Task(NamedTuple):
+    """What the hash of a task is made of, and what is known of its unihash without asking."""
+
+    head: str
+    """What the hashed text begins with, before the unihashes of the dependencies."""
+    dependencies: Sequence[int]
+    """Places of the dependencies in the list of tasks, in the order in which they are hashed; all of them before it."""
+    tail: str
+    """What the text ends with."""
+    method: str | None
+    """The method to ask by; None if BitBake does not ask for this task."""
+    locked: str | None = None
+    """The hash that the task is locked to, which its dependents see."""
+    known: Sequence[tuple[str, str]] = ()
+    """(taskhash, unihash) that hold without asking, if the hash is this taskhash."""
+    always: tuple[str, str] | None = None
+    """The same, for a task for which BitBake does not ask as well."""
+    previous: str | None = None
+    """The unihash that it had in an earlier build."""
+
+
+class Outcome(NamedTuple):
+    """How a prefetch went."""
+
+    rounds: int
+    questions: int
+    complete: bool
+    """Whether every question was asked; else a limit ended it."""
+
+
+class Optimist:
+    """Computes all hashes of `tasks` and keeps what was answered in `answers`."""
+
+    def __init__(self, tasks: Sequence[Task], answers: Answers) -> None:
+        count = len(tasks)
+        self._tasks = tasks
+        self._answers = answers
+        self._hashes = [""] * count
+        self._unihashes = [""] * count
+        self._fresh = bytearray(count)
+        """Whether a task, or one that it depends on, has a hash that nobody has built."""
+        self._stale = bytearray(b"\1") * count
+        self._dependents: list[list[int]] = [[] for _ in tasks]
+        for place, task in enumerate(tasks):
+            for dependency in task.dependencies:
+                self._dependents[dependency].append(place)
+        self._trust = 0
+        """How many more answers were a previous unihash than were not."""
+
+    def run(self, ask: Ask, rounds: int = ROUND_LIMIT) -> Outcome:
+        """Ask until nothing is left to ask, or a limit is reached. What `ask` raises goes on; answers stay."""
+        total = limit = 0
+        for number in range(rounds):
+            asked = self._settle()
+            questions = list(dict.fromkeys(question for _, question in asked))
+            if not questions:
+                return Outcome(number, total, complete=True)
+            limit = limit or max(QUESTION_FACTOR * len(questions), QUESTION_FLOOR)
+            if total + len(questions) > limit:
+                return Outcome(number, total, complete=False)
+            total += len(questions)
+            self._answers.update(zip(questions, ask(questions)))
+            self._judge(asked)
+        return Outcome(rounds, total, complete=not self._settle())
+
+    def unihashes(self) -> list[str]:
+        """The unihash of each task, guessed where it is not known."""
+        return list(self._unihashes)
+
+    def hashes(self) -> list[str]:
+        """The taskhash of each task, on these unihashes."""
+        return list(self._hashes)
+
+    def _settle(self) -> list[tuple[int, Question]]:
+        """Compute what is stale, dependencies first; the tasks with a question that has no answer, and it."""
+        asked: list[tuple[int, Question]] = []
+        stale = self._stale
+        place = stale.find(1)
+        while place >= 0:
+            stale[place] = 0
+            question = self._compute(place)
+            if question is not None:
+                asked.append((place, question))
+            place = stale.find(1, place + 1)
+        return asked
+
+    def _compute(self, place: int) -> Question | None:
+        """Compute one task, about 2 us; the question that it raises, if that has no answer yet."""
+        task, unihashes = self._tasks[place], self._unihashes
+        text = task.head + "".join([unihashes[dependency] for dependency in task.dependencies]) + task.tail
+        taskhash = hashlib.sha256(text.encode()).hexdigest()
+        inherited = any(self._fresh[dependency] for dependency in task.dependencies)
+        unihash, fresh, question = self._find(task, taskhash, inherited)
+        self._hashes[place] = taskhash
+        self._fresh[place] = fresh and task.locked is None
+        unihash = unihash if task.locked is None else task.locked
+        if unihash != unihashes[place]:
+            unihashes[place] = unihash
+            for dependent in self._dependents[place]:
+                self._stale[dependent] = 1
+        return question
+
+    def _find(self, task: Task, taskhash: str, inherited: bool) -> tuple[str, bool, Question | None]:
+        """The unihash of a task that has this hash, whether nobody has built it, and the open question."""
+        if task.always is not None and task.always[0] == taskhash:
+            return task.always[1], False, None
+        if task.method is None:
+            return taskhash, inherited, None
+        for known, unihash in task.known:
+            if known == taskhash:
+                return unihash, False, None
+        question = (task.method, taskhash)
+        changed = task.previous is not None and task.previous != taskhash
+        if question in self._answers:
+            answer = self._answers[question]
+            return answer or taskhash, answer is None and (inherited or changed), None
+        if task.previous is not None and self._trust >= 0 and not inherited:
+            return task.previous, False, question
+        return taskhash, inherited, question
+
+    def _judge(self, asked: Sequence[tuple[int, Question]]) -> None:
+        """Mark what answers overturned, and learn how good previous unihashes are as guesses."""
+        for place, question in asked:
+            answer = self._answers[question]
+            previous = self._tasks[place].previous
+            if previous is not None and previous != question[1]:
+                self._trust += 1 if answer == previous else -1
+            self._stale[place] = 1

@@ -1,0 +1,78 @@
+"""A server whose answers a function gives, in a thread: native batches or streams, and an end in the middle."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+from tests.layer.builds import Answer
+
+
+class FunctionServer:
+    """Listens on `address` while in its context. `lives` is the number of answers after which it is gone for good."""
+
+    def __init__(self, answer: Answer, *, native: bool = True, lives: int | None = None) -> None:
+        self._answer = answer
+        self._native = native
+        self._lives = lives
+        self.batches: list[int] = []
+        """Questions in each native batch."""
+
+    def __enter__(self) -> Self:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        host, port = self._socket.getsockname()
+        self.address = f"{host}:{port}"
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it ended by itself
+        self._thread.join()
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, connection.makefile(encoding="utf-8", newline="\n") as lines:
+                try:
+                    for line in lines:
+                        answer = self._answer_line(line[:-1])
+                        if answer is not None:
+                            connection.sendall(answer.encode() + b"\n")
+                except (ConnectionError, EOFError):
+                    pass
+            if self._lives is not None and self._lives <= 0:
+                self._socket.close()
+                return
+
+    def _answer_line(self, line: str) -> str | None:
+        if line.startswith(("OEHASHEQUIV", "needs-headers")):
+            return None
+        if not line:
+            return "shardhash-batch: 1\n" if self._native else ""
+        if line == "END":
+            return "ok"
+        if "stream" in line:
+            return '"ok"'
+        if self._lives is not None:
+            self._lives -= 1
+            if self._lives < 0:
+                raise EOFError
+        if not line.startswith("{"):
+            method, taskhash = line.split()
+            return self._answer(method, taskhash) or ""
+        batch = json.loads(line)["get-batch"]
+        self.batches.append(len(batch["taskhashes"]))
+        return json.dumps({"unihashes": [self._answer(batch["method"], taskhash) for taskhash in batch["taskhashes"]]})

@@ -1,0 +1,1 @@
+"""Empty: BitBake imports it by this name."""
