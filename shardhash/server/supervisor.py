@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import orjson
-from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, UnixConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, ClientWSTimeout, UnixConnector
 
 from shardhash.errors import ConfigError
 from shardhash.link import messages
@@ -28,6 +28,8 @@ WATCH_PAUSE = 60.0
 """Seconds between log lines about a worker that does not end though it was killed."""
 LOOK_PAUSE = 0.02
 """Seconds between looks at a killed worker whose end nobody is told of."""
+CLOSE_LIMIT = ClientWSTimeout(ws_close=0.5)
+"""How long a worker may take to confirm that its link ends."""
 START_PAUSE = 1.0
 """Seconds before it is tried again to start a process for which there was no room."""
 
@@ -176,6 +178,8 @@ class Supervisor:
                 connecting.cancel()
                 ended.cancel()
                 await asyncio.wait([connecting, ended])
+                if not connecting.cancelled() and connecting.exception() is None:
+                    await connecting.result().close()  # a link that ended by an error is open still
         return "dropped its link"
 
 
@@ -204,5 +208,5 @@ async def log_lines(shard: int, lines: asyncio.StreamReader) -> None:
 async def _connect(session: ClientSession, heartbeat: float) -> ClientWebSocketResponse:
     """The link's WebSocket; waits for as long as the shard recovers."""
     return await session.ws_connect(
-        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=messages.MAX_MESSAGE
+        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=messages.MAX_MESSAGE, timeout=CLOSE_LIMIT
     )
