@@ -20,6 +20,7 @@ import pytest
 from shardhash.link.worker_link import WorkerLink
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.stores.sharded.answers import Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports
@@ -185,7 +186,7 @@ def test_a_batch_of_reports_is_read_without_a_call_a_field() -> None:
 async def test_reports_of_a_tick_share_a_round_and_cost_no_task_each() -> None:
     """Five hundred reports of new outhashes to one worker, which is played here; from request to answers."""
     link = WorkerLink(0, 30.0)
-    reports = Reports([link], Clock())
+    reports = Reports([link], Clock(), Answers(0).written)
     some = [Report("m", f"{n:064x}", f"{n + 1000:064x}", f"{n:064x}") for n in range(500)]
     with Calls() as calls:
         stored = reports.report(some)

@@ -341,6 +341,11 @@ def size(text: str) -> int:
     return value
 
 
+def size_or_none(text: str) -> int:
+    """A `size`, or 0."""
+    return 0 if text == "0" else size(text)
+
+
 def moment(text: str) -> int:
     """A point in time, ISO 8601, UTC unless it says otherwise; microseconds since 1970 UTC."""
     try:

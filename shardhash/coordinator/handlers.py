@@ -99,6 +99,13 @@ class Handlers:
             self._counters.looked_up(await self._store.lookup(asked.method, asked.digests), caller.build)
         )
 
+    def frame_at_hand(self, caller: Caller, asked: batch.Batch) -> bytes | None:
+        """The frame that answers a lookup batch, if all is at hand and the caller may ask; None: `answer_frame`."""
+        if asked.op != batch.GET or not caller.identity.may(m.COMMANDS["get-batch"].needs):
+            return None
+        found = self._store.find(asked.method, asked.digests)
+        return None if found is None else batch.encode_found(self._counters.looked_up(found, caller.build))
+
     # ------------------------------------------------------------------------------------------------ hashes
 
     async def _ping(self, _caller: Caller, _request: m.Ping) -> Any:

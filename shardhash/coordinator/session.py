@@ -27,6 +27,7 @@ from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.messages import Command, ExistsBatch, GetBatch, ReportBatch
+from shardhash.wire.streams import LookupBlock
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
 BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
 """Messages that hold many hashes or reports."""
+MOST_AT_HAND = 16 * 1024
+"""Bytes of stream lines that are looked for at hand: a wave of a build, not a block of thousands."""
 _KIB = 1024
 
 
@@ -80,6 +83,50 @@ class Session:
         self._told_in_words = False
         """Whether the client asked for the server's headers. Stock clients of builds do not."""
         self._weight = 0
+        self._idle = False
+        """Whether `run` waits for events."""
+        self._parsed: tuple[bytes, LookupBlock] | None = None
+        """What `answer_at_hand` could not answer, parsed."""
+
+    def answer_at_hand(self, events: list[Event]) -> bytes | None:
+        """The answer to these events, stream lines or one frame, if nothing waits before them and all is at hand.
+
+        Otherwise None, and they are to be fed. Most waves of a build that others went before end here: no task is
+        woken and no worker is asked.
+        """
+        if not self._idle or self._events or self._ending or len(events) != 1:
+            return None
+        event = events[0]
+        started = perf_counter()
+        if type(event) is StreamLines and event.command.name == "get-stream":
+            answer = self._lines_at_hand(event)
+            if answer is not None:
+                self._count_lines("get-stream", event.text.count(b"\n"), perf_counter() - started)
+            return answer
+        if type(event) is BatchAsked:
+            answer = self._handlers.frame_at_hand(self._caller, event.batch)
+            if answer is not None:
+                self._count(event, OK, perf_counter() - started)
+            return answer
+        return None
+
+    def _lines_at_hand(self, event: StreamLines) -> bytes | None:
+        if len(event.text) > MOST_AT_HAND or not self._caller.identity.may(event.command.needs):
+            return None
+        try:
+            block = streams.parse_get_lines(event.text)
+        except ProtocolError:  # `run` tells it
+            return None
+        self._parsed = (event.text, block)
+        group = block.groups[0]
+        if len(block.groups) > 1 or not isinstance(group.hashes, bytes):
+            return None
+        found = self._store.find(group.method, group.hashes)
+        return (
+            None
+            if found is None
+            else streams.encode_found_lines(self._counters.looked_up(block.join([found]), self._caller.build))
+        )
 
     @property
     def caller(self) -> Caller:
@@ -135,15 +182,22 @@ class Session:
         except Exception:
             log.exception("%s: closed by an internal error; this is a bug", self._peer)
         finally:
+            self._idle = False
             self._record_marks()
             self._events.clear()  # the collector may be a long time in coming
 
     async def _next_ready(self) -> bool:
         while not self._events:
-            if self._input_ended or self._stopping or self._revoked:
+            if self._ending:
                 return False
+            self._idle = True
             await self._wakeup.wait()
+            self._idle = False
         return True
+
+    @property
+    def _ending(self) -> bool:
+        return self._input_ended or self._stopping or self._revoked
 
     async def _answer(self, event: Event) -> bool:
         """Answer one event; whether to go on."""
@@ -254,7 +308,9 @@ class Session:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
         self._weight -= _text_weight(text)
-        seconds = perf_counter() - started
+        self._count_lines(stream, count, perf_counter() - started)
+
+    def _count_lines(self, stream: str, count: int, seconds: float) -> None:
         self._stats.add(seconds / count, count)
         self._counters.answered_lines(stream, count, seconds)
 
@@ -272,7 +328,7 @@ class Session:
         """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
         try:
             if stream == "get-stream":
-                found = await lookup_block(self._store, streams.parse_get_lines(text))
+                found = await lookup_block(self._store, self._parse_get_lines(text))
                 return streams.encode_found_lines(self._counters.looked_up(found, self._caller.build))
             if stream == "exists-stream":
                 block = streams.parse_exists_lines(text)
@@ -285,6 +341,10 @@ class Session:
         except (InvokeError, ServerFaultError) as error:
             # A client takes every line here for a hash: nothing can be said in-band.
             raise ProtocolError(f"in {stream}: {error}") from None
+
+    def _parse_get_lines(self, text: bytes) -> LookupBlock:
+        parsed, self._parsed = self._parsed, None
+        return parsed[1] if parsed is not None and parsed[0] is text else streams.parse_get_lines(text)
 
     def _record_marks(self) -> None:
         """One line of the audit trail for a gc-mark-stream, which has a line for each hash of a cache."""

@@ -69,7 +69,7 @@ async def serve(
         starting.result()
         tls = None if settings.tls is None else ServerTls(settings.tls)
         await asyncio.to_thread(recovered)
-        router = Router(links)
+        router = Router(links, settings.answer_cache)
         running.push_async_callback(router.close)
         services = await _services(settings, router, running)
         site = Site(services, settings.browsers, settings.data)

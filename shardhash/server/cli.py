@@ -149,6 +149,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         keep_snapshots=given.keep_snapshots,
         limits=Limits(message=given.max_message),
         shard_timeout=given.shard_timeout,
+        answer_cache=given.answer_cache,
         upstream=_upstream(given),
         admin_user=given.admin_user,
         admin_password=_admin_password(given),

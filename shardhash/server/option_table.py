@@ -16,6 +16,7 @@ from shardhash.coordinator import permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.errors import ConfigError
 from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
+from shardhash.stores.sharded.answers import ANSWER_CACHE
 from shardhash.wire.address import parse_address, parse_bind
 from shardhash.wire.connection import Limits
 
@@ -217,6 +218,14 @@ _DATA = (
         convert=options.seconds,
         default=30.0,
         help="how long a worker may take to answer before its request fails",
+    ),
+    option(
+        "--answer-cache",
+        "SHARDHASH_ANSWER_CACHE",
+        metavar="SIZE",
+        convert=options.size_or_none,
+        default=ANSWER_CACHE,
+        help="memory for answers to small lookups, so that workers need not be asked again, 0 for none",
     ),
     option(
         "--snapshot-bytes",

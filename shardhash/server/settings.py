@@ -11,6 +11,7 @@ from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError
 from shardhash.link import worker_options
 from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.stores.sharded.answers import ANSWER_CACHE
 from shardhash.wire.address import Address
 from shardhash.wire.connection import Limits
 from shardhash.wire.messages import DB_ADMIN, REPORT
@@ -36,6 +37,8 @@ class Settings:
     keep_snapshots: int = worker_options.KEEP_SNAPSHOTS
     limits: Limits = field(default_factory=Limits)
     shard_timeout: float = 30.0
+    answer_cache: int = ANSWER_CACHE
+    """Bytes that the coordinator keeps answers in, 0 for none."""
     upstream: UpstreamSettings | None = None
     admin_user: str | None = None
     admin_password: str | None = field(default=None, repr=False)

@@ -77,6 +77,9 @@ class Store(Protocol):
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """The unihash of each taskhash; `digests` is n * 32 bytes, answered in order."""
 
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        """The same without waiting, if all answers are at hand; None if `lookup` is to be asked."""
+
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         """The same for taskhashes of any form: a unihash digest or None for each."""
 

@@ -31,6 +31,9 @@ class DictStore:
         keys = list(split_digests(digests))
         return Found.of(await self.lookup_keys(method, keys))
 
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        return None
+
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         found = [self.model.get(method, to_text(taskhash)) for taskhash in taskhashes]
         return [None if unihash is None else bytes.fromhex(unihash) for unihash in found]

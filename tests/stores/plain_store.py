@@ -23,6 +23,9 @@ class PlainStore:
     async def lookup(self, method: str, digests: Buffer) -> Found:
         return Found.of([None] * (len(digests) // 32))
 
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        return None
+
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         return [None] * len(taskhashes)
 

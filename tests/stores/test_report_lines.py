@@ -8,6 +8,7 @@ import pytest
 
 from shardhash.errors import InternalError
 from shardhash.link import operations as op
+from shardhash.stores.sharded.answers import Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_order import MOST_TOGETHER, Reports
 from shardhash.wire.rows import Report
@@ -50,7 +51,7 @@ def test_moments_are_apart_and_never_go_back() -> None:
 @pytest.mark.parametrize("count", [1, 2])
 async def test_the_oldest_row_gives_its_unihash(count: int) -> None:
     async with running(count) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         assert await in_force(reports, report(1)) == [hash_of(1, 0xAA)]
         assert await in_force(reports, report(2), report(3, first=0xF0)) == [hash_of(1, 0xAA)] * 2
         assert await in_force(reports, report(1, unihash=9)) == [hash_of(1, 0xAA)]
@@ -60,7 +61,7 @@ async def test_the_oldest_row_gives_its_unihash(count: int) -> None:
 
 async def test_reports_of_a_known_outhash_share_a_lock() -> None:
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         many = await asyncio.gather(*(in_force(reports, report(number)) for number in range(1, 101)))
         assert many == [[hash_of(1, 0xAA)]] * 100
         assert asked_by(shards, "lock") <= 2
@@ -71,7 +72,7 @@ async def test_reports_of_a_known_outhash_share_a_lock() -> None:
 
 async def test_a_line_is_cut_so_that_no_worker_is_busy_for_long() -> None:
     async with running(1) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         count = 2 * MOST_TOGETHER + 10
         many = await in_force(reports, *(report(number) for number in range(1, count)))
         assert set(many) == {hash_of(1, 0xAA)}
@@ -83,7 +84,7 @@ async def test_rows_without_a_mapping_are_walked_once() -> None:
     """After a sweep: whoever walked past them tells the index."""
     swept = 3 * op.LATER_PAGE
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         await in_force(reports, *(report(number) for number in range(1, swept)))
         for here in shards:
             await here.link.request(op.Sweep("another mark"))
@@ -103,7 +104,7 @@ async def test_items_without_a_row_are_walked_once() -> None:
     """A removal leaves them where a report has the lock meanwhile."""
     removed = 3 * op.LATER_PAGE
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         await in_force(reports, *(report(number) for number in range(1, removed)))
         for here in shards:
             while not (await here.link.request(op.RemoveMatching("job", {"method": "m"}))).done:
@@ -126,7 +127,7 @@ async def test_items_without_a_row_are_walked_once() -> None:
 async def test_a_row_that_has_a_mapping_again_is_the_oldest_again() -> None:
     """What the index was told of rows without a mapping is forgotten before the report is acknowledged."""
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         await in_force(reports, *(report(number) for number in range(1, 41)))
         for here in shards:
             await here.link.request(op.Sweep("another mark"))
@@ -139,7 +140,7 @@ async def test_a_row_that_has_a_mapping_again_is_the_oldest_again() -> None:
 
 async def test_an_upstream_is_asked_once_for_an_outhash() -> None:
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         asked: list[Report] = []
 
         async def upstream(one: Report) -> bytes | None:
@@ -154,7 +155,7 @@ async def test_an_upstream_is_asked_once_for_an_outhash() -> None:
 
 async def test_a_bug_at_an_upstream_fails_its_report_and_frees_the_lock() -> None:
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
 
         async def upstream(_: Report) -> bytes | None:
             raise ZeroDivisionError
@@ -174,7 +175,7 @@ async def test_a_bug_at_an_upstream_fails_its_report_and_frees_the_lock() -> Non
 
 async def test_a_bug_at_an_upstream_fails_no_other_report_of_its_line() -> None:
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
 
         async def broken(_: Report) -> bytes | None:
             raise InternalError("a bug")
@@ -192,7 +193,7 @@ async def test_a_bug_at_an_upstream_fails_no_other_report_of_its_line() -> None:
 
 async def test_a_report_goes_on_when_its_caller_went_away() -> None:
     async with running(2) as shards:
-        reports = Reports([here.link for here in shards], Clock())
+        reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         gone = reports.report([report(1)])
         gone.cancel()
         assert await in_force(reports, report(2)) == [hash_of(1, 0xAA)]

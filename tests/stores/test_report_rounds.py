@@ -11,6 +11,7 @@ from shardhash.errors import InternalError, StorageError, UnavailableError
 from shardhash.link.messages import FULL_MESSAGE
 from shardhash.link.operations import IndexStep
 from shardhash.link.worker_link import WorkerLink
+from shardhash.stores.sharded.answers import Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.stores.sharded.report_rounds import MOST_STEPS, Rounds
@@ -157,7 +158,7 @@ async def test_a_bug_in_one_step_leaves_no_other_unanswered(caplog: pytest.LogCa
 
 async def test_reports_with_long_details_do_not_share_a_round() -> None:
     link = WorkerLink(0, 30.0)
-    reports = Reports([link], Clock())
+    reports = Reports([link], Clock(), Answers(0).written)
     text = "x" * (FULL_MESSAGE // 100)
     report = Report("m", "t", "o", "1" * 64, *[text] * 5)
     reports.report([report._replace(taskhash=f"{number}", outhash=f"{number}") for number in range(50)])
@@ -170,7 +171,7 @@ async def test_reports_with_long_details_do_not_share_a_round() -> None:
 async def test_reports_to_a_shard_that_is_gone_leave_nothing_behind() -> None:
     """It may be gone for hours, while builders report on."""
     link = WorkerLink(0, 30.0)
-    reports = Reports([link], Clock())
+    reports = Reports([link], Clock(), Answers(0).written)
     link.give_up("it is on fire")
     answers = [reports.report([Report("m", f"{number}", "o", "1" * 64)]) for number in range(20)]
     failures = await asyncio.gather(*answers, return_exceptions=True)

@@ -48,7 +48,16 @@ class LineProtocol(asyncio.Protocol):
         self._track(asyncio.get_running_loop().create_task(self._run()), self._session)
 
     def data_received(self, data: bytes) -> None:
-        self._session.feed(self._connection.receive_data(data))
+        events = self._connection.receive_data(data)
+        answer = (
+            self._session.answer_at_hand(events)
+            if self._writable.is_set() and not self._transport.is_closing()
+            else None
+        )
+        if answer is not None:
+            self._transport.write(answer)
+            return
+        self._session.feed(events)
         if self._session.waiting > self._pipelined and not self._paused:
             self._paused = True
             self._transport.pause_reading()

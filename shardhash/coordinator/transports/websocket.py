@@ -43,7 +43,11 @@ class WebSocketHandler:
                 message = await self._socket.receive()
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     break
-                self._session.feed(self._connection.receive_message(message.data))
+                events = self._connection.receive_message(message.data)
+                if message.type is WSMsgType.BINARY and (frame := self._session.answer_at_hand(events)) is not None:
+                    await self._socket.send_bytes(frame)
+                    continue
+                self._session.feed(events)
                 while self._session.waiting > self._pipelined:
                     self._drain.clear()
                     await self._drain.wait()

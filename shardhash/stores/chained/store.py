@@ -109,6 +109,11 @@ class ChainedStore:
             self._take(method, keys, asked, answer.unihashes(), unihashes)
         return Found.of(unihashes)
 
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        """See Store. What is unknown here may be known upstream."""
+        found = self._local.find(method, digests)
+        return found if found is not None and found.known is None else None
+
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         """See Store."""
         unihashes = await self._local.lookup_keys(method, taskhashes)

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence, Set
+from collections.abc import Callable, Coroutine, Sequence, Set
 from itertools import count
 from typing import Any
 
@@ -68,16 +68,16 @@ MOST_TOGETHER = 200
 class Reports:
     """Carries reports out over the links of all shards."""
 
-    def __init__(self, links: Sequence[WorkerLink], clock: Clock) -> None:
+    def __init__(self, links: Sequence[WorkerLink], clock: Clock, written: Callable[[str, str], None]) -> None:
+        """`written` is told (method, taskhash) of each report that ends, before it is acknowledged."""
         self.links = links
+        self.written = written
         self._clock = clock
         rounds = [Rounds(link) for link in links]
         self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
         self._lines: dict[Outhash, list[_UnderWay]] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
-        for link in links:
-            link.reconnected = self._unskip_all
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
@@ -241,7 +241,7 @@ class Reports:
                 unihash = await first.store(proposed)
         await asyncio.gather(*(report.store(unihash) for report in rest))
 
-    def _unskip_all(self) -> None:
+    def unskip_all(self) -> None:
         """A worker ended, perhaps before it could tell which rows have a mapping again."""
         for link in self.links:
             link.tell(Unskip([]))
@@ -321,6 +321,7 @@ class _UnderWay:
         if answer is None:
             self._reports.join_line(self)
         elif isinstance(answer, str):  # as nearly always; 0.2 us less
+            self._reports.written(self._report.method, self._report.taskhash)
             self._together.finish(self._place, answer)
         else:
             self._finish(answer)
@@ -355,9 +356,11 @@ class _UnderWay:
 
     def failed(self, error: BaseException) -> None:
         """It is not stored."""
+        self._reports.written(self._report.method, self._report.taskhash)
         self._together.fail(error)
 
     def _finish(self, answer: Stored) -> None:
+        self._reports.written(self._report.method, self._report.taskhash)
         self._together.finish(self._place, self._reports.stored(self._report.method, answer))
 
     async def ask_upstream(self) -> str | None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import from_iso
-from shardhash.errors import InvokeError, ServerFaultError
+from shardhash.errors import InternalError, InvokeError, ServerFaultError, ShardhashError
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import CollectionStatus, Health, Otherwise, ShardHealth
+from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import Buffer, Key, to_text
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
 from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
 
 MARKS_AT_ONCE = 2000
@@ -26,6 +29,7 @@ MARKS_AT_ONCE = 2000
 HEALTH_LIMIT = 3.0
 """Seconds within which a shard has to say how it stands."""
 _T = TypeVar("_T")
+log = logging.getLogger(__name__)
 
 
 class Router:
@@ -33,18 +37,32 @@ class Router:
 
     remote = False
 
-    def __init__(self, links: Sequence[WorkerLink]) -> None:
+    def __init__(self, links: Sequence[WorkerLink], answer_cache: int = ANSWER_CACHE) -> None:
+        """`answer_cache`: bytes that answers may take which are kept at hand, 0 for none."""
         self._links = links
         self._clock = Clock()
         self._lookups = Lookups(links)
-        self._reports = Reports(links, self._clock)
+        self._answers = Answers(answer_cache)
+        self._reports = Reports(links, self._clock, self._answers.written)
         self._collection = asyncio.Lock()
+        self._removals = BackgroundTasks()
+        for link in links:
+            link.reconnected = self._worker_replaced
 
     # ------------------------------------------------------------------------------------------- questions
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """See Store."""
-        return await self._lookups.get(method, digests)
+        found = self._answers.find(method, digests)
+        if found is None:
+            asked = self._answers.asked()
+            found = await self._lookups.get(method, digests)
+            self._answers.remember(method, digests, found, asked)
+        return found
+
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        """See Store."""
+        return self._answers.find(method, digests)
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         """See Store."""
@@ -60,7 +78,12 @@ class Router:
 
     async def exists(self, digests: Buffer) -> bytes:
         """See Store."""
-        return await self._lookups.exists(digests)
+        if self._answers.exist(digests):
+            return b"\1" * (len(digests) // DIGEST_SIZE)
+        asked = self._answers.asked()
+        status = await self._lookups.exists(digests)
+        self._answers.remember_existing(digests, status, asked)
+        return status
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """See Store."""
@@ -83,7 +106,10 @@ class Router:
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""
-        answer = await self._reports.link_of(taskhash).request(op.Map(method, taskhash, unihash.hex()))
+        try:
+            answer = await self._reports.link_of(taskhash).request(op.Map(method, taskhash, unihash.hex()))
+        finally:
+            self._answers.written(method, taskhash)
         return bytes.fromhex(self._reports.stored(method, answer))
 
     async def store_row(self, row: Columns) -> None:
@@ -104,12 +130,39 @@ class Router:
 
     async def remove(self, where: Where) -> int:
         """See Store."""
-        return await self._remove_rows(lambda job: op.RemoveMatching(job, dict(where)))
+        return await self._forgetting(self._remove_rows(lambda job: op.RemoveMatching(job, dict(where))))
 
     async def clean_unused(self, max_age_seconds: int) -> int:
         """See Store."""
         before = self._clock() - max_age_seconds * 1_000_000
         return await self._remove_rows(lambda job: op.Clean(job, before))
+
+    async def _forgetting(self, removal: Coroutine[Any, Any, int]) -> int:
+        """The result of a removal of mappings, which runs to its end though its caller may go.
+
+        Until then no answer is at hand: workers go on to remove what they were asked to.
+        """
+        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._removals.start(self._remove(removal, result), "a removal")
+        return await result
+
+    async def _remove(self, removal: Coroutine[Any, Any, int], result: asyncio.Future[int]) -> None:
+        error: Exception | None = None
+        count = 0
+        with self._answers.removing():
+            try:
+                count = await removal
+            except ShardhashError as refusal:
+                error = refusal
+            except Exception as bug:
+                log.exception("internal error in a removal; this is a bug")
+                error = InternalError(f"internal error in a removal: {bug!r}; this is a bug, see the log")
+        if result.done():  # the caller went away
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(count)
 
     async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean]) -> int:
         """Remove rows from all shards; how many went.
@@ -169,6 +222,9 @@ class Router:
         Every shard sweeps while the mark is current everywhere, then shard 0 forgets the mark: from there on the
         sweep has happened. Until then it can be asked again, after any crash.
         """
+        return await self._forgetting(self._sweep(mark))
+
+    async def _sweep(self, mark: str) -> int:
         async with self._collection:
             if not mark or await self.get_entry("config", op.GC_MARK) != mark:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
@@ -214,8 +270,13 @@ class Router:
         await self._links[0].request(op.SetEntry(kind, name, value))
 
     async def close(self) -> None:
-        """End the reports that still run; nobody waits for them any more."""
+        """End the reports and removals that still run; nobody waits for them any more."""
+        await self._removals.close()
         await self._reports.close()
+
+    def _worker_replaced(self) -> None:
+        self._answers.forget()
+        self._reports.unskip_all()
 
     async def backfilled(self) -> int:
         """See Store. There is no upstream."""
