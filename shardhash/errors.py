@@ -16,6 +16,10 @@ class ConfigError(ShardhashError):
     """A setting, address or data directory cannot be used as given."""
 
 
+class DamagedShardError(ConfigError):
+    """A shard of the data directory is damaged, so that the server cannot start; the worker's log says where."""
+
+
 class ProtocolError(ShardhashError):
     """The peer broke the wire protocol; the connection closes without an answer."""
 

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT = 60.0
@@ -99,3 +102,14 @@ def _environment() -> dict[str, str]:
     """The environment without settings of servers and credentials, and with the package of this checkout."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def wait_for_line(log: pytest.CaptureFixture[str], *words: str) -> str:
+    """What is written to standard error, by servers too, until a line has one of these words."""
+    seen = ""
+    until = time.monotonic() + START_LIMIT
+    while not any(word in seen for word in words):
+        assert time.monotonic() < until, f"nobody said {words}, but:\n{seen}"
+        time.sleep(0.01)
+        seen += log.readouterr().err
+    return seen

@@ -61,6 +61,7 @@ class Fields(TypedDict, total=False):
     words: bool
     empty: bool
     secret: bool
+    reloadable: bool
     in_file: bool
 
 
@@ -87,6 +88,8 @@ class Option:
     """An empty text is a value, also in a variable."""
     secret: bool = False
     """Its value is never shown."""
+    reloadable: bool = False
+    """A running server takes over another value (server/reload.py)."""
     in_file: bool = True
     """It may stand in a file."""
 

@@ -18,10 +18,9 @@ from aiohttp import web
 
 from shardhash.base.sockets import keep_alive
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.entrance import Entrance
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
-from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
 from shardhash.coordinator.tls import ServerTls, name_in_certificate
 from shardhash.coordinator.transports.line import LineProtocol
@@ -72,25 +71,29 @@ class Listeners:
         self._runners: list[web.AppRunner] = []
         self._sites: list[web.SockSite] = []
         self._unix: list[tuple[Path, int]] = []
+        self._entrances: list[Entrance] = []
         self._sessions: dict[asyncio.Task[None], Session] = {}
 
-    async def open(self, bind: Bind) -> Address:
-        """Listen on an address; the address with its real port. Raises ConfigError when it cannot."""
-        address = bind.address
-        sockets = await self._bind(address)
+    async def open(self, bind: Bind, passed: Sequence[socket.socket] = ()) -> Address:
+        """Listen on an address; the address with its real port. Raises ConfigError when it cannot.
+
+        `passed`: sockets that are bound to it already, if there are any.
+        """
+        address, entrance = bind.address, self._entrance(bind)
+        sockets = passed or await self._bind(address)
         if address.kind in ("ws", "wss"):
-            await self._serve_http(sockets, self._websocket_handler(bind), self._context(bind))
+            await self._serve_http(sockets, self._websocket_handler(entrance), self._context(bind))
         else:
-            await self._serve_lines(bind, sockets)
+            await self._serve_lines(entrance, sockets)
         return _real_address(address, sockets)
 
-    async def open_http(self, bind: Bind) -> Address:
+    async def open_http(self, bind: Bind, passed: Sequence[socket.socket] = ()) -> Address:
         """Answer plain HTTP, and no WebSockets, on an address of kind tcp; as `open`."""
-        sockets = await self._bind(bind.address)
+        sockets, entrance = passed or await self._bind(bind.address), self._entrance(bind)
         own = own_names(bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            response = await self._plain(request, bind, own)
+            response = await self._plain(request, entrance.bind, own)
             return response or web.Response(status=404, text="There is nothing here. Metrics are at /metrics.\n")
 
         await self._serve_http(sockets, handle)
@@ -103,6 +106,26 @@ class Listeners:
             return await _bind_tcp(address)
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+
+    def set_rules(self, binds: Sequence[Bind], limits: Limits) -> list[str]:
+        """Take over rules of the open addresses at once, and limits for connections to come.
+
+        Gives a text for each address that is open and not among `binds`, or the other way around.
+        """
+        self._limits = limits
+        texts, unnamed = [], list(self._entrances)
+        for bind in binds:
+            entrance = next((one for one in unnamed if one.bind.address == bind.address), None)
+            if entrance is None:
+                texts.append(f"{bind.address} is not listened on")
+            else:
+                unnamed.remove(entrance)
+                entrance.set_rules(bind)
+        return texts + [f"{entrance.bind.address} is still listened on" for entrance in unnamed]
+
+    def _entrance(self, bind: Bind) -> Entrance:
+        self._entrances.append(Entrance(bind))
+        return self._entrances[-1]
 
     async def close(self) -> None:
         """Accept no more, let the sessions finish what is under way, close them, unlink the unix sockets."""
@@ -126,17 +149,17 @@ class Listeners:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def _opener(self, bind: Bind) -> Callable[[Output, str, asyncio.BaseTransport | None], Session]:
+    def _opener(self, entrance: Entrance) -> Callable[[Output, str, asyncio.BaseTransport | None], Session]:
         def open_session(output: Output, peer: str, transport: asyncio.BaseTransport | None) -> Session:
-            caller = Caller(Identity(None, bind.anon_perms), bind.read_only)
-            if transport is not None and bind.address.encrypted:
+            caller = entrance.caller()
+            if transport is not None and entrance.bind.address.encrypted:
                 caller.certified = name_in_certificate(transport.get_extra_info("peercert"))
             return Session(self._services, caller, output, peer)
 
         return open_session
 
-    def _connection(self, bind: Bind, *, lines: bool) -> ServerConnection:
-        commands = READ_ONLY_COMMANDS if bind.read_only else COMMANDS
+    def _connection(self, entrance: Entrance, *, lines: bool) -> ServerConnection:
+        commands = READ_ONLY_COMMANDS if entrance.bind.read_only else COMMANDS
         return ServerConnection(commands, self._limits, lines=lines)
 
     def _tracker(self, bind: Bind) -> Callable[[asyncio.Task[None], Session], None]:
@@ -156,17 +179,17 @@ class Listeners:
 
         return track
 
-    async def _serve_lines(self, bind: Bind, sockets: Sequence[socket.socket]) -> None:
+    async def _serve_lines(self, entrance: Entrance, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        opener, track = self._opener(bind), self._tracker(bind)
+        opener, track = self._opener(entrance), self._tracker(entrance.bind)
 
         def factory() -> LineProtocol:
-            connection = self._connection(bind, lines=True)
+            connection = self._connection(entrance, lines=True)
             return LineProtocol(connection, opener, track, self._limits.pipelined)
 
         for raw in sockets:
             make = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await make(factory, sock=raw, backlog=BACKLOG, ssl=self._context(bind)))
+            self._servers.append(await make(factory, sock=raw, backlog=BACKLOG, ssl=self._context(entrance.bind)))
 
     def _context(self, bind: Bind) -> ssl.SSLContext | None:
         if not bind.address.encrypted:
@@ -175,15 +198,15 @@ class Listeners:
             raise ConfigError(f"cannot listen on {bind.address} without a certificate")
         return self._tls.context
 
-    def _websocket_handler(self, bind: Bind) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        opener, track, own = self._opener(bind), self._tracker(bind), own_names(bind)
+    def _websocket_handler(self, entrance: Entrance) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        opener, track, own = self._opener(entrance), self._tracker(entrance.bind), own_names(entrance.bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 told = web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
-                return await self._plain(request, bind, own) or told
+                return await self._plain(request, entrance.bind, own) or told
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
             if refusal := refusal_of_origin(origin, host, self._browsers, own):
                 log.warning("%s: refused: %s", request.remote or "unknown", refusal)
@@ -191,7 +214,7 @@ class Listeners:
             if request.transport is not None:
                 keep_alive(request.transport.get_extra_info("socket"))
             await response.prepare(request)
-            transport = WebSocketHandler(response, self._connection(bind, lines=False), self._limits.pipelined)
+            transport = WebSocketHandler(response, self._connection(entrance, lines=False), self._limits.pipelined)
             session = opener(transport, request.remote or "unknown", request.transport)
             task = asyncio.current_task()
             assert task is not None

@@ -38,8 +38,9 @@ class ServerTls:
         """For listeners."""
         self.context.sni_callback = self._hand_on
 
-    def reload(self) -> None:
-        """Load the files again; what cannot be used is logged, and changes nothing."""
+    def reload(self, files: TlsFiles | None = None) -> None:
+        """Load the files again, or others; what cannot be used is logged, and changes nothing."""
+        self._files = files or self._files
         self._seen = _stamps(self._files)
         try:
             self._current = _load(self._files)

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from shardhash import __version__
@@ -24,12 +25,16 @@ from shardhash.errors import ShardhashError
 from shardhash.http.site import Site
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.control import control_socket
+from shardhash.server.reload import Reload
+from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
+from shardhash.server.watchdog import keep_fed
 from shardhash.server.worker_processes import WorkerProcess
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.sharded.router import Router
+from shardhash.wire.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +44,14 @@ async def serve(
     processes: Sequence[WorkerProcess],
     start: Callable[[int], WorkerProcess],
     stop_signals: Sequence[signal.Signals],
+    reload: Reload,
+    manager: ServiceManager,
     recovered: Callable[[], None],
 ) -> None:
     """Serve until one of these signals. `processes` run already, one a shard; `start` makes another.
 
-    `recovered` is called, beside the event loop, once every shard has recovered, and before the first client.
+    `recovered` is called, beside the event loop, once every shard has recovered, and before the first client. `manager`
+    is told how it goes.
 
     Raises ConfigError when a shard or an address cannot be had.
     """
@@ -53,16 +61,25 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in stop_signals:
         loop.add_signal_handler(number, stop.set)
-    wanted = asyncio.Event()
+    wanted, hangup = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, wanted.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
-    supervisor = Supervisor(links, processes, start, durable=settings.data is not None, limit=settings.shard_timeout)
+    supervisor = Supervisor(
+        links,
+        processes,
+        start,
+        durable=settings.data is not None,
+        limit=settings.shard_timeout,
+        tell=manager.tell_progress,
+    )
     starting = asyncio.create_task(supervisor.start())
     stopping = asyncio.create_task(stop.wait())
     async with AsyncExitStack() as running:
         running.push_async_callback(supervisor.stop)
         running.callback(starting.cancel)
         running.callback(stopping.cancel)
+        running.callback(asyncio.create_task(manager.ask_for_time()).cancel)
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             return
@@ -78,18 +95,57 @@ async def serve(
         await running.enter_async_context(control_socket(settings.data, router))
         site.start()
         running.callback(site.close)
-        for bind in settings.binds:
-            _announce(str(await listeners.open(bind)), bind)
-        if settings.http is not None:
-            _announce(f"http://{await listeners.open_http(settings.http)}", settings.http)
+        addresses = await _listen(listeners, settings, manager)
         if tls is not None:
-            loop.add_signal_handler(signal.SIGHUP, tls.reload)
             running.callback(asyncio.create_task(tls.watch()).cancel)
+        reload.add(partial(_take_over, listeners, tls))
+        serving = f"serving at {', '.join(map(str, addresses))}; {settings.workers} workers"
+        running.callback(asyncio.create_task(_reload_settings(reload, hangup, manager, serving)).cancel)
+        running.callback(asyncio.create_task(keep_fed(manager, addresses[0])).cancel)
         running.callback(asyncio.create_task(_write_snapshots(router, wanted)).cancel)
         running.callback(asyncio.create_task(give_back()).cancel)
         gc.freeze()
+        manager.tell_ready(serving)
         await stop.wait()
+        manager.tell(STOPPING="1", STATUS="stopping")
         log.info("stopping")
+
+
+async def _listen(listeners: Listeners, settings: Settings, manager: ServiceManager) -> list[Address]:
+    """Open every address, or take the socket that was passed for it; the addresses with their real ports."""
+    addresses = []
+    for bind in settings.binds:
+        addresses.append(await listeners.open(bind, manager.sockets.take(bind.address)))
+        _announce(str(addresses[-1]), bind)
+    if settings.http is not None:
+        address = await listeners.open_http(settings.http, manager.sockets.take(settings.http.address))
+        _announce(f"http://{address}", settings.http)
+    for place in manager.sockets.close():
+        log.warning("a socket at %s was passed, but no address is like that; add --bind %s, or drop it", place, place)
+    return addresses
+
+
+def _take_over(listeners: Listeners, tls: ServerTls | None, settings: Settings) -> list[str]:
+    """Take over settings that were read again; a text for each that takes a new start."""
+    logging.getLogger().setLevel(settings.log_level)
+    if tls is not None:
+        tls.reload(settings.tls)
+    binds = [*settings.binds, *([settings.http] if settings.http is not None else [])]
+    texts = listeners.set_rules(binds, settings.limits)
+    if (tls is None) != (settings.tls is None):
+        texts.append(f"TLS stays {'off' if tls is None else 'on'}")
+    return texts
+
+
+async def _reload_settings(reload: Reload, hangup: asyncio.Event, manager: ServiceManager, serving: str) -> None:
+    """Read the settings again at each SIGHUP."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        manager.tell_reloading()
+        if (told := await asyncio.to_thread(reload.read)) is not None:
+            reload.apply(told)
+        manager.tell_ready(serving)
 
 
 def _announce(address: str, bind: Bind) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from shardhash.base import options
@@ -17,7 +16,7 @@ from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
 from shardhash.server.option_table import DEFAULT_FILE, SECRETS, TABLE, parse_http, parse_rules, workers_of_this_machine
 from shardhash.server.reference_database import check_database, describe_database
-from shardhash.server.settings import Settings
+from shardhash.server.settings import Configuration, Settings
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
@@ -36,7 +35,8 @@ OTHER_VARIABLES = (
 DESCRIPTION = """\
 Serve hash equivalence to BitBake builds: a coordinator that clients connect to, and worker processes that each keep
 a part of the hashes. It prints `listening on ADDRESS` for each address once it answers there, logs to standard error,
-and stops in order on SIGTERM, SIGINT and SIGQUIT. SIGHUP has TLS certificates loaded again.
+and stops in order on SIGTERM, SIGINT and SIGQUIT. On SIGHUP it reads the file of settings and TLS certificates again,
+takes over the log level, the limits of messages and the rules of addresses, and says what needs a new start.
 
 Each option can also be given by the variables in [ ] behind it, or by a line of a TOML file (--config); the flag wins,
 then the first variable that is set, then the file. `shardhash config` shows what is in force, and who says so.
@@ -62,27 +62,27 @@ examples:
         encrypted by the server itself; certificates are loaded again when the files change
   shardhash serve --bind :8686 --upstream wss://hash.example.com/ws
         answer from here, and from there what is not known here
+
+exit status:
+  0 stopped in order, 1 it could not start or go on, 2 settings are wrong, 3 the data directory is damaged: see
+  `shardhash verify`. A service manager that sets NOTIFY_SOCKET, WATCHDOG_USEC or LISTEN_FDS, as systemd does, is told
+  when the server is ready, and sockets that it passes are used for the addresses of --bind.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """All that a server was told: the value of each option by its name, and the settings made of them."""
-
-    values: Mapping[str, Value]
-    settings: Settings
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash serve`; its exit status."""
     hide_secrets(arguments)
-    settings = read_settings(arguments, os.environ)
+    known = server_options("serve", DESCRIPTION, EXAMPLES)
+    flags, environment = known.flags(arguments), dict(os.environ)
+    told = _read(known, flags, environment)
     for secret in SECRETS:
         for variable in secret.variables:
             os.environ.pop(variable, None)  # it is no business of the workers
+    from shardhash.server.reload import Reload
     from shardhash.server.start import run  # takes a quarter of a second, which --help need not
 
-    return run(settings)
+    return run(told.settings, Reload(told, known.all(), lambda: read_configuration(known, flags, environment)))
 
 
 def hide_secrets(arguments: Sequence[str]) -> None:
@@ -94,9 +94,12 @@ def hide_secrets(arguments: Sequence[str]) -> None:
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """The settings of a server. Ends the process, status 2, with a hint when they are wrong."""
     known = server_options("serve", DESCRIPTION, EXAMPLES)
-    flags = known.flags(arguments)
+    return _read(known, known.flags(arguments), environment).settings
+
+
+def _read(known: Options, flags: argparse.Namespace, environment: Mapping[str, str]) -> Configuration:
     try:
-        return read_configuration(known, flags, environment).settings
+        return read_configuration(known, flags, environment)
     except ConfigError as error:
         known.parser.error(str(error))
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from shardhash.base.options import DEFAULT, DESCRIBE, Option, Options, Value
 from shardhash.errors import ConfigError
-from shardhash.server.cli import Configuration, hide_secrets, read_configuration, server_options
+from shardhash.server.cli import hide_secrets, read_configuration, server_options
+from shardhash.server.settings import Configuration
 
 HIDDEN = "***"
 """What stands for a secret."""

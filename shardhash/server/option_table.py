@@ -1,6 +1,7 @@
 """The settings of a server: one table, from which flags, variables, keys of a file, help and completion follow.
 
 To add one, add a line to the table, a field to `Settings`, and use it in `settings_of` (server/cli.py).
+One that a running server can take over is marked `reloadable`, and something must apply it (server/reload.py).
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ _LISTENING = (
         default=[DEFAULT_BIND],
         repeatable=True,
         short="-b",
+        reloadable=True,
         help="listen here; may be given several times, in a variable parted by spaces",
     ),
     switch(
@@ -92,6 +94,7 @@ _LISTENING = (
         "SHARDHASH_READ_ONLY",
         "HASHSERVER_READ_ONLY",
         short="-r",
+        reloadable=True,
         help="nothing can be stored, by any address",
     ),
     option(
@@ -99,6 +102,7 @@ _LISTENING = (
         "SHARDHASH_HTTP",
         metavar="[HOST:]PORT[,RULE]",
         convert=_checked_http,
+        reloadable=True,
         help="answer browsers and Prometheus here, too (/metrics, /readyz), on this machine unless HOST says otherwise;"
         " addresses ws:// answer them anyway. Try 127.0.0.1:9464",
     ),
@@ -113,6 +117,7 @@ _LISTENING = (
         metavar="SIZE",
         convert=options.size,
         default=Limits().message,
+        reloadable=True,
         help="largest request of a client",
     ),
     option(
@@ -124,6 +129,7 @@ _LISTENING = (
         default="INFO",
         short="-l",
         values=LEVELS,
+        reloadable=True,
         help=f"minimum log level: {', '.join(LEVELS[:-1])} or {LEVELS[-1]}",
     ),
 )
@@ -134,6 +140,7 @@ _TLS = (
         "SHARDHASH_TLS_CERT",
         metavar="FILE",
         convert=Path,
+        reloadable=True,
         help="the server's certificate, PEM, with the chain behind it",
     ),
     option(
@@ -141,6 +148,7 @@ _TLS = (
         "SHARDHASH_TLS_KEY",
         metavar="FILE",
         convert=Path,
+        reloadable=True,
         help="its key, PEM, if it is not in the same file",
     ),
     option(
@@ -148,6 +156,7 @@ _TLS = (
         "SHARDHASH_TLS_CLIENT_CA",
         metavar="FILE",
         convert=Path,
+        reloadable=True,
         help="clients must have a certificate of an authority in this file; its common name may be that of a user",
     ),
 )
@@ -255,6 +264,7 @@ _USERS = (
         default=permissions.ANONYMOUS_DEFAULT,
         empty=True,
         words=True,
+        reloadable=True,
         help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
         " (default '@read @report @db-admin')",
     ),

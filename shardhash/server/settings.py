@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from shardhash.base.options import Value
 from shardhash.coordinator.bind import Bind, TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError
@@ -18,6 +20,14 @@ from shardhash.wire.messages import DB_ADMIN, REPORT
 
 Sync: TypeAlias = Literal["always", "interval", "off"]
 """When reports are on the disk: before they are acknowledged, within an interval, or when the system likes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All that a server was told: the value of each option by its name, and the settings made of them."""
+
+    values: Mapping[str, Value]
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)

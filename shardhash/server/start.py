@@ -17,8 +17,11 @@ from functools import partial
 
 from shardhash.base.malloc import keep_buffers
 from shardhash.base.text import OneLineFormatter
-from shardhash.errors import ConfigError, DamageError, ShardhashError
+from shardhash.errors import ConfigError, DamagedShardError, DamageError, ShardhashError
+from shardhash.link import messages
 from shardhash.link.worker_options import WorkerOptions
+from shardhash.server.reload import Reload
+from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
 from shardhash.server.worker_processes import WorkerProcess
 from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
@@ -34,7 +37,7 @@ GC_THRESHOLD = 50_000
 """Objects between collections; a coordinator makes few cycles, and a collection is a pause for every client."""
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, reload: Reload) -> int:
     """Serve until one of STOP_SIGNALS; the exit status. Errors of the start go to the log, in words for people."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -47,8 +50,9 @@ def run(settings: Settings) -> int:
     _leave_on_signals()
     try:
         with ExitStack() as held:
+            manager = ServiceManager(os.environ)
             locks = _lock_data(settings, held)
-            manifest = _prepare_data(settings)
+            manifest = _prepare_data(settings, manager.tell_progress)
             start = partial(_start_worker, worker_options(settings, manifest).arguments(), locks)
             processes = []
             for shard in range(settings.workers):
@@ -59,8 +63,12 @@ def run(settings: Settings) -> int:
             from shardhash.server.assembly import serve
 
             keep_buffers()
-            uvloop.run(serve(settings, processes, start, STOP_SIGNALS, partial(_clear_up, settings, manifest)))
-    except (ConfigError, DamageError) as error:
+            recovered = partial(_clear_up, settings, manifest)
+            uvloop.run(serve(settings, processes, start, STOP_SIGNALS, reload, manager, recovered))
+    except (DamageError, DamagedShardError) as error:
+        log.error("%s", error)
+        return messages.EXIT_DAMAGED  # a service manager is not to try again
+    except ConfigError as error:
         log.error("%s", error)
         return 1
     except ShardhashError:
@@ -99,11 +107,16 @@ def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
     return held.enter_context(lock_directory(settings.data))
 
 
-def _prepare_data(settings: Settings) -> Manifest | None:
+def _prepare_data(settings: Settings, tell_progress: Callable[[str], None]) -> Manifest | None:
     """Make the data directory ready for the number of workers; None without one."""
+
+    def tell(text: str) -> None:
+        log.info("%s", text)
+        tell_progress(text)
+
     if settings.data is None:
         return None
-    return prepare_directory(OsFileSystem(), settings.data, settings.workers, lambda text: log.info("%s", text))
+    return prepare_directory(OsFileSystem(), settings.data, settings.workers, tell)
 
 
 def _clear_up(settings: Settings, manifest: Manifest | None) -> None:

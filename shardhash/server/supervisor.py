@@ -7,11 +7,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, ClientWSTimeout, UnixConnector
 
-from shardhash.errors import ConfigError
+from shardhash.errors import DamagedShardError
 from shardhash.link import messages
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.worker_processes import LONGEST_LINE, STOP_LIMIT, WorkerProcess
@@ -34,6 +35,13 @@ START_PAUSE = 1.0
 """Seconds before it is tried again to start a process for which there was no room."""
 
 
+Tell: TypeAlias = Callable[[str], None]
+
+
+def _tell_nobody(_text: str) -> None:
+    """Pass on nothing."""
+
+
 class Supervisor:
     """The worker processes of a server.
 
@@ -48,8 +56,13 @@ class Supervisor:
         *,
         durable: bool,
         limit: float = 30.0,
+        tell: Tell = _tell_nobody,
     ) -> None:
-        """`limit`: seconds within which a worker that stands still is noticed, half a minute at most."""
+        """`limit`: seconds within which a worker that stands still is noticed, half a minute at most.
+
+        `tell` gets each line of a worker that goes to the log.
+        """
+        self._tell = tell
         self._links = links
         self._processes = {link.shard: process for link, process in zip(links, processes, strict=True)}
         self._start_process = start
@@ -60,7 +73,7 @@ class Supervisor:
         self._failure: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Serve all links; returns once every shard has recovered. ConfigError when one cannot."""
+        """Serve all links; returns once every shard has recovered. DamagedShardError when one cannot."""
         self._failure = asyncio.get_running_loop().create_future()
         self._tasks = [asyncio.create_task(self._keep(link)) for link in self._links]
         connected = asyncio.ensure_future(self._all_connected())
@@ -125,7 +138,7 @@ class Supervisor:
         why = "was lost"
         try:
             async with asyncio.TaskGroup() as tasks:  # a worker whose lines nobody reads would stand still one day
-                tasks.create_task(_pass_on(link.shard, process))
+                tasks.create_task(_pass_on(link.shard, process, self._tell))
                 why = await self._serve(link, process)
                 link.lost(why)  # its limit of time begins now: the process may take long to end
                 await self._wait_for_end(link, process)
@@ -135,7 +148,7 @@ class Supervisor:
             log.exception("internal error at the worker of shard %d; this is a bug", link.shard)
             why = "was lost by an internal error"
         if process.status == messages.EXIT_DAMAGED and self._failure is not None and not self._failure.done():
-            self._failure.set_exception(ConfigError(f"shard {link.shard} cannot start; the log says why"))
+            self._failure.set_exception(DamagedShardError(f"shard {link.shard} cannot start; the log says why"))
         return process.describe_end() or why
 
     async def _wait_for_end(self, link: WorkerLink, process: WorkerProcess) -> None:
@@ -183,12 +196,12 @@ class Supervisor:
         return "dropped its link"
 
 
-async def _pass_on(shard: int, process: WorkerProcess) -> None:
+async def _pass_on(shard: int, process: WorkerProcess, tell: Tell) -> None:
     """Log what a worker says."""
-    await log_lines(shard, await process.lines())
+    await log_lines(shard, await process.lines(), tell)
 
 
-async def log_lines(shard: int, lines: asyncio.StreamReader) -> None:
+async def log_lines(shard: int, lines: asyncio.StreamReader, tell: Tell = _tell_nobody) -> None:
     """Log lines of JSON, ``{"level": NAME, "text": TEXT}``, until they end; anything else as it is."""
     while True:
         try:
@@ -201,6 +214,7 @@ async def log_lines(shard: int, lines: asyncio.StreamReader) -> None:
         try:
             event = orjson.loads(line)
             log.log(logging.getLevelNamesMapping()[event["level"]], "shard %d: %s", shard, event["text"])
+            tell(f"shard {shard}: {event['text']}")
         except (orjson.JSONDecodeError, KeyError, TypeError):
             log.warning("shard %d says: %s", shard, line.decode(errors="replace").rstrip())
 

@@ -16,8 +16,9 @@ import pytest
 from shardhash import cli
 from shardhash.base.options import DESCRIBE, Described
 from shardhash.errors import ConfigError
-from shardhash.server.cli import Configuration, read_configuration, read_settings, server_options
+from shardhash.server.cli import read_configuration, read_settings, server_options
 from shardhash.server.option_table import SECRETS, TABLE
+from shardhash.server.settings import Configuration
 
 PASSWORD = "correct-horse"
 

@@ -1,0 +1,71 @@
+"""SIGHUP: the settings are read again, and a running server takes over what it can.
+
+Flags and environment are those of the start; only files can say something else by then. What is wrong changes nothing.
+Each part of the server that can take over settings adds a function here; an option that one of them applies is marked
+`reloadable` in the table (option_table.py). For any other that changed, the log says that it takes a new start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from shardhash.base.options import Option
+from shardhash.errors import ConfigError
+from shardhash.server.settings import Configuration, Settings
+
+log = logging.getLogger(__name__)
+
+Apply: TypeAlias = Callable[[Settings], Iterable[str]]
+"""Takes over what it knows of new settings. Gives what it cannot take over, a text each. It must not raise."""
+
+
+class Reload:
+    """The settings of a running server, and how it takes over others."""
+
+    def __init__(self, told: Configuration, options: Iterable[Option], reread: Callable[[], Configuration]) -> None:
+        """`told`: what is in force. `reread` gives what is said now, or raises ConfigError."""
+        self._in_force = {name: found.value for name, found in told.values.items()}
+        self._warnings = set(told.settings.warnings())
+        self._options: Sequence[Option] = tuple(options)
+        self._reread = reread
+        self._appliers: list[Apply] = []
+
+    def add(self, apply: Apply) -> None:
+        """Have this called with the new settings at each reload, whether anything changed or not."""
+        self._appliers.append(apply)
+
+    def read(self) -> Configuration | None:
+        """What is said now; None, with a line in the log, when it cannot be used. Reads files, which may take long."""
+        try:
+            return self._reread()
+        except ConfigError as error:
+            log.error("the settings cannot be read again, and stay as they were: %s", error)
+            return None
+
+    def apply(self, told: Configuration) -> None:
+        """Take over what can be, and log what changed and what cannot."""
+        for warning in sorted(set(told.settings.warnings()) - self._warnings):
+            log.warning("%s", warning)
+        self._warnings = set(told.settings.warnings())
+        left = [text for apply in self._appliers for text in apply(told.settings)]
+        for option in self._options:
+            found = told.values[option.name]
+            if found.value == self._in_force[option.name]:
+                continue
+            if option.reloadable:
+                self._in_force[option.name] = found.value
+                log.info("%s is now %s (%s)", option.key, _shown(option, found.value), found.source)
+            else:
+                left.append(f"{option.key} changed, but stays {_shown(option, self._in_force[option.name])}")
+        for text in left:
+            log.warning("%s until the server is started again", text)
+        log.info("the settings are read again")
+
+
+def _shown(option: Option, value: Any) -> str:
+    if option.secret:
+        return "as it is"
+    plain = option.plain(value)
+    return "not set" if plain is None else " ".join(plain) if isinstance(plain, list) else str(plain)
