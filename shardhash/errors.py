@@ -56,6 +56,10 @@ class StorageError(ServerFaultError):
     """The disk refused a write (full, for example); nothing of the request was stored."""
 
 
+class TextError(StorageError):
+    """The disk refused an outhash_siginfo; what does not refer to it may be stored."""
+
+
 class InternalError(ServerFaultError):
     """A request met a bug, which the log describes with a traceback; nothing of the request was stored."""
 

@@ -106,3 +106,61 @@ async def test_a_full_disk_refuses_reports_until_there_is_space(tmp_path: Path, 
         server.kill()
     with ServerProcess(*arguments, binds=[bind]) as server:
         await check(server.address, acknowledged, 60)
+
+
+async def refused(address: str, number: int) -> str:
+    async with await create_async_client(address) as client:
+        with pytest.raises(InvokeError) as refusal:
+            await report(client, number)
+    return str(refusal.value)
+
+
+async def test_what_begins_on_a_full_disk_serves_lookups(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies then, and a server that starts; both go on by themselves once there is space."""
+    arguments = ("--data", str(tmp_path / "data"), "--workers", "2")
+    acknowledged: dict[int, str] = {}
+    with ServerProcess(*arguments) as server:
+        async with await create_async_client(server.address) as client:
+            for number in range(1, 11):
+                acknowledged[number] = await report(client, number)
+        coordinator = psutil.Process(server.process.pid)
+        coordinator.rlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # the next workers inherit it
+        for worker in coordinator.children():
+            worker.kill()
+        await check(server.address, acknowledged, 12)
+        assert "cannot be" in await refused(server.address, 11)
+        await check(server.address, acknowledged, 12)
+        coordinator.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        limit_files(server, resource.RLIM_INFINITY)
+        async with await create_async_client(server.address) as client:
+            acknowledged[11] = await report(client, 11)
+        server.kill()
+    capfd.readouterr()
+    monkeypatch.setenv("HASHSERVER_ADMIN_USER", "boss")
+    monkeypatch.setenv("HASHSERVER_ADMIN_PASSWORD", "secret")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        server = ServerProcess(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with server:
+        await check(server.address, acknowledged, 12)
+        assert "cannot be" in await refused(server.address, 12)
+        psutil.Process(server.process.pid).rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        limit_files(server, resource.RLIM_INFINITY)
+        async with await create_async_client(server.address) as client:
+            acknowledged[12] = await report(client, 12)
+        await check(server.address, acknowledged, 12)
+
+
+async def test_the_log_tells_of_a_full_disk_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with ServerProcess("--data", str(tmp_path / "data"), "--workers", "1") as server:
+        limit_files(server, 30)
+        for number in range(1, 30):
+            assert await stock_report(server.address, number) == b""
+    said = [line for line in capfd.readouterr().err.splitlines() if " ERROR " in line or " WARNING " in line]
+    assert len(said) == 1
+    assert "lookups go on, and reports are refused until the disk takes writes again" in said[0]

@@ -22,7 +22,7 @@ from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import FAILED, OK, REFUSED
 from shardhash.coordinator.handlers import Handlers, Services, lookup_block
-from shardhash.errors import InvokeError, ProtocolError, ServerFaultError
+from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.hashes import DIGEST_SIZE
@@ -362,7 +362,9 @@ class Session:
         if self._told_in_words or not command.from_builds:
             await self._refuse(error)
         else:
-            log.warning("%s: closed at %s, which the build survives: %s", self._peer, command.name, error)
+            # Of a disk that refuses writes the shard has told, once for all of its reports.
+            level = logging.INFO if isinstance(error, StorageError) else logging.WARNING
+            log.log(level, "%s: closed at %s, which the build survives: %s", self._peer, command.name, error)
 
     async def _refuse(self, error: Exception) -> None:
         log.info("%s: refused: %s", self._peer, error)

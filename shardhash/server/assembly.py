@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
-from shardhash.errors import ShardhashError
+from shardhash.errors import ServerFaultError, ShardhashError, StorageError
 from shardhash.http.site import Site
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.control import control_socket
@@ -37,6 +38,9 @@ from shardhash.stores.sharded.router import Router
 from shardhash.wire.address import Address
 
 log = logging.getLogger(__name__)
+
+RETRY_PAUSE = 1.0
+"""Seconds before the disk is asked again to take what a start writes."""
 
 
 async def serve(
@@ -161,16 +165,35 @@ def _announce(address: str, bind: Bind) -> None:
 
 
 async def _services(settings: Settings, router: Router, running: AsyncExitStack) -> Services:
-    await router.reconcile()
+    await _do_or_retry("the current mark", router.reconcile, running)
     users = Users(router)
     if settings.admin_user is not None and settings.admin_password is not None:
-        await users.set_administrator(settings.admin_user, settings.admin_password)
+        administrator = partial(users.set_administrator, settings.admin_user, settings.admin_password)
+        await _do_or_retry("the administrator", administrator, running)
     if settings.upstream is None:
         return Services(store=router, users=users, stats=Stats())
     store = ChainedStore(router, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
     store.start()
     running.push_async_callback(store.close)
     return Services(store=store, users=users, stats=Stats())
+
+
+async def _do_or_retry(what: str, work: Callable[[], Awaitable[None]], running: AsyncExitStack) -> None:
+    """Do what a start writes; on a disk that refuses it lookups are served all the same, and it is tried again."""
+    try:
+        await work()
+    except StorageError as error:
+        log.error("%s cannot be stored yet, and that is tried again: %s", what, error)
+        running.callback(asyncio.create_task(_retry(what, work)).cancel)
+
+
+async def _retry(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(RETRY_PAUSE)
+        with contextlib.suppress(ServerFaultError):
+            await work()
+            log.info("%s is stored now", what)
+            return
 
 
 async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:

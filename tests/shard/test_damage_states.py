@@ -49,6 +49,7 @@ def image(snapshots: tuple[int, ...] = ()) -> Image:
     groups[0].append(("row", "m", "a", "out", 1, *[None] * 5, reference, None, ""))
     for number, group in enumerate(groups):
         if number == 2:
+            assert shard._log is not None
             shard._log.rotate()
         shard.append(group)
         shard.sync()

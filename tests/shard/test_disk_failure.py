@@ -99,8 +99,35 @@ def test_a_failed_sync_is_final() -> None:
         life.report()
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_recovery_fails_in_words(error: int) -> None:
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("only", ["", "write", "create", "fsync"])
+def test_a_start_on_a_disk_that_takes_no_writes_serves_what_is_there(error: int, only: str) -> None:
+    """It refuses reports, and goes on by itself when the disk does."""
+    life, fs = started()
+    live(life)
+    fs.power_cut("part", random.Random(1))
+    fs.fail(0, error, times=1_000_000, only=only)
+    shard = life.open()
+    life.check()
+    assert not shard.has_log
+    assert "lookups are served, and reports refused" in life.said[-1]
+    for siginfo in (False, True):
+        with pytest.raises(StorageError):
+            life.report(siginfo=siginfo)
+    with pytest.raises(StorageError):
+        life.snapshot()
+    life.check()
+    fs.before = lambda _number, _name: None
+    life.report(2, siginfo=True)
+    life.snapshot()
+    life.check()
+    fs.power_cut("synced", random.Random(2))
+    life.open()
+    life.check()
+
+
+def test_recovery_fails_in_words() -> None:
+    error = errno.EIO
     number, finished = 0, False
     while not finished:
         life, fs = started()

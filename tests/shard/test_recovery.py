@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from shardhash.errors import DamageError
 from shardhash.shard.storage import snapshot, snapshot_chunks
 from shardhash.shard.storage.layout import list_shard, snapshot_path
-from shardhash.shard.storage.recovery import SnapshotJob, now, open_shard, recover
+from shardhash.shard.storage.recovery import now, open_shard, recover
+from shardhash.shard.storage.snapshot_job import SnapshotJob
 from tests.shard.faulty import FaultyFileSystem, Survives
 from tests.shard.life import FOLDER, SEGMENT, Life, digest, table_of, text_of
 

@@ -23,7 +23,8 @@ from shardhash.link.operations import GC_MARK
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage import snapshot_chunks
-from shardhash.shard.storage.recovery import Shard, SnapshotJob, begin_shard, open_shard
+from shardhash.shard.storage.recovery import Shard, begin_shard, open_shard
+from shardhash.shard.storage.snapshot_job import SnapshotJob
 from shardhash.wire.hashes import to_key
 from tests.shard.faulty import FaultyFileSystem, Survives
 

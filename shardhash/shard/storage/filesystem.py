@@ -10,12 +10,15 @@ Rules that every user of this interface follows, because a real file system prom
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
+
+_NO_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 class WritableFile(Protocol):
@@ -69,6 +72,11 @@ class FileSystem(Protocol):
 
     def fsync_dir(self, path: Path) -> None:
         """Make the names in a folder durable."""
+
+
+def takes_no_writes(error: BaseException | None) -> bool:
+    """Whether an error says that the disk is full or read-only, which no repair helps and time may."""
+    return isinstance(error, OSError) and error.errno in _NO_WRITES
 
 
 def replace_file(fs: FileSystem, path: Path, data: bytes) -> None:

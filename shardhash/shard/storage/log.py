@@ -93,10 +93,16 @@ class LogWriter:
         """Bytes that this writer has appended."""
         return self.bytes_before + self._end
 
+    @property
+    def full(self) -> bool:
+        """Whether the segment is as large as it is to be."""
+        return self._end >= self._segment_size
+
     def append(self, payloads: Sequence[bytes], time: int) -> None:
-        """Write records, all or none; durable after `sync`. StorageError: none; a later attempt may go well."""
-        if self._end >= self._segment_size:
-            self.rotate()
+        """Write records, all or none; durable after `sync`. StorageError: none; a later attempt may go well.
+
+        `rotate` comes first where the segment is `full`; this waits for no disk.
+        """
         frames = []
         number = self.number
         for payload in payloads:

@@ -10,6 +10,8 @@
 4. What was read is made durable: a process that was killed may have left it in the page cache alone. It is written
    once more, since after an fsync that failed the next one would do nothing and say that all is well.
 5. A new segment begins, or the newest is resumed when it holds no record. So every older one is known to be whole.
+
+A disk that is full or read-only does not keep a shard from 2 and 3; 1, 4 and 5 then wait until it takes writes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import orjson
 
@@ -27,11 +29,12 @@ from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot, snapshot_chunks
-from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, siginfo_path, snapshot_path
+from shardhash.shard.storage.filesystem import FileSystem, takes_no_writes
+from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, snapshot_path
 from shardhash.shard.storage.log import HINT, LogWriter, Tail, read_segment
 from shardhash.shard.storage.siginfo import SiginfoFiles
-from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
+from shardhash.shard.storage.snapshot import SnapshotHead
+from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
 
 SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
@@ -55,7 +58,7 @@ def now() -> int:
 
 @dataclass(slots=True)
 class Recovered:
-    """What the files of a shard hold. `tail` is how the newest segment ends.
+    """What the files of a shard hold. `tail` is how the newest segment, number `newest`, ends.
 
     `next_segment` and `next_number` are where the log goes on; `resume` that this segment is there, without a record;
     `snapshot_time` when the snapshot that was loaded began, microseconds since 1970 UTC, 0 without one;
@@ -65,6 +68,7 @@ class Recovered:
     table: Table
     next_segment: int
     next_number: int
+    newest: int = 0
     resume: bool = False
     tail: Tail = field(default_factory=Tail)
     snapshot_time: int = 0
@@ -84,7 +88,7 @@ def recover(fs: FileSystem, folder: Path, progress: Progress = ignore_progress, 
     segments = listing.segments
     if not segments:
         raise DamageError(segment_path(folder, 1), 0, "the log of this shard is missing", HINT)
-    found = Recovered(Table(), segments[-1] + 1, 1)
+    found = Recovered(Table(), segments[-1] + 1, 1, segments[-1])
     start = _load_snapshot(fs, folder, listing, found, progress, until)
     wanted = [number for number in segments if number >= start]
     for number in range(start, max(segments[-1], start) + 1):
@@ -164,24 +168,14 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
         )
 
 
-class SnapshotJob(Protocol):
-    """A snapshot under way: `step` in the event loop until it is False, then `seal` beside it; or `abandon`."""
-
-    def step(self) -> bool:
-        """Write one chunk; False when that was all. Raises StorageError."""
-
-    def seal(self) -> None:
-        """Make it durable, read it back, let go of what kept snapshots do not need. Raises StorageError."""
-
-    def abandon(self) -> None:
-        """Remove what there is of it."""
-
-
 class Shard:
     """One partition: its table, and the files that make it durable.
 
-    `append`, `sync`, then apply to the table, in this order. `sync` may run beside the event loop, but not beside
-    `append`, `put_siginfo` or `begin_snapshot`.
+    `make_ready`, `append`, `sync`, then apply to the table, in this order. `make_ready`, `sync` and `begin_snapshot`
+    wait for the disk and may run beside the event loop, but not beside each other, `append` or `put_siginfo`.
+
+    A disk that is full or read-only keeps a shard from its log, not from its table: lookups go on, and what would write
+    gets a StorageError until `make_ready` finds the disk willing.
     """
 
     durable = True
@@ -194,38 +188,59 @@ class Shard:
         """When the newest snapshot began, microseconds since 1970 UTC; 0 without one."""
         self._fs = fs
         self._folder = folder
+        self._found = found
+        self._segment_size = segment_size
         self._keep_snapshots = keep_snapshots
         self._siginfo = SiginfoFiles(fs, folder)
-        self._log = LogWriter(fs, folder, found.next_segment, found.next_number, segment_size, resume=found.resume)
+        self._log: LogWriter | None = None
         self._bytes_at_snapshot = 0
-        self._snapshot: _FileSnapshot | None = None
+        self._snapshot: FileSnapshot | None = None
 
     @property
     def log_bytes(self) -> int:
         """Bytes of log since the last snapshot of this process."""
-        return self._log.bytes_written - self._bytes_at_snapshot
+        return self._log.bytes_written - self._bytes_at_snapshot if self._log is not None else 0
 
     @property
-    def texts_waiting(self) -> bool:
-        """Whether siginfo texts wait for `sync_texts`."""
-        return self._siginfo.dirty
+    def has_log(self) -> bool:
+        """Whether there is a log to write to; without one the disk refused even its beginning."""
+        return self._log is not None
 
-    def sync_texts(self) -> None:
-        """Make the siginfo texts durable; may run beside the event loop, as `sync` may. SyncError is final."""
+    @property
+    def ready(self) -> bool:
+        """Whether `append` has nothing to wait for."""
+        return self._log is not None and not self._log.full and not self._siginfo.dirty
+
+    def make_ready(self) -> None:
+        """Make siginfo texts durable, and the log one that can be appended to.
+
+        Raises StorageError when the disk has no room or is read-only: TextError if it is one for the texts, whose
+        references are then void. SyncError is final.
+        """
         self._siginfo.sync()
+        if self._log is None:
+            self._begin_log()
+        elif self._log.full:
+            self._log.rotate()
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records, all or none, durable after `sync`. StorageError: none; SyncError: final."""
-        self._siginfo.sync()  # a text before the record that refers to it, if the caller has not seen to it
-        self._log.append([orjson.dumps(record) for record in records], now())
+        if not self.ready:
+            self.make_ready()  # a text before the record that refers to it
+        self._written_log().append([orjson.dumps(record) for record in records], now())
 
     def sync(self) -> None:
         """Make what was appended durable. SyncError is final."""
-        self._log.sync()
+        if self._log is not None:
+            self._log.sync()
 
     def put_siginfo(self, text: str) -> int:
         """Store a text; the reference for its row. Raises StorageError."""
         return self._siginfo.put(text)
+
+    def refuse_texts(self, error: StorageError | None) -> None:
+        """Have `put_siginfo` raise this error, or take texts again."""
+        self._siginfo.refusal = error
 
     def get_siginfo(self, reference: int) -> str | None:
         """The text of a reference; None for 0. Raises DamageError."""
@@ -235,10 +250,12 @@ class Shard:
         """Begin a snapshot in a new segment; one that nobody went on with is dropped. Raises StorageError."""
         if self._snapshot is not None:
             self._snapshot.abandon()
-        self._log.rotate()
-        self._bytes_at_snapshot = self._log.bytes_written
-        head = SnapshotHead(self._log.segment, self._log.number, now(), self._siginfo.next_number)
-        self._snapshot = _FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots, self._sealed)
+        self.make_ready()
+        log = self._written_log()
+        log.rotate()
+        self._bytes_at_snapshot = log.bytes_written
+        head = SnapshotHead(log.segment, log.number, now(), self._siginfo.next_number)
+        self._snapshot = FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots, now, self._sealed)
         return self._snapshot
 
     def _sealed(self, head: SnapshotHead) -> None:
@@ -247,74 +264,24 @@ class Shard:
     def close(self) -> None:
         """Make everything durable and close the files. Raises StorageError, SyncError."""
         self._siginfo.close()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
+    def _written_log(self) -> LogWriter:
+        assert self._log is not None
+        return self._log
 
-class _FileSnapshot:
-    """A SnapshotJob that writes files."""
-
-    def __init__(
-        self,
-        fs: FileSystem,
-        folder: Path,
-        table: Table,
-        head: SnapshotHead,
-        keep: int,
-        sealed: Callable[[SnapshotHead], None],
-    ) -> None:
-        self._head = head
-        self._sealed = sealed
-        self._fs = fs
-        self._folder = folder
-        self._keep = keep
-        self._writer = SnapshotWriter(fs, folder, head)
-        self._chunks = snapshot_chunks.freeze(table)
-
-    def step(self) -> bool:
-        """See SnapshotJob."""
-        chunk = next(self._chunks, None)
-        if chunk is not None:
-            self._writer.add(chunk)
-        return chunk is not None
-
-    def seal(self) -> None:
-        """See SnapshotJob."""
-        self._writer.seal(now())
-        self._sealed(self._head)
+    def _begin_log(self) -> None:
+        found = self._found
         try:
-            remove_old(self._fs, self._folder, self._keep)
-        except (OSError, DamageError) as error:
-            raise StorageError(f"what the new snapshot replaces cannot be removed: {error}") from error
-
-    def abandon(self) -> None:
-        """See SnapshotJob."""
-        self._writer.drop()
-
-
-def remove_old(fs: FileSystem, folder: Path, keep: int) -> None:
-    """Remove snapshots but for the newest `keep`, then the segments and siginfo files that none of them needs.
-
-    With fewer snapshots all stays: the log from its beginning on is then what a damaged snapshot falls back to.
-    """
-    listing = list_shard(fs, folder)
-    old, kept = listing.snapshots[:-keep], listing.snapshots[-keep:]
-    if len(kept) < keep:
-        return
-    for number in old:
-        fs.unlink(snapshot_path(folder, number))
-    if old:
-        fs.fsync_dir(folder)  # a snapshot must not come back without its segments
-    for number in listing.segments:
-        if number < kept[0]:
-            fs.unlink(segment_path(folder, number))
-    if listing.siginfos:
-        # What rows referred to when a kept snapshot was made, and what was written since the oldest of these.
-        used = {file for number in kept for file in snapshot.read_end(fs, snapshot_path(folder, number)).siginfo_files}
-        since = snapshot.read_head(fs, snapshot_path(folder, kept[0])).siginfo - 1
-        for number in listing.siginfos:
-            if number < since and number not in used:
-                fs.unlink(siginfo_path(folder, number))
-    fs.fsync_dir(folder)
+            _tidy(self._fs, self._folder, found)
+        except OSError as error:
+            raise StorageError(
+                f"the report log in {self._folder} cannot be begun: {error.strerror or error}"
+            ) from error
+        self._log = LogWriter(
+            self._fs, self._folder, found.next_segment, found.next_number, self._segment_size, resume=found.resume
+        )
 
 
 class MemoryShard:
@@ -322,15 +289,18 @@ class MemoryShard:
 
     durable = False
     log_bytes = 0
-    texts_waiting = False
+    ready = has_log = True
     snapshot_time = 0
 
     def __init__(self) -> None:
         self.table = Table()
         self._siginfo: list[bytes] = []
 
-    def sync_texts(self) -> None:
-        """Nothing is durable."""
+    def make_ready(self) -> None:
+        """It always is."""
+
+    def refuse_texts(self, error: StorageError | None) -> None:
+        """No disk refuses any."""
 
     def append(self, records: Sequence[Record]) -> None:
         """Nothing is kept."""
@@ -375,24 +345,39 @@ def open_shard(
     keep_snapshots: int = 2,
     progress: Progress = ignore_progress,
 ) -> Shard:
-    """Recover a shard and go on. Raises DamageError, StorageError."""
+    """Recover a shard and go on. Raises DamageError, StorageError.
+
+    On a disk that is full or read-only it goes on without a log (`Shard.has_log`), and `progress` is told.
+    """
     try:
         found = recover(fs, folder, progress)
-        for name in list_shard(fs, folder).temporaries:
-            fs.unlink(folder / name)
-        for path in found.bad_snapshots:
-            fs.rename(path, path.with_name(path.name + DAMAGED))
-        _make_durable(fs, folder, found)
     except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}") from error
+        raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from error
     for remark in found.remarks:
         progress(remark)
-    return Shard(fs, folder, found, segment_size=segment_size, keep_snapshots=keep_snapshots)
+    shard = Shard(fs, folder, found, segment_size=segment_size, keep_snapshots=keep_snapshots)
+    try:
+        shard.make_ready()
+    except StorageError as error:
+        if not takes_no_writes(error.__cause__):
+            raise
+        progress(f"{error}; lookups are served, and reports refused until there is room")
+    return shard
+
+
+def _tidy(fs: FileSystem, folder: Path, found: Recovered) -> None:
+    """Put right what an unfinished write or a damaged snapshot left, and make durable what was read."""
+    for name in list_shard(fs, folder).temporaries:
+        fs.unlink(folder / name)
+    for path in found.bad_snapshots:
+        if fs.exists(path):
+            fs.rename(path, path.with_name(path.name + DAMAGED))
+    _make_durable(fs, folder, found)
 
 
 def _make_durable(fs: FileSystem, folder: Path, found: Recovered) -> None:
     """Make the newest segment durable without its torn tail; those before it were durable before it began."""
-    path, tail = segment_path(folder, list_shard(fs, folder).segments[-1]), found.tail
+    path, tail = segment_path(folder, found.newest), found.tail
     with fs.read(path) as data:
         data.seek(tail.durable)
         unsure = data.read(tail.end - tail.durable)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
-from shardhash.errors import DamageError, StorageError, SyncError
-from shardhash.shard.storage.filesystem import FileSystem, WritableFile
+from shardhash.errors import DamageError, StorageError, SyncError, TextError
+from shardhash.shard.storage.filesystem import FileSystem, WritableFile, takes_no_writes
 from shardhash.shard.storage.layout import list_shard, siginfo_path
 
 MAGIC = b"SHSIG\0\0\1"
@@ -47,15 +47,21 @@ class SiginfoFiles:
         """Number of the file that is begun next; all files of kept state are below it."""
         self._file: WritableFile | None = None
         self._end = 0
+        self._full: list[WritableFile] = []
+        self._named = True
         self.dirty = False
         """Whether a text waits for `sync`."""
+        self.refusal: StorageError | None = None
+        """What `put` raises in place of storing a text."""
 
     def put(self, text: str) -> int:
-        """Append a text; its reference. Raises StorageError when the disk refuses; nothing is then stored."""
+        """Append a text; its reference, good for a record after `sync`. Raises StorageError; nothing is then stored."""
         return self.put_packed([pack_siginfo(text)])[0]
 
     def put_packed(self, packed: Sequence[bytes]) -> list[int]:
         """Append texts that `pack_siginfo` made ready, in one write; their references. Raises StorageError."""
+        if self.refusal is not None:
+            raise self.refusal
         try:
             if self._file is None or self._end >= FILE_SIZE:
                 self._begin()
@@ -72,13 +78,26 @@ class SiginfoFiles:
         return references
 
     def sync(self) -> None:
-        """Make all texts durable. SyncError is final."""
-        if self._file is not None and self.dirty:
-            try:
-                self._file.fsync()
-            except OSError as error:
+        """Make all texts durable; may run beside the event loop, but not beside `put`.
+
+        TextError when there is no room for them: those put since the last sync are lost, and no record may refer to
+        them. SyncError is final.
+        """
+        if not self.dirty:
+            return
+        try:
+            for file in self._open_files():
+                file.fsync()
+            if not self._named:
+                self._fs.fsync_dir(self._folder)
+        except OSError as error:
+            if not takes_no_writes(error):
                 raise SyncError(f"a siginfo file cannot be synced: {error.strerror or error}") from error
-            self.dirty = False
+            self._close_files()  # what is in the file is unknown from here on; the next text begins another
+            raise TextError(f"a siginfo file cannot be synced: {error.strerror or error}") from error
+        for file in self._full:
+            file.close()
+        self._full, self._named, self.dirty = [], True, False
 
     def get(self, reference: int) -> str | None:
         """The text of a reference, None for 0. Raises DamageError."""
@@ -87,21 +106,28 @@ class SiginfoFiles:
     def close(self) -> None:
         """Sync and close."""
         self.sync()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close_files()
 
     def _begin(self) -> None:
-        """Begin the next file, after what is in the last one is durable."""
-        self.sync()
+        """Begin the next file. `sync` makes it and its name durable."""
         file = self._fs.create(siginfo_path(self._folder, self.next_number))
-        file.write(MAGIC, 0)
-        file.fsync()
-        self._fs.fsync_dir(self._folder)
+        try:
+            file.write(MAGIC, 0)
+        except OSError:
+            file.close()
+            raise
         if self._file is not None:
-            self._file.close()
-        self._file, self._end = file, len(MAGIC)
+            self._full.append(self._file)
+        self._file, self._end, self._named = file, len(MAGIC), False
         self.next_number += 1
+
+    def _open_files(self) -> list[WritableFile]:
+        return [*self._full, *([] if self._file is None else [self._file])]
+
+    def _close_files(self) -> None:
+        for file in self._open_files():
+            file.close()
+        self._file, self._full, self._named, self.dirty = None, [], True, False
 
 
 def pack_siginfo(text: str) -> bytes:

@@ -218,6 +218,8 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
         await asyncio.sleep(min(options.sync_interval, TICK))
         if options.sync == "interval":
             writer.sync_soon()
+        if not shard.has_log:
+            await _begin_log(shard, writer)
         if shard.log_bytes >= options.snapshot_bytes or (loop.time() >= due and shard.log_bytes > EMPTY_SEGMENT):
             due = loop.time() + options.snapshot_interval
             try:
@@ -230,6 +232,16 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
             except Exception:
                 log.exception("internal error in a snapshot; this is a bug. The log goes on, another is tried later")
                 await asyncio.sleep(RETRY_PAUSE)
+
+
+async def _begin_log(shard: AnyShard, writer: Writer) -> None:
+    """Try again what a full or read-only disk refused at the start."""
+    try:
+        await writer.alone(shard.make_ready)
+    except StorageError as error:
+        writer.refusals.refused(error, 0)
+    else:
+        writer.refusals.went_well()
 
 
 def _application(service: Service) -> web.Application:
@@ -272,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     place, options = parse_options(arguments)
     end_with_parent()
-    logging.basicConfig(format="%(message)s", handlers=[_TellHandler()])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_TellHandler()])
     gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:
         shard = _open(place, options)

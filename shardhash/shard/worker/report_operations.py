@@ -30,6 +30,7 @@ class ReportOperations:
         self._shard = shard
         self._table = shard.table
         self._write = writer.write
+        self._refusals = writer.refusals
         self._locks = locks
         self._skips: dict[Place, tuple[int, str]] = {}
         self._loop = asyncio.get_running_loop()
@@ -74,6 +75,7 @@ class ReportOperations:
             try:
                 answers[position] = self._do_step(transaction, *step)
             except StorageError as error:  # of a text; nothing else of the step is done yet
+                self._refusals.refused(error)
                 answers[position] = {"refused": refusal_of(error)}
                 del todo[position]
             except ServerFaultError:

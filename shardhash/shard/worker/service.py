@@ -15,7 +15,8 @@ from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
 from shardhash.shard.state.transaction import Transaction
-from shardhash.shard.storage.recovery import AnyShard, SnapshotJob
+from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.storage.snapshot_job import SnapshotJob
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
@@ -39,6 +40,7 @@ class Service:
         self._table = shard.table
         self._writer = writer
         self._write = writer.write
+        self._alone = writer.alone
         self._locks = ReportLocks()
         self.reports = reports = ReportOperations(shard, writer, self._locks)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
@@ -195,8 +197,8 @@ class Service:
         if not self._shard.durable:
             raise StorageError("the server keeps everything in memory; there is nowhere to write a snapshot")
         async with self._snapshot_lock:
-            # Within the writer, since the log rotates, which must not happen while it is synced.
-            job: SnapshotJob = await self._write(lambda _: self._shard.begin_snapshot())
+            # By the writer, since the log rotates, which must not happen while it is written or synced.
+            job: SnapshotJob = await self._alone(self._shard.begin_snapshot)
             started = began = perf_counter()
             try:
                 while job.step():

@@ -1,25 +1,28 @@
 """The writer: group commit. All writes that have arrived become one transaction, one append, one sync.
 
-While one group is synced the next one gathers. A group is applied to the table only once it is durable, so no
-lookup sees what a crash could take back. A change that fails while it is decided fails alone (StorageError for a text
-that the disk refuses, InternalError for a bug): the group is decided again without it, before anything is appended.
-When the disk refuses the append the group is dropped whole and its callers are told; the next group tries again. Any
-other failure of the log is final: after a failed sync nobody knows what is on disk, so the worker ends and recovers
-from what is.
+While one group is synced the next one gathers. A group is applied to the table only once it is durable, so no lookup
+sees what a crash could take back. A change that fails while it is decided fails alone (StorageError for a text that
+the disk refuses, InternalError for a bug): the group is decided again without it, before anything is appended. When
+the disk has no room for the group's texts it is decided again without them. When it refuses the append the group is
+dropped whole and its callers are told; the next group tries again. Whatever waits for the disk does so beside the
+event loop: the beginning of a segment, of a snapshot, of a file of texts, and every fsync. Any other failure of the
+log is final: after a failed sync nobody knows what is on disk, so the worker ends and recovers from what is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from shardhash.base.figures import Histogram
 from shardhash.base.wakeup import Wakeup
-from shardhash.errors import InternalError, StorageError, SyncError
+from shardhash.errors import InternalError, StorageError, SyncError, TextError
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.refusals import Refusals
 from shardhash.shard.worker.syncer import Syncer
 
 Change: TypeAlias = Callable[[Transaction], Any]
@@ -40,7 +43,9 @@ class Writer:
     def __init__(self, shard: AnyShard, *, wait_for_sync: bool) -> None:
         self._shard = shard
         self._wait_for_sync = wait_for_sync and shard.durable
-        self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
+        self._waiting: _Group = []
+        self._alone: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self.refusals = Refusals()
         self._wakeup = Wakeup()
         self._loop = asyncio.get_running_loop()
         self._sync = Syncer(shard.sync)
@@ -52,6 +57,13 @@ class Writer:
         """The result of the change, once it is durable. The future raises StorageError when the disk refuses."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((change, future))
+        self._wakeup.wake()
+        return future
+
+    def alone(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """The result of work on the shard's files, done beside the event loop while no group is written."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._alone.append((work, future))
         self._wakeup.wake()
         return future
 
@@ -73,9 +85,12 @@ class Writer:
 
     async def run(self) -> None:
         """Write groups until stopped. An exception out of here is final for the process."""
-        while not (self._stopping and not self._waiting):
+        while not (self._stopping and not self._waiting and not self._alone):
             await self._wakeup.wait()
-            while self._waiting:
+            while self._waiting or self._alone:
+                if self._alone:
+                    await self._do_alone(*self._alone.popleft())
+                    continue
                 await asyncio.sleep(0)  # what is readable now belongs to this group: half as many fsyncs under load
                 group, self._waiting = self._waiting, []
                 await self._commit(group)
@@ -84,18 +99,37 @@ class Writer:
                 await self._sync()
         self._sync.close()
 
-    async def _commit(self, group: list[tuple[Change, asyncio.Future[Any]]]) -> None:
+    async def _do_alone(self, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        try:
+            result = await self._loop.run_in_executor(None, work)
+        except SyncError:
+            raise
+        except StorageError as error:
+            _refuse(future, error)
+        except Exception as bug:  # noqa: BLE001  # told to its caller and to the log
+            _refuse(future, InternalError(describe_bug("work on files", bug)))
+        else:
+            if not future.done():
+                future.set_result(result)
+
+    async def _commit(self, group: _Group) -> None:
         transaction, results = self._decide(group)
         try:
+            if transaction.records and not self._shard.ready:
+                try:
+                    await self._loop.run_in_executor(None, self._shard.make_ready)
+                except TextError as error:
+                    transaction, results = self._decide_without_texts(group, error)
+                    await self._loop.run_in_executor(None, self._shard.make_ready)
             if transaction.records:
-                if self._shard.texts_waiting:  # they come first, and lookups go on meanwhile here too
-                    await self._loop.run_in_executor(None, self._shard.sync_texts)
                 self._shard.append(transaction.records)
                 if self._wait_for_sync:
                     await self._sync()
                 else:
                     self._unsynced = True
+                self.refusals.went_well()
         except StorageError as error:
+            self.refusals.refused(error, len(group))
             for _, future in group:
                 _refuse(future, StorageError(str(error)))
             return
@@ -104,6 +138,14 @@ class Writer:
         for (_, future), result in zip(group, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+    def _decide_without_texts(self, group: _Group, error: TextError) -> tuple[Transaction, list[Any]]:
+        """Decide again, and refuse the changes that have texts, which the disk did not take."""
+        self._shard.refuse_texts(error)
+        try:
+            return self._decide(group)
+        finally:
+            self._shard.refuse_texts(None)
 
     def _decide(self, group: _Group) -> tuple[Transaction, list[Any]]:
         """The transaction of a group, and what each change answers. Those that fail are told, and leave the group."""
@@ -118,6 +160,7 @@ class Writer:
                 except SyncError:
                     raise
                 except StorageError as error:
+                    self.refusals.refused(error)
                     _refuse(future, error)
                 except Exception as bug:  # noqa: BLE001  # told to its caller and to the log
                     _refuse(future, InternalError(describe_bug("a change", bug)))
