@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,10 @@ async def test_an_unknown_command_is_a_connection_error(older: OlderServer, olde
 async def test_nobody_listens(kind: str, tmp_path: Path, older: OlderServer) -> None:
     async with older.listen(kind, tmp_path) as address:
         pass
+    path = Path(address.removeprefix("unix://"))
+    if kind == "unix" and not path.exists():  # since Python 3.13 a listener takes its socket away
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(str(path))
     with pytest.raises(ConnectionError) as caught:
         await create_async_client(address)
     assert str(caught.value) == f"{address}: connection refused"
