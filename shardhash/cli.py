@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from shardhash import __version__
 from shardhash.base.options import DESCRIBE, Described, Options
@@ -92,4 +93,10 @@ commands:
 Each has a --help of its own. The shortest way to a server and an answer:
 
   shardhash serve --bind 127.0.0.1:8686 &
-  shardhash client --address 127.0.0.1:8686 ping"""
+  shardhash client --address 127.0.0.1:8686 ping{_operators()}"""
+
+
+def _operators() -> str:
+    """Where an installed package has its runbook and units; "" in a checkout."""
+    folder = Path(sys.prefix) / "share" / "shardhash"
+    return f"\n\nThe runbook, units and container files are in {folder}." if (folder / "runbook.md").exists() else ""

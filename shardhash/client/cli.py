@@ -11,16 +11,19 @@ import argparse
 import getpass
 import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shardhash.base import options
 from shardhash.base.options import Options
 from shardhash.base.secrets import hide_secret
 from shardhash.client.commands import SUBCOMMANDS
 from shardhash.errors import ConfigError, InvokeError
+from shardhash.wire.address import parse_bind, reachable
 
 DEFAULT_ADDRESS = "unix://./hashserve.sock"
+BINDS = ("SHARDHASH_BIND", "HASHSERVER_BIND")
 SECRET = "SHARDHASH_PASSWORD"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             known.parser.error(f"--login without a password: set {SECRET}, or use ~/.netrc and no --login")
         given.password = getpass.getpass(f"token of {given.login}: ")
     try:
+        given.address = given.address or default_address(os.environ)
         return _run(given)
     except ConfigError as error:
         known.parser.error(str(error))
@@ -70,6 +74,14 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def default_address(environment: Mapping[str, str]) -> str:
+    """The address of the server that this environment starts, if it does: a health check needs no settings."""
+    for variable in BINDS:
+        if binds := environment.get(variable, "").split():
+            return str(reachable(parse_bind(binds[0])[0]))
+    return DEFAULT_ADDRESS
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -105,9 +117,8 @@ def _options() -> Options:
     known.add(
         "--address",
         "SHARDHASH_ADDRESS",
-        default=DEFAULT_ADDRESS,
-        help="the server: unix://PATH, HOST:PORT, tls://HOST:PORT, ws://HOST:PORT or wss://HOST"
-        f" (default {DEFAULT_ADDRESS})",
+        help="the server: unix://PATH, HOST:PORT, tls://HOST:PORT, ws://HOST:PORT or wss://HOST (default: the first one"
+        f" that SHARDHASH_BIND or HASHSERVER_BIND has a server listen on here, else {DEFAULT_ADDRESS})",
     )
     known.add("--login", "SHARDHASH_LOGIN", short="-l", metavar="USER", help="log in as this user")
     known.add(

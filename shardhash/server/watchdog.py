@@ -13,7 +13,7 @@ import logging
 import ssl
 
 from shardhash.server.service_manager import ServiceManager
-from shardhash.wire.address import Address
+from shardhash.wire.address import Address, reachable
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def _ask(address: Address) -> bool:
         if address.kind == "unix":
             reader, writer = await asyncio.open_unix_connection(address.path)
         else:
-            reader, writer = await asyncio.open_connection(_reachable(address.host), address.port, ssl=context)
+            reader, writer = await asyncio.open_connection(reachable(address).host, address.port, ssl=context)
     except ssl.SSLError:
         return True  # it wants a certificate of its clients: it speaks
     try:
@@ -65,8 +65,3 @@ async def _ask(address: Address) -> bool:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     return True
-
-
-def _reachable(host: str) -> str:
-    """Where a server is reached from its own machine that listens on a host."""
-    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -16,7 +16,7 @@ comma: ``read-only``, and ``anon=PERMISSION+PERMISSION`` for what anonymous clie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv6Address, ip_address
 from typing import Literal, TypeAlias
 
@@ -62,6 +62,12 @@ class Address:
             return ip_address(self.host.partition("%")[0]).is_loopback
         except ValueError:
             return False  # a name may lead anywhere, and an empty host means all interfaces
+
+
+def reachable(address: Address) -> Address:
+    """Where a server that listens on an address is reached from its own machine."""
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+    return address if address.kind == "unix" else replace(address, host=here.get(address.host, address.host))
 
 
 def parse_address(text: str) -> Address:

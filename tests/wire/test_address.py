@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardhash.errors import ConfigError
-from shardhash.wire.address import Address, parse_address, parse_bind
+from shardhash.wire.address import Address, parse_address, parse_bind, reachable
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,18 @@ def test_bind(text: str, address: Address, options: dict[str, str]) -> None:
 def test_refused_bind_says_why(text: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         parse_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [
+        (":8686", "127.0.0.1:8686"),
+        ("0.0.0.0:1", "127.0.0.1:1"),
+        ("[::]:1", "[::1]:1"),
+        ("ws://:8484/ws", "ws://127.0.0.1:8484/ws"),
+        ("tls://h.example.com:1", "tls://h.example.com:1"),
+        ("unix://./a.sock", "unix://./a.sock"),
+    ],
+)
+def test_where_a_bind_is_reached_from_its_own_machine(bind: str, address: str) -> None:
+    assert str(reachable(parse_bind(bind)[0])) == address
