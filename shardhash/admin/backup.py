@@ -8,7 +8,8 @@ T (microseconds since 1970 UTC) is when it was begun, and it stands for the stat
 shard are copied after those of another, so records that are younger than T may be in it, and restoring leaves them
 out. A report makes its index item durable before its row, on whichever shards; and what is acknowledged before T is in
 the log before T. Two things move T on: records that are younger already, because the clock was set back since they
-were written; and a live server that meanwhile replaced every snapshot that is older than T.
+were written (the log's own time goes on from them); and a live server that meanwhile replaced every snapshot that is
+older than T.
 
 `files` lists what belongs to the backup; all else in its folders was left by one that was cut short, and is not looked
 at. Files that will not change any more have their size there: they are not copied again if they are as they were. All
@@ -26,7 +27,7 @@ from typing import NamedTuple, TypeAlias
 import orjson
 
 from shardhash.admin.directory import manifest_of
-from shardhash.base.timestamps import to_iso
+from shardhash.admin.moments import earliest_time, latest_time
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.generations import remove_other_generations
 from shardhash.shard.directory.lock import lock_directory
@@ -42,8 +43,8 @@ from shardhash.shard.storage.layout import (
     snapshot_name,
 )
 from shardhash.shard.storage.log import Tail, first_number, read_segment
-from shardhash.shard.storage.recovery import Progress, log_is_all, now
-from shardhash.shard.storage.snapshot import check_snapshot, read_end
+from shardhash.shard.storage.recovery import Progress, now
+from shardhash.shard.storage.snapshot import check_snapshot
 
 FORMAT = 1
 ATTEMPTS = 10
@@ -133,8 +134,9 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
     make_directory(fs, destination)
     with lock_directory(destination):
         old = _old_backup(fs, destination)
-        copy = _Copy(fs, directory, destination, old, Result(now()))
         try:
+            begun = max(now(), latest_time(fs, manifest.folders(directory)))
+            copy = _Copy(fs, directory, destination, old, Result(begun))
             for number, folder in enumerate(manifest.folders(Path())):
                 copy.copy_shard(folder, last=folder.parent)
                 progress(f"copied shard {number + 1} of {manifest.shards}")
@@ -145,21 +147,6 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
         except OSError as error:
             raise StorageError(f"the backup in {destination} cannot be written: {error}") from error
     return copy.result
-
-
-def earliest_time(fs: FileSystem, folders: list[Path]) -> int:
-    """The earliest time (microseconds) to which all these shards can be restored; 0 when that is their beginning."""
-    times = [0]
-    for folder in folders:
-        listing = list_shard(fs, folder)
-        if listing.snapshots and not log_is_all(listing):
-            times.append(read_end(fs, folder / snapshot_name(listing.snapshots[0])).time)
-    return max(times)
-
-
-def text_of(time: int) -> str:
-    """A time in microseconds as ISO 8601."""
-    return to_iso(time, "seconds")
 
 
 def _old_backup(fs: FileSystem, destination: Path) -> Source | None:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from shardhash.base import options
 from shardhash.base.options import Options
+from shardhash.base.text import printable
 from shardhash.errors import ConfigError, DamageError, ShardhashError
 
 PATIENCE = 2.0
@@ -111,7 +112,7 @@ def backup(arguments: Sequence[str]) -> int:
     known.parser.add_argument("destination", metavar="DEST", type=Path, help="folder of the backup; made if need be")
     given = known.parse(arguments)
     from shardhash.admin.backup import backup as make_backup
-    from shardhash.admin.backup import text_of
+    from shardhash.admin.moments import text_of
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
@@ -137,8 +138,9 @@ def restore(arguments: Sequence[str]) -> int:
     known.parser.add_argument("source", metavar="SRC", type=Path, help="backup or data directory to restore")
     known.add("--until", metavar="TIME", convert=options.moment, help=AT_ITS_TIME)
     known.switch("--force", help="also over a directory that holds something, which stays aside")
+    known.switch("--dry-run", help="change nothing, and say what would go and come")
     given = known.parse(arguments)
-    from shardhash.admin.backup import text_of
+    from shardhash.admin.moments import text_of
     from shardhash.admin.restore import restore as restore_new
     from shardhash.admin.restore import restore_over
     from shardhash.shard.storage.filesystem import OsFileSystem
@@ -146,6 +148,8 @@ def restore(arguments: Sequence[str]) -> int:
 
     def run() -> int:
         fs, aside = OsFileSystem(), None
+        if given.dry_run:
+            return _tell_difference(given.source, given.data, given.until)
         if given.force and (given.data / MANIFEST).exists():
             moment, aside = restore_over(fs, given.source, given.data, given.until, _stamp(), telling())
         else:
@@ -157,6 +161,20 @@ def restore(arguments: Sequence[str]) -> int:
         return 0
 
     return _run("restore", run)
+
+
+def _tell_difference(source: Path, data: Path, until: int | None) -> int:
+    from shardhash.admin.difference import would_change
+    from shardhash.admin.moments import text_of
+    from shardhash.shard.storage.filesystem import OsFileSystem
+
+    found = would_change(OsFileSystem(), source, data, until, telling())
+    state = "in its newest state" if found.moment is None else f"as of {text_of(found.moment)}"
+    print(f"nothing was changed; {data} would be {source} {state}:")
+    for verb, counts, users in (("go", found.gone, found.users_gone), ("come", found.come, found.users_come)):
+        names = f"; users: {', '.join(map(printable, users))}" if users else ""
+        print(f"would {verb}: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}{names}")
+    return 0
 
 
 def dump(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from shardhash.errors import ConfigError, StorageError
@@ -15,7 +16,7 @@ from shardhash.shard.directory.generations import next_generation, remove_leftov
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.directory.manifest import Manifest, check_folders, make_directory, read_manifest
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import CONTROL, LOCK, MANIFEST, UNFINISHED
+from shardhash.shard.storage.layout import ASIDE, CONTROL, LOCK, MANIFEST, UNFINISHED
 
 
 def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
@@ -61,6 +62,16 @@ def replacement(fs: FileSystem, directory: Path, shards: int) -> Iterator[list[P
         remove_leftovers(fs, directory, new)
     except OSError as error:
         raise StorageError(f"{directory} is whole, but what was there before cannot be removed: {error}") from error
+
+
+def new_aside(fs: FileSystem, directory: Path, stamp: str) -> Path:
+    """Make a folder for what is to be kept aside, whose name holds the stamp; no other one has it."""
+    for number in count(1):
+        path = directory / (f"{ASIDE}{stamp}" if number == 1 else f"{ASIDE}{stamp}-{number}")
+        if not fs.exists(path):
+            fs.mkdir(path)
+            return path
+    raise AssertionError
 
 
 def _refuse_content(fs: FileSystem, directory: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 
 from shardhash.admin.backup import copy_file
-from shardhash.admin.directory import replacement
+from shardhash.admin.directory import new_aside, replacement
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.generations import generation_names
@@ -52,7 +52,7 @@ def repair(fs: FileSystem, directory: Path, stamp: str | None, progress: Progres
         manifest, damage = _find_manifest(fs, directory)
         result = Repaired(damage + verify(fs, manifest.folders(directory), progress).damage)
         if result.damage and stamp is not None:
-            result.aside = directory / f"aside-{stamp}"
+            result.aside = new_aside(fs, directory, stamp)
             _copy_aside(fs, directory, result.aside, progress)
             _rebuild(fs, directory, manifest, result.lost, progress)
     except OSError as error:
@@ -120,9 +120,6 @@ def _manifest_of(fs: FileSystem, directory: Path, name: str) -> Manifest | None:
 
 def _copy_aside(fs: FileSystem, directory: Path, aside: Path, progress: Progress) -> None:
     """Copy all generations and the manifest to a new folder, durably."""
-    if fs.exists(aside):
-        raise ConfigError(f"{aside} is there already; wait a second")
-    fs.mkdir(aside)
     if fs.exists(directory / MANIFEST):
         copy_file(fs, directory / MANIFEST, aside / MANIFEST)
     for generation in generation_names(fs, directory):

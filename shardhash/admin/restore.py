@@ -15,8 +15,9 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from shardhash.admin.backup import copy_file, earliest_time, source_of, text_of
-from shardhash.admin.directory import new_directory, replacement
+from shardhash.admin.backup import Source, copy_file, source_of
+from shardhash.admin.directory import new_aside, new_directory, replacement
+from shardhash.admin.moments import check_moment, earliest_time, text_of
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, StorageError
 from shardhash.shard.directory.lock import lock_directory
@@ -32,8 +33,9 @@ def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, pr
     """Make a new data directory of a backup, or of another data directory that keeps enough.
 
     `until` (microseconds since 1970 UTC): as it was then; else the newest state there is. Returns the time it stands
-    for, None for the newest state of a data directory. ConfigError when `directory` is not empty, `until` is too early
-    or a server writes to the source; DamageError when the source is damaged, StorageError when a disk refuses.
+    for, None for the newest state of a data directory. ConfigError when `directory` is not empty, `until` is out of
+    its reach or a server writes to the source; DamageError when the source is damaged, StorageError when a disk
+    refuses.
     """
     found = source_of(fs, source)
     with kept_still(source), new_directory(fs, directory, found.manifest.shards) as new:
@@ -58,24 +60,44 @@ def restore_over(
             shards = source_of(fs, source).manifest.shards
             with replacement(fs, directory, shards) as new:
                 moment = _write_state(fs, source, new, until, progress)
-                aside = directory / f"aside-{stamp}"
+                aside = new_aside(fs, directory, stamp)
                 _link_aside(fs, directory, old, aside)
     return moment, aside
 
 
 def _write_state(fs: FileSystem, source: Path, new: list[Path], until: int | None, progress: Progress) -> int | None:
     """Write the state of a source to new shards, and verify them; the time it stands for."""
+    found, moment = moment_of(fs, source, until)
+    # The shards of a backup were copied one after the other: a row may be there before its index item.
+    reshard(
+        found.fs,
+        found.manifest.folders(source),
+        new,
+        progress,
+        read=partial(_read_until, until=moment),
+        reindex=True,
+    )
+    verdict = verify(fs, new, progress)
+    if verdict.damage:
+        raise StorageError("what was restored does not verify: " + "; ".join(verdict.damage))
+    if not any(verdict.counts[name] for name in ("mappings", "rows", "users", "config")):
+        raise ConfigError(f"{source} holds nothing; nothing was restored")
+    return moment
+
+
+def moment_of(fs: FileSystem, source: Path, until: int | None) -> tuple[Source, int | None]:
+    """A source, and the time as of which it is to be read; None for its newest state.
+
+    ConfigError for a time that its records do not reach.
+    """
     found = source_of(fs, source)
     folders = found.manifest.folders(source)
-    moment = found.time if until is None else until if found.time is None else min(until, found.time)
-    if moment is not None and moment < (earliest := earliest_time(found.fs, folders)):
-        raise ConfigError(f"{source} goes back to {text_of(earliest)}, not to {text_of(moment)}")
-    # The shards of a backup were copied one after the other: a row may be there before its index item.
-    reshard(found.fs, folders, new, progress, read=partial(_read_until, until=moment), reindex=True)
-    damage = verify(fs, new, progress).damage
-    if damage:
-        raise StorageError("what was restored does not verify: " + "; ".join(damage))
-    return moment
+    if until is not None:
+        check_moment(found.fs, source, folders, until, found.time)
+        return found, until
+    if found.time is not None and found.time < (earliest := earliest_time(found.fs, folders)):
+        raise ConfigError(f"{source} goes back to {text_of(earliest)}, not to {text_of(found.time)}")
+    return found, found.time
 
 
 def _read_until(fs: FileSystem, folder: Path, progress: Progress, *, until: int | None) -> Table:
@@ -91,7 +113,6 @@ def kept_still(source: Path) -> Iterator[None]:
 
 def _link_aside(fs: FileSystem, directory: Path, old: Manifest, aside: Path) -> None:
     """Give the present generation a second name in a new folder, durably."""
-    fs.mkdir(aside)
     generation = generation_folder(aside, old.generation)
     fs.mkdir(generation)
     for folder, target in zip(old.folders(directory), old.folders(aside), strict=True):

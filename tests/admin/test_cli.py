@@ -13,9 +13,11 @@ import pytest
 
 from shardhash import cli
 from shardhash.admin.cli import PATIENCE, telling
+from shardhash.base.timestamps import to_iso
 from shardhash.client import create_client
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.recovery import now
 from tests.admin.directories import Writer, facts, hash_of
 from tests.servers import ServerProcess
 
@@ -99,8 +101,23 @@ def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_times(shell: Shell, tmp_path: Path) -> None:
-    assert shell("restore", shell.data, "--until", "2099-01-01T00:00+01:00", data=tmp_path / "new") == 0
-    assert shell.out == f"{tmp_path}/new is {shell.data} as of 2098-12-31T23:00:00+00:00, and verified\n"
+    moment = now()
+    writer = Writer(FS, shell.data)
+    writer.fill(range(40, 43))
+    writer.close()
+    text = to_iso(moment)
+    assert shell("restore", shell.data, "--until", text, "--force", "--dry-run") == 0
+    assert shell.out.splitlines()[1:] == [
+        "would go: 2 mappings, 3 outhash rows, 0 users and settings",
+        "would come: 0 mappings, 0 outhash rows, 0 users and settings",
+    ]
+    assert shell("restore", shell.data, "--until", text, data=tmp_path / "new") == 0
+    assert shell.out == f"{tmp_path}/new is {shell.data} as of {to_iso(moment, 'seconds')}, and verified\n"
+    for time, words in (("2099-01-01T00:00+01:00", "leave --until out"), ("2020-01-01", "goes back to")):
+        for more in ([], ["--dry-run"]):
+            assert shell("restore", shell.data, "--until", time, *more, data=tmp_path / "other") == 1
+            assert words in shell.err
+    assert not (tmp_path / "other" / "manifest.json").exists()
     with pytest.raises(SystemExit) as exit_:
         shell("restore", shell.data, "--until", "yesterday", data=tmp_path / "other")
     assert exit_.value.code == 2

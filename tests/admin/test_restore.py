@@ -10,6 +10,7 @@ from shardhash.admin.backup import backup
 from shardhash.admin.restore import restore, restore_over
 from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.directory.lock import lock_directory
+from shardhash.shard.storage import recovery
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import list_shard, segment_path
 from shardhash.shard.storage.recovery import now
@@ -96,3 +97,73 @@ def test_refusals(data: Path, tmp_path: Path) -> None:
         restore(FS, data, tmp_path / "new", None, silent)
     with lock_directory(data), pytest.raises(ConfigError, match="is in use by process"):
         restore_over(FS, data, data, None, STAMP, silent)
+
+
+def test_two_restores_in_one_second_keep_both_asides(data: Path, tmp_path: Path) -> None:
+    backup(FS, data, tmp_path / "backup", silent)
+    first = facts(FS, data)
+    writer = Writer(FS, data)
+    writer.fill(range(60, 70))
+    writer.close()
+    second = facts(FS, data)
+    asides = [restore_over(FS, tmp_path / "backup", data, None, STAMP, silent)[1] for _ in range(3)]
+    assert len(set(asides)) == 3
+    assert [facts(FS, aside) for aside in asides] == [second, first, first]
+
+
+@pytest.mark.parametrize("from_snapshot", [False, True])
+def test_a_time_that_the_records_do_not_reach_is_refused(tmp_path: Path, from_snapshot: bool) -> None:
+    (tmp_path / "data").mkdir()
+    before = now()
+    writer = Writer(FS, tmp_path / "data")
+    writer.fill(range(1, 20))
+    writer.close()
+    data = tmp_path / "data"
+    if from_snapshot:
+        restore(FS, data, tmp_path / "restored", None, silent)
+        data = tmp_path / "restored"
+        writer = Writer(FS, data)
+        writer.report(20)
+        writer.close()
+    for until, words in ((before, "goes back to"), (now() + 1, "leave --until out")):
+        with pytest.raises(ConfigError, match=words):
+            restore(FS, data, tmp_path / "new", until, silent)
+        assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+def test_a_restore_of_nothing_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Writer(FS, tmp_path / "data").close()
+    backup(FS, tmp_path / "data", tmp_path / "backup", silent)
+    for source in ("data", "backup"):
+        with pytest.raises(ConfigError, match="holds nothing"):
+            restore(FS, tmp_path / source, tmp_path / "new", None, silent)
+    with pytest.raises(ConfigError, match="no records"):
+        restore(FS, tmp_path / "data", tmp_path / "new", now(), silent)
+    assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+def test_until_is_exact_after_the_clock_was_set_back(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server ran, and while it was stopped: what came later has later times in each log."""
+    ahead = now() + 3_600_000_000
+    with monkeypatch.context() as changed:
+        changed.setattr(recovery, "now", lambda: ahead)
+        writer = Writer(FS, data)
+        writer.fill(range(60, 70))
+    writer.fill(range(70, 80))
+    writer.close()
+    writer = Writer(FS, data)
+    writer.fill(range(80, 90))
+    writer.close()
+    first = facts(FS, data)
+    moment = max(recovery.recover(FS, folder).last_time for folder in writer.folders)
+    assert moment >= ahead
+    writer = Writer(FS, data)
+    writer.fill(range(90, 99))
+    writer.snapshot()
+    writer.close()
+    assert facts(FS, data) != first
+    restore(FS, data, tmp_path / "then", moment, silent)
+    assert facts(FS, tmp_path / "then") == first

@@ -12,7 +12,7 @@ from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.operations import OPERATIONS
-from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
 

@@ -11,7 +11,7 @@ import pytest
 
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
-from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
 

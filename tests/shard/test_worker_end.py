@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from shardhash.link import messages
 from shardhash.link import operations as op
-from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker import process
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer

@@ -13,7 +13,7 @@ from aiohttp.web import WebSocketResponse
 
 from shardhash.link import messages
 from shardhash.link.worker_link import WorkerLink
-from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker.process import Link
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer

@@ -10,7 +10,7 @@ import pytest
 
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.link import operations as op
-from shardhash.shard.storage.recovery import MemoryShard
+from shardhash.shard.storage.memory import MemoryShard
 from shardhash.stores.interface import CollectionStatus
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.hashes import to_key

@@ -18,7 +18,7 @@ import orjson
 
 from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
-from shardhash.shard.storage.layout import MANIFEST, generation_folder, shard_folder
+from shardhash.shard.storage.layout import MANIFEST, SHARD, generation_folder, shard_folder
 
 FORMAT = 2
 """Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
@@ -31,7 +31,6 @@ HINT = "see: shardhash verify --data DIR, then: shardhash repair --data DIR"
 
 GENERATION = re.compile(r"generation-(\d{6,9})", re.ASCII)
 """The name of a generation's folder."""
-_SHARD = re.compile(r"shard-\d{3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def check_folders(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
         others = ", ".join(name for name in fs.listdir(directory) if GENERATION.fullmatch(name)) or "none"
         raise DamageError(path, 0, f"it names {generation.name}, which is missing; there are: {others}", REBUILD)
     expected = {folder.name for folder in manifest.folders(directory)}
-    present = {name for name in fs.listdir(generation) if _SHARD.fullmatch(name)}
+    present = {name for name in fs.listdir(generation) if SHARD.fullmatch(name)}
     for name in sorted(expected - present):
         raise DamageError(generation / name, 0, "the folder of this shard is missing", HINT)
     if present != expected:

@@ -40,6 +40,8 @@ ASIDE = "aside-"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"
 
+SHARD = re.compile(r"shard-\d{3}", re.ASCII)
+"""The name of a shard's folder."""
 _NUMBERED = re.compile(r"(log|snapshot|siginfo)-(\d{10})\.(log|snap|sig)", re.ASCII)
 _ENDINGS = {"log": "log", "snapshot": "snap", "siginfo": "sig"}
 

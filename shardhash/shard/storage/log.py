@@ -7,8 +7,9 @@ A segment is a file that only grows. All integers are little-endian::
              | u64 offset up to which this segment was durable when the record was written
              | u32 CRC-32 of these 32 bytes | u32 CRC-32 of the payload | payload, JSON (records.py)
 
-Records are numbered without gaps, over all segments of a shard. A segment begins only after all of the one before is
-durable; so does the one that `close` leaves, without records, to say that nothing is missing before it.
+Records are numbered without gaps, over all segments of a shard, and their times never go back (clock.py). A segment
+begins only after all of the one before is durable; so does the one that `close` leaves, without records, to say that
+nothing is missing before it.
 
 What a power loss leaves is a *torn tail*: behind some offset of the newest segment bytes are missing, zero or old.
 None of it was acknowledged, so it is cut off, and said. Damage is something else: a bad record in a segment that is
@@ -40,6 +41,8 @@ _HEAD = struct.Struct("<4sIQQQII")
 _CHECKED = struct.Struct("<4sIQQQ")
 """The part of a record's head that its checksum covers."""
 _CHECKSUMS = struct.Struct("<II")
+_END = 1 << 20
+"""Bytes at the end of a segment in which its last record is looked for."""
 
 
 class Entry(NamedTuple):
@@ -228,6 +231,21 @@ def read_sound_entries(fs: FileSystem, path: Path) -> Iterator[Entry]:
         if entry is not None:
             yield entry
         offset = data.find(MARKER, offset + 1 if entry is None else entry.end)
+
+
+def last_time(fs: FileSystem, path: Path) -> int:
+    """The time of the last record with a sound head, reading the end of a segment alone; 0 when none is there."""
+    with fs.read(path) as file:
+        file.seek(max(0, fs.size(path) - _END))
+        data = file.read()
+    offset = data.rfind(MARKER)
+    while offset >= 0:
+        if offset + _HEAD.size <= len(data):
+            _, _, _, time, _, head_checksum, _ = _HEAD.unpack_from(data, offset)
+            if crc32(data[offset : offset + _CHECKED.size]) == head_checksum:
+                return int(time)
+        offset = data.rfind(MARKER, 0, offset)
+    return 0
 
 
 def first_number(fs: FileSystem, path: Path) -> int | None:

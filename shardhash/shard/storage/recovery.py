@@ -17,7 +17,6 @@ A disk that is full or read-only does not keep a shard from 2 and 3; 1, 4 and 5 
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,19 @@ from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot, snapshot_chunks
+from shardhash.shard.storage.clock import LogClock, latest_of_all
 from shardhash.shard.storage.filesystem import FileSystem, takes_no_writes
 from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, snapshot_path
 from shardhash.shard.storage.log import HINT, LogWriter, Tail, read_segment
+from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.storage.siginfo import SiginfoFiles
 from shardhash.shard.storage.snapshot import SnapshotHead
 from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
 
 SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
+CLOCK_PATIENCE = 1_000_000
+"""Microseconds by which a clock may be behind the last record before anybody is told."""
 EMPTY_SEGMENT = 20
 """Bytes of a segment that holds nothing yet."""
 BASE_SEGMENT = 2
@@ -62,7 +65,7 @@ class Recovered:
 
     `next_segment` and `next_number` are where the log goes on; `resume` that this segment is there, without a record;
     `snapshot_time` when the snapshot that was loaded began, microseconds since 1970 UTC, 0 without one;
-    `remarks` what people should know.
+    `last_time` that of the last record, or of the end of the snapshot; `remarks` what people should know.
     """
 
     table: Table
@@ -72,6 +75,7 @@ class Recovered:
     resume: bool = False
     tail: Tail = field(default_factory=Tail)
     snapshot_time: int = 0
+    last_time: int = 0
     bad_snapshots: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -127,6 +131,7 @@ def _load_snapshot(
             progress(found.remarks[-1])
             continue
         found.table, found.next_number, found.snapshot_time = table, head.number, head.time
+        found.last_time = snapshot.read_end(fs, path).time
         progress(f"loaded snapshot {number}: {table.counts()['mappings']:,} mappings")
         return head.segment
     if log_is_all(listing):
@@ -151,6 +156,7 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
     tail = Tail()
     for entry in read_segment(fs, path, found.next_number, newest=newest, tail=tail):
         found.next_number = entry.number + 1
+        found.last_time = max(found.last_time, entry.time)
         if until is None or entry.time <= until:
             try:
                 found.table.apply(orjson.loads(entry.payload))
@@ -193,6 +199,7 @@ class Shard:
         self._keep_snapshots = keep_snapshots
         self._siginfo = SiginfoFiles(fs, folder)
         self._log: LogWriter | None = None
+        self._clock = LogClock(max(found.last_time, latest_of_all(fs, folder)), _machine_clock)
         self._bytes_at_snapshot = 0
         self._snapshot: FileSnapshot | None = None
 
@@ -227,7 +234,7 @@ class Shard:
         """Write records, all or none, durable after `sync`. StorageError: none; SyncError: final."""
         if not self.ready:
             self.make_ready()  # a text before the record that refers to it
-        self._written_log().append([orjson.dumps(record) for record in records], now())
+        self._written_log().append([orjson.dumps(record) for record in records], self._clock.now())
 
     def sync(self) -> None:
         """Make what was appended durable. SyncError is final."""
@@ -254,8 +261,10 @@ class Shard:
         log = self._written_log()
         log.rotate()
         self._bytes_at_snapshot = log.bytes_written
-        head = SnapshotHead(log.segment, log.number, now(), self._siginfo.next_number)
-        self._snapshot = FileSnapshot(self._fs, self._folder, self.table, head, self._keep_snapshots, now, self._sealed)
+        head = SnapshotHead(log.segment, log.number, self._clock.now(), self._siginfo.next_number)
+        self._snapshot = FileSnapshot(
+            self._fs, self._folder, self.table, head, self._keep_snapshots, self._clock.now, self._sealed
+        )
         return self._snapshot
 
     def _sealed(self, head: SnapshotHead) -> None:
@@ -282,47 +291,6 @@ class Shard:
         self._log = LogWriter(
             self._fs, self._folder, found.next_segment, found.next_number, self._segment_size, resume=found.resume
         )
-
-
-class MemoryShard:
-    """A shard without files: all is lost at the end."""
-
-    durable = False
-    log_bytes = 0
-    ready = has_log = True
-    snapshot_time = 0
-
-    def __init__(self) -> None:
-        self.table = Table()
-        self._siginfo: list[bytes] = []
-
-    def make_ready(self) -> None:
-        """It always is."""
-
-    def refuse_texts(self, error: StorageError | None) -> None:
-        """No disk refuses any."""
-
-    def append(self, records: Sequence[Record]) -> None:
-        """Nothing is kept."""
-
-    def sync(self) -> None:
-        """Nothing is durable."""
-
-    def put_siginfo(self, text: str) -> int:
-        """Keep a text, compressed."""
-        self._siginfo.append(zlib.compress(text.encode()))
-        return len(self._siginfo)
-
-    def get_siginfo(self, reference: int) -> str | None:
-        """The text of a reference; None for 0."""
-        return zlib.decompress(self._siginfo[reference - 1]).decode() if reference else None
-
-    def begin_snapshot(self) -> SnapshotJob:
-        """There is nowhere to write one."""
-        raise StorageError("the server keeps everything in memory (--memory); there is nothing to snapshot")
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 AnyShard: TypeAlias = Shard | MemoryShard
@@ -355,6 +323,8 @@ def open_shard(
         raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from error
     for remark in found.remarks:
         progress(remark)
+    if (ahead := found.last_time - now()) > CLOCK_PATIENCE:
+        progress(f"the clock was set back by {ahead / 1e6:.0f} s since the last record; the log's own time goes on")
     shard = Shard(fs, folder, found, segment_size=segment_size, keep_snapshots=keep_snapshots)
     try:
         shard.make_ready()
@@ -363,6 +333,11 @@ def open_shard(
             raise
         progress(f"{error}; lookups are served, and reports refused until there is room")
     return shard
+
+
+def _machine_clock() -> int:
+    """The machine's clock, whatever `now` is by now."""
+    return now()
 
 
 def _tidy(fs: FileSystem, folder: Path, found: Recovered) -> None:

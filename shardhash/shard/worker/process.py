@@ -34,7 +34,8 @@ from shardhash.link.operations import OPERATIONS, Snapshot
 from shardhash.link.worker_options import WorkerOptions, WorkerPlace, parse_options
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
-from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, MemoryShard, open_shard
+from shardhash.shard.storage.memory import MemoryShard
+from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, open_shard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer, describe_bug
 

@@ -1,0 +1,52 @@
+"""A shard in memory alone, for servers that keep nothing."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+from shardhash.errors import StorageError
+from shardhash.shard.state.records import Record
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.snapshot_job import SnapshotJob
+
+
+class MemoryShard:
+    """A shard without files: all is lost at the end."""
+
+    durable = False
+    log_bytes = 0
+    ready = has_log = True
+    snapshot_time = 0
+
+    def __init__(self) -> None:
+        self.table = Table()
+        self._siginfo: list[bytes] = []
+
+    def make_ready(self) -> None:
+        """It always is."""
+
+    def refuse_texts(self, error: StorageError | None) -> None:
+        """No disk refuses any."""
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Nothing is kept."""
+
+    def sync(self) -> None:
+        """Nothing is durable."""
+
+    def put_siginfo(self, text: str) -> int:
+        """Keep a text, compressed."""
+        self._siginfo.append(zlib.compress(text.encode()))
+        return len(self._siginfo)
+
+    def get_siginfo(self, reference: int) -> str | None:
+        """The text of a reference; None for 0."""
+        return zlib.decompress(self._siginfo[reference - 1]).decode() if reference else None
+
+    def begin_snapshot(self) -> SnapshotJob:
+        """There is nowhere to write one."""
+        raise StorageError("the server keeps everything in memory (--memory); there is nothing to snapshot")
+
+    def close(self) -> None:
+        """Nothing is open."""
