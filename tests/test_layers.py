@@ -33,7 +33,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server": ("errors", "base", "wire", "link", "shard", "stores", "coordinator", "http", "server"),
     "admin": ("errors", "base", "wire", "link.operations", "shard", "admin"),
     "moving": ("errors", "base", "wire", "link.operations", "shard", "client", "admin", "moving"),
-    "cli": ("errors", "base", "wire", "shard", "client", "server", "admin", "moving", "cli"),
+    "database": ("errors", "base", "stores.postgresql", "database"),
+    "cli": ("errors", "base", "wire", "shard", "client", "server", "admin", "moving", "database", "cli"),
     "__main__": ("cli",),
     "__init__": (),
 }

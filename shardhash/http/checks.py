@@ -53,6 +53,8 @@ def checks(health: Health, disk: Disk | None) -> Iterator[Check]:
     for shard in health.shards:
         restarts = f"; its worker was started again {shard.restarts}x" if shard.restarts else ""
         yield Check(f"shard {shard.shard}", not shard.why, (shard.why or "answers") + restarts)
+    if health.database is not None:
+        yield Check("database", not health.database, health.database or "answers")
     if disk is not None:
         yield _check_disk(disk)
     if health.upstream is not None:

@@ -1,15 +1,14 @@
-"""Serving: workers, Store, users and listeners put together, until a signal; then taken down in order."""
+"""Serving: Store, users and listeners put together, until a signal; then taken down in order."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -22,45 +21,33 @@ from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
-from shardhash.errors import ServerFaultError, ShardhashError, StorageError
+from shardhash.errors import ShardhashError
 from shardhash.http.site import Site
-from shardhash.link.worker_link import WorkerLink
 from shardhash.server.control import control_socket
+from shardhash.server.first_writes import do_or_retry
 from shardhash.server.reload import Reload
 from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
-from shardhash.server.supervisor import Supervisor
+from shardhash.server.store_factory import Workers, open_store
 from shardhash.server.watchdog import keep_fed
-from shardhash.server.worker_processes import WorkerProcess
-from shardhash.stores.chained.store import ChainedStore, Misses
-from shardhash.stores.chained.upstream import Upstream
-from shardhash.stores.sharded.router import Router
+from shardhash.stores.interface import Store
 from shardhash.wire.address import Address
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSE = 1.0
-"""Seconds before the disk is asked again to take what a start writes."""
-
 
 async def serve(
     settings: Settings,
-    processes: Sequence[WorkerProcess],
-    start: Callable[[int], WorkerProcess],
+    workers: Workers,
     stop_signals: Sequence[signal.Signals],
     reload: Reload,
     manager: ServiceManager,
-    recovered: Callable[[], None],
 ) -> None:
-    """Serve until one of these signals. `processes` run already, one a shard; `start` makes another.
+    """Serve until one of these signals; `manager` is told how it goes.
 
-    `recovered` is called, beside the event loop, once every shard has recovered, and before the first client. `manager`
-    is told how it goes.
-
-    Raises ConfigError when a shard or an address cannot be had.
+    Raises ConfigError when what keeps the hashes, or an address, cannot be had.
     """
-    where = "in memory only" if settings.data is None else f"in {settings.data}, sync {settings.sync}"
-    log.info("shardhash %s, %d workers, data %s", __version__, settings.workers, where)
+    log.info("shardhash %s, %s", __version__, settings.describe_data())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in stop_signals:
@@ -68,45 +55,33 @@ async def serve(
     wanted, hangup = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, wanted.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
-    supervisor = Supervisor(
-        links,
-        processes,
-        start,
-        durable=settings.data is not None,
-        limit=settings.shard_timeout,
-        tell=manager.tell_progress,
-    )
-    starting = asyncio.create_task(supervisor.start())
-    stopping = asyncio.create_task(stop.wait())
     async with AsyncExitStack() as running:
-        running.push_async_callback(supervisor.stop)
-        running.callback(starting.cancel)
+        starting = asyncio.create_task(open_store(settings, workers, manager.tell_progress, running))
+        stopping = asyncio.create_task(stop.wait())
         running.callback(stopping.cancel)
         running.callback(asyncio.create_task(manager.ask_for_time()).cancel)
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
+            starting.cancel()
+            await asyncio.wait([starting])
             return
-        starting.result()
+        store = starting.result()
         tls = None if settings.tls is None else ServerTls(settings.tls)
-        await asyncio.to_thread(recovered)
-        router = Router(links, settings.answer_cache)
-        running.push_async_callback(router.close)
-        services = await _services(settings, router, running)
+        services = Services(store=store, users=await _users(settings, store, running), stats=Stats())
         site = Site(services, settings.browsers, settings.data)
         listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer)
         running.push_async_callback(listeners.close)
-        await running.enter_async_context(control_socket(settings.data, router))
+        await running.enter_async_context(control_socket(settings.data, store))
         site.start()
         running.callback(site.close)
         addresses = await _listen(listeners, settings, manager)
         if tls is not None:
             running.callback(asyncio.create_task(tls.watch()).cancel)
         reload.add(partial(_take_over, listeners, tls))
-        serving = f"serving at {', '.join(map(str, addresses))}; {settings.workers} workers"
+        serving = f"serving at {', '.join(map(str, addresses))}; {settings.describe_data()}"
         running.callback(asyncio.create_task(_reload_settings(reload, hangup, manager, serving)).cancel)
         running.callback(asyncio.create_task(keep_fed(manager, addresses[0])).cancel)
-        running.callback(asyncio.create_task(_write_snapshots(router, wanted)).cancel)
+        running.callback(asyncio.create_task(_write_snapshots(store, wanted)).cancel)
         running.callback(asyncio.create_task(give_back()).cancel)
         gc.freeze()
         manager.tell_ready(serving)
@@ -164,45 +139,21 @@ def _announce(address: str, bind: Bind) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # the interpreter flushes it at its end
 
 
-async def _services(settings: Settings, router: Router, running: AsyncExitStack) -> Services:
-    await _do_or_retry("the current mark", router.reconcile, running)
-    users = Users(router)
+async def _users(settings: Settings, store: Store, running: AsyncExitStack) -> Users:
+    users = Users(store)
     if settings.admin_user is not None and settings.admin_password is not None:
         administrator = partial(users.set_administrator, settings.admin_user, settings.admin_password)
-        await _do_or_retry("the administrator", administrator, running)
-    if settings.upstream is None:
-        return Services(store=router, users=users, stats=Stats())
-    store = ChainedStore(router, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
-    store.start()
-    running.push_async_callback(store.close)
-    return Services(store=store, users=users, stats=Stats())
+        await do_or_retry("the administrator", administrator, running)
+    return users
 
 
-async def _do_or_retry(what: str, work: Callable[[], Awaitable[None]], running: AsyncExitStack) -> None:
-    """Do what a start writes; on a disk that refuses it lookups are served all the same, and it is tried again."""
-    try:
-        await work()
-    except StorageError as error:
-        log.error("%s cannot be stored yet, and that is tried again: %s", what, error)
-        running.callback(asyncio.create_task(_retry(what, work)).cancel)
-
-
-async def _retry(what: str, work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(RETRY_PAUSE)
-        with contextlib.suppress(ServerFaultError):
-            await work()
-            log.info("%s is stored now", what)
-            return
-
-
-async def _write_snapshots(router: Router, wanted: asyncio.Event) -> None:
+async def _write_snapshots(store: Store, wanted: asyncio.Event) -> None:
     """Write a snapshot of every shard whenever one is wanted: on SIGUSR1."""
     while True:
         await wanted.wait()
         wanted.clear()
         try:
-            await router.snapshot()
+            await store.snapshot()
         except ShardhashError as error:
             log.error("no snapshot was written: %s", error)
         else:

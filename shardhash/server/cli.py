@@ -143,7 +143,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         notices = (f"{len(file.values)} settings are in {file.name}", *notices)
     return Settings(
         binds=tuple(parse_rules(text, given.read_only, given.anon_perms) for text in given.bind),
-        workers=given.workers or _workers_of(data),
+        workers=0 if given.store else given.workers or _workers_of(data),
         data=data,
         sync=given.sync,
         sync_interval=given.sync_interval,
@@ -153,6 +153,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         limits=Limits(message=given.max_message),
         shard_timeout=given.shard_timeout,
         answer_cache=given.answer_cache,
+        store=given.store,
         upstream=_upstream(given),
         admin_user=given.admin_user,
         admin_password=_admin_password(given),
@@ -176,6 +177,9 @@ def _workers_of(data: Path | None) -> int:
 
 def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:
     """The data directory, None for memory only, and what is to be said about it."""
+    if given.store:
+        _check_store(given)
+        return None, ()
     database = check_database(given.database, f"--database or {DATABASE}") if given.database else None
     if given.memory:
         if given.data is not None:
@@ -185,9 +189,18 @@ def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:
     return data, ()
 
 
+def _check_store(given: argparse.Namespace) -> None:
+    """Raise ConfigError for what a database has no use for."""
+    for value, flag in ((given.memory, "--memory"), (given.data, "--data"), (given.workers, "--workers")):
+        if value:
+            raise ConfigError(f"--store keeps everything in a database, and {flag} says otherwise; give one of them")
+
+
 def _stock_remarks(given: argparse.Namespace, data: Path | None) -> list[str]:
     """What to tell those who moved their settings here from the stock server."""
-    remarks = []
+    remarks: list[str] = []
+    if given.store:
+        return remarks
     if given.database and (found := describe_database(Path(given.database))) is not None:
         remarks.append(f"{found}; it is left as it is, and nothing in it is served here. Data is kept in {data}")
     if given.db_username or given.db_password:

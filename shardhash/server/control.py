@@ -21,7 +21,7 @@ import orjson
 
 from shardhash.errors import ShardhashError
 from shardhash.shard.storage.layout import CONTROL
-from shardhash.stores.sharded.router import Router
+from shardhash.stores.interface import Store
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ LONGEST_REQUEST = 4096
 
 
 @asynccontextmanager
-async def control_socket(directory: Path | None, router: Router) -> AsyncIterator[None]:
+async def control_socket(directory: Path | None, store: Store) -> AsyncIterator[None]:
     """Answer on the control socket meanwhile. Without one, on a read-only disk for example, a server serves as well."""
     if directory is None:
         yield
@@ -41,7 +41,7 @@ async def control_socket(directory: Path | None, router: Router) -> AsyncIterato
         log.warning("no control socket in %s: %s; `shardhash snapshot` cannot reach this server", directory, error)
         yield
         return
-    server = await asyncio.start_unix_server(_Control(router).answer, sock=listener, limit=LONGEST_REQUEST)
+    server = await asyncio.start_unix_server(_Control(store).answer, sock=listener, limit=LONGEST_REQUEST)
     try:
         yield
     finally:
@@ -73,8 +73,8 @@ def _bind(directory: Path) -> socket.socket:
 class _Control:
     """Carries out what is asked."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
@@ -91,7 +91,7 @@ class _Control:
         if command != "snapshot":
             return {"error": f"this server does not know the command {command!r}; is it an older one?"}
         try:
-            await self._router.snapshot()
+            await self._store.snapshot()
         except ShardhashError as error:
             log.error("no snapshot was written: %s", error)
             return {"error": str(error)}

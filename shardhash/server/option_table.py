@@ -170,6 +170,15 @@ _DATA = (
         " beside the file that --database names)",
     ),
     option(
+        "--store",
+        "SHARDHASH_STORE",
+        metavar="URL",
+        secret=True,
+        help="keep everything in a PostgreSQL database, which any number of servers may share, instead of in a folder:"
+        " postgresql://USER@HOST/DATABASE, with its password in ~/.pgpass or PGPASSFILE; shardhash migrate makes the"
+        " tables",
+    ),
+    option(
         "--database",
         "SHARDHASH_DATABASE",
         DATABASE,
@@ -226,7 +235,7 @@ _DATA = (
         metavar="TIME",
         convert=options.seconds,
         default=30.0,
-        help="how long a worker may take to answer before its request fails",
+        help="how long a worker, or the database, may take to answer before its request fails",
     ),
     option(
         "--answer-cache",

@@ -32,7 +32,8 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One server. `data` None keeps everything in memory only. Times are seconds.
+    """One server. `data` None keeps everything in memory only, or in the database that `store` names, which has no
+    workers. Times are seconds.
 
     `notices` are remarks for the log, of whoever made the settings. ConfigError when they contradict each other.
     """
@@ -49,6 +50,7 @@ class Settings:
     shard_timeout: float = 30.0
     answer_cache: int = ANSWER_CACHE
     """Bytes that the coordinator keeps answers in, 0 for none."""
+    store: str | None = field(default=None, repr=False)
     upstream: UpstreamSettings | None = None
     admin_user: str | None = None
     admin_password: str | None = field(default=None, repr=False)
@@ -64,8 +66,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.binds:
             raise ConfigError("there is no address to listen on; give one with --bind")
-        if self.workers < 1:
-            raise ConfigError("a server needs one worker at least")
+        if (self.workers < 1) is (self.store is None):
+            raise ConfigError("a server needs one worker at least, or a database and no workers")
         if self.tls is None:
             for bind in self.binds:
                 _check_is_plain(bind.address)
@@ -77,6 +79,13 @@ class Settings:
         if bool(self.admin_user) != bool(self.admin_password):
             given, missing = ("user", "password") if self.admin_user else ("password", "user")
             raise ConfigError(f"an admin {given} is given without an admin {missing}; give both or neither")
+
+    def describe_data(self) -> str:
+        """Where its data is, for the log."""
+        if self.store is not None:
+            return "data in a database (--store)"
+        where = "in memory only" if self.data is None else f"in {self.data}, sync {self.sync}"
+        return f"{self.workers} workers, data {where}"
 
     def warnings(self) -> list[str]:
         """What the one who runs the server should know before a stranger finds out."""

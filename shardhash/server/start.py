@@ -61,10 +61,11 @@ def run(settings: Settings, reload: Reload) -> int:
             import uvloop  # after the workers are on their way
 
             from shardhash.server.assembly import serve
+            from shardhash.server.store_factory import Workers
 
             keep_buffers()
-            recovered = partial(_clear_up, settings, manifest)
-            uvloop.run(serve(settings, processes, start, STOP_SIGNALS, reload, manager, recovered))
+            workers = Workers(processes, start, partial(_clear_up, settings, manifest))
+            uvloop.run(serve(settings, workers, STOP_SIGNALS, reload, manager))
     except (DamageError, DamagedShardError) as error:
         log.error("%s", error)
         return messages.EXIT_DAMAGED  # a service manager is not to try again

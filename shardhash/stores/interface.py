@@ -58,10 +58,11 @@ class UpstreamHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How what keeps the hashes stands."""
+    """How what keeps the hashes stands. `database` says why one does not answer, "" when it does, None without one."""
 
     shards: Sequence[ShardHealth]
     upstream: UpstreamHealth | None = None
+    database: str | None = None
 
 
 Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]

@@ -17,11 +17,14 @@ from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.postgresql.schema import migrate
+from shardhash.stores.postgresql.store import PostgresqlStore
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.address import parse_address
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.store_contract import StoreContract
 from tests.stores.dict_store import DictStore
+from tests.stores.postgresql_server import PostgresqlServer
 
 LIMIT = 30.0
 SHARDS = 3
@@ -88,3 +91,14 @@ class TestChainedStore(StoreContract):
             store.start()
             yield store
             await store.close()
+
+
+class TestPostgresqlStore(StoreContract):
+    @pytest.fixture
+    async def store(self, postgresql: PostgresqlServer) -> AsyncIterator[PostgresqlStore]:
+        url = postgresql.create_database()
+        await migrate(url)
+        store = PostgresqlStore(url, LIMIT)
+        await store.open()
+        yield store
+        await store.close()

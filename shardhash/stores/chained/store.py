@@ -258,7 +258,7 @@ class ChainedStore:
         """See Store."""
         local, upstream = await self._local.health(), self._upstream
         figures = UpstreamHealth(upstream.down, upstream.questions, upstream.seconds, self._backfill.qsize())
-        return Health(local.shards, figures)
+        return Health(local.shards, figures, local.database)
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""

@@ -1,0 +1,1 @@
+"""Tools for databases that shardhash keeps its data in (stores/postgresql)."""

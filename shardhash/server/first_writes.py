@@ -1,0 +1,34 @@
+"""What a start writes: on a disk that refuses it, lookups are served all the same, and it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from shardhash.errors import ServerFaultError, StorageError
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE = 1.0
+"""Seconds before the disk is asked again to take what a start writes."""
+
+
+async def do_or_retry(what: str, work: Callable[[], Awaitable[None]], running: AsyncExitStack) -> None:
+    """Do some work now, or beside the server once that is possible; `running` ends the attempts."""
+    try:
+        await work()
+    except StorageError as error:
+        log.error("%s cannot be stored yet, and that is tried again: %s", what, error)
+        running.callback(asyncio.create_task(_retry(what, work)).cancel)
+
+
+async def _retry(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(RETRY_PAUSE)
+        with contextlib.suppress(ServerFaultError):
+            await work()
+            log.info("%s is stored now", what)
+            return

@@ -1,0 +1,84 @@
+"""Which Store is served: the one place that decides, from the settings.
+
+Worker processes, unless the settings name a database (`--store`); in front of either an upstream, if there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+from shardhash.errors import ConfigError
+from shardhash.link.worker_link import WorkerLink
+from shardhash.server.first_writes import do_or_retry
+from shardhash.server.settings import Settings
+from shardhash.server.supervisor import Supervisor
+from shardhash.server.worker_processes import WorkerProcess
+from shardhash.stores.chained.store import ChainedStore, Misses
+from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.interface import Store
+from shardhash.stores.sharded.router import Router
+
+log = logging.getLogger(__name__)
+
+
+class Workers:
+    """The worker processes of a server without a database.
+
+    `processes` run already, one a shard; `start` makes another. `recovered` is called, beside the event loop, once
+    every shard has recovered, and before the first client.
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[WorkerProcess],
+        start: Callable[[int], WorkerProcess],
+        recovered: Callable[[], None],
+    ) -> None:
+        self.processes = processes
+        self.start = start
+        self.recovered = recovered
+
+
+async def open_store(
+    settings: Settings, workers: Workers, tell_progress: Callable[[str], None], running: AsyncExitStack
+) -> Store:
+    """The Store of a server, which `running` closes. Raises ConfigError when a shard or the database cannot be had."""
+    if settings.store is not None:
+        store = await _open_database(settings.store, settings.shard_timeout, running)
+    else:
+        store = await _open_workers(settings, workers, tell_progress, running)
+    if settings.upstream is None:
+        return store
+    chained = ChainedStore(store, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
+    chained.start()
+    running.push_async_callback(chained.close)
+    return chained
+
+
+async def _open_workers(
+    settings: Settings, workers: Workers, tell_progress: Callable[[str], None], running: AsyncExitStack
+) -> Store:
+    links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
+    durable, limit = settings.data is not None, settings.shard_timeout
+    supervisor = Supervisor(links, workers.processes, workers.start, durable=durable, limit=limit, tell=tell_progress)
+    running.push_async_callback(supervisor.stop)
+    await supervisor.start()
+    await asyncio.to_thread(workers.recovered)
+    router = Router(links, settings.answer_cache)
+    running.push_async_callback(router.close)
+    await do_or_retry("the current mark", router.reconcile, running)
+    return router
+
+
+async def _open_database(url: str, limit: float, running: AsyncExitStack) -> Store:
+    try:
+        from shardhash.stores.postgresql.store import PostgresqlStore  # an extra, which few need
+    except ImportError:
+        raise ConfigError("--store needs psycopg 3 and psycopg-pool: pip install 'shardhash[postgresql]'") from None
+    store = PostgresqlStore(url, limit)
+    running.push_async_callback(store.close)
+    await store.open()
+    return store

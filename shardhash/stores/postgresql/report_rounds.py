@@ -1,0 +1,331 @@
+"""Reports: rounds of them, a transaction each.
+
+1. Reports of one outhash form a *line*, here in this process: they keep their order, and only one round at a time has
+   some of them.
+2. The round's transaction takes the gate (locks.py) for changes, then an advisory lock for each outhash, in ascending
+   order, so that rounds of all servers wait for each other without a deadlock.
+3. It reads what it needs (report_plan.py decides), and inserts mappings and rows, each in ascending order.
+4. If fewer mappings were inserted than decided, another server has just mapped a taskhash through another outhash: the
+   transaction is undone and begins anew, and sees it.
+5. It commits, and answers.
+
+Reports that an upstream is to be asked about leave the round, with all that stand behind them in their line, ask
+without a lock or a connection, and come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import starmap
+from typing import Any, TypeAlias
+
+import orjson
+
+from shardhash.base.tasks import BackgroundTasks
+from shardhash.errors import UnavailableError
+from shardhash.stores.interface import Otherwise
+from shardhash.stores.postgresql.codec import pack_hash, pack_optional
+from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.locks import ENTER
+from shardhash.stores.postgresql.methods import Methods
+from shardhash.stores.postgresql.report_plan import Asked, Line, Mapped, Place, Plan, plan_reports
+from shardhash.wire.rows import Report
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 3
+"""Rounds at one time: one commits while the others work."""
+MOST_REPORTS = 500
+"""Reports of one round. Each needs an advisory lock of the database, which has room for thousands."""
+
+Outhash: TypeAlias = tuple[str, str]
+
+_LOCK = b"select pg_advisory_xact_lock(key) from unnest(%b::bigint[]) as key"
+_OWN = b"""
+select r.created, m.unihash
+from unnest(%b::int[], %b::bytea[], %b::bytea[]) with ordinality as q (method, taskhash, outhash, place)
+left join shardhash.outrow as r on r.method = q.method and r.taskhash = q.taskhash and r.outhash = q.outhash
+left join shardhash.mapping as m on m.method = q.method and m.taskhash = q.taskhash
+order by q.place
+"""
+_LINES = b"""
+select q.method, q.outhash, x.created, x.taskhash, x.unihash
+from unnest(%b::int[], %b::bytea[]) as q (method, outhash)
+cross join lateral (
+    (
+        select r.created, r.taskhash, m.unihash
+        from shardhash.outrow as r join shardhash.mapping as m on m.method = r.method and m.taskhash = r.taskhash
+        where r.method = q.method and r.outhash = q.outhash
+        order by r.created, r.taskhash limit 2
+    )
+    union all
+    (
+        select r.created, r.taskhash, null
+        from shardhash.outrow as r
+        where r.method = q.method and r.outhash = q.outhash
+        order by r.created desc, r.taskhash desc limit 1
+    )
+) as x
+"""
+_MOMENT = b"""
+select (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    (select value from shardhash.entry where kind = 'config' and name = 'gc-mark'::bytea)
+"""
+_INSERT_MAPPINGS = b"""
+insert into shardhash.mapping (method, taskhash, unihash, mark)
+select method, taskhash, unihash, %b::bytea
+from unnest(%b::int[], %b::bytea[], %b::bytea[]) as q (method, taskhash, unihash)
+on conflict do nothing
+"""
+_INSERT_ROWS = b"""
+insert into shardhash.outrow (method, taskhash, outhash, created, owner, pn, pv, pr, task, siginfo)
+select * from unnest(
+    %b::int[], %b::bytea[], %b::bytea[], %b::bigint[],
+    %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[]
+)
+on conflict do nothing
+"""
+
+
+class _UnderWay:
+    """A report between request and acknowledgement."""
+
+    __slots__ = ("asked", "created", "elsewhere", "future", "otherwise", "outhash", "report")
+
+    def __init__(self, report: Report, otherwise: Otherwise | None, created: int | None) -> None:
+        self.report = report
+        self.otherwise = otherwise
+        self.created = created
+        self.elsewhere: bytes | None = None
+        self.outhash: Outhash = (report.method, report.outhash)
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: BaseException) -> None:
+        """It is not stored."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def finish(self, unihash: bytes) -> None:
+        """It is stored."""
+        if not self.future.done():
+            self.future.set_result(unihash)
+
+
+class Reports:
+    """Carries reports out. Use from the event loop's thread."""
+
+    def __init__(self, database: Database, methods: Methods, limit: float) -> None:
+        self._database = database
+        self._methods = methods
+        self._limit = limit
+        self._tasks = BackgroundTasks()
+        self._lines: dict[Outhash, deque[_UnderWay]] = {}
+        self._free: deque[Outhash] = deque()
+        self._running = 0
+        self._scheduled = False
+
+    async def close(self) -> None:
+        """End what still runs; nobody waits for it any more."""
+        await self._tasks.close()
+
+    async def report(
+        self, reports: Sequence[Report], otherwise: Otherwise | None = None, created: int | None = None
+    ) -> list[bytes]:
+        """The unihashes in force, once all are durable. UnavailableError after `limit` seconds, perhaps stored."""
+        futures = [self._add(_UnderWay(report, otherwise, created)) for report in reports]
+        if not futures:
+            return []
+        together = asyncio.gather(*futures)
+        done, _ = await asyncio.wait([together], timeout=self._limit)
+        if not done:
+            together.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise UnavailableError(f"{self._database.name} did not store a report within {self._limit:g} s")
+        return together.result()
+
+    def _add(self, report: _UnderWay) -> asyncio.Future[bytes]:
+        line = self._lines.get(report.outhash)
+        if line is None:
+            self._lines[report.outhash] = line = deque()
+            self._free.append(report.outhash)
+        line.append(report)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin)
+        return report.future
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        while self._free and self._running < MOST_AT_ONCE:
+            some: list[_UnderWay] = []
+            outhashes = []
+            while self._free and len(some) < MOST_REPORTS:
+                outhash = self._free.popleft()
+                outhashes.append(outhash)
+                line = self._lines[outhash]
+                while line and len(some) < MOST_REPORTS:
+                    some.append(line.popleft())
+            self._running += 1
+            self._tasks.start(self._round(some, outhashes), "a round of reports")
+
+    async def _round(self, some: list[_UnderWay], outhashes: list[Outhash]) -> None:
+        back: dict[Outhash, list[_UnderWay]] = {}
+        try:
+            answers = await self._store(some)
+        except asyncio.CancelledError:
+            for report in some:
+                report.future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug too is told to who waits
+            for report in some:
+                report.fail(error)
+        else:
+            for report, answer in zip(some, answers, strict=True):
+                if answer is None:
+                    back.setdefault(report.outhash, []).append(report)
+                else:
+                    report.finish(answer)
+        finally:
+            self._running -= 1
+            for outhash in outhashes:
+                if outhash in back:
+                    self._tasks.start(self._ask_elsewhere(outhash, back[outhash]), "a report")
+                else:
+                    self._release(outhash)
+            self._begin()
+
+    def _release(self, outhash: Outhash) -> None:
+        """No round has reports of this outhash any more."""
+        if self._lines[outhash]:
+            self._free.append(outhash)
+        else:
+            del self._lines[outhash]
+
+    async def _ask_elsewhere(self, outhash: Outhash, waiting: list[_UnderWay]) -> None:
+        """Ask about the first of these, and put all back in front of their line."""
+        first = waiting[0]
+        try:
+            assert first.otherwise is not None, "only a report that has someone to ask waits for an answer"
+            first.elsewhere = await first.otherwise(first.report)
+            first.otherwise = None
+        except Exception as error:  # noqa: BLE001  # a bug too is told to who waits
+            first.fail(error)
+            del waiting[0]
+        finally:
+            self._lines[outhash].extendleft(reversed(waiting))
+            self._release(outhash)
+            self._begin()
+
+    async def _store(self, some: list[_UnderWay]) -> list[bytes | None]:
+        numbers = await self._methods.make({under_way.report.method for under_way in some})
+        asked = [
+            Asked(
+                numbers[report.method],
+                pack_hash(report.taskhash),
+                pack_hash(report.outhash),
+                bytes.fromhex(report.unihash),
+                under_way.created,
+                under_way.elsewhere,
+                under_way.otherwise is not None,
+            )
+            for under_way in some
+            for report in (under_way.report,)
+        ]
+        outhashes = {(report.method, report.outhash) for report in asked}
+        keys = sorted(starmap(lock_key, outhashes))
+        details = [under_way.report for under_way in some]
+        while True:
+            plan = await self._database.run(
+                lambda connection: self._try_to_store(connection, asked, keys, outhashes, details)
+            )
+            if plan is not None:
+                return plan.answers
+
+    async def _try_to_store(
+        self,
+        connection: Connection,
+        asked: list[Asked],
+        keys: list[int],
+        outhashes: set[Place],
+        details: list[Report],
+    ) -> Plan | None:
+        """Store reports; None if another server has got in between."""
+        try:
+            async with self._database.change(connection):
+                own, lines, now, mark = await _read(connection, asked, keys, outhashes)
+                plan = plan_reports(asked, own, lines, now)
+                inserted = await _insert(connection, asked, plan, mark, details)
+                if inserted != len(plan.mappings):
+                    raise _BetweenError
+        except _BetweenError:
+            return None
+        return plan
+
+
+class _BetweenError(Exception):
+    """Another server mapped a taskhash of this round."""
+
+
+def lock_key(method: int, outhash: bytes) -> int:
+    """The advisory lock of an outhash. Two that share one wait for each other needlessly, once in 10^18."""
+    digest = blake2b(outhash, digest_size=8, key=method.to_bytes(4, "little")).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+async def _read(
+    connection: Connection, asked: list[Asked], keys: list[int], outhashes: set[Place]
+) -> tuple[list[Any], dict[Place, Line], int, bytes]:
+    """Lock, and read what is to be known: own rows and mappings, lines, the time, the mark of new mappings."""
+    places = list(outhashes)
+    async with connection.pipeline():
+        await connection.execute(ENTER)
+        await connection.execute(_LOCK, [keys])
+        own, lines, moment = (connection.cursor(binary=True) for _ in range(3))
+        await own.execute(
+            _OWN, [[one.method for one in asked], [one.taskhash for one in asked], [one.outhash for one in asked]]
+        )
+        await lines.execute(_LINES, [[method for method, _ in places], [outhash for _, outhash in places]])
+        await moment.execute(_MOMENT)
+        found = await own.fetchall()
+        known: dict[Place, Line] = {}
+        for method, outhash, created, taskhash, unihash in await lines.fetchall():
+            line = known.setdefault((method, outhash), Line())
+            if unihash is None:
+                line.latest = created
+            else:
+                line.add(Mapped(created, taskhash, unihash))
+        row = await moment.fetchone()
+    assert row is not None, "it is a select without a table"
+    now, mark = row
+    return found, known, now, b"" if mark is None else orjson.loads(mark).encode("utf-8", "surrogatepass")
+
+
+async def _insert(connection: Connection, asked: list[Asked], plan: Plan, mark: bytes, details: list[Report]) -> int:
+    """Insert what a plan says; how many mappings were."""
+    inserted = 0
+    async with connection.pipeline():
+        cursor = None
+        if plan.mappings:
+            places = sorted(plan.mappings)
+            cursor = await connection.execute(
+                _INSERT_MAPPINGS,
+                [mark, [m for m, _ in places], [t for _, t in places], [plan.mappings[place] for place in places]],
+            )
+        if plan.rows:
+            rows = [(asked[position], created, details[position]) for position, created in plan.rows]
+            await connection.execute(
+                _INSERT_ROWS,
+                [
+                    [one.method for one, _, _ in rows],
+                    [one.taskhash for one, _, _ in rows],
+                    [one.outhash for one, _, _ in rows],
+                    [created for _, created, _ in rows],
+                    *map(list, zip(*(map(pack_optional, report[4:]) for _, _, report in rows), strict=True)),
+                ],
+            )
+    if cursor is not None:
+        inserted = cursor.rowcount
+    return inserted

@@ -1,0 +1,119 @@
+"""The tables of the PostgreSQL store, in the schema ``shardhash``, and the migrations that lead to them.
+
+=========  ==============================================================================================
+method     a method's name and the number that stands for it everywhere else
+mapping    (method, taskhash) -> unihash, with its GC mark ('' when none)
+outrow     outhash rows; `created` is microseconds since 1970 UTC
+entry      users and settings: (kind, name) -> a JSON value; the current GC mark is the setting "gc-mark"
+version    the one row that says which migrations were made
+=========  ==============================================================================================
+
+Hashes and texts are ``bytea`` (codec.py): a client's text may hold what no ``text`` column takes, and hashes are
+compared as bytes anyway. `siginfo`, up to hundreds of KiB, needs no table of its own: PostgreSQL compresses what makes
+a row longer than `toast_tuple_target` and keeps it apart.
+
+A migration is never changed once it was released; a new one is appended. Old servers refuse a newer schema.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import psycopg
+
+from shardhash.errors import ConfigError
+from shardhash.stores.postgresql.connections import Connection, connect, describe, hide_password
+
+log = logging.getLogger(__name__)
+
+FIRST = """
+create table shardhash.method (
+    id integer generated always as identity primary key,
+    name bytea not null unique
+);
+create table shardhash.mapping (
+    method integer not null,
+    taskhash bytea not null,
+    unihash bytea not null,
+    mark bytea not null default '',
+    primary key (method, taskhash)
+);
+create index mapping_unihash on shardhash.mapping (unihash);
+create table shardhash.outrow (
+    method integer not null,
+    taskhash bytea not null,
+    outhash bytea not null,
+    created bigint not null,
+    owner bytea,
+    pn bytea,
+    pv bytea,
+    pr bytea,
+    task bytea,
+    siginfo bytea,
+    primary key (method, taskhash, outhash)
+) with (toast_tuple_target = 512);
+create index outrow_outhash on shardhash.outrow (method, outhash, created, taskhash);
+create table shardhash.entry (
+    kind text not null,
+    name bytea not null,
+    value bytea not null,
+    primary key (kind, name)
+);
+"""
+MIGRATIONS: Final = (FIRST,)
+VERSION: Final = len(MIGRATIONS)
+_LOCK = b"select pg_advisory_xact_lock(7563, 0)"
+"""One migration at a time."""
+
+
+async def read_version(connection: Connection) -> int:
+    """The version of the schema; 0 when there is none."""
+    cursor = await connection.execute(b"select to_regclass('shardhash.version') is not null")
+    there = await cursor.fetchone()
+    if there is None or not there[0]:
+        return 0
+    row = await (await connection.execute(b"select version from shardhash.version")).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+async def check_version(connection: Connection, url: str) -> None:
+    """Raise ConfigError, which says what to do, unless the schema is that of this program."""
+    version = await read_version(connection)
+    name = hide_password(url)
+    if version > VERSION:
+        raise ConfigError(
+            f"{name} has version {version} of the tables, and this shardhash knows {VERSION}: a newer one has changed"
+            " it. Run that one"
+        )
+    if version < VERSION:
+        why = f"has version {version} of the tables, and this shardhash needs {VERSION}" if version else "has no tables"
+        raise ConfigError(f"{name} {why}. Make them with: shardhash migrate '{name}'")
+
+
+async def migrate(url: str) -> tuple[int, int]:
+    """Bring the schema to the version of this program, in one transaction; the versions before and after.
+
+    ConfigError when the database cannot be reached, has a newer schema, or refuses.
+    """
+    connection = await connect(url)
+    try:
+        async with connection, connection.transaction():
+            await connection.execute(_LOCK)
+            before = await read_version(connection)
+            if before > VERSION:
+                await check_version(connection, url)
+            if before == 0:
+                await connection.execute(b"create schema if not exists shardhash")
+                await connection.execute(b"create table shardhash.version (version integer not null)")
+                await connection.execute(b"insert into shardhash.version values (0)")
+            for number, statements in enumerate(MIGRATIONS[before:], before + 1):
+                for statement in filter(str.strip, statements.split(";")):
+                    await connection.execute(statement.encode())
+                await connection.execute(b"update shardhash.version set version = %s", [number])
+    except psycopg.Error as error:
+        raise ConfigError(
+            f"{hide_password(url)}: the tables cannot be made: {describe(error)}. The user needs the right to create a"
+            " schema in this database"
+        ) from None
+    return before, VERSION

@@ -1,0 +1,254 @@
+"""The Store on PostgreSQL: every operation as the statements that carry it out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final
+
+from shardhash.base.timestamps import from_iso
+from shardhash.errors import ServerFaultError
+from shardhash.stores.interface import CollectionStatus, Health, Otherwise
+from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
+from shardhash.stores.postgresql.collection import MARK, Collections
+from shardhash.stores.postgresql.connections import Connection, Database, connect
+from shardhash.stores.postgresql.entries import Entries, read_entry
+from shardhash.stores.postgresql.locks import CLOSE, ENTER
+from shardhash.stores.postgresql.lookups import Lookups
+from shardhash.stores.postgresql.methods import Methods
+from shardhash.stores.postgresql.report_rounds import Reports
+from shardhash.stores.postgresql.schema import check_version
+from shardhash.stores.postgresql.walks import MAPPINGS, ROWS, Condition, Table, condition_of, walk
+from shardhash.wire.batch import Found
+from shardhash.wire.hashes import Buffer, Key
+from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 12
+"""Of one server: 4 for lookups, 4 for questions whether unihashes exist, 3 for reports, and one for all else."""
+
+HEALTH_LIMIT: Final = 3.0
+"""Seconds within which the database has to say that it is there."""
+
+_LOOKUP_KEYS = b"""
+select m.unihash from unnest(%b::bytea[]) with ordinality as q (taskhash, place)
+left join shardhash.mapping as m on m.method = %b::int and m.taskhash = q.taskhash
+order by q.place
+"""
+_ROW = "r.taskhash, r.outhash, r.created, r.owner, r.pn, r.pv, r.pr, r.task, r.siginfo"
+_JOIN = "join shardhash.mapping as m on m.method = r.method and m.taskhash = r.taskhash"
+_ROW_OF_TASKHASH = f"""
+select {_ROW}, m.unihash, m.mark from shardhash.outrow as r {_JOIN}
+where r.method = %b::int and r.taskhash = %b::bytea order by r.created, r.outhash limit 1
+""".encode()
+_ROW_OF_OUTHASH = f"""
+select {_ROW} from shardhash.outrow as r
+where r.method = %b::int and r.outhash = %b::bytea order by r.created, r.taskhash limit 1
+""".encode()
+_MAPPED_ROW_OF_OUTHASH = f"""
+select {_ROW}, m.unihash, m.mark from shardhash.outrow as r {_JOIN}
+where r.method = %b::int and r.outhash = %b::bytea order by r.created, r.taskhash limit 1
+""".encode()
+_INSERT_MAPPING = b"""
+insert into shardhash.mapping (method, taskhash, unihash, mark) values (%b::int, %b::bytea, %b::bytea, %b::bytea)
+on conflict do nothing
+"""
+_MAPPING = b"select unihash from shardhash.mapping where method = %b::int and taskhash = %b::bytea"
+_COUNTS = b"""
+select (select count(*) from shardhash.mapping), (select count(*) from shardhash.outrow),
+    (select count(*) from shardhash.entry where kind = 'user'),
+    (select count(*) from shardhash.entry where kind = 'config')
+"""
+_DELETE = "delete from {table} as t using part as s where {match}"
+_UNUSED = """t.created < %(before)b::bigint and not exists (
+    select from shardhash.mapping as m where m.method = t.method and m.taskhash = t.taskhash
+)"""
+
+
+class PostgresqlStore:
+    """A Store whose hashes lie in a PostgreSQL database, which other servers may share."""
+
+    remote = True
+
+    def __init__(self, url: str, limit: float) -> None:
+        """`limit`: seconds that a request waits for the database, which may be failing over."""
+        self._url = url
+        self._database = database = Database(url, limit, CONNECTIONS)
+        self._methods = Methods(database)
+        self._lookups = Lookups(database, self._methods)
+        self._reports = Reports(database, self._methods, limit)
+        self._collections = Collections(database, self._methods)
+        self._entries = Entries(database)
+
+    async def open(self) -> None:
+        """Connect. ConfigError when the database cannot be reached, or its tables are not those of this program."""
+        async with await connect(self._url) as connection:
+            await check_version(connection, self._url)
+        await self._database.open()
+
+    async def close(self) -> None:
+        """End what still runs; nobody waits for it any more."""
+        await self._reports.close()
+        await self._lookups.close()
+        await self._database.close()
+
+    # ------------------------------------------------------------------------------------------- questions
+
+    async def lookup(self, method: str, digests: Buffer) -> Found:
+        """See Store."""
+        return await self._lookups.get(method, digests)
+
+    def find(self, _method: str, _digests: Buffer) -> Found | None:
+        """See Store. Another server may have removed what was answered before."""
+        return None
+
+    async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
+        """See Store."""
+        number = await self._methods.find(method)
+        if number is None or not taskhashes:
+            return [None] * len(taskhashes)
+        found = await self._rows(_LOOKUP_KEYS, [[pack_key(key) for key in taskhashes], number])
+        return [unihash for (unihash,) in found]
+
+    async def exists(self, digests: Buffer) -> bytes:
+        """See Store."""
+        return await self._lookups.exists(digests)
+
+    async def get_row(self, method: str, taskhash: str) -> Columns | None:
+        """See Store."""
+        return await self._row(_ROW_OF_TASKHASH, method, taskhash)
+
+    async def get_outhash(self, method: str, outhash: str, _taskhash: str, with_unihash: bool) -> Columns | None:
+        """See Store."""
+        return await self._row(_MAPPED_ROW_OF_OUTHASH if with_unihash else _ROW_OF_OUTHASH, method, outhash)
+
+    async def _row(self, statement: bytes, method: str, key: str) -> Columns | None:
+        number = await self._methods.find(method)
+        found = [] if number is None else await self._rows(statement, [number, pack_hash(key)])
+        return unpack_row(method, found[0]) if found else None
+
+    async def _rows(self, statement: bytes, given: Sequence[Any]) -> list[tuple[Any, ...]]:
+        async def read(connection: Connection) -> list[tuple[Any, ...]]:
+            cursor = connection.cursor(binary=True)
+            return await (await cursor.execute(statement, given)).fetchall()
+
+        return await self._database.run(read)
+
+    # --------------------------------------------------------------------------------------------- reports
+
+    def report(self, reports: Sequence[Report], otherwise: Otherwise | None = None) -> Awaitable[list[bytes]]:
+        """See Store."""
+        return self._reports.report(reports, otherwise)
+
+    async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
+        """See Store."""
+        number = (await self._methods.make([method]))[method]
+        place = [number, pack_hash(taskhash)]
+
+        async def insert(connection: Connection) -> bytes:
+            async with self._database.change(connection):
+                await connection.execute(ENTER)
+                mark = await read_entry(connection, *MARK)
+                await connection.execute(_INSERT_MAPPING, [*place, unihash, pack_text(mark or "")])
+                cursor = connection.cursor(binary=True)
+                row = await (await cursor.execute(_MAPPING, place)).fetchone()
+            assert row is not None, "it is there, and no removal can come in between"
+            return bytes(row[0])
+
+        return await self._database.run(insert)
+
+    async def store_row(self, row: Columns) -> None:
+        """See Store."""
+        fields = {name: row.get(name) for name in (*DETAILS, SIGINFO)}
+        report = Report(
+            method=row["method"] or "",
+            taskhash=row["taskhash"] or "",
+            outhash=row["outhash"] or "",
+            unihash=row["unihash"] or "",
+            **fields,
+        )
+        # The mapping first: as a mere report, the row would get the unihash of its local equivalents.
+        await self.report_equiv(report.method, report.taskhash, bytes.fromhex(report.unihash))
+        await self._reports.report([report], None, created=_microseconds(row.get("created")))
+
+    # -------------------------------------------------------------------------------------------- removals
+
+    async def remove(self, where: Where) -> int:
+        """See Store."""
+        return await self._remove(MAPPINGS, where) + await self._remove(ROWS, where)
+
+    async def _remove(self, table: Table, where: Where) -> int:
+        condition = await condition_of(table, where, self._methods)
+        return 0 if condition is None else await walk(self._database, table, condition, _DELETE, _close, {})
+
+    async def clean_unused(self, max_age_seconds: int) -> int:
+        """See Store."""
+        before = time.time_ns() // 1000 - max_age_seconds * 1_000_000
+        return await walk(self._database, ROWS, Condition(_UNUSED, {"before": before}), _DELETE, _close, {})
+
+    # ------------------------------------------------------------------------------------ garbage collection
+
+    async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
+        """See Store."""
+        return await self._collections.mark(marks)
+
+    async def gc_status(self) -> CollectionStatus:
+        """See Store."""
+        return await self._collections.status()
+
+    async def gc_sweep(self, mark: str) -> int:
+        """See Store."""
+        return await self._collections.sweep(mark)
+
+    # ---------------------------------------------------------------------------------------------- entries
+
+    async def usage(self) -> dict[str, int]:
+        """See Store."""
+        ((mappings, rows, users, config),) = await self._rows(_COUNTS, [])
+        return {"unihashes_v3": mappings, "outhashes_v2": rows, "users": users, "config": config}
+
+    async def health(self) -> Health:
+        """See Store."""
+        try:
+            async with asyncio.timeout(HEALTH_LIMIT):
+                await self._rows(b"select 1", [])
+        except TimeoutError:
+            return Health([], database=f"it did not answer within {HEALTH_LIMIT:g} s")
+        except ServerFaultError as error:
+            return Health([], database=str(error))
+        return Health([], database="")
+
+    async def get_entry(self, kind: str, name: str) -> Any:
+        """See Store."""
+        return await self._entries.get(kind, name)
+
+    async def list_entries(self, kind: str) -> dict[str, Any]:
+        """See Store."""
+        return await self._entries.list(kind)
+
+    async def set_entry(self, kind: str, name: str, value: Any) -> None:
+        """See Store."""
+        await self._entries.set(kind, name, value)
+
+    async def backfilled(self) -> int:
+        """See Store. There is no upstream."""
+        return 0
+
+    async def snapshot(self) -> None:
+        """See Store. The database has backups of its own."""
+        log.info("there is nothing to write: %s keeps everything, and has backups of its own", self._database.name)
+
+
+async def _close(connection: Connection) -> None:
+    await connection.execute(CLOSE)
+
+
+def _microseconds(created: str | None) -> int | None:
+    """A time of another server; None unless it is one from 1970 to 9999, UTC."""
+    try:
+        return from_iso(created or "")
+    except ValueError:
+        return None

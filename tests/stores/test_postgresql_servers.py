@@ -1,0 +1,152 @@
+"""Servers on a PostgreSQL database: what clients see, and what two servers on one database see of each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shardhash.client import create_client
+from tests import test_report_order as order
+from tests.player import CONFORMANCE, Player
+from tests.servers import ROOT, ServerProcess
+from tests.stores.postgresql_server import PASSWORD, PostgresqlServer
+from tests.test_transcripts import ADMIN, SCENARIOS, bind, kinds_of
+
+METHOD = "oe.sstatesig.OEOuthashBasic"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "shardhash", *arguments],
+        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def migrated(postgresql: PostgresqlServer) -> Callable[[], str]:
+    """Makes databases with tables; each call gives the URL of one."""
+    first = postgresql.create_database()
+    done = run("migrate", SHARDHASH_STORE=first)
+    assert done.returncode == 0, done.stderr
+    return lambda: postgresql.create_database(like=first)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix", "ws"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_transcript(
+    scenario: str,
+    transport: str,
+    start_server: Callable[..., ServerProcess],
+    migrated: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    kinds = kinds_of(scenario)
+    addresses = {}
+    if kinds & {"plain", "readonly"}:
+        binds = [bind(transport, tmp_path, "plain"), bind(transport, tmp_path, "readonly") + ",read-only"]
+        server = start_server(binds=binds, environment={"SHARDHASH_STORE": migrated()})
+        addresses = {"plain": server.addresses[0], "readonly": server.addresses[1]}
+    if "auth" in kinds:
+        binds = [bind(transport, tmp_path, "auth")]
+        addresses["auth"] = start_server(*ADMIN, binds=binds, environment={"SHARDHASH_STORE": migrated()}).address
+    await Player(addresses).play(CONFORMANCE / f"{scenario}.jsonl")
+
+
+class TwoServers:
+    """Their addresses, one after the other, as `test_report_order` takes those of one server."""
+
+    def __init__(self, *servers: ServerProcess) -> None:
+        self.addresses = [server.address for server in servers]
+
+
+@pytest.fixture(scope="module")
+def order_server(migrated: Callable[[], str]) -> Iterator[TwoServers]:
+    environment = {"SHARDHASH_STORE": migrated()}
+    with (
+        ServerProcess(binds=["ws://127.0.0.1:0"], environment=environment) as one,
+        ServerProcess(binds=["127.0.0.1:0"], environment=environment) as other,
+    ):
+        yield TwoServers(one, other)
+
+
+runner = order.runner
+clients = order.clients
+test_concurrent_reports_have_an_order_over_two_servers = order.test_concurrent_reports_have_an_order
+test_hundreds_that_share_an_outhash_get_one_unihash = order.test_hundreds_that_share_an_outhash_get_one_unihash
+test_the_same_report_from_all_at_once_is_stored_once = order.test_the_same_report_from_all_at_once_is_stored_once
+
+
+def test_what_one_server_stored_the_other_serves_and_both_have_gone_on_with(order_server: TwoServers) -> None:
+    with create_client(order_server.addresses[0]) as one, create_client(order_server.addresses[1]) as other:
+        one.report_unihash("b1" * 32, METHOD, "b2" * 32, "b3" * 32)
+        assert other.get_unihash(METHOD, "b1" * 32) == "b3" * 32
+        assert other.report_unihash("b4" * 32, METHOD, "b2" * 32, "b5" * 32)["unihash"] == "b3" * 32
+        assert one.unihash_exists("b5" * 32) is False
+        assert other.remove({"unihash": "b3" * 32})["count"] == 2
+        assert one.get_unihash(METHOD, "b4" * 32) is None
+        one.gc_mark("m", {"unihash": "b3" * 32})
+        assert other.gc_status()["mark"] == "m"
+        other.gc_sweep("m")
+        assert one.gc_status()["mark"] is None
+
+
+# ---------------------------------------------------------------------------------------------- set-up and errors
+
+
+def test_a_server_needs_the_tables_of_its_version(postgresql: PostgresqlServer) -> None:
+    url = postgresql.create_database()
+    started = run("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
+    assert started.returncode == 1
+    assert "has no tables. Make them with: shardhash migrate" in started.stderr
+    done = run("migrate", "--store", url)
+    assert (done.returncode, done.stdout) == (0, "the tables have version 1 now (before: none)\n")
+    assert "already; nothing was changed" in run("migrate", "--store", url).stdout
+    postgresql.execute("update shardhash.version set version = 99", url.rpartition("/")[2])
+    for command in (["migrate"], ["serve", "--bind", "127.0.0.1:0"]):
+        refused = run(*command, SHARDHASH_STORE=url)
+        assert refused.returncode == 1
+        assert "has version 99 of the tables, and this shardhash knows 1" in refused.stderr
+        assert PASSWORD not in refused.stderr + refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://me:s3cret-word@host/db", "names no database: write postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me:s3cret-word@127.0.0.1:1/db", "cannot be reached"),
+        ("postgresql://127.0.0.1:1/db?user=me&password=s3cret-word", "cannot be reached"),
+        ("postgresql://me:s3cret-word@host/db?nonsense=1", "cannot be used"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_told_without_its_password(
+    url: str, told: str, postgresql: PostgresqlServer
+) -> None:
+    for command in (["migrate"], ["serve", "--bind", "127.0.0.1:0"]):
+        refused = run(*command, "--store", url)
+        assert refused.returncode == 1
+        assert told in refused.stderr
+        assert PASSWORD not in refused.stderr + refused.stdout
+
+
+def test_a_wrong_password_is_told_without_any(postgresql: PostgresqlServer) -> None:
+    refused = run("serve", "--bind", "127.0.0.1:0", "--store", postgresql.url().replace(PASSWORD, "another-word"))
+    assert refused.returncode == 1
+    assert "password authentication failed" in refused.stderr
+    assert "another-word" not in refused.stderr
+
+
+@pytest.mark.parametrize("flags", [["--memory"], ["--data", "d"], ["--workers", "2"]])
+def test_a_database_and_a_folder_are_not_both_served(flags: list[str]) -> None:
+    refused = run("serve", *flags, "--store", "postgresql://host/db")
+    assert refused.returncode == 2
+    assert f"{flags[0]} says otherwise" in refused.stderr
