@@ -37,7 +37,7 @@ def test_leftovers_go_after_the_shards_have_recovered(
     options = ["--data", str(data), "--workers", "2", "--bind", "127.0.0.1:0"]
     command = [sys.executable, "-m", "shardhash", "serve", *options]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert "shardhash repair --data DIR" in refused.stderr
     assert generations(data) == ["generation-000002", "generation-000007"]
     snapshot.write_bytes(sound)
