@@ -50,7 +50,7 @@ class Reconnecting:
             self.credentials = (username, password or "")
         else:
             self.credentials = find_credentials(address, self.address, by_host=netrc_hosts)
-        if self.credentials is not None and self.address.kind != "wss" and not self.address.local:
+        if self.credentials is not None and not self.address.encrypted and not self.address.local:
             _log.warning(
                 "%s: the token of %s crosses the network unencrypted; use a wss:// or tls:// address",
                 self.address,

@@ -15,6 +15,10 @@ def _cannot(_reason: str) -> None:
     """What `Caller.revoke` is until a session sets it."""
 
 
+def _nothing() -> None:
+    pass
+
+
 def _never() -> bool:
     return False
 
@@ -41,6 +45,8 @@ class Caller:
     """Seconds since 1970 UTC."""
     revoke: Callable[[str], None] = field(default=_cannot, repr=False)
     """Ends the connection; the argument says why."""
+    identified: Callable[[], None] = field(default=_nothing, repr=False)
+    """Call it when the identity became another one by a login; InvokeError when that user has too much already."""
     gone: Callable[[], bool] = field(default=_never, repr=False)
     """Whether the client has left and waits for no answer."""
 

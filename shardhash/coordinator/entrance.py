@@ -34,3 +34,4 @@ class Entrance:
                 caller.revoke(f"{bind.address} is read-only now")
             elif caller.identity.username is None:
                 caller.identity = Identity(None, bind.anon_perms)
+                caller.identified()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from shardhash.base.turns import Turns
 from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
+from shardhash.coordinator.queues import FairQueue
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError, ShardhashError
@@ -22,6 +24,12 @@ from shardhash.wire.messages import Command, Request
 from shardhash.wire.rows import QUERY_COLUMNS, Columns, Report
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
+MOST_WAITING = 20
+"""Removals, marks and sweeps of one host that may wait at one time."""
+ROWS_AT_ONCE = 16
+"""Rows with siginfo that are read from workers at one time."""
+METHODS_AT_ONCE = 64
+"""Methods of one block that are looked up at one time; 1 ms. Real traffic has one or two."""
 REPORTS_AT_ONCE = 4000
 """Reports of one message that are under way at one time. It bounds the memory that a long message takes."""
 
@@ -36,6 +44,13 @@ class Services:
     counters: Counters = field(default_factory=Counters)
     connected: set[Caller] = field(default_factory=set)
     """Who is connected by the protocol."""
+    turns: Turns = field(default_factory=Turns)
+    upkeep: FairQueue = field(
+        default_factory=lambda: FairQueue(MOST_WAITING, "too many removals of this host wait; try again later")
+    )
+    """For what looks at everything."""
+    rows: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROWS_AT_ONCE))
+    """For rows with their siginfo, which may be large."""
 
 
 class Handlers:
@@ -46,7 +61,9 @@ class Handlers:
         self._users = services.users
         self._stats = services.stats
         self._counters = services.counters
-        self._by_type: dict[type, Callable[[Caller, Any], Awaitable[Any]]] = {
+        self._upkeep = services.upkeep
+        self._rows = services.rows
+        self._by_type: dict[type, Callable[[Caller, Any], Coroutine[Any, Any, Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
             m.GetOuthash: self._get_outhash,
@@ -81,6 +98,9 @@ class Handlers:
     async def answer(self, caller: Caller, command: Command, request: Request) -> Any:
         """The JSON value that answers a request."""
         permissions.check(caller.identity, command, getattr(request, "username", None))
+        if command.long:
+            async with self._upkeep.turn(caller.host):
+                return await self._by_type[type(request)](caller, request)
         return await self._by_type[type(request)](caller, request)
 
     async def certify(self, caller: Caller, name: str) -> None:
@@ -89,6 +109,7 @@ class Handlers:
         if identity is not None:
             caller.identity, caller.login = identity, name
             self._users.logged_in.add(caller)
+            caller.identified()
 
     async def answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         """The frame that answers a native batch, which needs the permissions of get-batch."""
@@ -113,13 +134,17 @@ class Handlers:
 
     async def _get(self, caller: Caller, request: m.Get) -> Any:
         if request.all:
-            return await self._store.get_row(request.method, request.taskhash)
+            async with self._rows:
+                return await self._store.get_row(request.method, request.taskhash)
         block = streams.group_taskhashes(request.method, [request.taskhash])
         unihash = self._counters.looked_up(await lookup_block(self._store, block), caller.build).unihashes()[0]
         return None if unihash is None else _mapping(request.method, request.taskhash, unihash)
 
     async def _get_outhash(self, _caller: Caller, request: m.GetOuthash) -> Any:
-        return await self._store.get_outhash(request.method, request.outhash, request.taskhash, request.with_unihash)
+        async with self._rows:
+            return await self._store.get_outhash(
+                request.method, request.outhash, request.taskhash, request.with_unihash
+            )
 
     async def _open_stream(self, _caller: Caller, _request: object) -> Any:
         return "ok"
@@ -232,11 +257,13 @@ class Handlers:
             raise
         caller.login = request.username
         self._users.logged_in.add(caller)
+        caller.identified()
         return {"result": True, "username": request.username, "permissions": granted}
 
     async def _become_user(self, caller: Caller, request: m.BecomeUser) -> Any:
         caller.identity = await self._users.become(request.username)
         self._users.logged_in.add(caller)
+        caller.identified()
         audit.record(caller, "become-user", username=request.username)
         return _user(request.username, sorted(caller.identity.permissions))
 
@@ -277,7 +304,11 @@ def _parts(reports: list[Report]) -> Iterator[list[Report]]:
 
 async def lookup_block(store: Store, block: LookupBlock) -> Found:
     """The answers to a block of lookups, in its order."""
-    return block.join(await asyncio.gather(*(_lookup_group(store, group) for group in block.groups)))
+    found: list[Found] = []
+    for start in range(0, len(block.groups), METHODS_AT_ONCE):
+        some = block.groups[start : start + METHODS_AT_ONCE]
+        found += await asyncio.gather(*(_lookup_group(store, group) for group in some))
+    return block.join(found)
 
 
 async def _lookup_group(store: Store, group: LookupGroup) -> Found:

@@ -11,29 +11,41 @@ import ssl
 import stat
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from aiohttp import web
 
 from shardhash.base.sockets import keep_alive
+from shardhash.base.tasks import BackgroundTasks
+from shardhash.coordinator.acceptor import Acceptor
 from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.complaints import Complaints, one_line_of_scanners
+from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.entrance import Entrance
 from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
+from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
 from shardhash.coordinator.tls import ServerTls, name_in_certificate
 from shardhash.coordinator.transports.line import LineProtocol
+from shardhash.coordinator.transports.watched import WatchedProtocol
 from shardhash.coordinator.transports.websocket import WebSocketHandler
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
-from shardhash.wire.connection import Limits, ServerConnection
+from shardhash.wire.connection import ServerConnection
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS
 
 log = logging.getLogger(__name__)
+http_log = logging.getLogger("shardhash.http")
+http_log.addFilter(one_line_of_scanners)
 
-BACKLOG = 1024
-"""Connections that may wait to be accepted: hundreds of builders start at one time."""
+LINES_AT_ONCE = 64
+"""Requests of a line transport that are parsed at once; a fifth of a millisecond."""
+HTTP_IDLE = 75.0
+"""Seconds between requests of HTTP clients that want no WebSocket."""
 CLOSE_LIMIT = 1.0
 """Seconds that a WebSocket client has to answer a close; an idle one reads nothing and never does."""
 LONGEST_BODY = 1 << 20
@@ -56,20 +68,23 @@ class Listeners:
     def __init__(
         self,
         services: Services,
-        limits: Limits,
+        limits: ServerLimits,
         browsers: Browsers | None = None,
         tls: ServerTls | None = None,
         plain: Plain = _nothing_there,
+        descriptors: int = 1 << 20,
     ) -> None:
-        """`tls` must be given for addresses of TLS."""
+        """`tls` must be given for addresses of TLS. `descriptors`: how many connections there can be."""
+        self._complaints = Complaints(services.counters.limits_hit)
+        self._connections = Connections(limits, self._complaints, descriptors)
+        self._watching = BackgroundTasks()
         self._browsers = browsers or Browsers()
         self._plain = plain
         self._services = services
         self._limits = limits
         self._tls = tls
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._runners: list[web.AppRunner] = []
-        self._sites: list[web.SockSite] = []
         self._unix: list[tuple[Path, int]] = []
         self._entrances: list[Entrance] = []
         self._sessions: dict[asyncio.Task[None], Session] = {}
@@ -82,9 +97,10 @@ class Listeners:
         address, entrance = bind.address, self._entrance(bind)
         sockets = passed or await self._bind(address)
         if address.kind in ("ws", "wss"):
-            await self._serve_http(sockets, self._websocket_handler(entrance), self._context(bind))
+            make = await self._http(entrance, self._websocket_handler(entrance))
         else:
-            await self._serve_lines(entrance, sockets)
+            make = self._lines(entrance)
+        self._accept(sockets, make, self._context(bind))
         return _real_address(address, sockets)
 
     async def open_http(self, bind: Bind, passed: Sequence[socket.socket] = ()) -> Address:
@@ -93,10 +109,11 @@ class Listeners:
         own = own_names(bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            self._begin_plain(request)
             response = await self._plain(request, entrance.bind, own)
             return response or web.Response(status=404, text="There is nothing here. Metrics are at /metrics.\n")
 
-        await self._serve_http(sockets, handle)
+        self._accept(sockets, await self._http(entrance, handle), None)
         return _real_address(bind.address, sockets)
 
     async def _bind(self, address: Address) -> list[socket.socket]:
@@ -107,12 +124,12 @@ class Listeners:
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
 
-    def set_rules(self, binds: Sequence[Bind], limits: Limits) -> list[str]:
+    def set_rules(self, binds: Sequence[Bind], limits: ServerLimits) -> list[str]:
         """Take over rules of the open addresses at once, and limits for connections to come.
 
         Gives a text for each address that is open and not among `binds`, or the other way around.
         """
-        self._limits = limits
+        self._limits = self._connections.limits = limits
         texts, unnamed = [], list(self._entrances)
         for bind in binds:
             entrance = next((one for one in unnamed if one.bind.address == bind.address), None)
@@ -129,10 +146,9 @@ class Listeners:
 
     async def close(self) -> None:
         """Accept no more, let the sessions finish what is under way, close them, unlink the unix sockets."""
-        for server in self._servers:
-            server.close()
-        for site in self._sites:
-            await site.stop()
+        for acceptor in self._acceptors:
+            await acceptor.close()
+        await self._watching.close()
         for session in self._sessions.values():
             session.stop()
         if self._sessions:
@@ -149,18 +165,42 @@ class Listeners:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def _opener(self, entrance: Entrance) -> Callable[[Output, str, asyncio.BaseTransport | None], Session]:
-        def open_session(output: Output, peer: str, transport: asyncio.BaseTransport | None) -> Session:
-            caller = entrance.caller()
-            if transport is not None and entrance.bind.address.encrypted:
-                caller.certified = name_in_certificate(transport.get_extra_info("peercert"))
-            return Session(self._services, caller, output, peer)
+    def _accept(
+        self,
+        sockets: Sequence[socket.socket],
+        make: Callable[[Connection], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        if not self._acceptors:
+            self._watching.start(self._connections.watch(), "watching connections")
+        self._acceptors += [Acceptor(raw, self._connections, self._complaints, make, context) for raw in sockets]
 
-        return open_session
+    def _session(
+        self,
+        entrance: Entrance,
+        connection: Connection,
+        machine: ServerConnection,
+        output: Output,
+        transport: asyncio.BaseTransport,
+    ) -> Session:
+        """The session of a connection, whose limits change with who acts there."""
+        caller = entrance.caller()
+        if entrance.bind.address.encrypted:
+            caller.certified = name_in_certificate(transport.get_extra_info("peercert"))
 
-    def _connection(self, entrance: Entrance, *, lines: bool) -> ServerConnection:
+        def identified() -> None:
+            self._connections.claim(connection, caller.login)
+            machine.limits = self._limits.of(caller.identity)
+            if connection.watched is not None:
+                connection.watched.most = machine.limits.message
+
+        caller.identified = identified
+        return Session(self._services, caller, output, connection.peer)
+
+    def _machine(self, entrance: Entrance, *, lines: bool) -> ServerConnection:
         commands = READ_ONLY_COMMANDS if entrance.bind.read_only else COMMANDS
-        return ServerConnection(commands, self._limits, lines=lines)
+        limits = self._limits.of(Identity(None, entrance.bind.anon_perms))
+        return ServerConnection(commands, limits, lines=lines, at_once=LINES_AT_ONCE)
 
     def _tracker(self, bind: Bind) -> Callable[[asyncio.Task[None], Session], None]:
         connected, connections = self._services.connected, self._services.counters.connections
@@ -179,17 +219,15 @@ class Listeners:
 
         return track
 
-    async def _serve_lines(self, entrance: Entrance, sockets: Sequence[socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
-        opener, track = self._opener(entrance), self._tracker(entrance.bind)
+    def _lines(self, entrance: Entrance) -> Callable[[Connection], asyncio.Protocol]:
+        track = self._tracker(entrance.bind)
 
-        def factory() -> LineProtocol:
-            connection = self._connection(entrance, lines=True)
-            return LineProtocol(connection, opener, track, self._limits.pipelined)
+        def make(connection: Connection) -> LineProtocol:
+            machine = self._machine(entrance, lines=True)
+            open_session = partial(self._session, entrance, connection, machine)
+            return LineProtocol(machine, connection, self._connections, open_session, track)
 
-        for raw in sockets:
-            make = loop.create_unix_server if raw.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await make(factory, sock=raw, backlog=BACKLOG, ssl=self._context(entrance.bind)))
+        return make
 
     def _context(self, bind: Bind) -> ssl.SSLContext | None:
         if not bind.address.encrypted:
@@ -198,47 +236,71 @@ class Listeners:
             raise ConfigError(f"cannot listen on {bind.address} without a certificate")
         return self._tls.context
 
+    def _begin_plain(self, request: web.Request) -> None:
+        """A plain HTTP request came in. From then on aiohttp sees to the limits of time."""
+        if request.transport is not None:
+            connection = self._connections.of(request.transport.get_extra_info("socket").fileno())
+            connection.greeted = True
+            connection.busy = _always
+            connection.partial = 0
+            self._connections.queue(connection, 0)
+            self._connections.asked(connection)
+
     def _websocket_handler(self, entrance: Entrance) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        opener, track, own = self._opener(entrance), self._tracker(entrance.bind), own_names(entrance.bind)
+        track, own = self._tracker(entrance.bind), own_names(entrance.bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("the client left")
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 told = web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
+                self._begin_plain(request)
                 return await self._plain(request, entrance.bind, own) or told
+            raw = transport.get_extra_info("socket")
+            connection = self._connections.of(raw.fileno())
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
             if refusal := refusal_of_origin(origin, host, self._browsers, own):
-                log.warning("%s: refused: %s", request.remote or "unknown", refusal)
+                log.warning("%s: refused: %s", connection.peer, refusal)
                 return web.Response(status=403, text=refusal + "\n")
-            if request.transport is not None:
-                keep_alive(request.transport.get_extra_info("socket"))
+            keep_alive(raw)
             await response.prepare(request)
-            transport = WebSocketHandler(response, self._connection(entrance, lines=False), self._limits.pipelined)
-            session = opener(transport, request.remote or "unknown", request.transport)
+            machine = self._machine(entrance, lines=False)
+            handler = WebSocketHandler(response, machine, connection, self._connections, self._services.turns)
+            session = self._session(entrance, connection, machine, handler, transport)
             task = asyncio.current_task()
             assert task is not None
             track(task, session)
-            await transport.run(session)
+            await handler.run(session)
             return response
 
         return handle
 
-    async def _serve_http(
-        self,
-        sockets: Sequence[socket.socket],
-        handle: Callable[[web.Request], Awaitable[web.StreamResponse]],
-        context: ssl.SSLContext | None = None,
-    ) -> None:
+    async def _http(
+        self, entrance: Entrance, handle: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[Connection], asyncio.Protocol]:
         application = web.Application(client_max_size=LONGEST_BODY)
         application.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=FINISH_LIMIT)
+        runner = web.AppRunner(
+            application,
+            handle_signals=False,
+            access_log=None,
+            shutdown_timeout=FINISH_LIMIT,
+            logger=http_log,
+            keepalive_timeout=HTTP_IDLE,
+        )
         await runner.setup()
         self._runners.append(runner)
-        for raw in sockets:
-            site = web.SockSite(runner, raw, backlog=BACKLOG, ssl_context=context)
-            await site.start()
-            self._sites.append(site)
+        server = runner.server
+        assert server is not None
+
+        def make(connection: Connection) -> WatchedProtocol:
+            most = self._limits.of(Identity(None, entrance.bind.anon_perms)).message
+            return WatchedProtocol(server(), connection, self._connections, most)
+
+        return make
 
     def _bind_unix(self, path: Path) -> socket.socket:
         """A socket at a path of any length: the kernel takes 107 bytes, a folder's descriptor shortens the rest."""
@@ -258,6 +320,10 @@ class Listeners:
             os.close(folder)
         self._unix.append((path, path.stat().st_ino))
         return raw
+
+
+def _always() -> bool:
+    return True
 
 
 def own_names(bind: Bind) -> frozenset[str]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
+from shardhash.base.turns import Slice
 from shardhash.base.wakeup import Wakeup
 from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
@@ -33,6 +34,12 @@ log = logging.getLogger(__name__)
 
 BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
+BLOCK_SIZE = 1 << 20
+"""Bytes of stream lines from which on no more are taken into a block: 1 ms for those of real traffic."""
+SHORT_LINE = 2 * DIGEST_SIZE + 1
+"""Bytes of a line with a hash. Shorter ones are none of real traffic, and take the slow way, so..."""
+SHORT_LINES = 1000
+"""...so many of them are answered at once; 2 ms."""
 BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
 """Messages that hold many hashes or reports."""
 MOST_AT_HAND = 16 * 1024
@@ -74,6 +81,7 @@ class Session:
         self._events: deque[Event] = deque()
         self._wakeup = Wakeup()
         self._input_ended = False
+        self._lost = False
         self._stopping = False
         self._revoked = False
         self._marks = (0, 0)
@@ -83,6 +91,12 @@ class Session:
         self._told_in_words = False
         """Whether the client asked for the server's headers. Stock clients of builds do not."""
         self._weight = 0
+        self.held = 0
+        """Bytes of what waits for an answer."""
+        self.more: Callable[[], bool] = _nothing_more
+        """Parses a part of what the transport has, if there is any, and feeds it."""
+        self._slice = Slice(services.turns)
+        self._job: asyncio.Task[object] | None = None
         self._idle = False
         """Whether `run` waits for events."""
         self._parsed: tuple[bytes, LookupBlock] | None = None
@@ -139,7 +153,12 @@ class Session:
             return
         self._events.extend(events)
         for event in events:
-            self._weight += _text_weight(event.text) if type(event) is StreamLines else _weight(event)
+            if type(event) is StreamLines:
+                self._weight += _text_weight(event.text)
+                self.held += len(event.text)
+            else:
+                self._weight += (weight := _weight(event))
+                self.held += weight
         self._wakeup.wake()
 
     @property
@@ -147,10 +166,22 @@ class Session:
         """Requests, stream lines and batches that wait for an answer, and one more for each KiB of them."""
         return self._weight // _KIB
 
+    def is_busy(self) -> bool:
+        """Whether anything is answered or waits for it."""
+        return self._weight > 0
+
     def feed_end(self) -> None:
-        """The peer sends no more; what came before is still answered."""
+        """The peer sends no more; what came before is still answered, but a long job of administration is ended."""
         self._input_ended = True
+        if self._job is not None:
+            self._job.cancel()
         self._wakeup.wake()
+
+    def feed_lost(self) -> None:
+        """The peer is gone, and reads no answers."""
+        self._lost = True
+        self._events.clear()
+        self.feed_end()
 
     def stop(self) -> None:
         """Answer what is under way, then end: the server goes down."""
@@ -173,6 +204,8 @@ class Session:
                 if not await self._answer(self._events.popleft()):
                     return
                 drained()
+                if self._slice.used:
+                    await self._slice.turn()
         except ProtocolError as error:
             log.info("%s: closed: %s", self._peer, error)
         except ConnectionError:
@@ -188,11 +221,17 @@ class Session:
 
     async def _next_ready(self) -> bool:
         while not self._events:
-            if self._ending:
+            if self._stopping or self._revoked or self._lost:
                 return False
-            self._idle = True
-            await self._wakeup.wait()
-            self._idle = False
+            if self.more():
+                if self._slice.used:
+                    await self._slice.turn()
+            elif self._input_ended:
+                return False
+            else:
+                self._idle = True
+                await self._wakeup.wait()
+                self._idle = False
         return True
 
     @property
@@ -225,7 +264,9 @@ class Session:
                 if event.limit:
                     self._counters.limits_hit[event.limit] += 1
                 going_on = False
-        self._weight -= _weight(event)
+        weight = _weight(event)
+        self._weight -= weight
+        self.held -= weight
         if isinstance(event, Asked | BatchAsked):
             self._count(event, result, perf_counter() - started)
         return going_on and result == OK
@@ -244,7 +285,8 @@ class Session:
     async def _answer_request(self, event: Asked) -> str:
         """Answer a request; what came of it."""
         try:
-            value = await self._handlers.answer(self._caller, event.command, event.request)
+            answer = self._handlers.answer(self._caller, event.command, event.request)
+            value = await (self._while_here(answer) if event.command.long else answer)
         except InvokeError as error:
             await self._refuse(error)
             return REFUSED
@@ -253,6 +295,20 @@ class Session:
             return FAILED
         await self._output.send_json(value)
         return OK
+
+    async def _while_here(self, answer: Coroutine[Any, Any, object]) -> object:
+        """The answer to what takes long and is of no use without its client; ConnectionResetError once that left."""
+        job = self._job = asyncio.get_running_loop().create_task(answer)
+        if self._input_ended:
+            job.cancel()
+        try:
+            return await job
+        except asyncio.CancelledError:
+            if self._input_ended and job.cancelled():
+                raise ConnectionResetError("the client left") from None
+            raise
+        finally:
+            self._job = None
 
     async def _answer_batch(self, asked: batch.Batch) -> str:
         try:
@@ -308,6 +364,7 @@ class Session:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
         self._weight -= _text_weight(text)
+        self.held -= len(text)
         self._count_lines(stream, count, perf_counter() - started)
 
     def _count_lines(self, stream: str, count: int, seconds: float) -> None:
@@ -318,14 +375,27 @@ class Session:
         """The text of an event and of those of its stream mode that follow at once."""
         if not self._events or type(self._events[0]) is not StreamLines:
             return event.text
-        texts = [event.text]
-        while self._events and isinstance(following := self._events[0], StreamLines):
+        texts, size = [event.text], len(event.text)
+        while size < BLOCK_SIZE and self._events and isinstance(following := self._events[0], StreamLines):
             texts.append(following.text)
+            size += len(following.text)
             self._events.popleft()
         return b"".join(texts)
 
     async def _answers(self, stream: str, text: bytes) -> bytes:
         """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
+        if text.count(b"\n") <= max(SHORT_LINES, len(text) // SHORT_LINE):
+            return await self._answers_at_once(stream, text)
+        answers = []
+        while text:
+            lines = text.split(b"\n", SHORT_LINES)
+            text = lines.pop()
+            answers.append(await self._answers_at_once(stream, b"\n".join((*lines, b""))))
+            if self._slice.used:
+                await self._slice.turn()
+        return b"".join(answers)
+
+    async def _answers_at_once(self, stream: str, text: bytes) -> bytes:
         try:
             if stream == "get-stream":
                 found = await lookup_block(self._store, self._parse_get_lines(text))
@@ -370,6 +440,10 @@ class Session:
         log.info("%s: refused: %s", self._peer, error)
         self.refused = True
         await self._output.send_json({"invoke-error": {"message": str(error)}})
+
+
+def _nothing_more() -> bool:
+    return False
 
 
 def _weight(event: Event) -> int:

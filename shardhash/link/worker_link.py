@@ -67,6 +67,8 @@ class WorkerLink:
         """`limit`: seconds that a request may wait."""
         self.shard = shard
         self.connected = asyncio.Event()
+        self.heard = 0
+        """Messages and pongs of the worker so far."""
         self.reconnected: Callable[[], None] = _nothing
         """Called when another worker takes over, before it is asked anything."""
         self.restarts = 0
@@ -86,6 +88,7 @@ class WorkerLink:
         self._gave_up: str | None = None
         self._away: asyncio.TimerHandle | None = None
         self._check: asyncio.TimerHandle | None = None
+        self._check_due = 0.0
 
     # -------------------------------------------------------------------------------------------- requests
 
@@ -147,7 +150,7 @@ class WorkerLink:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[number] = _Request(sent, future, decode, self._loop.time(), bounded=bounded)
         if self._check is None:
-            self._check = self._loop.call_later(self._limit / CHECKS, self._fail_late)
+            self._look_later()
         self._wakeup.wake()
         return future
 
@@ -175,9 +178,11 @@ class WorkerLink:
             async with asyncio.TaskGroup() as tasks:  # whatever ends the sender ends the link
                 sender = tasks.create_task(self._send(socket))
                 async for message in socket:
-                    if message.type is not WSMsgType.BINARY:
+                    self.heard += 1
+                    if message.type is WSMsgType.BINARY:
+                        self._receive(message.data)
+                    elif message.type is not WSMsgType.PONG:
                         break
-                    self._receive(message.data)
                 sender.cancel()
         finally:
             self.connected.clear()
@@ -216,13 +221,20 @@ class WorkerLink:
     def _fail_late(self) -> None:
         """Fail what is over the limit of time, whether a worker is there or not."""
         self._check = None
+        if self._loop.time() - self._check_due > self._limit / CHECKS:  # this process is late, not the worker
+            self._look_later()
+            return
         asked_before = self._loop.time() - self._most
         late = [
             number for number, request in self._waiting.items() if request.bounded and request.asked <= asked_before
         ]
         self._fail(late, f"shard {self.shard} did not answer within {self._most:g} s; ask again in a while")
         if self._waiting:
-            self._check = self._loop.call_later(self._limit / CHECKS, self._fail_late)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._check_due = self._loop.time() + self._limit / CHECKS
+        self._check = self._loop.call_at(self._check_due, self._fail_late)
 
     def _fail(self, numbers: list[int], why: str) -> None:
         for number in numbers:

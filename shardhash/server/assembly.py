@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from shardhash import __version__
+from shardhash.base import descriptors
 from shardhash.base.malloc import give_back
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
@@ -69,7 +70,9 @@ async def serve(
         tls = None if settings.tls is None else ServerTls(settings.tls)
         services = Services(store=store, users=await _users(settings, store, running), stats=Stats())
         site = Site(services, settings.browsers, settings.data)
-        listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer)
+        listeners = Listeners(
+            services, settings.limits, settings.browsers, tls, site.answer, descriptors.limit() - descriptors.RESERVED
+        )
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
         site.start()

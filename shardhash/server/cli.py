@@ -11,6 +11,7 @@ from shardhash.base import options
 from shardhash.base.options import DATABASE, DEFAULT, Options, Value
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import File, read_file
+from shardhash.coordinator import limits
 from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
@@ -20,7 +21,6 @@ from shardhash.server.settings import Configuration, Settings
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
-from shardhash.wire.connection import Limits
 
 OTHER_VARIABLES = (
     *(f"SHARDHASH_{name}" for name in ("ADDRESS", "LOGIN", "PASSWORD", "NETRC_HOSTS", "BECOME", "TIMEOUT", "JSON")),
@@ -67,7 +67,10 @@ exit status:
   0 stopped in order, 1 it could not start or go on, 2 settings are wrong, 3 the data directory is damaged: see
   `shardhash verify`. A service manager that sets NOTIFY_SOCKET, WATCHDOG_USEC or LISTEN_FDS, as systemd does, is told
   when the server is ready, and sockets that it passes are used for the addresses of --bind.
+
+limits for --limit NAME=VALUE, their defaults, those of --public where they are others, and what they are of:
 """
+EXAMPLES += limits.describe() + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -150,7 +153,11 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         snapshot_interval=given.snapshot_interval,
         snapshot_bytes=given.snapshot_bytes,
         keep_snapshots=given.keep_snapshots,
-        limits=Limits(message=given.max_message),
+        limits=limits.choose(
+            given.limit,
+            public=given.public,
+            **({} if given.max_message is None else {"message": given.max_message, "guest_message": given.max_message}),
+        ),
         shard_timeout=given.shard_timeout,
         answer_cache=given.answer_cache,
         store=given.store,

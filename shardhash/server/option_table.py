@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 from shardhash.base import options
 from shardhash.base.cores import usable_cores
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
-from shardhash.coordinator import permissions
+from shardhash.coordinator import limits, permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.errors import ConfigError
 from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
 from shardhash.stores.sharded.answers import ANSWER_CACHE
 from shardhash.wire.address import parse_address, parse_bind
-from shardhash.wire.connection import Limits
 
 DEFAULT_BIND = "unix://./hashserve.sock"
 DEFAULT_FILE = Path("/etc/shardhash.toml")
@@ -57,6 +56,11 @@ def parse_http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
 
 def _checked_http(text: str) -> str:
     parse_http(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def _checked_limit(text: str) -> str:
+    limits.parse(text)
     return text
 
 
@@ -116,9 +120,24 @@ _LISTENING = (
         "SHARDHASH_MAX_MESSAGE",
         metavar="SIZE",
         convert=options.size,
-        default=Limits().message,
         reloadable=True,
-        help="largest request of a client",
+        help="largest request of any client (default 64M, 16M of those who do not log in); see --limit message=SIZE",
+    ),
+    option(
+        "--limit",
+        "SHARDHASH_LIMIT",
+        metavar="NAME=VALUE",
+        convert=_checked_limit,
+        default=[],
+        repeatable=True,
+        reloadable=True,
+        help="change a limit of what clients may take; may be given several times. The names are at the end",
+    ),
+    switch(
+        "--public",
+        "SHARDHASH_PUBLIC",
+        reloadable=True,
+        help="begin with limits for a server that anyone reaches, instead of a team's",
     ),
     option(
         "--log",

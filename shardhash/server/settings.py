@@ -9,13 +9,13 @@ from typing import Literal, TypeAlias
 
 from shardhash.base.options import Value
 from shardhash.coordinator.bind import Bind, TlsFiles
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError
 from shardhash.link import worker_options
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.stores.sharded.answers import ANSWER_CACHE
 from shardhash.wire.address import Address
-from shardhash.wire.connection import Limits
 from shardhash.wire.messages import DB_ADMIN, REPORT
 
 Sync: TypeAlias = Literal["always", "interval", "off"]
@@ -46,7 +46,7 @@ class Settings:
     snapshot_interval: float = worker_options.SNAPSHOT_INTERVAL
     snapshot_bytes: int = worker_options.SNAPSHOT_BYTES
     keep_snapshots: int = worker_options.KEEP_SNAPSHOTS
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
     shard_timeout: float = 30.0
     answer_cache: int = ANSWER_CACHE
     """Bytes that the coordinator keeps answers in, 0 for none."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from shardhash.base import descriptors
 from shardhash.base.malloc import keep_buffers
 from shardhash.base.text import OneLineFormatter
 from shardhash.errors import ConfigError, DamagedShardError, DamageError, ShardhashError
@@ -48,6 +49,7 @@ def run(settings: Settings, reload: Reload) -> int:
     for warning in settings.warnings():
         log.warning("%s", warning)
     _leave_on_signals()
+    descriptors.raise_limit()
     try:
         with ExitStack() as held:
             manager = ServiceManager(os.environ)

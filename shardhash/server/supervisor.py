@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, ClientWSTimeout, UnixConnector
@@ -20,7 +20,9 @@ from shardhash.server.worker_processes import LONGEST_LINE, STOP_LIMIT, WorkerPr
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 20.0
-"""Most seconds between pings on a link; a worker that does not answer for half of it more is replaced."""
+"""Most seconds of silence before a worker is pinged; one that does not answer for half of it more is replaced."""
+LOOKS = 10
+"""Looks at a link in that time."""
 LEAST_HEARTBEAT = 1.0
 """A worker that is merely busy shall not be taken for one that stands still."""
 MAX_PAUSE = 30.0
@@ -174,13 +176,15 @@ class Supervisor:
         ended = asyncio.create_task(process.wait())
         connector = UnixConnector(str(process.path))
         async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as session:
-            connecting = asyncio.create_task(_connect(session, self._heartbeat))
+            connecting = asyncio.create_task(_connect(session))
+            listening: asyncio.Task[None] | None = None
             try:
                 await asyncio.wait([ended, connecting], return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     return "ended"
                 socket_ = connecting.result()
                 process.connected()
+                listening = asyncio.create_task(_close_when_silent(link, socket_, self._heartbeat))
                 await link.serve(socket_)
                 if not self._stop.is_set():
                     with contextlib.suppress(TimeoutError):
@@ -188,9 +192,10 @@ class Supervisor:
             except (OSError, ClientError) as error:
                 return f"did not answer: {error}"
             finally:
-                connecting.cancel()
-                ended.cancel()
-                await asyncio.wait([connecting, ended])
+                tasks: list[asyncio.Task[Any]] = [connecting, ended, *([] if listening is None else [listening])]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
                 if not connecting.cancelled() and connecting.exception() is None:
                     await connecting.result().close()  # a link that ended by an error is open still
         return "dropped its link"
@@ -219,8 +224,29 @@ async def log_lines(shard: int, lines: asyncio.StreamReader, tell: Tell = _tell_
             log.warning("shard %d says: %s", shard, line.decode(errors="replace").rstrip())
 
 
-async def _connect(session: ClientSession, heartbeat: float) -> ClientWebSocketResponse:
-    """The link's WebSocket; waits for as long as the shard recovers."""
+async def _connect(session: ClientSession) -> ClientWebSocketResponse:
+    """The link's WebSocket; waits for as long as the shard recovers. The link counts pongs itself."""
     return await session.ws_connect(
-        "http://worker/link", heartbeat=heartbeat, compress=0, max_msg_size=messages.MAX_MESSAGE, timeout=CLOSE_LIMIT
+        "http://worker/link", autoping=False, compress=0, max_msg_size=messages.MAX_MESSAGE, timeout=CLOSE_LIMIT
     )
+
+
+async def _close_when_silent(link: WorkerLink, socket: ClientWebSocketResponse, heartbeat: float) -> None:
+    """Close a link that says nothing, not even to a ping, for one and a half heartbeats.
+
+    Only time in which this process looked counts. When it was late itself, answers may have come in that it has not
+    read yet: what overloads the coordinator must not cost a healthy worker its life.
+    """
+    loop, look = asyncio.get_running_loop(), heartbeat / LOOKS
+    silent, heard = 0.0, link.heard
+    while silent < 1.5 * heartbeat:
+        began = loop.time()
+        await asyncio.sleep(look)
+        silent += min(loop.time() - began, 2 * look)
+        if link.heard != heard:
+            silent, heard = 0.0, link.heard
+        elif silent >= heartbeat:
+            with contextlib.suppress(TimeoutError, ClientError, OSError):
+                async with asyncio.timeout(look):  # a worker that stands still may not read it, either
+                    await socket.ping()
+    await socket.close()

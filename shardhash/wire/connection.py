@@ -36,6 +36,7 @@ from typing import TypeAlias
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
 from shardhash.wire.framing import CHUNK_STREAM, DEFAULT_LINE_LIMIT, ChunkAssembler, LineBuffer
+from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.messages import COMMANDS, Command, Request, describe_unknown, parse_request
 
 PROTOCOL = ("OEHASHEQUIV", "1.1")
@@ -53,7 +54,7 @@ class Limits:
 
     `line` holds for lines and for each message of a handshake or stream; `message` for a request, chunked or not;
     `values` for the JSON values in it, about, because the smallest take thirty times their text in memory;
-    `headers` is the number of header lines and `header_bytes` their sum.
+    `headers` is the number of header lines and `header_bytes` their sum; `batch` the hashes in a native batch.
     `pipelined` is for the listener: it stops reading while so many stream lines or requests wait for answers; each
     KiB of them counts as one more.
     """
@@ -61,6 +62,7 @@ class Limits:
     line: int = DEFAULT_LINE_LIMIT
     message: int = 64 * 1024 * 1024
     values: int = 2_000_000
+    batch: int = 1_000_000
     headers: int = 64
     header_bytes: int = 16 * 1024
     pipelined: int = 100_000
@@ -153,19 +155,25 @@ class ServerConnection:
         limits: Limits | None = None,
         offers: Sequence[tuple[str, str]] = (batch.OFFER, batch.REPORTS_OFFER),
         lines: bool = True,
+        at_once: int | None = None,
     ) -> None:
+        """`at_once`: lines that are parsed in one call of `receive_data`, stream lines aside; see `more`."""
         self._commands = commands
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
+        """They may change, for what comes in from then on."""
+        self._at_once = at_once
         self._offers = tuple(offers)
         self._lines = lines
-        self._buffer = LineBuffer(self._limits.line)
-        self._pieces = ChunkAssembler(self._limits.message)
+        self._buffer = LineBuffer(self.limits.line)
+        self._pieces = ChunkAssembler(self.limits.message)
         self._headers = 0
         self._header_bytes = 0
         self._wants_headers = False
         self._stream: Command | None = None
         self._state = _State.PROTOCOL
         self._events: list[Event] = []
+        self._text = b""
+        self._start = 0
         self._block: list[bytes] = []
         """Stream lines of WebSocket messages that belong behind `_events`."""
 
@@ -174,20 +182,40 @@ class ServerConnection:
         """Whether Refused or Ended was given; all further input is ignored."""
         return self._state is _State.CLOSED
 
+    @property
+    def greeted(self) -> bool:
+        """Whether the handshake is over."""
+        return self._state not in (_State.PROTOCOL, _State.HEADERS)
+
+    @property
+    def more(self) -> bool:
+        """Whether lines that came in are not parsed yet; `receive_data` of nothing parses some more."""
+        return self._start < len(self._text) and not self.closed
+
+    @property
+    def held(self) -> int:
+        """Bytes that came in and are no event yet."""
+        return self._buffer.size + self._pieces.size + len(self._text) - self._start
+
     def discard(self) -> None:
         """The connection is over: forget what came in. All further input is ignored."""
         self._state = _State.CLOSED
-        self._buffer = LineBuffer(self._limits.line)
-        self._pieces = ChunkAssembler(self._limits.message)
+        self._text, self._start = b"", 0
+        self._buffer = LineBuffer(self.limits.line)
+        self._pieces = ChunkAssembler(self.limits.message)
 
     def receive_data(self, data: bytes) -> list[Event]:
         """The events of some bytes of a line transport."""
         if self.closed:
             return []
         try:
-            self._receive_text(self._buffer.feed(data))
-            if self._buffer.overrun:
-                self._end(f"a line is longer than {self._limits.line} bytes", "line")
+            if data:
+                text = self._buffer.feed(data)
+                self._text = self._text[self._start :] + text if self.more else text
+                self._start = 0
+            self._receive_text()
+            if self._buffer.overrun and not self.more:
+                self._end(f"a line is longer than {self.limits.line} bytes", "line")
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
         return self._take_events()
@@ -233,27 +261,28 @@ class ServerConnection:
 
     # What both kinds of transports have
 
-    def _receive_text(self, text: bytes) -> None:
-        """Whole lines, each ended by a newline."""
-        start = 0
-        while start < len(text) and not self.closed:
+    def _receive_text(self) -> None:
+        """The whole lines of `_text`, each ended by a newline, from `_start` on; as many as may be parsed at once."""
+        text, left = self._text, self._at_once or len(self._text)
+        while self._start < len(text) and not self.closed:
             if self._state is _State.STREAM:
-                start = self._receive_stream(text, start)
+                self._start = self._receive_stream(text, self._start)
+            elif self._state is _State.PIECES:
+                self._start = self._receive_pieces(text, self._start)
             else:
-                end = text.index(b"\n", start)
-                self._receive_line(text[start:end])
-                start = end + 1
+                end = text.index(b"\n", self._start)
+                line, self._start = text[self._start : end], end + 1
+                self._receive_line(line)
+            left -= 1
+            if not left:
+                return
+        self._text, self._start = b"", 0
 
     def _receive_line(self, line: bytes) -> None:
-        """One line, or one text message of a WebSocket, of any state but STREAM and CLOSED."""
+        """One line, or one text message of a WebSocket, of any state but PIECES, STREAM and CLOSED."""
         match self._state:
             case _State.COMMAND:
                 self._receive_request(line)
-            case _State.PIECES:
-                message = self._pieces.feed(line)
-                if message is not None:
-                    self._state = _State.COMMAND
-                    self._receive_request(message, chunked=True)
             case _State.HEADERS:
                 self._receive_header(line)
             case _:
@@ -271,8 +300,8 @@ class ServerConnection:
             return
         self._headers += 1
         self._header_bytes += len(line)
-        if self._headers > self._limits.headers or self._header_bytes > self._limits.header_bytes:
-            text = f"more than {self._limits.headers} header lines or {self._limits.header_bytes} bytes"
+        if self._headers > self.limits.headers or self._header_bytes > self.limits.header_bytes:
+            text = f"more than {self.limits.headers} header lines or {self.limits.header_bytes} bytes"
             raise LimitError(text, "headers")
         tag, colon, value = line.decode("utf-8", "replace").partition(":")
         if not colon:
@@ -296,7 +325,7 @@ class ServerConnection:
         try:
             message = jsontext.decode(text)
             if self._lines and not chunked and isinstance(message, dict) and CHUNK_STREAM in message:
-                self._pieces = ChunkAssembler(self._limits.message)
+                self._pieces = ChunkAssembler(self.limits.message)
                 self._state = _State.PIECES
                 return
             asked = parse_request(self._commands, message)
@@ -314,8 +343,8 @@ class ServerConnection:
 
     def _check_values(self, text: bytes) -> None:
         # Each value takes a byte or more, so the usual request passes without being counted.
-        if len(text) > self._limits.values and sum(map(text.count, (b",", b"[", b"{"))) > self._limits.values:
-            raise LimitError(f"a request holds more than {self._limits.values} JSON values", "values")
+        if len(text) > self.limits.values and sum(map(text.count, (b",", b"[", b"{"))) > self.limits.values:
+            raise LimitError(f"a request holds more than {self.limits.values} JSON values", "values")
 
     def _receive_stream(self, text: bytes, start: int) -> int:
         """The lines from `start` up to END or an empty line as one block; where to go on. About 40 ns a line."""
@@ -332,6 +361,21 @@ class ServerConnection:
         self._end_stream()
         return text.index(b"\n", end) + 1
 
+    def _receive_pieces(self, text: bytes, start: int) -> int:
+        """The pieces from `start` up to an empty line, and the message if there is one; where to go on.
+
+        Without a step for each piece: they may be of one byte.
+        """
+        end = start if text.startswith(b"\n", start) else text.find(b"\n\n", start) + 1 or len(text)
+        self._pieces.add(text[start:end].replace(b"\n", b""))
+        if end == len(text):
+            return end
+        message = self._pieces.finish()
+        self._pieces = ChunkAssembler(self.limits.message)
+        self._state = _State.COMMAND
+        self._receive_request(message, chunked=True)
+        return end + 1
+
     def _end_stream(self) -> None:
         self._emit(StreamEnd())
         self._state = _State.COMMAND
@@ -342,9 +386,9 @@ class ServerConnection:
         if isinstance(message, bytes):
             self._receive_binary(message)
         elif self._state is _State.STREAM:
-            self._receive_stream_message(_encode(message, self._limits.line))
+            self._receive_stream_message(_encode(message, self.limits.line))
         else:
-            limit = self._limits.message if self._state is _State.COMMAND else self._limits.line
+            limit = self.limits.message if self._state is _State.COMMAND else self.limits.line
             self._receive_line(_encode(message, limit))
 
     def _receive_stream_message(self, line: bytes) -> None:
@@ -360,9 +404,13 @@ class ServerConnection:
         offered = self._wants_headers and batch.OFFER in self._offers
         if self._state is not _State.COMMAND or not offered:
             raise ProtocolError("a binary message where text is due")
-        if len(frame) > self._limits.message:
-            raise LimitError(f"a message is longer than {self._limits.message} bytes", "message")
-        self._emit(BatchAsked(batch.decode_request(frame)))
+        if len(frame) > self.limits.message:
+            raise LimitError(f"a message is longer than {self.limits.message} bytes", "message")
+        asked = batch.decode_request(frame)
+        if (count := len(asked.digests) // DIGEST_SIZE) > self.limits.batch:
+            self._refuse(InvalidRequestError(f"a batch has at most {self.limits.batch} hashes here, not {count}"))
+            return
+        self._emit(BatchAsked(asked))
 
 
 def _encode(text: str, limit: int) -> bytes:

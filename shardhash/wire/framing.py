@@ -38,6 +38,11 @@ class LineBuffer:
         self._overrun = False
 
     @property
+    def size(self) -> int:
+        """Bytes of the line that is not complete."""
+        return len(self._tail)
+
+    @property
     def overrun(self) -> bool:
         """Whether a line over the limit has begun to arrive; from then on `feed` only raises."""
         return self._overrun
@@ -103,17 +108,30 @@ class ChunkAssembler:
         self._limit = limit
         self._message = bytearray()  # not a list: pieces of a byte or two would cost thirty times their size
 
+    @property
+    def size(self) -> int:
+        """Bytes collected so far."""
+        return len(self._message)
+
+    def add(self, pieces: bytes) -> None:
+        """Take some pieces, joined. Raises LimitError as `feed` does."""
+        if len(self._message) + len(pieces) > self._limit:
+            self._message.clear()
+            raise LimitError(f"a message is longer than {self._limit} bytes", "message")
+        self._message += pieces
+
+    def finish(self) -> bytes:
+        """The whole message."""
+        return bytes(self._message)
+
     def feed(self, line: bytes) -> bytes | None:
         """Take one line after the announcement: the whole message at the empty line, until then None.
 
         Raises LimitError as soon as the pieces exceed the limit; the memory is given up then.
         """
         if not line:
-            return bytes(self._message)
-        if len(self._message) + len(line) > self._limit:
-            self._message.clear()
-            raise LimitError(f"a message is longer than {self._limit} bytes", "message")
-        self._message += line
+            return self.finish()
+        self.add(line)
         return None
 
 

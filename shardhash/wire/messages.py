@@ -219,11 +219,18 @@ class Command:
     stream: bool = False
 
     @property
+    def long(self) -> bool:
+        """Whether it may take long, and is ended when its client leaves."""
+        return self.name in LONG
+
+    @property
     def from_builds(self) -> bool:
         """Whether builds send it, and not only people and scripts."""
         return self.name in FROM_BUILDS
 
 
+LONG: Final = frozenset(("remove", "clean-unused", "gc-mark", "gc-sweep"))
+"""The commands that may look at everything."""
 FROM_BUILDS: Final = frozenset(
     ("get", "get-outhash", "get-stream", "exists-stream", "get-batch", "exists-batch", "report", "report-batch",
      "report-equiv")

@@ -21,6 +21,7 @@ import pytest
 from shardhash.client import create_async_client
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.origins import Browsers
 from shardhash.coordinator.permissions import expand
@@ -28,7 +29,6 @@ from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.wire import batch
 from shardhash.wire.address import Address
-from shardhash.wire.connection import Limits
 from shardhash.wire.messages import COMMANDS
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.stores.plain_store import PlainStore
@@ -224,7 +224,7 @@ async def serving_at(
     store = PlainStore()
     users = Users(store, sleep=no_pause)
     services = Services(store=store, users=users, stats=Stats())
-    listeners = Listeners(services, Limits(), browsers)
+    listeners = Listeners(services, ServerLimits(), browsers)
     try:
         addresses = [await listeners.open(bind) for bind in binds]
         yield addresses[0], store, users

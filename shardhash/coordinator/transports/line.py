@@ -1,4 +1,8 @@
-"""The line transports, raw TCP, TLS and unix sockets, as an asyncio protocol."""
+"""The line transports, raw TCP, TLS and unix sockets, as an asyncio protocol.
+
+What comes in is parsed a part at a time: the first part at once, the rest when the session has answered that. So a
+connection that sends ten thousand requests in one packet costs the others no more than one that sends a hundred.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,15 @@ from typing import cast
 import orjson
 
 from shardhash.base.sockets import keep_alive
+from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
-from shardhash.wire.connection import ServerConnection
+from shardhash.wire.connection import Event, Send, ServerConnection
 from shardhash.wire.framing import encode_json
 
 LINGER = 1.0
 """Seconds that a peer whose connection we end has to end its side."""
+MOST_UNPARSED = 256 * 1024
+"""Bytes that wait to be parsed, from which on nothing more is read."""
 
 
 class LineProtocol(asyncio.Protocol):
@@ -23,15 +30,21 @@ class LineProtocol(asyncio.Protocol):
 
     def __init__(
         self,
-        connection: ServerConnection,
-        open_session: Callable[[LineProtocol, str, asyncio.BaseTransport], Session],
+        machine: ServerConnection,
+        connection: Connection,
+        connections: Connections,
+        open_session: Callable[[LineProtocol, asyncio.BaseTransport], Session],
         track: Callable[[asyncio.Task[None], Session], None],
-        pipelined: int,
     ) -> None:
+        self._machine = machine
         self._connection = connection
+        self._connections = connections
         self._open_session = open_session
         self._track = track
-        self._pipelined = pipelined
+        self._pipelined = connections.limits.pipelined
+        self._loop = asyncio.get_running_loop()
+        self._unparsed: list[bytes] = []
+        self._unparsed_size = 0
         self._paused = False
         self._writable = asyncio.Event()
         self._writable.set()
@@ -44,30 +57,38 @@ class LineProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         keep_alive(transport.get_extra_info("socket"))
-        self._session = self._open_session(self, _peer(transport), transport)
-        self._track(asyncio.get_running_loop().create_task(self._run()), self._session)
+        self._session = self._open_session(self, transport)
+        self._session.more = self._parse_more
+        self._connection.transport = self._transport
+        self._connection.busy = self._session.is_busy
+        self._connection.resume = self._read_on
+        self._track(self._loop.create_task(self._run()), self._session)
 
     def data_received(self, data: bytes) -> None:
-        events = self._connection.receive_data(data)
-        answer = (
-            self._session.answer_at_hand(events)
-            if self._writable.is_set() and not self._transport.is_closing()
-            else None
-        )
-        if answer is not None:
-            self._transport.write(answer)
-            return
-        self._session.feed(events)
-        if self._session.waiting > self._pipelined and not self._paused:
+        self._connection.heard = self._loop.time()
+        if self._unparsed or self._machine.more:
+            self._unparsed.append(data)
+            self._unparsed_size += len(data)
+        else:
+            events = self._machine.receive_data(data)
+            if not self._connection.fresh and (answer := self._at_hand(events)) is not None:
+                self._transport.write(answer)
+                return
+            self._take(events)
+        self._connections.keep(self._connection, self._held())
+        if not self._paused and self._must_pause():
             self._paused = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        self._end_input()
+        self._peer_ended.set()
+        self._session.feed_end()
         return self._transport.can_write_eof()  # keep our side open for the answers; TLS has no such thing
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._end_input()
+        self._connections.remove(self._connection)
+        self._peer_ended.set()
+        self._session.feed_lost()
         self._writable.set()
 
     def pause_writing(self) -> None:
@@ -84,7 +105,10 @@ class LineProtocol(asyncio.Protocol):
             raise ConnectionResetError("the peer is gone")
         self._transport.write(data)
         if not self._writable.is_set():
+            self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
             await self._writable.wait()
+            if not self._transport.is_closing():
+                self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
 
     async def send_json(self, value: object) -> None:
         """See Output."""
@@ -98,6 +122,46 @@ class LineProtocol(asyncio.Protocol):
         """See Output; never asked for here, as binary requests cannot arrive."""
         raise NotImplementedError
 
+    # ----------------------------------------------------------------------------------------------- parsing
+
+    def _at_hand(self, events: list[Event]) -> bytes | None:
+        if self._machine.more or not self._writable.is_set() or self._transport.is_closing():
+            return None
+        return self._session.answer_at_hand(events)
+
+    def _take(self, events: list[Event]) -> None:
+        """Give events to the session, and tell how far the connection is."""
+        connection = self._connection
+        self._session.feed(events)
+        if events or not connection.partial:
+            connection.partial_since = connection.heard
+        connection.partial = self._machine.held
+        if connection.fresh:
+            connection.greeted = self._machine.greeted
+            if events and not all(type(event) is Send for event in events):
+                self._connections.asked(connection)
+
+    def _parse_more(self) -> bool:
+        """Parse the next part of what came in; whether there was any."""
+        if self._machine.more:
+            self._take(self._machine.receive_data(b""))
+        elif self._unparsed:
+            data = b"".join(self._unparsed)
+            self._unparsed, self._unparsed_size = [], 0
+            self._take(self._machine.receive_data(data))
+        else:
+            return False
+        return True
+
+    def _held(self) -> int:
+        return self._machine.held + self._unparsed_size + self._session.held
+
+    def _must_pause(self) -> bool:
+        waits = self._session.waiting > self._pipelined or self._unparsed_size > MOST_UNPARSED
+        return waits or self._connection.paused
+
+    # --------------------------------------------------------------------------------------------- its life
+
     async def _run(self) -> None:
         try:
             await self._session.run(self._drained)
@@ -105,10 +169,13 @@ class LineProtocol(asyncio.Protocol):
                 await self._linger()
         finally:
             self._transport.close()
-            self._connection.discard()  # it may hold a large part of a message, and nothing here is freed soon
+            self._machine.discard()  # it may hold a large part of a message, and nothing here is freed soon
+            self._unparsed, self._unparsed_size = [], 0
+            self._connections.keep(self._connection, 0)
 
     async def _linger(self) -> None:
         """End our side, then read on for a moment: closing with unread input would take the last answer back."""
+        self._machine.discard()
         if self._paused:
             self._transport.resume_reading()
         if self._transport.can_write_eof():
@@ -117,16 +184,13 @@ class LineProtocol(asyncio.Protocol):
             async with asyncio.timeout(LINGER):
                 await self._peer_ended.wait()
 
-    def _end_input(self) -> None:
-        self._peer_ended.set()
-        self._session.feed_end()
-
     def _drained(self) -> None:
-        if self._paused and self._session.waiting <= self._pipelined // 2 and not self._transport.is_closing():
+        self._connections.keep(self._connection, self._held())
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._paused or self._transport.is_closing() or self._connection.paused:
+            return
+        if self._session.waiting <= self._pipelined // 2 and self._unparsed_size <= MOST_UNPARSED // 2:
             self._paused = False
             self._transport.resume_reading()
-
-
-def _peer(transport: asyncio.BaseTransport) -> str:
-    name = transport.get_extra_info("peername")
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unix client"

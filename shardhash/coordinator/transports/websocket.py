@@ -11,48 +11,76 @@ import orjson
 from aiohttp import WSMsgType, web
 
 from shardhash.base.tasks import BackgroundTasks
+from shardhash.base.turns import Slice, Turns
+from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
-from shardhash.wire.connection import ServerConnection
+from shardhash.wire.connection import Send, ServerConnection
 
 
 class WebSocketHandler:
     """One WebSocket; an Output for its session."""
 
-    def __init__(self, socket: web.WebSocketResponse, connection: ServerConnection, pipelined: int) -> None:
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        machine: ServerConnection,
+        connection: Connection,
+        connections: Connections,
+        turns: Turns,
+    ) -> None:
         self._socket = socket
+        self._machine = machine
         self._connection = connection
-        self._pipelined = pipelined
+        self._connections = connections
+        self._pipelined = connections.limits.pipelined
+        self._slice = Slice(turns)
+        self._writing = Slice(turns)
         self._drain = asyncio.Event()
         self._session: Session
 
     async def run(self, session: Session) -> None:
         """Read and answer until either side ends."""
         self._session = session
+        self._connection.busy = session.is_busy
+        self._connection.resume = self._drain.set
         reader = BackgroundTasks()
         reader.start(self._read(), "reading a WebSocket")
         try:
             await session.run(self._drained)
         finally:
             await reader.close()
-            self._connection.discard()
+            self._machine.discard()
+            self._connections.keep(self._connection, 0)
             await self._socket.close()
 
     async def _read(self) -> None:
+        connection = self._connection
         try:
             while True:
                 message = await self._socket.receive()
+                connection.partial = 0
+                self._connections.queue(connection, 0)
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     break
-                events = self._connection.receive_message(message.data)
+                events = self._machine.receive_message(message.data)
                 if message.type is WSMsgType.BINARY and (frame := self._session.answer_at_hand(events)) is not None:
                     await self._socket.send_bytes(frame)
+                    if self._slice.used:
+                        await self._slice.turn()
                     continue
                 self._session.feed(events)
-                while self._session.waiting > self._pipelined:
+                if connection.fresh:
+                    connection.greeted = self._machine.greeted
+                    if events and not all(type(event) is Send for event in events):
+                        self._connections.asked(connection)
+                self._connections.keep(connection, self._session.held)
+                if self._slice.used:
+                    await self._slice.turn()
+                while self._session.waiting > self._pipelined or connection.paused:
                     self._drain.clear()
                     await self._drain.wait()
         finally:
-            self._session.feed_end()
+            self._session.feed_lost()
 
     # ------------------------------------------------------------------------------------------------ Output
 
@@ -65,13 +93,16 @@ class WebSocketHandler:
         await self._socket.send_str(orjson.dumps(value).decode())
 
     async def send_lines(self, lines: bytes) -> None:
-        """See Output."""
+        """See Output. A message for each line, 5 us."""
         for line in lines.decode().split("\n")[:-1]:
             await self._socket.send_str(line)
+            if self._writing.used:
+                await self._writing.turn()
 
     async def send_frame(self, frame: bytes) -> None:
         """See Output."""
         await self._socket.send_bytes(frame)
 
     def _drained(self) -> None:
+        self._connections.keep(self._connection, self._session.held)
         self._drain.set()

@@ -1,0 +1,68 @@
+"""Turns: tasks that have much to do run a slice at a time, one of them a tick of the event loop.
+
+A task that has little to do never waits here. So whoever asks little is answered within a slice or two, however many
+others ask much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+
+SLICE = 0.001
+"""Seconds that a task runs before it lets others run."""
+
+
+class Turns:
+    """Who waits for the next turn, first come first served. Use from one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
+
+    def next(self) -> asyncio.Future[None]:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(future)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._grant)
+        return future
+
+    def _grant(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():  # its task was cancelled
+                future.set_result(None)
+                break
+        self._scheduled = bool(self._waiting)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._grant)
+
+
+class Slice:
+    """What one task has used of its slice. It begins anew whenever the task waited for anything."""
+
+    __slots__ = ("_began", "_turns")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._began: float | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether it is used up; wait for `turn` then."""
+        if self._began is None:
+            self._began = perf_counter()
+            asyncio.get_running_loop().call_soon(self._end)  # runs as soon as the task waits
+            return False
+        return perf_counter() - self._began > SLICE
+
+    def turn(self) -> asyncio.Future[None]:
+        """Let others run."""
+        return self._turns.next()
+
+    def _end(self) -> None:
+        self._began = None

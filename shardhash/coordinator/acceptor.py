@@ -1,0 +1,109 @@
+"""Accepting: from a listening socket to connections, within the limits, whatever comes in.
+
+A server of asyncio closes nothing and says nothing when there are no more descriptors; here a connection is refused
+before it costs more than its descriptor, and accepting begins again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from shardhash.base.tasks import BackgroundTasks
+from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.connections import Connection, Connections
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: hundreds of builders start at one time."""
+ACCEPTS_A_TICK = 64
+REST = 0.5
+"""Seconds for which nothing is accepted after the system had no descriptor or memory for one more."""
+
+
+class Acceptor:
+    """Accepts the connections of one listening socket. `make` gives the protocol of each."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        connections: Connections,
+        complaints: Complaints,
+        make: Callable[[Connection], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self._listening = listening
+        self._connections = connections
+        self._complaints = complaints
+        self._make = make
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._tasks = BackgroundTasks()
+        self._closed = False
+        listening.setblocking(False)
+        listening.listen(BACKLOG)
+        self._start()
+
+    async def close(self) -> None:
+        """Accept no more."""
+        self._closed = True
+        self._loop.remove_reader(self._listening.fileno())
+        self._listening.close()
+        await self._tasks.close()
+
+    def _start(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_A_TICK):
+            try:
+                raw, where = self._listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._rest(error)
+                return
+            self._admit(raw, where)
+
+    def _rest(self, error: OSError) -> None:
+        """There is no descriptor for one more. Those who ask nothing give theirs back; then it is tried again."""
+        self._complaints.add(
+            "descriptors",
+            f"no connection can be accepted: {error.strerror}; {len(self._connections)} are open. Raise the limit of"
+            " open files (LimitNOFILE= of the unit, ulimit -n), or lower --limit connections=N",
+        )
+        self._loop.remove_reader(self._listening.fileno())
+        for _ in range(ACCEPTS_A_TICK):
+            if not self._connections.give_way():
+                break
+        self._loop.call_later(REST, self._start)
+
+    def _admit(self, raw: socket.socket, where: Any) -> None:
+        host, peer = (where[0], f"{where[0]}:{where[1]}") if isinstance(where, tuple) else ("unix", "unix client")
+        connection = self._connections.admit(raw.fileno(), host, peer)
+        if connection is None:
+            raw.close()
+            return
+        raw.setblocking(False)
+        self._tasks.start(self._serve(raw, connection), "accepting a connection")
+
+    async def _serve(self, raw: socket.socket, connection: Connection) -> None:
+        limit = None if self._context is None else self._connections.limits.hello_time
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._make(connection), raw, ssl=self._context, ssl_handshake_timeout=limit
+            )
+        except OSError as error:  # TLS errors and limits of time are among them
+            log.info(
+                "%s: closed: no TLS connection could be made: %s", connection.peer, str(error) or type(error).__name__
+            )
+            raw.close()
+            self._connections.remove(connection)

@@ -1,0 +1,324 @@
+"""Connections: which are open, from where, what each holds, and when one has to go.
+
+A connection is *fresh* until its first request. When there are too many, the oldest fresh one gives way to a new one;
+a new one is refused only when there is none. What connections hold is counted as it changes: bytes received and not
+answered yet, bytes of answers not sent yet. Over half of the budget no more is read from those that hold anything;
+over the whole of it the largest is dropped, until all is below again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.limits import ServerLimits
+from shardhash.errors import InvokeError
+
+log = logging.getLogger(__name__)
+
+LOOK_PAUSE = 0.25
+"""Seconds between looks at all connections."""
+LOOKS_AT_ONCE = 500
+"""Connections looked at before others run; 1 ms."""
+STANDSTILL = 2.0
+"""Seconds for which nothing may be read for want of memory, before the largest connection is dropped."""
+SLOWEST = 16 * 1024
+"""Bytes a second at which a message has to come in, beyond the limit of time for small ones."""
+_MIB = 1 << 20
+
+
+class Connection:
+    """One connection. Its transport keeps `heard`, `held` and `partial` up to date."""
+
+    __slots__ = (
+        "busy",
+        "fd",
+        "fresh",
+        "greeted",
+        "heard",
+        "held",
+        "host",
+        "partial",
+        "partial_since",
+        "paused",
+        "peer",
+        "queued",
+        "resume",
+        "since",
+        "transport",
+        "unsent",
+        "unsent_since",
+        "user",
+        "watched",
+    )
+
+    def __init__(self, fd: int, host: str, peer: str, now: float) -> None:
+        self.fd = fd
+        self.host = host
+        self.peer = peer
+        """How the log calls it."""
+        self.since = now
+        self.heard = now
+        """When anything came in last."""
+        self.greeted = False
+        """Whether it has shaken hands."""
+        self.fresh = True
+        """Whether it has not asked anything yet."""
+        self.held = 0
+        self.partial = 0
+        """Bytes of a message that is not complete."""
+        self.partial_since = now
+        self.queued = 0
+        """Bytes received that wait in aiohttp."""
+        self.paused = False
+        """Whether nothing may be read from it for want of memory."""
+        self.unsent = 0
+        self.unsent_since = now
+        self.user: str | None = None
+        self.transport: asyncio.Transport | None = None
+        self.watched: Any = None
+        """The WatchedProtocol of one that aiohttp reads."""
+        self.resume: Callable[[], None] = _nothing
+        """Reads on, after `Connections.keep` said that it must wait."""
+        self.busy: Callable[[], bool] = _never
+        """Whether something of it is being answered."""
+
+
+class Connections:
+    """All connections of a server. Use from one event loop."""
+
+    def __init__(self, limits: ServerLimits, complaints: Complaints, descriptors: int = 1 << 20) -> None:
+        """`descriptors`: how many there are for connections."""
+        self.limits = limits
+        self._complaints = complaints
+        self._most = min(limits.connections, descriptors)
+        self._open: dict[int, Connection] = {}
+        self._fresh: dict[Connection, None] = {}
+        self._of_host: Counter[str] = Counter()
+        self._of_user: Counter[str] = Counter()
+        self._held = 0
+        self._waiting: deque[Connection] = deque()
+        self._moved = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # ------------------------------------------------------------------------------------- coming and going
+
+    def admit(self, fd: int, host: str, peer: str) -> Connection | None:
+        """A new connection; None when it must be closed."""
+        if (before := self._open.get(fd)) is not None:  # its end was not told yet
+            self.remove(before)
+        if self._of_host[host] >= self.limits.peer_connections:
+            self._complaints.add(
+                "peer_connections",
+                f"{peer}: refused: {host} has {self.limits.peer_connections} connections open already;"
+                " --limit peer_connections=N allows more",
+            )
+            return None
+        if len(self._open) >= self._most and not self.give_way():
+            self._complaints.add(
+                "connections",
+                f"{peer}: refused: {len(self._open)} connections are open, and all are in use; --limit connections=N"
+                " allows more, as far as the limit of open files (ulimit -n) does",
+            )
+            return None
+        connection = self._open[fd] = Connection(fd, host, peer, self._loop.time())
+        self._fresh[connection] = None
+        self._of_host[host] += 1
+        return connection
+
+    def of(self, fd: int) -> Connection:
+        """The connection with this descriptor."""
+        return self._open[fd]
+
+    def give_way(self) -> bool:
+        """Close the oldest connection that has not asked anything, if there is one."""
+        oldest = next(iter(self._fresh), None)
+        if oldest is None:
+            return False
+        self._complaints.add(
+            "gave_way", f"{oldest.peer}: closed: it asked nothing, and {len(self._open)} connections are open"
+        )
+        self._drop(oldest)
+        return True
+
+    def remove(self, connection: Connection) -> None:
+        """It is closed."""
+        if self._open.get(connection.fd) is not connection:
+            return
+        del self._open[connection.fd]
+        self._fresh.pop(connection, None)
+        _count_down(self._of_host, connection.host)
+        if connection.user is not None:
+            _count_down(self._of_user, connection.user)
+            connection.user = None
+        self._held -= connection.held + connection.queued + connection.unsent
+        connection.held = connection.queued = connection.unsent = 0
+        self._read_on()
+
+    def _drop(self, connection: Connection) -> None:
+        if connection.transport is not None:
+            connection.transport.abort()
+        self.remove(connection)
+
+    def asked(self, connection: Connection) -> None:
+        """It made its first request."""
+        connection.fresh = False
+        self._fresh.pop(connection, None)
+
+    def claim(self, connection: Connection, user: str | None) -> None:
+        """It logged in. InvokeError when the user has too many connections."""
+        if user == connection.user:
+            return
+        if user is not None and self._of_user[user] >= self.limits.user_connections:
+            self._complaints.add(
+                "user_connections", f"{connection.peer}: refused: {user} has too many connections; see user_connections"
+            )
+            raise InvokeError(
+                f"{user} has {self.limits.user_connections} connections open already, which is the server's limit"
+                " user_connections"
+            )
+        if connection.user is not None:
+            _count_down(self._of_user, connection.user)
+        connection.user = user
+        if user is not None:
+            self._of_user[user] += 1
+
+    # ----------------------------------------------------------------------------------------------- memory
+
+    def keep(self, connection: Connection, held: int) -> None:
+        """It holds so many bytes that were received. It must not read while it is `paused`; `resume` ends that."""
+        if self._open.get(connection.fd) is not connection:
+            return
+        change = held - connection.held
+        connection.held = held
+        self._held += change
+        if change < 0:
+            self._read_on()
+        if self._held <= self.limits.memory // 2 or not held or connection.paused:
+            return
+        if self._held > self.limits.memory:
+            self._loop.call_soon(self._relieve)
+        if not self._waiting:
+            self._moved = self._loop.time()
+        self._waiting.append(connection)
+        connection.paused = True
+
+    def queue(self, connection: Connection, queued: int) -> None:
+        """So many bytes of it wait in aiohttp."""
+        if self._open.get(connection.fd) is not connection:
+            return
+        self._held += queued - connection.queued
+        connection.queued = queued
+        if self._held > self.limits.memory:
+            self._loop.call_soon(self._relieve)
+
+    def keep_unsent(self, connection: Connection, unsent: int) -> None:
+        """So many bytes of its answers wait to be sent."""
+        if self._open.get(connection.fd) is not connection:
+            return
+        self._held += unsent - connection.unsent
+        connection.unsent = unsent
+        if self._held > self.limits.memory:
+            self._loop.call_soon(self._relieve)
+
+    def _read_on(self) -> None:
+        self._moved = self._loop.time()
+        while self._waiting and self._held <= self.limits.memory // 2:
+            connection = self._waiting.popleft()
+            connection.paused = False
+            connection.resume()
+
+    def _relieve(self) -> None:
+        """Drop the largest connections until the budget holds."""
+        while self._held > self.limits.memory and self._open:
+            self._drop_largest()
+
+    def _drop_largest(self) -> None:
+        largest = max(self._open.values(), key=lambda each: each.held + each.queued + each.unsent)
+        received, unsent = (largest.held + largest.queued) / _MIB, largest.unsent / _MIB
+        self._complaints.add(
+            "memory",
+            f"{largest.peer}: dropped: it holds {received:.1f} MiB received and {unsent:.1f} MiB unsent, more than"
+            f" all others; --limit memory=SIZE allows more than {self.limits.memory / _MIB:.0f} MiB",
+        )
+        self._drop(largest)
+
+    # ------------------------------------------------------------------------------------------------- time
+
+    async def watch(self) -> None:
+        """Close what is over a limit of time, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_PAUSE)
+            if self._waiting and self._open and self._loop.time() - self._moved > STANDSTILL:
+                self._moved = self._loop.time()
+                self._drop_largest()
+            for number, connection in enumerate(list(self._open.values())):
+                if not number % LOOKS_AT_ONCE:
+                    await asyncio.sleep(0)
+                self._look_at(connection, self._loop.time())
+
+    def _look_at(self, connection: Connection, now: float) -> None:
+        if self._open.get(connection.fd) is not connection:
+            return
+        reason = self._overdue(connection, now)
+        if reason is not None:
+            name, text = reason
+            self._complaints.counts[name] += 1
+            log.info("%s: closed: %s (limit %s)", connection.peer, text, name)
+            self._drop(connection)
+
+    def _overdue(self, connection: Connection, now: float) -> tuple[str, str] | None:
+        """The limit of time that a connection is over, and what it did not do; None when it is over none."""
+        limits = self.limits
+        if self._stalls(connection, now):
+            return "write_time", f"it has read nothing for {limits.write_time:g} s"
+        if connection.paused or connection.busy():
+            connection.partial_since = now  # whatever is late, it is not this client
+            return None
+        if connection.partial and now - connection.partial_since > limits.message_time + connection.partial / SLOWEST:
+            return "message_time", f"a message is not complete after {now - connection.partial_since:.0f} s"
+        if connection.fresh:
+            return self._fresh_overdue(connection, now - connection.since)
+        if not connection.partial and now - connection.heard > limits.idle_time:
+            return "idle_time", f"it has asked nothing for {limits.idle_time:g} s"
+        return None
+
+    def _fresh_overdue(self, connection: Connection, age: float) -> tuple[str, str] | None:
+        limits = self.limits
+        if not connection.greeted and age > limits.hello_time:
+            return "hello_time", f"it has not shaken hands within {limits.hello_time:g} s"
+        if not connection.partial and age > limits.hello_time + limits.first_time:
+            return "first_time", f"it has asked nothing within {limits.first_time:g} s"
+        return None
+
+    def _stalls(self, connection: Connection, now: float) -> bool:
+        """Whether its peer has read nothing of what waits to be sent for too long."""
+        if connection.transport is None:
+            return False
+        unsent = connection.transport.get_write_buffer_size()
+        if not unsent or unsent < connection.unsent or not connection.unsent:
+            connection.unsent_since = now
+        if unsent != connection.unsent:
+            self.keep_unsent(connection, unsent)
+        return unsent > 0 and now - connection.unsent_since > self.limits.write_time
+
+
+def _count_down(counter: Counter[str], name: str) -> None:
+    counter[name] -= 1
+    if counter[name] <= 0:
+        del counter[name]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,91 @@
+"""Limits of what clients may take of a server, each a setting with a name, defaults and a word of help.
+
+The first default is for a team's server, the second (`--public`) for one that anyone reaches. A refusal names the
+limit; `--limit NAME=VALUE` changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from shardhash.base import options
+from shardhash.coordinator.permissions import Identity
+from shardhash.errors import ConfigError
+from shardhash.wire.connection import Limits
+
+_CONVERT = {"count": options.whole(1, 1_000_000_000), "size": options.size, "time": options.seconds}
+
+
+def _limit(default: float, public: float, kind: str, about: str) -> Any:
+    return field(default=default, metadata={"public": public, "kind": kind, "help": about})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Every limit of a server: counts, bytes, and seconds where the name ends with `_time`."""
+
+    connections: int = _limit(10_000, 10_000, "count", "connections at one time; those that ask nothing give way first")
+    peer_connections: int = _limit(4_000, 256, "count", "of them from one host")
+    user_connections: int = _limit(4_000, 256, "count", "of them logged in as one user")
+    hello_time: float = _limit(30.0, 10.0, "time", "until a client has shaken hands, TLS and HTTP included")
+    first_time: float = _limit(120.0, 30.0, "time", "from there to its first request")
+    idle_time: float = _limit(6 * 3600.0, 900.0, "time", "between requests; stock clients connect again by themselves")
+    message_time: float = _limit(60.0, 30.0, "time", "for a message to come in, and 1 s for each 16 KiB of it")
+    write_time: float = _limit(60.0, 30.0, "time", "that a client reads nothing of its answers")
+    memory: int = _limit(512 << 20, 256 << 20, "size", "of what is received and unsent, in all; the largest gives way")
+    message: int = _limit(64 << 20, 64 << 20, "size", "of a request of one who is logged in")
+    guest_message: int = _limit(16 << 20, 4 << 20, "size", "of a request of one who is not")
+    login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of one who may nothing but log in")
+    values: int = _limit(200_000, 100_000, "count", "JSON values in a request")
+    batch: int = _limit(65_536, 65_536, "count", "hashes in a native batch")
+    pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")
+    log_lines: int = _limit(50, 20, "count", "lines a second in the log about refused and closed connections")
+
+    def of(self, identity: Identity) -> Limits:
+        """What one connection may send while it acts as somebody."""
+        if identity.username is not None:
+            message = self.message
+        elif identity.permissions:
+            message = min(self.message, self.guest_message)
+        else:
+            message = min(self.message, self.guest_message, self.login_message)
+        return Limits(message=message, values=self.values, batch=self.batch, pipelined=self.pipelined)
+
+
+def choose(given: Iterable[str], *, public: bool = False, **others: float) -> ServerLimits:
+    """The limits that settings ask for: texts NAME=VALUE, over `others`, over the defaults. Raises ConfigError."""
+    base: dict[str, Any] = {each.name: each.metadata["public"] for each in fields(ServerLimits)} if public else {}
+    return replace(ServerLimits(**(base | others)), **dict[str, Any](map(parse, given)))
+
+
+def parse(text: str) -> tuple[str, float]:
+    """The name and value of a limit in NAME=VALUE. Raises ConfigError."""
+    name, equals, value = text.partition("=")
+    for each in fields(ServerLimits):
+        if each.name == name and equals:
+            try:
+                return name, _CONVERT[each.metadata["kind"]](value)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
+    known = ", ".join(each.name for each in fields(ServerLimits))
+    raise ConfigError(f"{text!r} is no limit; write NAME=VALUE, where NAME is one of {known}")
+
+
+def describe() -> str:
+    """A line for each limit: its name, its defaults, what it limits."""
+    lines = []
+    for each in fields(ServerLimits):
+        default, public, kind = each.default, each.metadata["public"], each.metadata["kind"]
+        shown = _shown(default, kind) + (f", {_shown(public, kind)}" if public != default else "")
+        lines.append(f"  {each.name:<18}{shown:<14}{each.metadata['help']}")
+    return "\n".join(lines)
+
+
+def _shown(value: Any, kind: str) -> str:
+    if kind == "size":
+        return f"{int(value) >> 20}M" if value >= 1 << 20 else f"{int(value) >> 10}K"
+    if kind == "time":
+        return f"{value / 3600:g}h" if value >= 3600 else f"{value:g}s"
+    return f"{int(value)}"

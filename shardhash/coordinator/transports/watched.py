@@ -1,0 +1,59 @@
+"""A protocol of aiohttp, seen as one of our connections: what comes in is counted, and its end is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+from shardhash.coordinator.connections import Connection, Connections
+
+log = logging.getLogger(__name__)
+
+SLACK = 1 << 20
+"""Bytes that may come in behind a message of the longest size, before it is taken out of aiohttp's queue."""
+
+
+class WatchedProtocol(asyncio.Protocol):
+    """Passes everything on to another protocol."""
+
+    def __init__(self, inner: asyncio.Protocol, connection: Connection, connections: Connections, most: int) -> None:
+        """`most`: bytes of a message that may be incomplete; it may change."""
+        self.most = most
+        self._inner = inner
+        self._connection = connection
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol; so below."""
+        self._connection.transport = cast(asyncio.Transport, transport)
+        self._connection.watched = self
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        connection.heard = self._loop.time()
+        if not connection.partial:
+            connection.partial_since = connection.heard
+        connection.partial += len(data)
+        if connection.partial > self.most + SLACK:
+            log.info("%s: closed: a message is longer than %d bytes", connection.peer, self.most)
+            assert connection.transport is not None
+            connection.transport.abort()
+            return
+        self._connections.queue(connection, connection.partial)
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.remove(self._connection)
+        self._inner.connection_lost(exc)
