@@ -95,7 +95,7 @@ def test_several_native_blocks(address: str, kind: str, monkeypatch: pytest.Monk
         assert client.unihash_exists_batch([u or some_hash(0) for u in unihashes]) == [u is not None for u in unihashes]
 
 
-@pytest.mark.parametrize("size", [32_700, 33_000, 3_000_000])
+@pytest.mark.parametrize("size", [32_700, 33_000, 1_500_000])
 def test_long_messages(address: str, kind: str, size: int) -> None:
     method, siginfo = f"long.{kind}.{size}", "é€😀\n" * (size // 4)
     with Client(address) as client:
@@ -121,6 +121,30 @@ def test_a_forked_child_has_a_connection_of_its_own(address: str, kind: str) -> 
         assert client.get_unihash_batch(pairs) == unihashes
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.get_unihash_batch(pairs) == unihashes
+
+
+def test_a_forked_task_imports_nothing(shared_server: ServerProcess) -> None:
+    """What is imported in the parent costs each task nothing."""
+    program = """
+import os, sys
+import shardhash_bitbake.client
+if os.fork() == 0:
+    before = {*sys.modules}
+    for address in sys.argv[1:]:
+        shardhash_bitbake.client.Client(address).report_unihash("t", "imports", "o", "ab" * 32, {"PN": "sed"})
+    print(*sorted({*sys.modules} - before))
+else:
+    os.wait()
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", program, *shared_server.addresses],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "ops/meta-shardhash/lib")},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    assert output == "\n"
 
 
 def test_a_child_that_only_ends_leaves_the_connection_alone(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import encodings.idna  # noqa: F401  # getaddrinfo imports it, which would take each forked task 3 ms
 import os
 import socket
 import ssl

@@ -1,0 +1,3 @@
+"""What BitBake imports when it meets ``addpylib``."""
+
+BBIMPORTS = ["watch"]
