@@ -231,6 +231,19 @@ class AsyncClient:
         row = {"taskhash": taskhash, "method": method, "unihash": unihash}
         return await self._object("report-equiv", {**(extra or {}), **row})
 
+    async def import_batch(
+        self,
+        mappings: Sequence[Mapping[str, Any]] = (),
+        rows: Sequence[Mapping[str, Any]] = (),
+        users: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, list[str]]:
+        """Have a shardhash server take in what another server has collected; what became of each (wire/imports.py)."""
+        given = {"mappings": list(mappings), "rows": list(rows), "users": list(users)}
+        answer = await self._object("import-batch", given)
+        if any(len(answer.get(name, ())) != len(sent) for name, sent in given.items()):
+            raise self._malformed("import-batch")
+        return answer
+
     # -- the server and its data ---------------------------------------------------------------------------------------
 
     async def ping(self) -> dict[str, Any]:

@@ -148,6 +148,8 @@ class Client:
     report_unihash_batch = _blocking(AsyncClient.report_unihash_batch)
     report_unihash_equiv = _blocking(AsyncClient.report_unihash_equiv)
 
+    import_batch = _blocking(AsyncClient.import_batch)
+
     ping = _blocking(AsyncClient.ping)
     get_stats = _blocking(AsyncClient.get_stats)
     reset_stats = _blocking(AsyncClient.reset_stats)

@@ -15,13 +15,14 @@ from shardhash.coordinator.queues import FairQueue
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError, ShardhashError
-from shardhash.stores.interface import Store
+from shardhash.stores.interface import Store, TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import to_digest
+from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import Command, Request
-from shardhash.wire.rows import QUERY_COLUMNS, Columns, Report
+from shardhash.wire.rows import NEW, QUERY_COLUMNS, Columns, Report
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
 MOST_WAITING = 20
@@ -75,6 +76,7 @@ class Handlers:
             Report: self._report,
             m.ReportBatch: self._report_batch,
             m.ReportEquiv: self._report_equiv,
+            ImportBatch: self._import_batch,
             m.Remove: self._remove,
             m.CleanUnused: self._clean_unused,
             m.GcMark: self._gc_mark,
@@ -208,6 +210,18 @@ class Handlers:
         return {"tasks": await self._store.backfilled()}
 
     # ------------------------------------------------------------------------------------------ administration
+
+    async def _import_batch(self, caller: Caller, request: ImportBatch) -> Any:
+        if not isinstance(self._store, TakesImports):
+            raise InvokeError("what keeps the hashes of this server takes no imports")
+        if request.users:
+            permissions.check(caller.identity, m.COMMANDS["new-user"])
+        mappings = await self._store.take_mappings(request.mappings)
+        rows = await self._store.take_rows(request.rows)
+        users = [await self._users.take(user.username, user.token, user.permissions) for user in request.users]
+        names = [user.username for user, answer in zip(request.users, users, strict=True) if answer == NEW]
+        audit.record(caller, "import-batch", mappings=len(mappings), rows=len(rows), users=names)
+        return {"mappings": mappings, "rows": rows, "users": users}
 
     async def _remove(self, caller: Caller, request: m.Remove) -> Any:
         count = await self._store.remove(request.where)

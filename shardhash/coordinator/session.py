@@ -27,6 +27,7 @@ from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, Stora
 from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import Command, ExistsBatch, GetBatch, ReportBatch
 from shardhash.wire.streams import LookupBlock
 
@@ -460,6 +461,8 @@ def _questions(event: Asked | BatchAsked) -> int:
     match event.request:
         case GetBatch(taskhashes=items) | ExistsBatch(unihashes=items) | ReportBatch(reports=items):
             return len(items) or 1
+        case ImportBatch(mappings=mappings, rows=rows):
+            return len(mappings) + len(rows) or 1
         case _:
             return 1
 

@@ -23,13 +23,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from shardhash.base.tasks import Sleep
-from shardhash.base.tokens import ALGORITHM, SALTED, salted_hash
+from shardhash.base.tokens import ALGORITHM, SALTED, from_stock, salted_hash
 from shardhash.coordinator import permissions
 from shardhash.coordinator.callers import Caller, LoggedIn
 from shardhash.coordinator.permissions import ALL, Identity
 from shardhash.coordinator.queues import FairQueue
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Store
+from shardhash.wire.imports import CONFLICT, UNUSABLE
+from shardhash.wire.rows import KNOWN, NEW
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,22 @@ class Users:
             async with self._changes:
                 await self._check_is_new(username)
                 return sorted(granted), await self._give_token(username, granted, secrets.token_hex(8))
+
+    async def take(self, username: str, token: str, granted: Iterable[str]) -> str:
+        """Make a user of another server, whose kept token goes on working; see wire/imports.py for the answer.
+
+        Permissions that are not known here are dropped.
+        """
+        kept = from_stock(token)
+        if kept is None:
+            return UNUSABLE
+        entry = {"permissions": sorted((frozenset(granted) & permissions.KNOWN) - {permissions.NONE}), **kept}
+        async with self._changes:
+            here: UserEntry | None = await self._store.get_entry(_USER, username)
+            if here is None:
+                await self._store.set_entry(_USER, username, {"id": secrets.token_hex(8), **entry})
+                return NEW
+        return KNOWN if all(here.get(name) == value for name, value in entry.items()) else CONFLICT
 
     async def refresh_token(self, username: str, caller: Caller | None = None) -> str:
         """A new token; the old one, or the password, stops working. Other connections of the user are closed."""

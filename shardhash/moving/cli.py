@@ -14,13 +14,22 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardhash.admin.cli import telling
 from shardhash.base import options
 from shardhash.base.options import Options
-from shardhash.errors import ShardhashError
+from shardhash.errors import ConfigError, ShardhashError
 from shardhash.moving.report import describe, to_json
 from shardhash.moving.times import name_of_zone, to_zone
+
+if TYPE_CHECKING:
+    from shardhash.moving.importing import Wish
+    from shardhash.moving.schema import SourceReport
+
+SECRET = "SHARDHASH_PASSWORD"
+LIVE_TIMEOUT = 120.0
+"""Seconds that a server may take for one batch."""
 
 IMPORT = """\
 Bring what BitBake's own server (bitbake-hashserv) has collected: mappings, outhash rows with their times and siginfo,
@@ -35,6 +44,7 @@ its oldest time.
 
 examples:
   shardhash import /var/lib/hashserv/hashserv.db --data /var/lib/shardhash
+  shardhash import hashserv.db --address 127.0.0.1:8686      (a server that runs)
   shardhash import a.db b.db --data ./hashes --source-timezone Europe/Berlin --json
 """
 
@@ -59,19 +69,37 @@ def import_(arguments: Sequence[str]) -> int:
     from shardhash.moving.reading import to_source
     from shardhash.shard.storage.filesystem import OsFileSystem
 
+    if given.address is not None and any(word.partition("=")[0] == "--data" for word in arguments):
+        known.parser.error("--data and --address are both given: import into a directory, or into a server that runs")
+
     def run() -> int:
         sources = [to_source(source, given.db_username, given.db_password) for source in given.sources]
         wish = Wish(sources, given.source_timezone, not given.no_users)
-        shards = given.shards or max(1, usable_cores() - 1)
-        reports = import_into(OsFileSystem(), given.data, shards, wish, telling())
+        if given.address is not None:
+            reports = _import_live(given, wish)
+        else:
+            shards = given.shards or max(1, usable_cores() - 1)
+            reports = import_into(OsFileSystem(), given.data, shards, wish, telling())
         if given.json:
             print(json.dumps(to_json(reports, name_of_zone(given.source_timezone))))
         else:
             print(describe(reports, name_of_zone(given.source_timezone)))
-            print(f"start the server on it: shardhash serve --data {shlex.quote(str(given.data))}")
+            if given.address is None:
+                print(f"start the server on it: shardhash serve --data {shlex.quote(str(given.data))}")
         return 0
 
     return _run("import", run)
+
+
+def _import_live(given: argparse.Namespace, wish: Wish) -> list[SourceReport]:
+    from shardhash.client.blocking import create_client
+    from shardhash.moving.live import import_live
+
+    password = os.environ.get(SECRET)
+    if given.login and not password:
+        raise ConfigError(f"--login without a token: set {SECRET}, or use ~/.netrc and no --login")
+    with create_client(given.address, given.login, password if given.login else None, timeout=LIVE_TIMEOUT) as client:
+        return import_live(client, wish, telling())
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -141,6 +169,18 @@ def _import_options() -> Options:
         default=options.default_data(os.environ.get(options.DATABASE, "").strip() or None),
         help="the data directory to import into, a new one or that of a stopped server"
         f" (default {options.DEFAULT_DATA}, as for shardhash serve)",
+    )
+    known.add(
+        "--address",
+        metavar="ADDRESS",
+        help="import into the server that runs there instead, while builds use it; it may be stopped and run again",
+    )
+    known.add(
+        "--login",
+        "SHARDHASH_LOGIN",
+        metavar="USER",
+        help=f"user at that server; needs @db-admin, and @user-admin for users to come along. The token is taken from"
+        f" {SECRET}; without --login from ~/.netrc, if that names the address",
     )
     known.add(
         "--source-timezone",

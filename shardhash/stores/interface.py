@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from shardhash.base.figures import Histogram, ShardFigures
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
+from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
 
@@ -67,6 +68,17 @@ class Health:
 
 Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
 """Asked once for the unihash of a report whose outhash has no local equivalent (an upstream); None: it knows none."""
+
+
+@runtime_checkable
+class TakesImports(Protocol):
+    """A Store that takes in what another server has collected (wire/imports.py). Raises what a Store does."""
+
+    async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
+        """Insert each mapping unless there is one; "new", "known", or the unihash that is in force instead."""
+
+    async def take_rows(self, rows: Sequence[ImportedRow]) -> list[str]:
+        """Insert each row, without a mapping, unless it is there and at least as old; "new", "older" or "known"."""
 
 
 class Store(Protocol):

@@ -32,6 +32,8 @@ MAX_TOKEN = 1024
 """Most characters of a token or name."""
 MAX_TEXT = 65536
 """Most characters of a text, unless the field says otherwise."""
+MAX_MOMENT = 253_402_300_799_999_999
+"""The last microsecond of the year 9999, UTC."""
 MAX_SECONDS = 10_000_000_000
 """Three centuries; anything longer is a mistake, and would overflow dates."""
 
@@ -169,6 +171,17 @@ class Fields:
             raise self._error(f"'{name}' must be a list of objects, not {describe(value)}")
         return Rows(f"{self._command}: '{name}'", value)
 
+    def objects_or_none(self, name: str) -> Rows:
+        """The same; no objects when the list is missing."""
+        return self.objects(name) if name in self._values else Rows(self._command, [])
+
+    def moment(self, name: str) -> int:
+        """A time in microseconds since 1970 UTC, up to the year 9999."""
+        value = self._required(name)
+        if not _are_moments([value]):
+            raise self._error(f"'{name}' must be microseconds since 1970, up to the year 9999")
+        return int(value)
+
     def where(self, name: str) -> dict[str, str]:
         """Conditions, column to text."""
         value = self._required(name)
@@ -237,6 +250,11 @@ class Rows:
         values = self._values(name)
         return values if _are_plain([value for value in values if value is not None], limit) else None
 
+    def moments(self, name: str) -> list[int] | None:
+        """A column of times in microseconds since 1970 UTC."""
+        values = self._values(name)
+        return values if _are_moments(values) else None
+
     def _values(self, name: str) -> list[Any]:
         # What is no object has False in each column, which no column takes: a text would pass for its own fields.
         return [row.get(name) if type(row) is dict else False for row in self._rows]
@@ -247,6 +265,11 @@ def _json_text(value: list[Any] | dict[str, Any]) -> str:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # half a surrogate pair, a long integer, deep nesting
         return f"({describe(value)})"
+
+
+def _are_moments(values: list[Any]) -> bool:
+    """Whether all are whole numbers of microseconds from 1970 to 9999."""
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= MAX_MOMENT)
 
 
 def _are_plain(values: list[Any], limit: int | None) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.fields import MAX_TOKEN, Fields, describe
+from shardhash.wire.imports import ImportBatch, read_import_batch
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
 
 READ: Final = "@read"
@@ -197,7 +198,7 @@ Request: TypeAlias = (
     Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
     | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | NewUser | DeleteUser | BecomeUser
-    | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch
+    | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
 )  # fmt: skip
 
 
@@ -340,6 +341,7 @@ COMMANDS: Mapping[str, Command] = {
         _with_fields("report", _report, READ),
         _with_fields("report-batch", _report_batch, READ),
         _with_fields("report-equiv", _report_equiv, READ, REPORT, writes=True),
+        _with_fields("import-batch", read_import_batch, DB_ADMIN, writes=True),
         _with_fields("remove", lambda f: Remove(f.where("where")), DB_ADMIN, writes=True),
         _with_fields("clean-unused", lambda f: CleanUnused(f.seconds("max_age_seconds")), DB_ADMIN, writes=True),
         _with_fields("gc-mark", _gc_mark, DB_ADMIN, writes=True),

@@ -32,6 +32,11 @@ ROW_CONDITIONS: Final = (*KEY_COLUMNS, *DETAILS, SIGINFO)
 QUERY_COLUMNS: Final = tuple(dict.fromkeys((*MAPPING_CONDITIONS, *ROW_CONDITIONS)))
 """The columns that conditions may name in either table."""
 
+NEW: Final = "new"
+KNOWN: Final = "known"
+OLDER: Final = "older"
+"""What became of a row or mapping of another server (imports.py)."""
+
 
 class Report(NamedTuple):
     """A task's output, as a client reports it. `unihash` is 64 lowercase hex digits; an absent text is None.

@@ -27,6 +27,8 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.Retime("m", "o", [(1, "t")]), None),
     (op.Equivalents("m", "o", ["t"]), ["", None]),
     (op.Map("m", "t", "ab"), ("ab", ["o"])),
+    (op.TakeMappings([("m", "t", "ab")]), [("new", ["o"])]),
+    (op.TakeRows([("m", "t", "o", 5, *[None] * 6)]), [("older", 5)]),
     (op.Unihashes("m", ["t"]), [None]),
     (op.ReadRow("m", "t", "o", joined=True), {"method": "m"}),
     (op.OldestRow("m", "t"), None),

@@ -167,7 +167,7 @@ def stock_server(database: Path) -> Iterator[str]:
                     time.sleep(0.05)
             yield address
         finally:
-            process.terminate()
+            process.kill()  # asked to end, it waits for its clients
 
 
 def questions(client: Client) -> list[Any]:

@@ -9,7 +9,8 @@ from typing import Any
 from shardhash.stores.interface import CollectionStatus, Health, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
-from shardhash.wire.rows import Columns, Report, Where
+from shardhash.wire.imports import ImportedMapping, ImportedRow
+from shardhash.wire.rows import NEW, Columns, Report, Where
 
 
 class PlainStore:
@@ -48,6 +49,12 @@ class PlainStore:
 
     async def store_row(self, row: Columns) -> None:
         self.written.append("store_row")
+
+    async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
+        return [NEW for _ in mappings]
+
+    async def take_rows(self, rows: Sequence[ImportedRow]) -> list[str]:
+        return [NEW for _ in rows]
 
     async def remove(self, where: Where) -> int:
         self.written.append("remove")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import messages as m
 from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN
+from shardhash.wire.imports import ImportBatch, ImportedMapping, ImportedRow, ImportedUser
 from shardhash.wire.jsontext import decode
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Request, parse_request
 from shardhash.wire.rows import QUERY_COLUMNS, Report
@@ -93,6 +94,21 @@ def refusal(message: object) -> str:
         ({"get-batch": {"method": "m", "taskhashes": ["a", "é", H]}}, m.GetBatch("m", ["a", "é", H])),
         ({"get-batch": {"method": "m", "taskhashes": []}}, m.GetBatch("m", [])),
         ({"exists-batch": {"unihashes": [H]}}, m.ExistsBatch([H])),
+        ({"import-batch": {}}, ImportBatch([], [], [])),
+        (
+            {
+                "import-batch": {
+                    "mappings": [{"method": "m", "taskhash": "t", "unihash": H}],
+                    "rows": [{"method": "m", "taskhash": "t", "outhash": "o", "created": 5, "PN": "é", "task": None}],
+                    "users": [{"username": "u", "token": "a:b:c", "permissions": ["@read"]}],
+                }
+            },
+            ImportBatch(
+                [ImportedMapping("m", "t", H)],
+                [ImportedRow("m", "t", "o", 5, PN="é")],
+                [ImportedUser("u", "a:b:c", ("@read",))],
+            ),
+        ),
         ({"unknown": 1, "ping": {}}, m.Ping()),
     ],
 )  # fmt: skip
@@ -153,6 +169,17 @@ def test_every_command_is_tested_here() -> None:
             "report-batch: 'reports': 3: 'outhash' must not hold white space",
         ),
         ({"report-batch": {"reports": [{**REPORT, "unihash": "x"}]}}, "Invalid unihash"),
+        ({"import-batch": {"mappings": {}}}, "import-batch: 'mappings' must be a list of objects, not an object"),
+        ({"import-batch": {"mappings": [{"method": "m", "taskhash": "t", "unihash": "x"}]}}, "Invalid unihash"),
+        (
+            {"import-batch": {"rows": [{"method": "m", "taskhash": "t", "outhash": "o", "created": -1}]}},
+            "import-batch: 'rows': 1: 'created' must be microseconds since 1970, up to the year 9999",
+        ),
+        (
+            {"import-batch": {"rows": [{"method": "m", "taskhash": "t", "outhash": "o", "created": True}]}},
+            "import-batch: 'rows': 1: 'created' must be microseconds since 1970, up to the year 9999",
+        ),
+        ({"import-batch": {"users": [{"username": "u"}]}}, "import-batch: 'users': 1: 'token' is missing"),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": H + "\n"}}, "Invalid unihash"),
         ({"report-equiv": {"method": "m", "taskhash": "t", "unihash": "\u0661" * 64}}, "Invalid unihash"),
         ({"remove": {}}, "remove: 'where' is missing"),
@@ -215,6 +242,7 @@ def test_table_of_the_protocol() -> None:
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
         "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
         "report-equiv": "@read @report",
+        "import-batch": "@db-admin",
         "remove": "@db-admin", "clean-unused": "@db-admin", "gc-mark": "@db-admin", "gc-mark-stream": "@db-admin",
         "gc-status": "@db-admin", "gc-sweep": "@db-admin", "get-stats": "@read", "reset-stats": "@db-admin",
         "get-db-usage": "@db-admin", "get-db-query-columns": "@db-admin", "backfill-wait": "@read", "auth": "",
@@ -226,7 +254,8 @@ def test_table_of_the_protocol() -> None:
         "refresh-token", "get-user", "delete-user",
     }  # fmt: skip
     assert set(COMMANDS) - set(READ_ONLY_COMMANDS) == {
-        "report-equiv", "remove", "gc-mark", "gc-mark-stream", "gc-status", "gc-sweep", "clean-unused", "reset-stats",
+        "report-equiv", "import-batch",
+        "remove", "gc-mark", "gc-mark-stream", "gc-status", "gc-sweep", "clean-unused", "reset-stats",
         "backfill-wait", "refresh-token", "set-user-perms", "new-user", "delete-user",
     }  # fmt: skip
     assert {name for name, command in COMMANDS.items() if command.stream} == {

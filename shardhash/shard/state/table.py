@@ -120,6 +120,13 @@ class Table:
         bag = table.index.get(outhash) if table else None
         return bag is not None and small_sets.find(bag, pack_key(taskhash), packing.item_name) is not None
 
+    def index_time(self, method: str, outhash: Key, taskhash: Key) -> int | None:
+        """The time of the index item of this taskhash; None when there is none."""
+        table = self.methods.get(method)
+        bag = table.index.get(outhash) if table else None
+        item = small_sets.find(bag, pack_key(taskhash), packing.item_name) if bag is not None else None
+        return unpack_item(item)[0] if item is not None else None
+
     def has_index(self, method: str, outhash: Key) -> bool:
         """Whether the index of this outhash holds any taskhash."""
         table = self.methods.get(method)

@@ -105,6 +105,11 @@ class Transaction:
         self.records.append((kind, *row, siginfo, mapping, self.current_mark()))
         return unihash if found is None else found
 
+    def replace_row(self, row: RowFields, siginfo: int) -> None:
+        """Store a row, in the place of one of the same hashes, without a mapping."""
+        self._rows[row.method, to_key(row.taskhash), to_key(row.outhash)] = True
+        self.records.append((records.ROW, *row, siginfo, None, self.current_mark()))
+
     def insert_index(self, method: str, outhash: str, taskhash: str, created: int) -> None:
         """Insert an index item unless it is there."""
         place = (method, to_key(outhash), to_key(taskhash))

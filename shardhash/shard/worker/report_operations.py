@@ -215,7 +215,10 @@ class ReportOperations:
         """Give index items their times."""
 
         def change(transaction: Transaction) -> None:
+            outhash = to_key(asked.outhash)
             for created, taskhash in asked.items:
+                if self._table.index_time(asked.method, outhash, to_key(taskhash)) == created:
+                    continue
                 transaction.retime_index(asked.method, asked.outhash, taskhash, created)
                 self._unskip_before((asked.method, asked.outhash), created)
 

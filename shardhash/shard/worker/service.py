@@ -17,6 +17,7 @@ from shardhash.shard.state.selection import columns, find_named, joined, names_m
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
+from shardhash.shard.worker.import_operations import ImportOperations
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
@@ -44,6 +45,7 @@ class Service:
         self._locks = ReportLocks()
         self.reports = reports = ReportOperations(shard, writer, self._locks)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
+        imports = ImportOperations(shard, writer)
         self._snapshot_lock = asyncio.Lock()
         self._snapshot_seconds = 0.0
         self.operations: dict[type[Operation[Any]], Callable[..., Any]] = dict(
@@ -57,6 +59,8 @@ class Service:
                 op.Retime.by(reports.retime),
                 op.Equivalents.by(reports.equivalents),
                 op.Map.by(reports.map),
+                op.TakeMappings.by(imports.take_mappings),
+                op.TakeRows.by(imports.take_rows),
                 op.Unihashes.by(self.unihashes),
                 op.ReadRow.by(self.read_row),
                 op.OldestRow.by(self.oldest_row),

@@ -13,11 +13,12 @@ from itertools import compress
 from typing import Any
 
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.errors import ShardhashError
+from shardhash.errors import InvokeError, ShardhashError
 from shardhash.stores.chained.upstream import Upstream
-from shardhash.stores.interface import CollectionStatus, Health, Otherwise, Store, UpstreamHealth
+from shardhash.stores.interface import CollectionStatus, Health, Otherwise, Store, TakesImports, UpstreamHealth
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
+from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
 log = logging.getLogger(__name__)
@@ -229,6 +230,19 @@ class ChainedStore:
     async def store_row(self, row: Columns) -> None:
         """See Store."""
         await self._local.store_row(row)
+
+    async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
+        """See TakesImports."""
+        return await self._importing().take_mappings(mappings)
+
+    async def take_rows(self, rows: Sequence[ImportedRow]) -> list[str]:
+        """See TakesImports."""
+        return await self._importing().take_rows(rows)
+
+    def _importing(self) -> TakesImports:
+        if not isinstance(self._local, TakesImports):
+            raise InvokeError("what keeps the hashes of this server takes no imports")
+        return self._local
 
     async def remove(self, where: Where) -> int:
         """See Store."""

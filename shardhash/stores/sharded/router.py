@@ -18,10 +18,12 @@ from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import CollectionStatus, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
+from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
+from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
 
 MARKS_AT_ONCE = 2000
@@ -44,6 +46,7 @@ class Router:
         self._lookups = Lookups(links)
         self._answers = Answers(answer_cache)
         self._reports = Reports(links, self._clock, self._answers.written)
+        self._imports = Imports(self._reports, self._clock)
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
         for link in links:
@@ -125,6 +128,18 @@ class Router:
         # The mapping first: as a mere report, the row would get the unihash of its local equivalents.
         await self.report_equiv(report.method, report.taskhash, bytes.fromhex(report.unihash))
         await self._reports.report([report], None, created=_microseconds(row.get("created")))
+
+    async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
+        """See TakesImports."""
+        try:
+            return await self._imports.take_mappings(mappings)
+        finally:
+            for mapping in mappings:
+                self._answers.written(mapping.method, mapping.taskhash)
+
+    async def take_rows(self, rows: Sequence[ImportedRow]) -> list[str]:
+        """See TakesImports."""
+        return await self._imports.take_rows(rows)
 
     # -------------------------------------------------------------------------------------------- removals
 

@@ -1,0 +1,64 @@
+"""Operations of imports on one shard: mappings and rows of another server (link/operations.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from shardhash.link import operations as op
+from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.writer import Writer
+from shardhash.wire.hashes import to_key, to_text
+from shardhash.wire.rows import KNOWN, NEW, OLDER
+
+
+class ImportOperations:
+    """What `Service` does for the operations of imports."""
+
+    def __init__(self, shard: AnyShard, writer: Writer) -> None:
+        self._shard = shard
+        self._table = shard.table
+        self._write = writer.write
+
+    def take_mappings(self, asked: op.TakeMappings) -> asyncio.Future[list[tuple[str, list[str]]]]:
+        """Insert mappings, each unless there is one."""
+        return self._write(partial(self._insert_mappings, asked.mappings))
+
+    def _insert_mappings(
+        self, mappings: Sequence[Sequence[str]], transaction: Transaction
+    ) -> list[tuple[str, list[str]]]:
+        answers: list[tuple[str, list[str]]] = []
+        for method, taskhash, unihash in mappings:
+            found = transaction.unihash(method, to_key(taskhash))
+            if found is not None:
+                answers.append((KNOWN if found.hex() == unihash else found.hex(), []))
+                continue
+            older = transaction.older_rows(method, to_key(taskhash))
+            transaction.insert_mapping(method, taskhash, bytes.fromhex(unihash))
+            answers.append((NEW, [to_text(outhash) for outhash in older]))
+        return answers
+
+    def take_rows(self, asked: op.TakeRows) -> asyncio.Future[list[tuple[str, int]]]:
+        """Insert rows, each unless it is there and at least as old."""
+        return self._write(partial(self._insert_rows, asked.rows))
+
+    def _insert_rows(self, rows: Sequence[Sequence[Any]], transaction: Transaction) -> list[tuple[str, int]]:
+        answers: list[tuple[str, int]] = []
+        made: dict[tuple[str, str, str], int] = {}
+        for *fields, siginfo in rows:
+            row = RowFields._make(fields)
+            place = (row.method, row.taskhash, row.outhash)
+            there = made.get(place)
+            if there is None and transaction.has_row(row.method, to_key(row.taskhash), to_key(row.outhash)):
+                found = self._table.row(row.method, to_key(row.taskhash), to_key(row.outhash))
+                there = found.created if found is not None else None
+            if there is not None and there <= row.created:
+                answers.append((KNOWN, there))
+                continue
+            transaction.replace_row(row, 0 if siginfo is None else self._shard.put_siginfo(siginfo))
+            made[place] = row.created
+            answers.append((NEW if there is None else OLDER, row.created))
+        return answers

@@ -1,0 +1,116 @@
+"""Imports: what another server has collected, taken in by one that runs (``import-batch``).
+
+::
+
+    {"import-batch": {"mappings": [{method, taskhash, unihash}, ...],
+                      "rows": [{method, taskhash, outhash, created, owner, PN, PV, PR, task, outhash_siginfo}, ...],
+                      "users": [{username, token, permissions}, ...]}}
+
+Each list may be missing. `created` is in microseconds since 1970 UTC; optional columns may be missing or null; `token`
+is what the stock server keeps of one, ``ALGORITHM:SALT:HEXDIGEST``. The answer has a value for each of them, in order::
+
+    {"mappings": [V, ...], "rows": [V, ...], "users": [V, ...]}
+
+``"new"``, ``"known"``, or: for a mapping the unihash that is in force instead; for a row ``"older"``, when it took the
+place of one that was created later; for a user ``"conflict"``, when another of this name is here, and ``"unusable"``,
+when the token can never be checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from shardhash.wire.fields import Fields, Rows
+from shardhash.wire.rows import DETAILS, SIGINFO
+
+CONFLICT: Final = "conflict"
+UNUSABLE: Final = "unusable"
+
+
+class ImportedMapping(NamedTuple):
+    """`unihash` is 64 lowercase hex digits."""
+
+    method: str
+    taskhash: str
+    unihash: str
+
+
+class ImportedRow(NamedTuple):
+    """An outhash row; `created` in microseconds since 1970 UTC."""
+
+    method: str
+    taskhash: str
+    outhash: str
+    created: int
+    owner: str | None = None
+    PN: str | None = None
+    PV: str | None = None
+    PR: str | None = None
+    task: str | None = None
+    outhash_siginfo: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedUser:
+    """A user of another server."""
+
+    username: str
+    token: str
+    permissions: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"ImportedUser({self.username!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportBatch:
+    """Some of what another server has collected."""
+
+    mappings: list[ImportedMapping]
+    rows: list[ImportedRow]
+    users: list[ImportedUser]
+
+
+def read_import_batch(fields: Fields) -> ImportBatch:
+    """The request. Raises InvalidRequestError."""
+    return ImportBatch(
+        _read_mappings(fields.objects_or_none("mappings")),
+        _read_rows(fields.objects_or_none("rows")),
+        [
+            ImportedUser(user.name("username"), user.text("token"), user.permissions("permissions"))
+            for user in fields.objects_or_none("users")
+        ],
+    )
+
+
+def _read_mappings(rows: Rows) -> list[ImportedMapping]:
+    """Column by column if all are as they should be, else one by one, which finds what is wrong."""
+    columns = (rows.tokens("method"), rows.tokens("taskhash"), rows.unihashes("unihash"))
+    sound = [column for column in columns if column is not None]
+    if len(sound) == len(columns):
+        return list(map(ImportedMapping._make, zip(*sound, strict=True)))
+    return [ImportedMapping(row.token("method"), row.token("taskhash"), row.unihash("unihash")) for row in rows]
+
+
+def _read_rows(rows: Rows) -> list[ImportedRow]:
+    columns: list[list[Any] | None] = [
+        *(rows.tokens(name) for name in ("method", "taskhash", "outhash")),
+        rows.moments("created"),
+        *map(rows.optional_texts, DETAILS),
+        rows.optional_texts(SIGINFO, limit=None),
+    ]
+    sound = [column for column in columns if column is not None]
+    if len(sound) == len(columns):
+        return list(map(ImportedRow._make, zip(*sound, strict=True)))
+    return [
+        ImportedRow(
+            row.token("method"),
+            row.token("taskhash"),
+            row.token("outhash"),
+            row.moment("created"),
+            **{name: row.reported_text(name) for name in DETAILS},
+            outhash_siginfo=row.reported_text(SIGINFO, limit=None),
+        )
+        for row in rows
+    ]
