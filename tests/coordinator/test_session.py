@@ -16,8 +16,10 @@ from shardhash.coordinator.session import Session
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.stores.interface import Otherwise
+from shardhash.wire.batch import Found
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.framing import encode_json
+from shardhash.wire.hashes import Buffer
 from shardhash.wire.messages import COMMANDS, ReportBatch
 from shardhash.wire.rows import Report
 from tests.stores.plain_store import PlainStore
@@ -122,3 +124,58 @@ async def test_the_reports_of_a_long_message_are_under_way_a_part_at_a_time(
     assert await handlers.answer(caller, COMMANDS["report-batch"], request) == {"unihashes": unihashes}
     assert sizes == ([] if read_only else [REPORTS_AT_ONCE, REPORTS_AT_ONCE, 1])
     assert most == (REPORTS_AT_ONCE if read_only else 0)
+
+
+class KnowingStore(PlainStore):
+    """Has every taskhash at hand, its own unihash, while `knows`."""
+
+    knows = True
+
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        return Found(bytes(digests), None) if self.knows else None
+
+
+class Recorder(Sink):
+    """An Output that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.lines = b""
+        self.written = asyncio.Event()
+
+    async def send_lines(self, lines: bytes) -> None:
+        self.lines += lines
+        self.written.set()
+
+
+async def test_what_is_at_hand_is_answered_at_once_but_never_out_of_turn() -> None:
+    store, output = KnowingStore(), Recorder()
+    services = Services(store=store, users=Users(store), stats=Stats())
+    caller = Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False)
+    asking = Session(services, caller, output, "peer")
+    connection = ServerConnection()
+    line = b"m " + b"ab" * 32 + b"\n"
+    asking.feed(connection.receive_data(HELLO + b'{"get-stream": null}\n'))
+    events = connection.receive_data(line * 2)
+    assert asking.answer_at_hand(events) is None, "the command before it is not answered"
+    running = asyncio.create_task(asking.run(lambda: None))
+    await asyncio.sleep(0)
+    assert asking.answer_at_hand(events) == (b"ab" * 32 + b"\n") * 2
+    assert services.counters.stream_lines == 2
+    store.knows = False
+    assert asking.answer_at_hand(events) is None
+    asking.feed(events)
+    store.knows = True
+    assert asking.answer_at_hand(events) is None, "others wait before it"
+    async with asyncio.timeout(5):
+        await output.written.wait()
+    assert output.lines == b"\n" * 2
+    long = connection.receive_data(line * (session_module.MOST_AT_HAND // len(line) + 1))
+    assert asking.answer_at_hand(long) is None
+    for odd in (b"m other\n", b"n " + b"ab" * 32 + b"\n" + line, b"one\n"):
+        assert asking.answer_at_hand(connection.receive_data(odd)) is None
+    caller.identity = Identity(None, frozenset())
+    assert asking.answer_at_hand(events) is None
+    caller.identity = Identity(None, ANONYMOUS_DEFAULT)
+    asking.feed_end()
+    assert asking.answer_at_hand(events) is None
+    await running
