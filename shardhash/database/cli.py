@@ -58,7 +58,7 @@ def migrate(arguments: Sequence[str]) -> int:
 
 def missing_extra() -> ConfigError:
     """What is told where psycopg is not installed."""
-    return ConfigError("a store on PostgreSQL needs psycopg 3 and psycopg-pool: pip install 'shardhash[postgresql]'")
+    return ConfigError("a store on PostgreSQL needs psycopg 3: pip install 'shardhash[postgresql]'")
 
 
 def _options(name: str, description: str, examples: str) -> Options:

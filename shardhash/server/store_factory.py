@@ -77,7 +77,7 @@ async def _open_database(url: str, limit: float, running: AsyncExitStack) -> Sto
     try:
         from shardhash.stores.postgresql.store import PostgresqlStore  # an extra, which few need
     except ImportError:
-        raise ConfigError("--store needs psycopg 3 and psycopg-pool: pip install 'shardhash[postgresql]'") from None
+        raise ConfigError("--store needs psycopg 3: pip install 'shardhash[postgresql]'") from None
     store = PostgresqlStore(url, limit)
     running.push_async_callback(store.close)
     await store.open()

@@ -13,8 +13,9 @@ from typing import Any
 
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import CollectionStatus
+from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_hash, pack_text
-from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import read_entry, write_entry
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.methods import Methods
@@ -61,22 +62,20 @@ class Collections:
 
     async def _make_current(self, mark: str) -> None:
         async def write(connection: Connection) -> None:
-            async with self._database.change(connection):
-                await connection.execute(CLOSE)
-                await write_entry(connection, *MARK, mark)
+            await connection.execute(CLOSE)
+            await write_entry(connection, *MARK, mark)
 
-        if await self._database.run(lambda connection: read_entry(connection, *MARK)) != mark:
-            await self._database.run(write)
+        if await self._database.read(lambda connection: read_entry(connection, *MARK)) != mark:
+            await self._database.write(write)
 
     async def _mark_unihashes(self, mark: str, unihashes: list[bytes]) -> list[int]:
         async def write(connection: Connection) -> list[int]:
-            async with self._database.change(connection):
-                await connection.execute(ENTER)
-                cursor = connection.cursor(binary=True)
-                await cursor.execute(_MARK_UNIHASHES, {"unihashes": unihashes, "mark": pack_text(mark)})
-                return [count for (count,) in await cursor.fetchall()]
+            await connection.execute(ENTER)
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(_MARK_UNIHASHES, {"unihashes": unihashes, "mark": pack_text(mark)})
+            return [count for (count,) in await cursor.fetchall()]
 
-        return await self._database.run(write)
+        return await self._database.write(write)
 
     async def _mark_matching(self, mark: str, where: Where) -> int:
         condition = await condition_of(MAPPINGS, where, self._methods)
@@ -93,7 +92,7 @@ class Collections:
             row: Any = await (await cursor.execute(_COUNT, [pack_text(mark or "")])).fetchone()
             return CollectionStatus(row[0], row[1] - row[0], mark or None)
 
-        return await self._database.run(read)
+        return await self._database.read(read)
 
     async def sweep(self, mark: str) -> int:
         """See Store.gc_sweep."""
@@ -104,16 +103,15 @@ class Collections:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
 
         async def forget_mark(connection: Connection) -> None:
-            async with self._database.change(connection):
-                await connection.execute(CLOSE)
-                if await read_entry(connection, *MARK) == mark:  # else another server has finished this sweep
-                    await write_entry(connection, *MARK, None)
+            await connection.execute(CLOSE)
+            if await read_entry(connection, *MARK) == mark:  # else another server has finished this sweep
+                await write_entry(connection, *MARK, None)
 
         if not mark:
             raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
         unmarked = Condition("t.mark <> %(mark)b::bytea", {"mark": pack_text(mark)})
         count = await walk(self._database, MAPPINGS, unmarked, _DELETE, close_and_check, {})
-        await self._database.run(forget_mark)
+        await self._database.write(forget_mark)
         return count
 
 

@@ -1,54 +1,40 @@
-"""Connections to the database: a pool of them, what their errors mean, and what is tried again.
+"""Connections to the database: what is kept of them, what their errors mean, and what is tried again.
 
-A statement that failed because the connection was cut, the server is starting, failing over or read-only for now, or
-because two transactions met (40001, a deadlock), is run again on a new connection, for `limit` seconds at most: clients
-see a pause. All that is run here may be run twice.
+Work that failed because the connection was cut, the server is starting, failing over or read-only for now, or because
+two transactions met (40001, a deadlock), is done again on a new connection, for `limit` seconds at most: clients see a
+pause. So all work may be done twice. Connections are opened when they are needed, and all are left when one was cut.
 
 *Acknowledged is durable*, also with a synchronous standby. PostgreSQL makes a commit visible, and reports success with
 a mere warning, when the wait for the standby is cancelled. So nothing here cancels a commit: no statement timeout holds
-for it, no task that commits is cancelled, and that warning counts as a failure.
+for it, a caller that gives up leaves it alone, and that warning counts as a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import psycopg
-from psycopg import AsyncConnection, conninfo
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 
-from shardhash.errors import ConfigError, StorageError, UnavailableError
+from shardhash.errors import StorageError, UnavailableError
+from shardhash.stores.postgresql.addresses import Connection, connection_string, describe, hide_password
 
 log = logging.getLogger(__name__)
 
-Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 _T = TypeVar("_T")
+Work: TypeAlias = Callable[[Connection], Awaitable[_T]]
 
-CONNECT_SECONDS: Final = 10
-DEFAULTS: Final = {
-    "application_name": "shardhash",
-    "connect_timeout": str(CONNECT_SECONDS),
-    "target_session_attrs": "read-write",
-    "tcp_user_timeout": "20000",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-}
-"""What libpq is told unless the URL says otherwise: a standby is not asked, and a dead host is noticed."""
-_CONFIRM = b"""
-select set_config('statement_timeout', '0', true),
-    case when current_setting('synchronous_standby_names') <> ''
-        then pg_logical_emit_message(true, 'shardhash', '')::text end
-"""
-"""What a change ends with. The message makes the commit wait for the standby even if nothing was to be changed: a
-report that was stored before may be here, and not yet there."""
+GRACE: Final = 5.0
+"""Seconds after the limit at which one who waits is told so, if the database has not said anything by then."""
+CLOSE_LIMIT: Final = 5.0
+"""Seconds that changes under way get to end when the server stops."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _NOT_REPLICATED = "canceling wait for synchronous replication"
 
@@ -62,145 +48,21 @@ select set_config('jit', 'off', false), set_config('enable_seqscan', 'off', fals
 """
 """Every statement here walks an index. A planner without statistics, as in a new database, thinks otherwise."""
 
+_CONFIRM = b"""
+select set_config('statement_timeout', '0', true),
+    case when current_setting('synchronous_standby_names') <> ''
+        then pg_logical_emit_message(true, 'shardhash', '')::text end
+"""
+"""What a change ends with. The message makes the commit wait for the standby even if nothing was to be changed: a
+report that was stored before may be here, and not yet there."""
+
 _LATER = {
     "40001", "40P01",  # serialization failure, deadlock
     "25006",  # read-only: it became a standby
     "53300",  # too many connections
-    "55000", "57P01", "57P02", "57P03", "57P05",  # it stops, starts, or has crashed
+    "57P01", "57P02", "57P03", "57P05",  # it stops, starts, or has crashed
 }  # fmt: skip
 """SQLSTATEs of what passes. Those of class 08, and none at all, are connections that were cut."""
-
-
-def hide_password(url: str) -> str:
-    """A URL without its password, wherever it stands."""
-    url = re.sub(r"(://[^/@:?]*):[^/]*@", r"\1:***@", url)
-    return re.sub(r"((?:^|[?&\s])(?:ssl)?password=)[^&\s]*", r"\1***", url)
-
-
-def describe(error: BaseException) -> str:
-    """What went wrong, on one line."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
-
-
-def connection_string(url: str) -> str:
-    """What libpq is given for a URL. ConfigError unless it is one of PostgreSQL."""
-    scheme, _, rest = url.partition("://")
-    if scheme.partition("+")[0] not in ("postgresql", "postgres") or not rest:
-        raise ConfigError(f"{hide_password(url)!r} names no database: write postgresql://USER@HOST/DATABASE")
-    try:
-        given = conninfo.conninfo_to_dict(f"postgresql://{rest}")
-    except psycopg.ProgrammingError as error:
-        raise ConfigError(f"{hide_password(url)!r} cannot be used: {describe(error)}") from None
-    return conninfo.make_conninfo(**(DEFAULTS | {name: str(value) for name, value in given.items()}))
-
-
-async def connect(url: str) -> Connection:
-    """One connection, in autocommit. ConfigError says why there is none; never with the password."""
-    try:
-        return await AsyncConnection.connect(connection_string(url), autocommit=True)
-    except psycopg.Error as error:
-        raise ConfigError(f"{hide_password(url)} cannot be reached: {describe(error)}") from None
-
-
-class Database:
-    """A pool of connections to the database of a URL; `limit` seconds is the longest that it may be away."""
-
-    def __init__(self, url: str, limit: float, connections: int) -> None:
-        self.name = hide_password(url)
-        self._limit = limit
-        self._complained = False
-        self._not_replicated: WeakSet[Connection] = WeakSet()
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            connection_string(url),
-            kwargs={"autocommit": True},
-            min_size=min(2, connections),
-            max_size=connections,
-            open=False,
-            configure=self._configure,
-            timeout=limit,
-            reconnect_timeout=limit,
-            name="postgresql",
-        )
-
-    async def open(self) -> None:
-        """Begin to connect; `run` waits for that."""
-        await self._pool.open()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._pool.close()
-
-    async def _configure(self, connection: Connection) -> None:
-        connection.prepare_threshold = 0
-        connection.add_notice_handler(partial(self._notice, connection))
-        await connection.execute(_SETTINGS, [str(int(self._limit * 1000))])
-
-    def _notice(self, connection: Connection, diagnostic: psycopg.errors.Diagnostic) -> None:
-        text = diagnostic.message_primary or ""
-        if text.startswith(_NOT_REPLICATED):
-            self._not_replicated.add(connection)
-        log.debug("the database says: %s", text)
-
-    @asynccontextmanager
-    async def change(self, connection: Connection) -> AsyncIterator[None]:
-        """A transaction whose commit waits for the disk, and the standby, for as long as it takes.
-
-        Its statements are sent together until one of their results is asked for.
-        """
-        async with connection.pipeline(), connection.transaction():
-            yield
-            await connection.execute(_CONFIRM)
-        if connection in self._not_replicated:
-            self._not_replicated.discard(connection)
-            await connection.close()
-            raise NotReplicatedError
-
-    async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """Do some work on a connection, again if what stopped it passes. UnavailableError, StorageError."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._limit
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                async with self._pool.connection(max(0.1, end - loop.time())) as connection:
-                    answer = await work(connection)
-            except PoolClosed:
-                raise UnavailableError("the server is shutting down") from None
-            except PoolTimeout:
-                raise UnavailableError(f"no connection to {self.name} was free for {self._limit:g} s") from None
-            except psycopg.Error as error:
-                refusal = self._refusal(error)
-                if refusal is None:
-                    raise
-                if isinstance(refusal, StorageError) or loop.time() + pause > end:
-                    raise refusal from None
-                self._complain(error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                self._complained = False
-                return answer
-
-    def _refusal(self, error: psycopg.Error) -> UnavailableError | StorageError | None:
-        """What is told of an error; StorageError need not be tried again, None is a bug."""
-        state = error.sqlstate or ""
-        text = f"{self.name}: {describe(error)}"
-        cut = isinstance(error, psycopg.OperationalError) and state[:2] in ("", "08")
-        if cut or state in _LATER:
-            return UnavailableError(text)
-        if state == "57014":
-            return UnavailableError(f"{self.name} took more than {self._limit:g} s")
-        if state[:2] in ("53", "58") or state == "42501":
-            return StorageError(text)
-        return None
-
-    def _complain(self, error: psycopg.Error) -> None:
-        """Say once what is tried again, until something works."""
-        (log.debug if self._complained else log.warning)(
-            "%s: %s; trying again for %g s", self.name, describe(error), self._limit
-        )
-        self._complained = True
 
 
 class NotReplicatedError(psycopg.OperationalError):
@@ -208,3 +70,172 @@ class NotReplicatedError(psycopg.OperationalError):
 
     def __str__(self) -> str:
         return "a commit was not confirmed by the synchronous standby"
+
+
+class Database:
+    """Connections to the database of a URL; `limit` seconds is the longest that it may be away.
+
+    Use from one event loop.
+    """
+
+    def __init__(self, url: str, limit: float, connections: int) -> None:
+        self.name = hide_password(url)
+        self._conninfo = connection_string(url)
+        self._limit = limit
+        self._most = connections
+        self._free = asyncio.Semaphore(connections)
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._changes: set[asyncio.Task[object]] = set()
+        self._not_replicated: WeakSet[Connection] = WeakSet()
+        self._closed = False
+        self._complaints: set[str] = set()
+
+    async def close(self) -> None:
+        """Let the changes that are under way end, for a while; then leave."""
+        self._closed = True
+        if self._changes:
+            await asyncio.wait(self._changes, timeout=CLOSE_LIMIT)
+        for connection in self._busy:
+            connection.pgconn.finish()  # nothing is sent: to cancel a commit would be worse than to leave it
+        for change in self._changes:
+            change.cancel()
+        await self._drop_idle()
+
+    # ---------------------------------------------------------------------------------------------------- work
+
+    async def read(self, work: Work[_T]) -> _T:
+        """Do some work that changes nothing. UnavailableError, StorageError."""
+        try:
+            async with asyncio.timeout(self._limit + GRACE):
+                return await self._do(work)
+        except TimeoutError:
+            raise self._too_slow() from None
+
+    async def write(self, work: Work[_T]) -> _T:
+        """Do some work in a transaction, whose commit waits for the disk and the standby as long as it takes.
+
+        It goes on when its caller is cancelled or has waited for long enough. Its statements are sent together until
+        one of their results is asked for. UnavailableError, StorageError.
+        """
+        change: asyncio.Task[_T] = asyncio.ensure_future(self._do(partial(self._change, work)))
+        self._changes.add(change)
+        change.add_done_callback(self._changed)
+        done, _ = await asyncio.wait([change], timeout=self._limit + GRACE)
+        if not done:
+            raise self._too_slow()
+        return change.result()
+
+    def _changed(self, change: asyncio.Task[_T]) -> None:
+        self._changes.discard(change)
+        if not change.cancelled():
+            change.exception()  # perhaps nobody waits for it any more
+
+    async def _change(self, work: Work[_T], connection: Connection) -> _T:
+        async with connection.pipeline(), connection.transaction():
+            answer = await work(connection)
+            await connection.execute(_CONFIRM)
+        if connection in self._not_replicated:
+            await connection.close()
+            raise NotReplicatedError
+        return answer
+
+    async def _do(self, work: Work[_T]) -> _T:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._limit
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._connection(end) as connection:
+                    answer = await work(connection)
+            except psycopg.Error as error:
+                refusal = self._refusal(error)
+                if refusal is None:
+                    raise
+                if self._closed or isinstance(refusal, StorageError) or loop.time() + pause > end:
+                    self._complain(error, "gave up")
+                    raise refusal from None
+                await self._drop_idle()
+                self._complain(error, f"trying again for {self._limit:g} s")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self._complaints.clear()
+                return answer
+
+    # -------------------------------------------------------------------------------------------------- errors
+
+    def _refusal(self, error: psycopg.Error) -> UnavailableError | StorageError | None:
+        """What clients are told of an error; StorageError need not be tried again, None is a bug.
+
+        Where the database is, and why it cannot be reached, is for the log only.
+        """
+        state = error.sqlstate or ""
+        cut = isinstance(error, psycopg.OperationalError) and state[:2] in ("", "08")
+        if cut or state in _LATER:
+            return UnavailableError("the database cannot be reached now; the server's log says why")
+        if state == "57014":
+            return self._too_slow()
+        if state[:2] in ("53", "58") or state == "42501":
+            return StorageError(f"the database refused: {error.diag.message_primary or describe(error)}")
+        return None
+
+    def _too_slow(self) -> UnavailableError:
+        return UnavailableError(f"the database did not answer within {self._limit:g} s")
+
+    def _complain(self, error: psycopg.Error, done: str) -> None:
+        """Say what went wrong, and what is done about it, once until something works."""
+        text = f"{self.name}: {describe(error)}; {done}"
+        log.log(logging.DEBUG if text in self._complaints else logging.WARNING, "%s", text)
+        self._complaints.add(text)
+
+    # --------------------------------------------------------------------------------------------- connections
+
+    @asynccontextmanager
+    async def _connection(self, end: float) -> AsyncIterator[Connection]:
+        """A connection, by `end` (of the loop's clock) at the latest."""
+        try:
+            async with asyncio.timeout_at(end):
+                await self._free.acquire()
+        except TimeoutError:
+            raise UnavailableError(
+                f"all {self._most} connections to the database were busy for {self._limit:g} s"
+            ) from None
+        try:
+            if self._closed:
+                raise UnavailableError("the server is shutting down")
+            connection = self._idle.pop() if self._idle else await self._connect()
+            self._busy.add(connection)
+            try:
+                yield connection
+            finally:
+                self._busy.discard(connection)
+                await self._keep(connection)
+        finally:
+            self._free.release()
+
+    async def _connect(self) -> Connection:
+        connection = await AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
+        connection.add_notice_handler(partial(self._notice, connection))
+        await connection.execute(_SETTINGS, [str(int(self._limit * 1000))])
+        return connection
+
+    def _notice(self, connection: Connection, diagnostic: psycopg.errors.Diagnostic) -> None:
+        text = diagnostic.message_primary or ""
+        if text.startswith(_NOT_REPLICATED):
+            self._not_replicated.add(connection)
+        log.debug("the database says: %s", text)
+
+    async def _keep(self, connection: Connection) -> None:
+        """Keep a connection for the next one, unless something is left on it."""
+        if self._closed or connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+            await connection.close()
+        else:
+            self._idle.append(connection)
+
+    async def _drop_idle(self) -> None:
+        """Leave the connections that nobody uses: when one was cut, most likely all were."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            with suppress(psycopg.Error):
+                await connection.close()

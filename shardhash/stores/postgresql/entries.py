@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
+from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_text, unpack_text
-from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.connections import Database
 
 _GET = b"select value from shardhash.entry where kind = %b and name = %b"
 _LIST = b"select name, value from shardhash.entry where kind = %b order by name"
@@ -41,7 +42,7 @@ class Entries:
 
     async def get(self, kind: str, name: str) -> Any:
         """See Store.get_entry."""
-        return await self._database.run(lambda connection: read_entry(connection, kind, name))
+        return await self._database.read(lambda connection: read_entry(connection, kind, name))
 
     async def list(self, kind: str) -> dict[str, Any]:
         """See Store.list_entries."""
@@ -51,13 +52,8 @@ class Entries:
             await cursor.execute(_LIST, [kind])
             return {unpack_text(name): orjson.loads(value) for name, value in await cursor.fetchall()}
 
-        return await self._database.run(read)
+        return await self._database.read(read)
 
     async def set(self, kind: str, name: str, value: Any) -> None:
         """See Store.set_entry."""
-
-        async def write(connection: Connection) -> None:
-            async with self._database.change(connection):
-                await write_entry(connection, kind, name, value)
-
-        await self._database.run(write)
+        await self._database.write(lambda connection: write_entry(connection, kind, name, value))

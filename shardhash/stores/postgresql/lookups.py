@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer
@@ -96,7 +97,7 @@ class Lookups:
             assert row is not None, "an aggregate has a row"
             return row
 
-        return await self._database.run(ask)
+        return await self._database.read(ask)
 
 
 def _part(found: Found, start: int, end: int) -> Found:

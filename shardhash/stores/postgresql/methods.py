@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_text, unpack_text
-from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.connections import Database
 
 _FIND = b"select id, name from shardhash.method where name = any(%b::bytea[])"
 _ADD = b"insert into shardhash.method (name) select unnest(%b::bytea[]) on conflict do nothing"
@@ -31,10 +32,9 @@ class Methods:
         if unknown := [name for name in unknown if name not in self._numbers]:
 
             async def add(connection: Connection) -> None:
-                async with self._database.change(connection):
-                    await connection.execute(_ADD, [[pack_text(name) for name in unknown]])
+                await connection.execute(_ADD, [[pack_text(name) for name in unknown]])
 
-            await self._database.run(add)
+            await self._database.write(add)
             await self._read(unknown)
         return self._numbers
 
@@ -45,7 +45,7 @@ class Methods:
             cursor = connection.cursor(binary=True)
             return await (await cursor.execute(b"select id, name from shardhash.method")).fetchall()
 
-        self._numbers.update((unpack_text(name), number) for number, name in await self._database.run(read))
+        self._numbers.update((unpack_text(name), number) for number, name in await self._database.read(read))
         return self._numbers
 
     async def _read(self, names: list[str]) -> None:
@@ -53,4 +53,4 @@ class Methods:
             cursor = connection.cursor(binary=True)
             return await (await cursor.execute(_FIND, [[pack_text(name) for name in names]])).fetchall()
 
-        self._numbers.update((unpack_text(name), number) for number, name in await self._database.run(read))
+        self._numbers.update((unpack_text(name), number) for number, name in await self._database.read(read))

@@ -91,19 +91,18 @@ def plan_reports(
         if outhash in waiting:
             plan.answers.append(None)
             continue
-        is_new = report.taskhash not in line.rows
         unihash = known.get(place)
         if unihash is None:
-            equivalent = line.equivalent(report.taskhash) if is_new else None
-            if is_new and equivalent is None and report.ask:
+            equivalent = line.equivalent(report.taskhash)
+            if equivalent is None and report.ask:
                 waiting.add(outhash)
                 plan.answers.append(None)
                 continue
-            unihash = equivalent or (report.elsewhere if is_new else None) or report.unihash
+            unihash = equivalent or report.elsewhere or report.unihash
             known[place] = mappings[place] = unihash
             for other in reported[place]:
                 _has_mapping(lines[report.method, other], report.taskhash, unihash)
-        if is_new:
+        if report.taskhash not in line.rows:
             created = report.created if report.created is not None else max(now, line.latest + 1)
             line.latest = max(line.latest, created)
             line.rows[report.taskhash] = created

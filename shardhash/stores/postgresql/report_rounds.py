@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import starmap
 from typing import Any, TypeAlias
@@ -28,8 +29,9 @@ import orjson
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import UnavailableError
 from shardhash.stores.interface import Otherwise
+from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_hash, pack_optional
-from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.locks import ENTER
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.stores.postgresql.report_plan import Asked, Line, Mapped, Place, Plan, plan_reports
@@ -143,7 +145,7 @@ class Reports:
         done, _ = await asyncio.wait([together], timeout=self._limit)
         if not done:
             together.add_done_callback(lambda late: late.cancelled() or late.exception())
-            raise UnavailableError(f"{self._database.name} did not store a report within {self._limit:g} s")
+            raise UnavailableError(f"the database did not store a report within {self._limit:g} s")
         return together.result()
 
     def _add(self, report: _UnderWay) -> asyncio.Future[bytes]:
@@ -238,35 +240,25 @@ class Reports:
         keys = sorted(starmap(lock_key, outhashes))
         details = [under_way.report for under_way in some]
         while True:
-            plan = await self._database.run(
-                lambda connection: self._try_to_store(connection, asked, keys, outhashes, details)
-            )
-            if plan is not None:
-                return plan.answers
-
-    async def _try_to_store(
-        self,
-        connection: Connection,
-        asked: list[Asked],
-        keys: list[int],
-        outhashes: set[Place],
-        details: list[Report],
-    ) -> Plan | None:
-        """Store reports; None if another server has got in between."""
-        try:
-            async with self._database.change(connection):
-                own, lines, now, mark = await _read(connection, asked, keys, outhashes)
-                plan = plan_reports(asked, own, lines, now)
-                inserted = await _insert(connection, asked, plan, mark, details)
-                if inserted != len(plan.mappings):
-                    raise _BetweenError
-        except _BetweenError:
-            return None
-        return plan
+            try:
+                plan = await self._database.write(partial(_store_once, asked, keys, outhashes, details))
+            except _BetweenError:
+                continue
+            return plan.answers
 
 
 class _BetweenError(Exception):
     """Another server mapped a taskhash of this round."""
+
+
+async def _store_once(
+    asked: list[Asked], keys: list[int], outhashes: set[Place], details: list[Report], connection: Connection
+) -> Plan:
+    own, lines, now, mark = await _read(connection, asked, keys, outhashes)
+    plan = plan_reports(asked, own, lines, now)
+    if await _insert(connection, asked, plan, mark, details) != len(plan.mappings):
+        raise _BetweenError
+    return plan
 
 
 def lock_key(method: int, outhash: bytes) -> int:

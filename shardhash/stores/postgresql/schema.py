@@ -23,7 +23,7 @@ from typing import Final
 import psycopg
 
 from shardhash.errors import ConfigError
-from shardhash.stores.postgresql.connections import Connection, connect, describe, hide_password
+from shardhash.stores.postgresql.addresses import Connection, connect, describe, hide_password
 
 log = logging.getLogger(__name__)
 

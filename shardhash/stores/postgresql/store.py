@@ -11,9 +11,10 @@ from typing import Any, Final
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ServerFaultError
 from shardhash.stores.interface import CollectionStatus, Health, Otherwise
+from shardhash.stores.postgresql.addresses import Connection, connect
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
 from shardhash.stores.postgresql.collection import MARK, Collections
-from shardhash.stores.postgresql.connections import Connection, Database, connect
+from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, read_entry
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
@@ -87,7 +88,6 @@ class PostgresqlStore:
         """Connect. ConfigError when the database cannot be reached, or its tables are not those of this program."""
         async with await connect(self._url) as connection:
             await check_version(connection, self._url)
-        await self._database.open()
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
@@ -135,7 +135,7 @@ class PostgresqlStore:
             cursor = connection.cursor(binary=True)
             return await (await cursor.execute(statement, given)).fetchall()
 
-        return await self._database.run(read)
+        return await self._database.read(read)
 
     # --------------------------------------------------------------------------------------------- reports
 
@@ -149,16 +149,15 @@ class PostgresqlStore:
         place = [number, pack_hash(taskhash)]
 
         async def insert(connection: Connection) -> bytes:
-            async with self._database.change(connection):
-                await connection.execute(ENTER)
-                mark = await read_entry(connection, *MARK)
-                await connection.execute(_INSERT_MAPPING, [*place, unihash, pack_text(mark or "")])
-                cursor = connection.cursor(binary=True)
-                row = await (await cursor.execute(_MAPPING, place)).fetchone()
+            await connection.execute(ENTER)
+            mark = await read_entry(connection, *MARK)
+            await connection.execute(_INSERT_MAPPING, [*place, unihash, pack_text(mark or "")])
+            cursor = connection.cursor(binary=True)
+            row = await (await cursor.execute(_MAPPING, place)).fetchone()
             assert row is not None, "it is there, and no removal can come in between"
             return bytes(row[0])
 
-        return await self._database.run(insert)
+        return await self._database.write(insert)
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_hash, pack_text
-from shardhash.stores.postgresql.connections import Connection, Database
+from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.wire.rows import MAPPING_CONDITIONS, ROW_CONDITIONS, Where
 
@@ -89,7 +90,7 @@ async def walk(
     while last is not None:
         places = {f"last_{name}": value for name, value in zip(table.key, last, strict=True)}
         parameters = condition.given | given | places
-        changed, last = await database.run(partial(_change_slice, database, begin, statement, parameters))
+        changed, last = await database.write(partial(_change_slice, begin, statement, parameters))
         count += changed
     return count
 
@@ -116,10 +117,9 @@ def _statement(table: Table, condition: Condition, change: str) -> bytes:
 
 
 async def _change_slice(
-    database: Database, begin: Begin, statement: bytes, given: dict[str, Any], connection: Connection
+    begin: Begin, statement: bytes, given: dict[str, Any], connection: Connection
 ) -> tuple[int, tuple[Any, ...] | None]:
-    async with database.change(connection):
-        await begin(connection)
-        cursor = connection.cursor(binary=True)
-        row = await (await cursor.execute(statement, given)).fetchone()
+    await begin(connection)
+    cursor = connection.cursor(binary=True)
+    row = await (await cursor.execute(statement, given)).fetchone()
     return (0, None) if row is None else (row[0], row[1:])
