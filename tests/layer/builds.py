@@ -5,6 +5,7 @@ The handlers are BitBake's own classes, with stand-ins for hashserv and openembe
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import random
@@ -125,6 +126,25 @@ class RunQueueData:
         self.siggen.writeout_file_checksum_cache()
         return self.state()
 
+    def rehash(self, unihashes: dict[str, str]) -> dict[str, Any]:
+        """Some unihashes changed while tasks ran: compute the hashes of all that depends on them again."""
+        entries = self.runtaskentries
+        left: set[str] = set()
+        for tid, unihash in unihashes.items():
+            entries[tid].unihash = unihash
+            self.siggen.set_unihash(tid, unihash)
+        changed = set(unihashes)
+        while more := {tid for tid in entries if tid not in left and entries[tid].depends & (changed | left)}:
+            left |= more
+        while left:
+            ready = sorted(tid for tid in left if not entries[tid].depends & left)
+            for tid in ready:
+                entries[tid].hash = self.siggen.get_taskhash(tid, entries[tid].depends, self.dataCaches)
+            for tid, unihash in self.siggen.get_unihashes(dict.fromkeys(ready).keys()).items():
+                entries[tid].unihash = unihash
+            left -= {*ready}
+        return self.state()
+
     def state(self) -> dict[str, Any]:
         names = (
             "basehash taskhash unihash unitaskhashes runtaskdeps file_checksum_values taints tidtopn setscenetasks "
@@ -133,7 +153,7 @@ class RunQueueData:
         kept = {name: getattr(self.siggen, name) for name in names.split()}
         kept["runtaskdeps"] = {tid: sorted(needed) for tid, needed in self.siggen.runtaskdeps.items()}
         kept["entries"] = {tid: vars(entry) for tid, entry in self.runtaskentries.items()}
-        return kept
+        return copy.deepcopy(kept)
 
 
 def random_build(chance: random.Random) -> Build:

@@ -59,9 +59,11 @@ class FunctionServer:
 
     def _answer_line(self, line: str) -> str | None:
         if line.startswith(("OEHASHEQUIV", "needs-headers")):
+            self._asked = line.endswith("true")
             return None
         if not line:
-            return "shardhash-batch: 1\n" if self._native else ""
+            offer = "shardhash-batch: 1\n" if self._native else ""
+            return offer if self._asked else None
         if line == "END":
             return "ok"
         if "stream" in line:

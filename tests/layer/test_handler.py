@@ -110,6 +110,38 @@ def test_a_server_that_dies_in_the_middle(chance: random.Random, native: bool, l
     assert state == run_stock(build, lambda method, taskhash: received.get((method, taskhash)))
 
 
+@given(st.randoms(use_true_random=False), st.none() | st.integers(5, 30))
+def test_hashes_that_change_while_tasks_run(chance: random.Random, lives: int | None) -> None:
+    answer = random_answers(chance)
+    build = random_build(chance)
+    if chance.random() < 0.7:
+        build = with_history(build, chance, answer)
+    changes = [
+        {tid: digest(number, tid) for tid in build.depends if chance.random() < 0.1}
+        for number in range(chance.randint(1, 3))
+    ]
+    received: dict[Question, str | None] = {}
+
+    class Recorder(Client):
+        def get_unihash_batch(self, args: Any) -> list[str | None]:
+            questions = list(args)
+            answers = super().get_unihash_batch(questions)
+            received.update(zip(questions, answers, strict=True))
+            return answers
+
+    with pytest.MonkeyPatch.context() as patch, FunctionServer(answer, lives=lives) as server:
+        patch.setattr("shardhash_bitbake.handler.Client", Recorder)
+        layer = RunQueueData(build, LAYER, BB_HASHSERVE=server.address, SHARDHASH_TIMEOUT="60")
+        states = [layer.prepare(), *(layer.rehash(unihashes) for unihashes in changes)]
+        layer.siggen.exit()
+    known = answer if lives is None else lambda method, taskhash: received.get((method, taskhash))
+    load("hashserv").oracle = known
+    stock = RunQueueData(build, STOCK)
+    assert stock.prepare() == states[0]
+    for unihashes, state in zip(changes, states[1:], strict=True):
+        assert stock.rehash(unihashes) == state
+
+
 @given(st.randoms(use_true_random=False))
 def test_a_formula_that_bitbake_changed_costs_questions_only(chance: random.Random) -> None:
     answer = random_answers(chance)
@@ -150,6 +182,32 @@ def test_one_batch_instead_of_one_a_wave(world: Build) -> None:
         run_layer(world, server.address, SHARDHASH_OPTIMISTIC="0")
         assert len(server.batches) > 10
         assert sum(server.batches) == 160
+
+
+def test_one_batch_when_a_unihash_changes_while_tasks_run(world: Build) -> None:
+    changed = {"/meta/r0.bb:do_sysroot": digest("changed")}
+    with FunctionServer(lambda method, taskhash: taskhash) as server:
+        layer = RunQueueData(world, LAYER, BB_HASHSERVE=server.address)
+        layer.prepare()
+        server.batches.clear()
+        state = layer.rehash(changed)
+        layer.siggen.exit()
+        assert server.batches == [70]
+    load("hashserv").oracle = lambda method, taskhash: taskhash
+    stock = RunQueueData(world, STOCK)
+    stock.prepare()
+    assert stock.rehash(changed) == state
+
+
+def test_answers_of_a_running_build_grow_old(world: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash_bitbake.handler.FRESH", -1.0)
+    with FunctionServer(lambda method, taskhash: taskhash) as server:
+        layer = RunQueueData(world, LAYER, BB_HASHSERVE=server.address)
+        layer.prepare()
+        server.batches.clear()
+        layer.rehash({"/meta/r0.bb:do_sysroot": digest("changed")})
+        layer.siggen.exit()
+        assert len(server.batches) > 10
 
 
 def test_guesses_from_an_earlier_build_in_another_directory(world: Build, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ class Gatherer:
         self._lockedhashes = getattr(siggen, "lockedhashes", {})
         self._unlocked = set(getattr(siggen, "unlockedrecipes", ()))
 
+    def gather_constant(self, tid: str, unihash: str) -> Task:
+        """The next task, whose unihash is known and stays."""
+        self._places[tid] = len(self._places)
+        return Task("", (), "", None, locked=unihash)
+
     def gather(self, tid: str, depends: Iterable[str]) -> Task:
         """The next task; `depends` is what the runqueue says it depends on."""
         siggen = self._siggen
@@ -86,8 +91,8 @@ class Gatherer:
 
     def _lock(self, tid: str, mc: str, recipe: str, taskname: str, depends: Iterable[str]) -> str | None:
         """The hash that a task is locked to. A recipe is unlocked if one that it depends on is."""
-        if self._lockedhashes.get(tid):
-            return str(self._lockedhashes[tid])
+        if tid in self._lockedhashes:
+            return str(self._lockedhashes[tid]) if self._lockedhashes[tid] else None
         if not self._lockedsigs:
             return None
         if recipe not in self._unlocked:
@@ -101,3 +106,29 @@ class Gatherer:
     def _recipe_of(self, tid: str) -> str:
         mc, _, _, mcfn = bb.runqueue.split_tid_mcfn(tid)
         return str(self._datacaches[mc].pkg_fn[mcfn])
+
+
+def gather_dependents(
+    siggen: Any, datacaches: Any, order: Iterable[str], previous: Mapping[str, str], changed: Iterable[str]
+) -> list[Task] | None:
+    """Tasks whose hashes BitBake computes again because it did so for those `changed`, and what they depend on.
+
+    `order` has all tasks of the build, dependencies first. None if nothing else depends on them, or if the unihash of
+    another dependency is not known.
+    """
+    affected = set(changed)
+    count = len(affected)
+    for tid in order:
+        if not affected.isdisjoint([dependency for _, dependency in siggen.runtaskdeps[tid]]):
+            affected.add(tid)
+    if len(affected) == count:
+        return None
+    gatherer = Gatherer(siggen, datacaches, previous)
+    tasks: list[Task] = []
+    needed = {dependency for tid in affected for _, dependency in siggen.runtaskdeps[tid]} - affected
+    for tid in needed:
+        unihash = siggen.get_cached_unihash(tid)
+        if unihash is None:
+            return None
+        tasks.append(gatherer.gather_constant(tid, unihash))
+    return [*tasks, *(gatherer.gather(tid, ()) for tid in order if tid in affected)]

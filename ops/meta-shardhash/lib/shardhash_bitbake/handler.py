@@ -7,6 +7,10 @@ BitBake's RunQueueData.prepare calls, in this order::
     get_unihashes                    wave by wave; finds its answers in what the prefetch learned
     writeout_file_checksum_cache     here all of that is forgotten, so no answer is older than the build
 
+While tasks run, a report may change a unihash; then BitBake computes the hashes of all that depends on it again, in
+waves: get_taskhash for each, then get_unihashes. The first wave that has to ask begins another prefetch, for these
+tasks only, whose answers are good for a few seconds.
+
 get_taskhash and all that decides stay BitBake's own. If anything in the prefetch fails, the loop asks as ever.
 """
 
@@ -16,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +31,7 @@ from shardhash_bitbake.breaker import Breaker
 from shardhash_bitbake.client import TIMEOUT, Client
 from shardhash_bitbake.dial import tls_context
 from shardhash_bitbake.errors import InvokeError
-from shardhash_bitbake.gathering import Gatherer, order_by_dependency
+from shardhash_bitbake.gathering import Gatherer, gather_dependents, order_by_dependency
 from shardhash_bitbake.guesses import Guesses
 from shardhash_bitbake.optimism import Answers, Optimist, Task
 from shardhash_bitbake.spool import Spool
@@ -41,6 +45,9 @@ except ImportError as error:
         f"({error}). Name meta-shardhash behind openembedded-core's meta in BBLAYERS (conf/bblayers.conf)."
     )
 
+FRESH = 5.0
+"""Seconds for which answers of a running build are good."""
+
 _log = logging.getLogger("BitBake.SigGen.HashEquiv")
 
 
@@ -50,6 +57,12 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
     def __init__(self, data: Any) -> None:
         self._answers: Answers = {}
         self._prepared: dict[str, Any] = {}
+        self._order: list[str] = []
+        """All tasks of a build, dependencies first, once its tasks run."""
+        self._next_order: list[str] = []
+        self._build_datacaches: Any = None
+        self._previous: Mapping[str, str] = {}
+        self._answered = 0.0
         self._breaker = Breaker()
         self._optimistic = data.getVar("SHARDHASH_OPTIMISTIC") != "0"
         self._timeout = _seconds(data.getVar("SHARDHASH_TIMEOUT"))
@@ -106,6 +119,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         """The loop over all hashes is about to begin."""
         super().set_setscene_tasks(setscene_tasks)
         self._forget()
+        self._order, self._next_order = [], []
         self._breaker.forget_warning()
         self._check_mirrors()
         self._began = time.monotonic()
@@ -141,6 +155,20 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
             )
         self._forget()
         self._keep_guesses()
+        self._order = self._next_order
+
+    def get_unihashes(self, tids: Iterable[str]) -> Any:
+        """The unihash of each task. In a running build, what will be asked for next is asked for here."""
+        tids = list(tids)
+        if self._order:
+            if time.monotonic() - self._answered > FRESH:
+                self._answers.clear()
+            try:
+                self._look_ahead(tids)
+            except Exception:  # noqa: BLE001  # as above
+                _log.debug("Looking ahead failed; BitBake asks by itself", exc_info=True)
+                self._order = []
+        return super().get_unihashes(tids)
 
     def save_unitaskhashes(self) -> None:
         """The build has ended: keep its unihashes as guesses, and send what its tasks could not."""
@@ -191,12 +219,38 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
             "" if outcome.complete else "; a limit ended it",
         )
 
+    def _look_ahead(self, tids: list[str]) -> None:
+        """Ask for the unihashes of all tasks that depend on these, if BitBake has to ask for one of these."""
+        questions = [
+            (self._get_method(tid), self.taskhash[tid]) for tid in tids if self.get_cached_unihash(tid) is None
+        ]
+        if all(question in self._answers for question in questions):
+            return
+        tasks = gather_dependents(self, self._build_datacaches, self._order, self._previous, tids)
+        if tasks is None:
+            return
+        began = self._answered = time.monotonic()
+        with self.client() as client:
+            try:
+                outcome = Optimist(tasks, self._answers).run(client.get_from_server)
+            except (ConnectionError, InvokeError) as error:
+                _log.debug("Looking ahead failed: %s", error)
+                return
+        _log.debug(
+            "Prefetched %d unihashes of %d tasks, whose dependencies changed, in %d round trips and %.2f s",
+            outcome.questions,
+            len(tasks),
+            outcome.rounds,
+            time.monotonic() - began,
+        )
+
     def _gather(self, entries: Any, datacaches: Any) -> list[Task] | None:
         """Prepare all tasks, dependencies first, and keep the results for the loop; None if there is no such order."""
         order = order_by_dependency({tid: entry.depends for tid, entry in entries.items()})
         if order is None:
             return None
-        gatherer = Gatherer(self, datacaches, self._guesses.load())
+        self._previous = self._guesses.load()
+        gatherer = Gatherer(self, datacaches, self._previous)
         prepared: dict[str, Any] = {}
         tasks: list[Task] = []
         # prep_taskhash insists that dependencies have hashes, and does not look at them.
@@ -211,6 +265,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
                 del self.taskhash[tid]
             # Also when it fails half way: what was prepared must not be prepared twice.
             self._prepared.update(prepared)
+        self._next_order, self._build_datacaches = order, datacaches
         return tasks
 
     def _check_mirrors(self) -> None:
