@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "wire": ("errors", "wire"),
     "link": ("errors", "base", "wire", "link"),
     "client": ("errors", "base", "wire", "client"),
-    "shard": ("errors", "base", "wire.hashes", "wire.batch", "wire.rows", "link", "shard"),
+    "shard": ("errors", "base", "wire.hashes", "wire.batch", "wire.rows", "wire.search", "link", "shard"),
     "stores": ("errors", "base", "wire", "link", "client", "stores"),
     # The coordinator asks a store through its interface, and knows neither shards nor files nor databases.
     "coordinator": ("errors", "base", "wire", "stores.interface", "coordinator"),

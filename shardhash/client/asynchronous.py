@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from shardhash.client.connection import BLOCK, Connection
+from shardhash.client.exploring import Exploring
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
 from shardhash.client.reconnecting import Reconnecting
 from shardhash.client.reports import ReportList
@@ -65,7 +66,7 @@ async def create_async_client(
     return client
 
 
-class AsyncClient:
+class AsyncClient(Exploring):
     """A client of one server. Make it with `create_async_client`.
 
     Every method that asks the server raises ConnectionError when it cannot be reached, InvokeError when it refuses.

@@ -159,6 +159,12 @@ class Client:
     remove = _blocking(AsyncClient.remove)
     clean_unused = _blocking(AsyncClient.clean_unused)
 
+    find = _blocking(AsyncClient.find)
+    get_row = _blocking(AsyncClient.get_row)
+    diverging = _blocking(AsyncClient.diverging)
+    saved = _blocking(AsyncClient.saved)
+    why = _blocking(AsyncClient.why)
+
     gc_mark = _blocking(AsyncClient.gc_mark)
     gc_mark_stream = _blocking(AsyncClient.gc_mark_stream)
     gc_status = _blocking(AsyncClient.gc_status)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from shardhash.base import options
 from shardhash.base.options import Options
 from shardhash.base.secrets import hide_secret
-from shardhash.client.commands import SUBCOMMANDS
+from shardhash.client import commands, exploring_commands
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.wire.address import parse_bind, reachable
 
@@ -155,9 +155,9 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     # Nothing is said about --json by a command unless it is given there, so as not to undo what stands before it.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_const", const=True, help="print the answer as one line of JSON")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
-    for command in SUBCOMMANDS:
-        usage = commands.add_parser(
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
+    for command in (*commands.SUBCOMMANDS, *exploring_commands.SUBCOMMANDS):
+        usage = parsers.add_parser(
             command.name, help=command.help, description=command.help, parents=[common], allow_abbrev=False
         )
         for argument in command.arguments:

@@ -46,11 +46,12 @@ class Subcommand:
     arguments: tuple[Argument, ...] = ()
 
 
-def _argument(*names: str, **settings: Any) -> Argument:
+def argument(*names: str, **settings: Any) -> Argument:
+    """An argument."""
     return Argument(names, settings)
 
 
-def _checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     """A conversion whose refusal argparse shows in its own words."""
 
     def checked(text: str) -> Any:
@@ -100,7 +101,28 @@ def _ping(client: Client, given: argparse.Namespace) -> Answer:
 
 def _stats(client: Client, given: argparse.Namespace) -> Answer:
     figures = client.reset_stats() if given.reset else client.get_stats()
+    if given.watch is not None:
+        _watch(client, given.watch, figures["requests"], as_json=bool(given.json))
     return Answer(figures, _object(figures))
+
+
+def _watch(client: Client, pause: float, before: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a line for each pause, seconds, until Ctrl-C: what was asked since the line before."""
+    if not as_json:
+        print(f"{'requests/s':>12} {'average ms':>11} {'longest ms':>11}   (longest: since the start)")
+    while True:
+        time.sleep(pause)
+        now = client.get_stats()["requests"]
+        number = now["num"] - before["num"]
+        if number < 0:  # somebody reset them
+            number, before = now["num"], {"num": 0, "total_time": 0.0}
+        rate = number / pause
+        average = 1000 * (now["total_time"] - before["total_time"]) / number if number else 0.0
+        if as_json:
+            print(json.dumps({"requests_per_second": round(rate, 1), "average_ms": round(average, 4)}), flush=True)
+        else:
+            print(f"{rate:>12,.0f} {average:>11.3f} {1000 * now['max_time']:>11.3f}", flush=True)
+        before = now
 
 
 def _remove(client: Client, given: argparse.Namespace) -> Answer:
@@ -253,18 +275,18 @@ def _stress(_client: Client, given: argparse.Namespace) -> Answer:
     return Answer(figures, "\n".join(lines), 1 if figures["wrong"] else 0)
 
 
-_METHOD = _argument("method", metavar="METHOD", help="such as oe.sstatesig.OEOuthashBasic")
-_TASKHASH = _argument("taskhash", metavar="TASKHASH")
-_MARK = _argument("mark", metavar="MARK", help="any word that names this collection")
-_USER = _argument("--username", "-u", metavar="NAME", required=True)
-_USER_OR_SELF = _argument("--username", "-u", metavar="NAME", help="default: the one who is logged in")
-_PERMISSIONS = _argument(
+_METHOD = argument("method", metavar="METHOD", help="such as oe.sstatesig.OEOuthashBasic")
+_TASKHASH = argument("taskhash", metavar="TASKHASH")
+_MARK = argument("mark", metavar="MARK", help="any word that names this collection")
+_USER = argument("--username", "-u", metavar="NAME", required=True)
+_USER_OR_SELF = argument("--username", "-u", metavar="NAME", help="default: the one who is logged in")
+_PERMISSIONS = argument(
     "permissions", metavar="PERM", nargs="+", help="@read, @report, @db-admin, @user-admin, @all or @none"
 )
 
 
 def _where_argument(**settings: Any) -> Argument:
-    return _argument(
+    return argument(
         "--where",
         "-w",
         metavar=("COLUMN", "VALUE"),
@@ -281,25 +303,35 @@ SUBCOMMANDS = (
         "get-outhash",
         "show the oldest task with an outhash; nothing if it is unknown",
         _get_outhash,
-        (_METHOD, _argument("outhash", metavar="OUTHASH"), _TASKHASH),
+        (_METHOD, argument("outhash", metavar="OUTHASH"), _TASKHASH),
     ),
     Subcommand(
         "unihash-exists",
         "whether a unihash is known: true or false, and exit status 0 or 1",
         _unihash_exists,
-        (_argument("unihash", metavar="UNIHASH"), _argument("--quiet", action="store_true", help="print nothing")),
+        (argument("unihash", metavar="UNIHASH"), argument("--quiet", action="store_true", help="print nothing")),
     ),
     Subcommand(
         "ping",
         "whether the server answers, and how quickly",
         _ping,
-        (_argument("--count", type=_checked(options.whole(1, 1_000_000)), default=1, metavar="N"),),
+        (argument("--count", type=checked(options.whole(1, 1_000_000)), default=1, metavar="N"),),
     ),
     Subcommand(
         "stats",
         "show how many requests there were and how long they took",
         _stats,
-        (_argument("--reset", action="store_true", help="and set the figures to zero"),),
+        (
+            argument("--reset", action="store_true", help="and set the figures to zero"),
+            argument(
+                "--watch",
+                type=checked(options.seconds),
+                nargs="?",
+                const=2.0,
+                metavar="TIME",
+                help="go on: a line each TIME (default 2s) until Ctrl-C",
+            ),
+        ),
     ),
     Subcommand("get-db-usage", "show how much is stored", _get_db_usage),
     Subcommand("get-db-query-columns", "list the columns that remove takes", _get_db_query_columns),
@@ -315,10 +347,10 @@ SUBCOMMANDS = (
         "remove outhashes of tasks that have no unihash any more",
         _clean_unused,
         (
-            _argument(
+            argument(
                 "max_age",
                 metavar="SECONDS",
-                type=_checked(options.whole(0, 1 << 53)),
+                type=checked(options.whole(0, 1 << 53)),
                 help="only what is older than this",
             ),
         ),
@@ -329,7 +361,7 @@ SUBCOMMANDS = (
         "gc-mark-stream",
         "keep what matches one of the lines on standard input, `COLUMN VALUE [COLUMN VALUE ...]`",
         _gc_mark_stream,
-        (_MARK, _argument("--progress", action="store_true", help="show it even if standard error is no terminal")),
+        (_MARK, argument("--progress", action="store_true", help="show it even if standard error is no terminal")),
     ),
     Subcommand("gc-sweep", "remove all hashes without the mark, which ends the collection", _gc_sweep, (_MARK,)),
     Subcommand("refresh-token", "replace a user's token", _refresh_token, (_USER_OR_SELF,)),
@@ -345,10 +377,10 @@ SUBCOMMANDS = (
         "put load on a server and show how it bears it",
         _stress,
         (
-            _argument("--clients", type=_checked(options.whole(1, 10_000)), default=10, metavar="N"),
-            _argument("--requests", type=_checked(options.whole(1, 10_000_000)), default=1000, metavar="N"),
-            _argument("--seed", default="shardhash", help="other hashes for another text"),
-            _argument("--report", action="store_true", help="report what is not known (method shardhash.stress)"),
+            argument("--clients", type=checked(options.whole(1, 10_000)), default=10, metavar="N"),
+            argument("--requests", type=checked(options.whole(1, 10_000_000)), default=1000, metavar="N"),
+            argument("--seed", default="shardhash", help="other hashes for another text"),
+            argument("--report", action="store_true", help="report what is not known (method shardhash.stress)"),
         ),
     ),
 )

@@ -11,6 +11,7 @@ from shardhash.base.turns import Turns
 from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
+from shardhash.coordinator.exploring import Exploring
 from shardhash.coordinator.queues import FairQueue
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
@@ -43,6 +44,7 @@ class Services:
     users: Users
     stats: Stats
     counters: Counters = field(default_factory=Counters)
+    exploring: Exploring = field(init=False)
     connected: set[Caller] = field(default_factory=set)
     """Who is connected by the protocol."""
     turns: Turns = field(default_factory=Turns)
@@ -52,6 +54,9 @@ class Services:
     """For what looks at everything."""
     rows: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROWS_AT_ONCE))
     """For rows with their siginfo, which may be large."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exploring", Exploring(self.store))  # the one way to, in what does not change
 
 
 class Handlers:
@@ -64,6 +69,7 @@ class Handlers:
         self._counters = services.counters
         self._upkeep = services.upkeep
         self._rows = services.rows
+        exploring = services.exploring
         self._by_type: dict[type, Callable[[Caller, Any], Coroutine[Any, Any, Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
@@ -87,6 +93,11 @@ class Handlers:
             m.GetDbUsage: self._get_db_usage,
             m.GetDbQueryColumns: self._get_db_query_columns,
             m.BackfillWait: self._backfill_wait,
+            m.Find: exploring.find,
+            m.GetRow: exploring.get_row,
+            m.Diverging: exploring.diverging,
+            m.Saved: exploring.saved,
+            m.Why: exploring.why,
             m.Auth: self._auth,
             m.RefreshToken: self._refresh_token,
             m.SetUserPerms: self._set_user_perms,

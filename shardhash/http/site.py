@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.handlers import Handlers, Services
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.http.assets import HEADERS, answer_asset
@@ -26,10 +26,12 @@ from shardhash.http.routes import Json, RightsError, Route, Visit, json_response
 from shardhash.http.status import describe_status, describe_viewer
 from shardhash.http.viewers import REALM, anonymous, identify, refusal_of_host
 from shardhash.stores.interface import Health
-from shardhash.wire.messages import DB_ADMIN, READ
+from shardhash.wire.messages import COMMANDS, DB_ADMIN, READ, READ_ONLY_COMMANDS, describe_unknown, parse_request
 
 log = logging.getLogger(__name__)
 
+ASKED = frozenset(("find", "get-row", "diverging", "saved", "why"))
+"""Commands of the protocol that may be asked over HTTP."""
 MOST_STREAMS = 100
 """Event streams at one time."""
 STATUS_EVERY = 3
@@ -47,6 +49,7 @@ class Site:
         self._data = data
         self._history = History(services.counters)
         self._logins = Logins(services.users)
+        self._handlers = Handlers(services)
         self._streams = 0
         self._looked: tuple[float, Health, Disk | None] | None = None
         self._looking = asyncio.Lock()
@@ -156,6 +159,14 @@ class Site:
             method="POST",
             body={"username": text, "token": text},
         )
+        yield Route(
+            "/api/ask",
+            self._ask,
+            "A command of the protocol",
+            f"Its answer, with the same rights; one of {', '.join(sorted(ASKED))}.",
+            method="POST",
+            body={name: {"type": "object"} for name in sorted(ASKED)},
+        )
         yield Route("/api/logout", self._log_out, "Log out", "The viewer that is left.", method="POST")
 
     # ------------------------------------------------------------------------------------------- for monitoring
@@ -239,6 +250,18 @@ class Site:
         with contextlib.suppress(InvokeError):
             return await identify(visit.request, visit.bind, self._services, self._logins)
         return anonymous(visit.request, visit.bind)
+
+    async def _ask(self, visit: Visit) -> web.Response:
+        commands = READ_ONLY_COMMANDS if visit.caller.read_only else COMMANDS
+        known = {name: command for name, command in commands.items() if name in ASKED}
+        body = await visit.body()
+        parsed = parse_request(known, body)
+        if parsed is None:
+            raise InvokeError(f"{describe_unknown(known, body)}; here one of {', '.join(sorted(known))} may be asked")
+        command, request = parsed
+        if not visit.caller.identity.may(command.needs):
+            raise RightsError(visit.caller, " ".join(sorted(command.needs)))
+        return json_response(await self._handlers.answer(visit.caller, command, request))
 
     async def _log_in(self, visit: Visit) -> web.Response:
         body = await visit.body()

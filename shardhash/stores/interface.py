@@ -81,11 +81,54 @@ class TakesImports(Protocol):
         """Insert each row, without a mapping, unless it is there and at least as old; "new", "older" or "known"."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """What a search found: how many rows, the newest of them, and whether it looked at all there is."""
+
+    count: int
+    rows: list[dict[str, Any]]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DivergingTasks:
+    """Taskhashes with more than one outhash: how many, the rows of the newest, and how many by recipe ("" for none)."""
+
+    count: int
+    tasks: list[list[dict[str, Any]]]
+    recipes: list[tuple[str, int]]
+    complete: bool
+
+
+class Explorer(Protocol):
+    """Searches, for people: beside lookups, within a budget. Times are microseconds since 1970 UTC.
+
+    A search is as wire/search.py says, its times as above. A row has all columns but the siginfo, of which it says
+    whether there is one, and its mapping's unihash, None without one, and mark.
+    """
+
+    async def find(self, search: AnyMapping[str, Any], limit: int) -> FoundRows:
+        """The newest rows that match."""
+
+    async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
+        """One row with its siginfo, mapped or not."""
+
+    async def diverging(self, search: AnyMapping[str, Any], limit: int) -> DivergingTasks:
+        """Taskhashes with more than one outhash of which one matches, the newest first."""
+
+    async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
+        """(PN, begin of the week, count) of tasks since then that were given another task's unihash."""
+
+
 class Store(Protocol):
     """Raises UnavailableError when what keeps the hashes does not answer in time, StorageError when it cannot store."""
 
     remote: bool
     """Whether a lookup may have to ask another server. A stream's blocks are then asked side by side."""
+
+    @property
+    def explorer(self) -> Explorer:
+        """Searches of what is kept here."""
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """The unihash of each taskhash; `digests` is n * 32 bytes, answered in order."""

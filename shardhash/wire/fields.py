@@ -27,6 +27,7 @@ import orjson
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.hashes import is_digest_text, join_digests
 from shardhash.wire.rows import QUERY_COLUMNS
+from shardhash.wire.search import NAMES, Search, refusal_of
 
 MAX_TOKEN = 1024
 """Most characters of a token or name."""
@@ -157,6 +158,31 @@ class Fields:
         if not 0 <= value <= MAX_SECONDS:  # false for NaN too
             raise self._error(f"'{name}' must be from 0 to {MAX_SECONDS} seconds")
         return math.ceil(value)
+
+    def whole(self, name: str, least: int, most: int, default: int) -> int:
+        """A whole number; `default` when absent or null."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self._error(f"'{name}' must be a whole number from {least} to {most}")
+        return value
+
+    def search(self, name: str, *, empty: bool = False) -> Search:
+        """A search. `empty`: it may name nothing, or be absent, and then matches everything."""
+        value = self._values.get(name) if empty else self._required(name)
+        if empty and not value:
+            return {}
+        if not isinstance(value, dict):
+            raise self._error(f"'{name}' must be an object of what to look for, not {describe(value)}")
+        unknown = [key for key in value if key not in NAMES]
+        if unknown:
+            raise self._error(f"'{name}' takes {', '.join(NAMES)}, and not {unknown[0][:80]!r}")
+        wanted = Fields(f"{self._command}: '{name}'", value)
+        search = {key: wanted.text(key, MAX_TOKEN) for key in value if value[key] is not None}
+        if refusal := refusal_of(search):
+            raise self._error(f"'{name}': {refusal}")
+        return search
 
     def permissions(self, name: str) -> tuple[str, ...]:
         """A list of permissions, in the order given; which ones exist is not checked here."""

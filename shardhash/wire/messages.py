@@ -14,6 +14,7 @@ from shardhash.errors import InvalidRequestError
 from shardhash.wire.fields import MAX_TOKEN, Fields, describe
 from shardhash.wire.imports import ImportBatch, read_import_batch
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
+from shardhash.wire.search import MOST_FOUND, Search
 
 READ: Final = "@read"
 REPORT: Final = "@report"
@@ -155,6 +156,48 @@ class BecomeUser:
 
 
 @dataclass(frozen=True, slots=True)
+class Find:
+    """The newest rows that match a search (search.py), `limit` at most."""
+
+    where: Search
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetRow:
+    """One row with its siginfo, mapped or not."""
+
+    method: str
+    taskhash: str
+    outhash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diverging:
+    """Taskhashes with more than one outhash of which one matches; all without a search."""
+
+    where: Search
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Tasks reported since then, ISO 8601, that were given another task's unihash."""
+
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The story of a taskhash. `recipe` and `task` say which others are near to one that is not known."""
+
+    taskhash: str
+    method: str | None
+    recipe: str | None
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class GetStream:
     pass
 
@@ -198,6 +241,7 @@ Request: TypeAlias = (
     Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
     | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | NewUser | DeleteUser | BecomeUser
+    | Find | GetRow | Diverging | Saved | Why
     | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
 )  # fmt: skip
 
@@ -353,6 +397,19 @@ COMMANDS: Mapping[str, Command] = {
         _plain("get-db-usage", GetDbUsage(), DB_ADMIN),
         _plain("get-db-query-columns", GetDbQueryColumns(), DB_ADMIN),
         _plain("backfill-wait", BackfillWait(), READ, writes=True),
+        _with_fields("find", lambda f: Find(f.search("where"), f.whole("limit", 1, MOST_FOUND, 100)), READ),
+        _with_fields("get-row", lambda f: GetRow(f.token("method"), f.token("taskhash"), f.token("outhash")), READ),
+        _with_fields(
+            "diverging", lambda f: Diverging(f.search("where", empty=True), f.whole("limit", 1, 200, 50)), READ
+        ),
+        _with_fields("saved", lambda f: Saved(f.text("since", MAX_TOKEN)), READ),
+        _with_fields(
+            "why",
+            lambda f: Why(
+                f.token("taskhash"), f.optional_name("method"), f.optional_name("PN"), f.optional_name("task")
+            ),
+            READ,
+        ),
         _with_fields("auth", lambda f: Auth(f.text("username", MAX_TOKEN), f.text("token"))),
         _with_fields(
             "refresh-token", lambda f: RefreshToken(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True

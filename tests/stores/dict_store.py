@@ -12,6 +12,7 @@ from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.rows import Columns, Report, Where
 from tests.model import DETAILS, Model
+from tests.stores.plain_store import NoExplorer
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -20,6 +21,7 @@ class DictStore:
     """`model` holds rows and mappings; `trouble`, when set, is raised by whatever writes."""
 
     remote = False
+    explorer = NoExplorer()
 
     def __init__(self) -> None:
         self.model = Model()

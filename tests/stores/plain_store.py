@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardhash.stores.interface import CollectionStatus, Health, Otherwise
+from shardhash.stores.interface import CollectionStatus, DivergingTasks, FoundRows, Health, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import NEW, Columns, Report, Where
 
 
+class NoExplorer:
+    """An Explorer of nothing."""
+
+    async def find(self, search: Mapping[str, Any], limit: int) -> FoundRows:
+        return FoundRows(0, [], complete=True)
+
+    async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
+        return None
+
+    async def diverging(self, search: Mapping[str, Any], limit: int) -> DivergingTasks:
+        return DivergingTasks(0, [], [], complete=True)
+
+    async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
+        return []
+
+
 class PlainStore:
     remote = False
+
+    explorer = NoExplorer()
 
     def __init__(self) -> None:
         self.entries: dict[tuple[str, str], Any] = {}

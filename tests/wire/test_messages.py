@@ -16,6 +16,7 @@ from shardhash.wire.imports import ImportBatch, ImportedMapping, ImportedRow, Im
 from shardhash.wire.jsontext import decode
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Request, parse_request
 from shardhash.wire.rows import QUERY_COLUMNS, Report
+from shardhash.wire.search import NAMES
 
 H = "f0" * 32
 REPORT = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H}
@@ -93,6 +94,12 @@ def refusal(message: object) -> str:
         ({"gc-mark-stream": None}, m.GcMarkStream()),
         ({"get-batch": {"method": "m", "taskhashes": ["a", "é", H]}}, m.GetBatch("m", ["a", "é", H])),
         ({"get-batch": {"method": "m", "taskhashes": []}}, m.GetBatch("m", [])),
+        ({"find": {"where": {"PN": "zlib*", "owner": None}, "limit": 5}}, m.Find({"PN": "zlib*"}, 5)),
+        ({"find": {"where": {"taskhash": "0123abcd"}}}, m.Find({"taskhash": "0123abcd"}, 100)),
+        ({"diverging": {}}, m.Diverging({}, 50)),
+        ({"why": {"taskhash": H}}, m.Why(H, None, None, None)),
+        ({"get-row": {"method": "m", "taskhash": "a", "outhash": H}}, m.GetRow("m", "a", H)),
+        ({"saved": {"since": "2026-11-28"}}, m.Saved("2026-11-28")),
         ({"exists-batch": {"unihashes": [H]}}, m.ExistsBatch([H])),
         ({"import-batch": {}}, ImportBatch([], [], [])),
         (
@@ -204,6 +211,18 @@ def test_every_command_is_tested_here() -> None:
         ({"new-user": {"username": "u", "permissions": "@read"}}, "Unexpected type for permissions"),
         ({"new-user": {"username": "u", "permissions": [1]}}, "new-user: 'permissions' must hold nothing but texts"),
         ({"get-batch": {"method": "m"}}, "get-batch: 'taskhashes' is missing"),
+        ({"find": {}}, "find: 'where' is missing"),
+        ({"find": {"where": []}}, "find: 'where' must be an object of what to look for, not a list"),
+        (
+            {"find": {"where": {}}},
+            f"find: 'where': it must name one of {', '.join(NAMES)} at least",
+        ),
+        (
+            {"find": {"where": {"pn": "zlib"}}},
+            f"find: 'where' takes {', '.join(NAMES)}, and not 'pn'",
+        ),
+        ({"find": {"where": {"outhash": "0123"}}}, "find: 'where': 'outhash' needs 8 digits at least"),
+        ({"find": {"where": {"PN": "x"}, "limit": 0}}, "find: 'limit' must be a whole number from 1 to 1000"),
         (
             {"get-batch": {"method": "m", "taskhashes": {}}},
             "get-batch: 'taskhashes' must be a list of texts, not an object",
@@ -240,6 +259,7 @@ def test_table_of_the_protocol() -> None:
     needs = {name: " ".join(sorted(command.needs)) for name, command in COMMANDS.items()}
     assert needs == {
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
+        "find": "@read", "get-row": "@read", "diverging": "@read", "saved": "@read", "why": "@read",
         "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
         "report-equiv": "@read @report",
         "import-batch": "@db-admin",

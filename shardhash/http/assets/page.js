@@ -1,19 +1,27 @@
 // The page: which view is shown, and who looks at it.
 
+import { showCompare } from "./compare.js";
+import { showDiverging, showSaved } from "./diverging.js";
+import { showWhy } from "./explore.js";
 import { follow, unfollow } from "./now.js";
 import { ask, byId, tell } from "./tools.js";
 
 const views = [...document.querySelectorAll("main > section")];
+const shown = { why: showWhy, compare: showCompare, diverging: showDiverging, saved: showSaved };
 let viewer = { user: null, permissions: [] };
 
 function choose() {
-  const wanted = location.hash.slice(1).split("/")[0];
+  const [wanted, ...rest] = location.hash.slice(1).split("/").map(decodeURIComponent);
   const view = views.find((one) => one.id === wanted) || views[0];
   if (wanted === "main") return;
   for (const one of views) one.hidden = one !== view;
   for (const link of document.querySelectorAll("header nav a")) {
     if (link.hash === `#${view.id}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
+  }
+  if (shown[view.id] && viewer.permissions.includes("@read")) {
+    tell("");
+    start(() => shown[view.id](...rest));
   }
 }
 
@@ -23,6 +31,7 @@ async function look() {
   byId("login-open").textContent = viewer.user === null ? "Log in" : "Log out";
   if (viewer.permissions.includes("@read")) {
     tell("");
+    choose();
     await follow();
   } else {
     unfollow();

@@ -73,6 +73,32 @@ export async function ask(path, body) {
   throw error;
 }
 
+// A command of the protocol, with the rights of the viewer.
+export const command = (name, fields) => ask("api/ask", { [name]: fields });
+
+// The fields of a form that hold something.
+export function filled(form) {
+  const found = {};
+  for (const [name, value] of new FormData(form)) if (value.trim()) found[name] = value.trim();
+  return found;
+}
+
+export const whyLink = (row, text) =>
+  element("a", { href: `#why/${encodeURIComponent(row.method)}/${encodeURIComponent(row.taskhash)}`, class: "hash", title: row.taskhash },
+    text || row.taskhash.slice(0, 16));
+
+export const compareHref = (one, other) =>
+  `#compare/${[one.method, one.taskhash, one.outhash, other.method, other.taskhash, other.outhash].map(encodeURIComponent).join("/")}`;
+
+export const hash = (text) => element("span", { class: "hash", title: text || "" }, text ? text.slice(0, 16) : "–");
+
+export const day = (created) => (created ? created.slice(0, 19).replace("T", " ") : "–");
+
+export function counted(found, what) {
+  const more = found.complete ? "" : " at least: the search was cut off, narrow it";
+  return `${count(found.count)} ${what}${more}`;
+}
+
 export function tell(text) {
   byId("trouble").textContent = text;
   byId("trouble").hidden = !text;

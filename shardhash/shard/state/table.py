@@ -140,6 +140,10 @@ class Table:
         items = small_sets.after(table.index.get(outhash), start)
         return [Candidate(*unpack_item(item)) for item in islice(items, limit)]
 
+    def detail_numbers(self, matches: Callable[[Details], bool]) -> set[int]:
+        """The numbers of the details that match, as rows are packed with them."""
+        return {number for number, details in enumerate(self._details) if matches(details)}
+
     def counts(self) -> dict[str, int]:
         """How many mappings, rows, index items, users and config entries it holds."""
         return {

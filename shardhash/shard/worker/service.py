@@ -21,6 +21,7 @@ from shardhash.shard.worker.import_operations import ImportOperations
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
+from shardhash.shard.worker.searches import Searches
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
 from shardhash.wire.hashes import Buffer, to_key
@@ -46,6 +47,7 @@ class Service:
         self.reports = reports = ReportOperations(shard, writer, self._locks)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
         imports = ImportOperations(shard, writer)
+        searches = Searches(shard)
         self._snapshot_lock = asyncio.Lock()
         self._snapshot_seconds = 0.0
         self.operations: dict[type[Operation[Any]], Callable[..., Any]] = dict(
@@ -66,6 +68,9 @@ class Service:
                 op.OldestRow.by(self.oldest_row),
                 op.Counts.by(self.counts),
                 op.Figures.by(self.figures),
+                op.FindRows.by(searches.find),
+                op.FindDiverging.by(searches.diverging),
+                op.CountSaved.by(searches.saved),
                 op.Watch.by(removals.watch),
                 op.RemoveMatching.by(removals.remove),
                 op.Clean.by(removals.clean),

@@ -18,6 +18,7 @@ from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import CollectionStatus, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
+from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports
@@ -47,6 +48,7 @@ class Router:
         self._answers = Answers(answer_cache)
         self._reports = Reports(links, self._clock, self._answers.written)
         self._imports = Imports(self._reports, self._clock)
+        self.explorer = ShardedExplorer(links, self._reports)
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
         for link in links:

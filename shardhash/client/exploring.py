@@ -1,0 +1,43 @@
+"""What people ask about the rows of a shardhash server; others close the connection at it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+
+class Exploring(ABC):
+    """The part of a client that explores. Rows are objects of columns; times ISO 8601, UTC."""
+
+    async def find(self, where: Mapping[str, str], limit: int = 100) -> dict[str, Any]:
+        """The newest rows that match (wire/search.py): ``{count, rows, complete}``, `limit` rows at most."""
+        return await self._object("find", {"where": dict(where), "limit": limit})
+
+    async def get_row(self, method: str, taskhash: str, outhash: str) -> dict[str, Any] | None:
+        """One row with its outhash_siginfo, mapped or not; None without it."""
+        arguments = {"method": method, "taskhash": taskhash, "outhash": outhash}
+        return await self._object_or_none("get-row", arguments)
+
+    async def diverging(self, where: Mapping[str, str], limit: int = 50) -> dict[str, Any]:
+        """Taskhashes with more than one outhash, newest first: ``{count, tasks, recipes, complete}``."""
+        return await self._object("diverging", {"where": dict(where), "limit": limit})
+
+    async def saved(self, since: str) -> list[dict[str, Any]]:
+        """Tasks since then that reused another's output, ``{PN, week, count}``, most first."""
+        answer = await self._object("saved", {"since": since})
+        return list(answer["saved"])
+
+    async def why(
+        self, taskhash: str, method: str | None = None, recipe: str | None = None, task: str | None = None
+    ) -> dict[str, Any]:
+        """The story of a taskhash: ``findings`` in sentences, its rows, who shares its unihash and outhashes."""
+        return await self._object("why", {"taskhash": taskhash, "method": method, "PN": recipe, "task": task})
+
+    @abstractmethod
+    async def _object(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The answer to a command, an object."""
+
+    @abstractmethod
+    async def _object_or_none(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """The answer to a command, an object or null."""

@@ -1,0 +1,178 @@
+"""Searching a table: the rows that a search (wire/search.py) matches, a slice at a time.
+
+Every generator yields often, also with nothing found, so that a caller can let lookups in between; the table may change
+meanwhile. Of details, which rows share by number, only the distinct ones are compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from shardhash.base.timestamps import to_iso
+from shardhash.shard.state import packing, small_sets
+from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.table import Details, Row, Table
+from shardhash.wire.hashes import Key, to_key, to_text
+from shardhash.wire.rows import DETAILS
+from shardhash.wire.search import WHOLE
+
+SLICE = 250
+"""Taskhashes looked at between one yield and the next: 0.3 ms."""
+WEEK = 7 * 86400 * 1_000_000
+_MONDAY = 4 * 86400 * 1_000_000
+"""1970-01-05, the first Monday; microseconds."""
+
+Conditions: TypeAlias = Mapping[str, Any]
+"""A search; `since` and `until` in microseconds since 1970 UTC."""
+
+
+class Hit(NamedTuple):
+    """A row that was found; None for a mapping that came without one."""
+
+    created: int
+    method: str
+    taskhash: Key
+    row: Row | None
+
+
+def find(table: Table, search: Conditions, taskhashes: Sequence[str] | None = None) -> Iterator[list[Hit]]:
+    """What matches. `taskhashes`: where to look, everywhere if None."""
+    wanted = _Wanted(table, search)
+    for method, part in _methods(table, search):
+        keys = _candidates(part, search) if taskhashes is None else [to_key(text) for text in taskhashes]
+        for start in range(0, len(keys), SLICE):
+            hits: list[Hit] = []
+            for key in keys[start : start + SLICE]:
+                hits += wanted.rows_of(method, part, key)
+            yield hits
+
+
+def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]]:
+    """The rows of each taskhash that has more than one outhash, if one of them matches."""
+    wanted = _Wanted(table, search)
+    for method, part in _methods(table, search):
+        keys = list(part.rows)
+        for start in range(0, len(keys), 4 * SLICE):  # most have one row, which is quickly seen
+            found = []
+            for key in keys[start : start + 4 * SLICE]:
+                bag = part.rows.get(key)
+                if bag is None or isinstance(bag, bytes) or not wanted.rows_of(method, part, key):
+                    continue
+                found.append([Hit(row.created, method, key, row) for row in table.rows(method, key)])
+            yield found
+
+
+def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, int]]]:
+    """(PN, begin of the week) of the tasks reported since then that were given another task's unihash; how many."""
+    for method in list(table.methods):
+        part = table.methods[method]
+        keys = list(part.mappings)
+        for start in range(0, len(keys), 2 * SLICE):
+            counts: Counter[tuple[str | None, int]] = Counter()
+            for key in keys[start : start + 2 * SLICE]:
+                unihash = part.mappings.get(key)
+                bag = part.rows.get(key)
+                if unihash is None or unihash == key or bag is None:
+                    continue
+                first = next(iter(small_sets.iterate(bag)))
+                row = table.unpack_row(first)
+                if row.created >= since:
+                    counts[row.details[1], _MONDAY + (row.created - _MONDAY) // WEEK * WEEK] += 1
+            yield counts
+
+
+def describe(table: Table, hit: Hit) -> dict[str, Any]:
+    """A hit as clients see it."""
+    unihash = table.unihash(hit.method, hit.taskhash)
+    row = hit.row
+    details: Details = (None,) * 5 if row is None else row.details
+    return {
+        "method": hit.method,
+        "taskhash": to_text(hit.taskhash),
+        "outhash": None if row is None else to_text(row.outhash),
+        "created": None if row is None else to_iso(row.created),
+        **dict(zip(DETAILS, details, strict=True)),
+        "unihash": None if unihash is None else unihash.hex(),
+        "gc_mark": table.mark(hit.method, hit.taskhash),
+        "siginfo": row is not None and row.siginfo != 0,
+    }
+
+
+class _Wanted:
+    """A search, ready to be compared."""
+
+    def __init__(self, table: Table, search: Conditions) -> None:
+        self._table = table
+        self._taskhash, self._outhash, self._unihash = (
+            _hash_matcher(search.get(name)) for name in ("taskhash", "outhash", "unihash")
+        )
+        self._since, self._until = search.get("since", 0), search.get("until", 1 << 62)
+        named = {position: search[name] for position, name in enumerate(DETAILS) if name in search}
+        self._numbers = None if not named else table.detail_numbers(lambda details: _details_match(details, named))
+        self._bare = not named and self._outhash is None and "since" not in search and "until" not in search
+        """Whether a mapping without a row is wanted, too."""
+
+    def rows_of(self, method: str, part: MethodTable, key: Key) -> list[Hit]:
+        """The rows of a taskhash that match."""
+        if self._taskhash is not None and not self._taskhash(key):
+            return []
+        if self._unihash is not None:
+            unihash = part.mappings.get(key)
+            if unihash is None or not self._unihash(unihash):
+                return []
+        bag = part.rows.get(key)
+        if bag is None:
+            return [Hit(0, method, key, None)] if self._bare and key in part.mappings else []
+        found = []
+        for item in tuple(small_sets.iterate(bag)):
+            created, number, outhash, _ = packing.unpack_row(item)
+            if (
+                self._since <= created <= self._until
+                and (self._numbers is None or number in self._numbers)
+                and (self._outhash is None or self._outhash(outhash))
+            ):
+                found.append(Hit(created, method, key, self._table.unpack_row(item)))
+        return found
+
+
+def _methods(table: Table, search: Conditions) -> list[tuple[str, MethodTable]]:
+    wanted = search.get("method")
+    return [(name, part) for name, part in list(table.methods.items()) if wanted is None or _text_matches(name, wanted)]
+
+
+def _candidates(part: MethodTable, search: Conditions) -> list[Key]:
+    if len(search.get("taskhash", "")) == WHOLE:
+        return [to_key(search["taskhash"])]
+    if len(search.get("unihash", "")) == WHOLE:
+        return part.holders(to_key(search["unihash"]))
+    return [*part.mappings, *part.unmapped]
+
+
+def _hash_matcher(text: str | None) -> Callable[[Key], bool] | None:
+    """Whether a key is a hash, or begins with it. A text of fewer than 8 digits was refused before."""
+    if text is None:
+        return None
+    if len(text) == WHOLE:
+        whole = to_key(text)
+        return lambda key: key == whole
+    try:
+        begin = bytes.fromhex(text[: len(text) // 2 * 2])
+    except ValueError:
+        return lambda key: isinstance(key, str) and key.startswith(text)
+
+    def matches(key: Key) -> bool:
+        return to_text(key).startswith(text) if isinstance(key, str) or key.startswith(begin) else False
+
+    return matches
+
+
+def _details_match(details: Details, named: Mapping[int, str]) -> bool:
+    return all(_text_matches(details[position], text) for position, text in named.items())
+
+
+def _text_matches(value: str | None, wanted: str) -> bool:
+    if value is None:
+        return False
+    return value.startswith(wanted[:-1]) if wanted.endswith("*") else value == wanted

@@ -1,0 +1,116 @@
+"""Searches on one shard, beside lookups: one at a time, in slices of a fraction of a millisecond, with rests."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from shardhash.link import operations as op
+from shardhash.shard.state import search
+from shardhash.shard.state.search import Hit
+from shardhash.shard.storage.recovery import AnyShard
+
+REST = 4
+"""How many times as long as a slice took the worker then rests from it: a search takes a fifth of a processor."""
+SHORT = 0.002
+"""Seconds of searching that need no rest: what names its hashes is found at once."""
+BUDGET = 20.0
+"""Seconds after which a search is over, and says so."""
+MOST_RECIPES = 100
+"""Recipes whose diverging tasks are counted in an answer; those with the most."""
+MOST_OUTHASHES = 10
+"""Outhashes of a taskhash that are shown; the newest."""
+_T = TypeVar("_T")
+
+
+class Searches:
+    """What `Service` does for the operations of searching."""
+
+    def __init__(self, shard: AnyShard) -> None:
+        self._table = shard.table
+        self._one = asyncio.Lock()
+
+    async def find(self, asked: op.FindRows) -> op.FoundRows:
+        """The newest rows that match, and how many match in all."""
+        newest = _Newest[Hit](asked.limit)
+        complete = True
+        async with self._one:
+            async for hits in _with_rests(search.find(self._table, asked.search, asked.taskhashes)):
+                if hits is None:
+                    complete = False
+                    break
+                for hit in hits:
+                    newest.add(hit.created, hit)
+        rows = [search.describe(self._table, hit) for hit in newest.items()]
+        return op.FoundRows(newest.count, rows, complete)
+
+    async def diverging(self, asked: op.FindDiverging) -> op.Diverging:
+        """The taskhashes whose newest outhash is newest, and how many there are by recipe."""
+        newest = _Newest[list[Hit]](asked.limit)
+        recipes: Counter[str] = Counter()
+        complete = True
+        async with self._one:
+            async for tasks in _with_rests(search.find_diverging(self._table, asked.search)):
+                if tasks is None:
+                    complete = False
+                    break
+                for hits in tasks:
+                    newest.add(hits[-1].created, hits[-MOST_OUTHASHES:])
+                    row = hits[-1].row
+                    recipes[(row.details[1] if row is not None else None) or ""] += 1
+        described = [[search.describe(self._table, hit) for hit in hits] for hits in newest.items()]
+        return op.Diverging(newest.count, described, recipes.most_common(MOST_RECIPES), complete)
+
+    async def saved(self, asked: op.CountSaved) -> list[tuple[str | None, int, int]]:
+        """Tasks that reused another's output, by recipe and week."""
+        counts: Counter[tuple[str | None, int]] = Counter()
+        async with self._one:
+            async for some in _with_rests(search.count_saved(self._table, asked.since)):
+                if some is None:
+                    break
+                counts.update(some)
+        return [(recipe, week, number) for (recipe, week), number in counts.items()]
+
+
+class _Newest(Generic[_T]):
+    """The newest of many items, and how many there were."""
+
+    def __init__(self, most: int) -> None:
+        self.count = 0
+        self._most = most
+        self._heap: list[tuple[int, int, _T]] = []
+        self._numbers = count()
+
+    def add(self, created: int, item: _T) -> None:
+        """Keep an item while it is among the newest."""
+        self.count += 1
+        entry = (created, next(self._numbers), item)
+        if len(self._heap) < self._most:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def items(self) -> list[_T]:
+        """Those that were kept, newest first."""
+        return [item for _, _, item in sorted(self._heap, reverse=True)]
+
+
+async def _with_rests(slices: Iterator[_T]) -> AsyncIterator[_T | None]:
+    """The slices, with rests between them; None at the end when the budget was spent before the last."""
+    started = began = perf_counter()
+    worked = 0.0
+    for item in slices:
+        yield item
+        took = perf_counter() - began
+        worked += took
+        if worked > SHORT:
+            await asyncio.sleep(REST * took)
+        began = perf_counter()
+        if began - started > BUDGET:
+            yield None
+            return

@@ -1,0 +1,34 @@
+"""Searches of a server whose rows lie in PostgreSQL: refused, for the database answers them itself, and better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from shardhash.errors import InvokeError
+from shardhash.stores.interface import DivergingTasks, FoundRows
+from shardhash.wire.rows import Columns
+
+
+class NoExplorer:
+    """An Explorer that refuses; see there."""
+
+    async def find(self, search: Mapping[str, Any], limit: int) -> FoundRows:
+        """See Explorer."""
+        _refuse(search, limit)
+
+    async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
+        """See Explorer."""
+        _refuse(method, taskhash, outhash)
+
+    async def diverging(self, search: Mapping[str, Any], limit: int) -> DivergingTasks:
+        """See Explorer."""
+        _refuse(search, limit)
+
+    async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
+        """See Explorer."""
+        _refuse(since)
+
+
+def _refuse(*_asked: object) -> NoReturn:
+    raise InvokeError("this server keeps its rows in PostgreSQL and does not search them: ask the database, by SQL")

@@ -1,0 +1,78 @@
+"""The explorer over worker processes: searches asked of the shards that can know, their answers put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from shardhash.link import operations as op
+from shardhash.link.worker_link import WorkerLink
+from shardhash.stores.interface import DivergingTasks, FoundRows
+from shardhash.stores.sharded.report_order import Reports
+from shardhash.wire.rows import Columns
+from shardhash.wire.search import WHOLE
+
+MOST_OF_AN_OUTHASH = 20_000
+"""Taskhashes of one outhash that are looked at. A task that leaves nothing behind shares its with many more."""
+
+
+class ShardedExplorer:
+    """An Explorer; see there."""
+
+    def __init__(self, links: Sequence[WorkerLink], reports: Reports) -> None:
+        self._links = links
+        self._reports = reports
+
+    async def find(self, search: Mapping[str, Any], limit: int) -> FoundRows:
+        """See Explorer."""
+        places, complete = await self._places(search)
+        parts = await asyncio.gather(
+            *(link.request(op.FindRows(dict(search), taskhashes, limit)) for link, taskhashes in places)
+        )
+        rows = [row for part in parts for row in part.rows]
+        rows.sort(key=lambda row: row["created"] or "", reverse=True)
+        return FoundRows(sum(part.total for part in parts), rows[:limit], complete and all(p.complete for p in parts))
+
+    async def _places(self, search: Mapping[str, Any]) -> tuple[list[tuple[WorkerLink, list[str] | None]], bool]:
+        """Where to look, and whether that is everywhere."""
+        if len(search.get("taskhash", "")) == WHOLE:
+            return [(self._reports.link_of(search["taskhash"]), None)], True
+        outhash, method = search.get("outhash", ""), search.get("method", "*")
+        if len(outhash) != WHOLE or method.endswith("*"):
+            return [(link, None) for link in self._links], True
+        index = self._reports.link_of(outhash)
+        by_link: dict[WorkerLink, list[str]] = {}
+        count = 0
+        page = await index.request(op.Page(method, outhash, None, mapped=False))
+        while page and count < MOST_OF_AN_OUTHASH:
+            count += len(page)
+            for _, taskhash in page:
+                by_link.setdefault(self._reports.link_of(taskhash), []).append(taskhash)
+            page = await index.request(op.Page(method, outhash, page[-1], mapped=False))
+        return list(by_link.items()), not page
+
+    async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
+        """See Explorer."""
+        return await self._reports.link_of(taskhash).request(op.ReadRow(method, taskhash, outhash, joined=False))
+
+    async def diverging(self, search: Mapping[str, Any], limit: int) -> DivergingTasks:
+        """See Explorer."""
+        parts = await asyncio.gather(*(link.request(op.FindDiverging(dict(search), limit)) for link in self._links))
+        tasks = [task for part in parts for task in part.tasks]
+        tasks.sort(key=lambda task: str(task[-1]["created"]), reverse=True)
+        recipes: Counter[str] = Counter()
+        for part in parts:
+            recipes.update(dict(part.recipes))
+        complete = all(part.complete for part in parts)
+        return DivergingTasks(sum(part.total for part in parts), tasks[:limit], recipes.most_common(), complete)
+
+    async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
+        """See Explorer."""
+        counts: Counter[tuple[str | None, int]] = Counter()
+        for part in await asyncio.gather(*(link.request(op.CountSaved(since)) for link in self._links)):
+            for recipe, week, number in part:
+                counts[recipe, week] += number
+        return sorted(((recipe, week, number) for (recipe, week), number in counts.items()), key=itemgetter(2))[::-1]

@@ -1,0 +1,126 @@
+"""Searches over two real shards in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shardhash.base.timestamps import from_iso
+from shardhash.stores.sharded.router import Router
+from shardhash.wire.rows import Report
+from tests.stores.shards import running
+
+A, B = "m", "other"
+
+
+def digits(number: int) -> str:
+    """Digits that land on either shard, by the number's lowest bit."""
+    return f"{'00' if number % 2 else 'ff'}{number:062x}"
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Router]:
+    """Tasks 1 to 6 of zlib and busybox; 2 shares the outhash of 1, 3 has two outhashes; 9 is a mapping alone."""
+    async with running(2) as shards:
+        router = Router([shard.link for shard in shards])
+        for number, outhash, recipe, task in (
+            (1, 101, "zlib", "do_compile"),
+            (2, 101, "zlib", "do_compile"),
+            (3, 103, "busybox", "do_install"),
+            (3, 104, "busybox", "do_install"),
+            (4, 105, "zlib-native", "do_compile"),
+        ):
+            report = Report(A, digits(number), digits(outhash), digits(number), "me", recipe, "1", "r0", task, "text")
+            await router.report([report])
+        await router.report([Report(B, digits(6), digits(101), digits(6), None, None)])
+        await router.report_equiv(A, digits(9), bytes.fromhex(digits(8)))
+        yield router
+        await router.close()
+
+
+async def found(store: Router, limit: int = 100, **search: Any) -> tuple[int, list[int]]:
+    """How many, and the numbers of the taskhashes, newest first."""
+    answer = await store.explorer.find(search, limit)
+    assert answer.complete
+    return answer.count, [int(row["taskhash"][-4:], 16) for row in answer.rows]
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ({"PN": "zlib"}, [2, 1]),
+        ({"PN": "zlib*"}, [4, 2, 1]),
+        ({"PN": "*"}, [4, 3, 3, 2, 1]),
+        ({"task": "do_install", "owner": "me"}, [3, 3]),
+        ({"owner": "you"}, []),
+        ({"method": B}, [6]),
+        ({"method": "oth*"}, [6]),
+        ({"taskhash": digits(3)}, [3, 3]),
+        ({"taskhash": digits(3)[:8]}, [9, 3, 3, 1]),
+        ({"taskhash": digits(9)}, [9]),
+        ({"outhash": digits(101)}, [6, 2, 1]),
+        ({"outhash": digits(101), "method": A}, [2, 1]),
+        ({"outhash": digits(101), "method": A, "PN": "busybox"}, []),
+        ({"unihash": digits(1)}, [2, 1]),
+        ({"unihash": digits(8)}, [9]),
+        ({"unihash": "0" * 63 + "9"}, []),
+        ({"taskhash": "no-digest"}, []),
+    ],
+)
+async def test_what_matches_is_found(store: Router, search: dict[str, Any], expected: list[int]) -> None:
+    count, numbers = await found(store, **search)
+    rows = [number for number in numbers if number != 9]
+    assert sorted(numbers) == sorted(expected)
+    assert rows == [number for number in expected if number != 9]  # newest first
+    assert count == len(expected)
+
+
+async def test_the_newest_are_shown_and_all_are_counted(store: Router) -> None:
+    assert await found(store, 2, PN="*") == (5, [4, 3])
+
+
+async def test_times_bound_what_is_found(store: Router) -> None:
+    rows = (await store.explorer.find({"PN": "*"}, 100)).rows
+    times = [from_iso(row["created"]) for row in rows]
+    assert await found(store, PN="*", since=times[1], until=times[0]) == (2, [4, 3])
+    assert await found(store, PN="*", until=times[-1]) == (1, [1])
+    assert await found(store, since=times[0] + 1) == (1, [6])
+
+
+async def test_a_row_says_what_it_is(store: Router) -> None:
+    (row,) = (await store.explorer.find({"taskhash": digits(2)}, 10)).rows
+    del row["created"]
+    assert row == {
+        "method": A, "taskhash": digits(2), "outhash": digits(101), "owner": "me", "PN": "zlib", "PV": "1", "PR": "r0",
+        "task": "do_compile", "unihash": digits(1), "gc_mark": "", "siginfo": True,
+    }  # fmt: skip
+    (bare,) = (await store.explorer.find({"taskhash": digits(9)}, 10)).rows
+    assert (bare["outhash"], bare["created"], bare["unihash"]) == (None, None, digits(8))
+    read = await store.explorer.read_row(A, digits(2), digits(101))
+    assert read is not None
+    assert read["outhash_siginfo"] == "text"
+    assert await store.explorer.read_row(A, digits(2), digits(999)) is None
+
+
+async def test_diverging_tasks_are_those_with_more_than_one_outhash(store: Router) -> None:
+    answer = await store.explorer.diverging({}, 10)
+    assert (answer.count, answer.recipes, answer.complete) == (1, [("busybox", 1)], True)
+    ((older, newer),) = answer.tasks
+    assert [older["outhash"], newer["outhash"]] == [digits(103), digits(104)]
+    assert (await store.explorer.diverging({"PN": "zlib"}, 10)).count == 0
+
+
+async def test_saved_are_those_with_another_unihash_than_their_own_hash(store: Router) -> None:
+    saved = await store.explorer.saved(0)
+    assert [(recipe, count) for recipe, _, count in saved] == [("zlib", 1)]
+    week = saved[0][1]
+    assert week % (7 * 86400 * 10**6) == 4 * 86400 * 10**6  # a Monday
+    assert await store.explorer.saved(week + 8 * 86400 * 10**6) == []
+
+
+async def test_an_unmapped_row_is_found(store: Router) -> None:
+    await store.remove({"unihash": digits(4)})
+    (row,) = (await store.explorer.find({"PN": "zlib-native"}, 10)).rows
+    assert row["unihash"] is None
