@@ -19,6 +19,7 @@ read back, and only then go files that it does not list. So one that was cut sho
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,13 @@ from shardhash.admin.moments import earliest_time, latest_time
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.generations import remove_other_generations
 from shardhash.shard.directory.lock import lock_directory
-from shardhash.shard.directory.manifest import Manifest, make_directory
+from shardhash.shard.directory.manifest import Manifest, make_directory, plausible_manifest
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
 from shardhash.shard.storage.layout import (
     BACKUP,
     LOCK,
     TEMPORARY,
+    is_shard_file,
     list_shard,
     segment_name,
     siginfo_name,
@@ -44,12 +46,14 @@ from shardhash.shard.storage.layout import (
 )
 from shardhash.shard.storage.log import Tail, first_number, read_segment
 from shardhash.shard.storage.recovery import Progress, now
-from shardhash.shard.storage.snapshot import check_snapshot
+from shardhash.shard.storage.snapshot import check_snapshot, read_end
 
 FORMAT = 1
 ATTEMPTS = 10
 """How often the files of a shard are listed anew when a live server removes one while it is copied."""
 _PIECE = 1 << 20
+_LONGEST = 64 << 20
+"""Bytes of a backup.json that are read; a million files are named in them."""
 _BEGINNING = 256
 """Bytes in which two files differ that are not the same: they hold the time of a snapshot or of a first record."""
 Files: TypeAlias = dict[str, int | None]
@@ -112,16 +116,31 @@ def source_of(fs: FileSystem, directory: Path) -> Source:
     if not fs.exists(path):
         return Source(manifest_of(fs, directory), None, {}, fs)
     with fs.read(path) as file:
-        text = file.read()
+        text = file.read(_LONGEST)
     try:
         found = orjson.loads(text)
-        version, manifest = found["format"], Manifest(int(found["shards"]), int(found["generation"]))
-        time, files = int(found["time"]), dict(found["files"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise DamageError(path, 0, "it is damaged", "take another backup, or repair this one") from None
-    if version != FORMAT:
-        raise ConfigError(f"{directory} is a backup of format {version}, this shardhash reads {FORMAT}")
+        if found["format"] != FORMAT and type(found["format"]) is int:
+            raise ConfigError(f"{directory} is a backup of format {found['format']}, this shardhash reads {FORMAT}")
+        manifest = plausible_manifest(found["shards"], found["generation"])
+        time, files = found["time"], found["files"]
+        if type(time) is not int or not 0 <= time < 1 << 63:
+            raise ValueError(f"{time!r} is no time")
+        _check_names(manifest, files)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"it is no list of what a backup holds: {error!r:.200}"
+        raise DamageError(path, 0, what, "take another backup, or repair this one") from None
     return Source(manifest, time, files, _Listed(fs, directory, files))
+
+
+def _check_names(manifest: Manifest, files: Files) -> None:
+    """ValueError for a name that is none of a file of these shards, or no size."""
+    folders = {str(folder) for folder in manifest.folders(Path())}
+    for name, size in files.items():
+        folder, _, file = name.rpartition("/")
+        if folder not in folders or not is_shard_file(file):
+            raise ValueError(f"{name!r} is no file of a shard")
+        if size is not None and (type(size) is not int or size < 0):
+            raise ValueError(f"{size!r} is no size of {name}")
 
 
 def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progress) -> Result:
@@ -186,7 +205,10 @@ class _Copy:
             for synced in (folder, last, Path()):
                 self._fs.fsync_dir(self._destination / synced)
             return
-        raise StorageError(f"the files of {self._directory / folder} change too fast to be copied, or are missing")
+        raise StorageError(
+            f"the files of {self._directory / folder} change too fast to be copied, or some that they refer to are"
+            " missing; shardhash verify tells"
+        )
 
     def move_time(self, manifest: Manifest) -> None:
         """Let the backup stand for a moment at which all that was acknowledged before it began is in it."""
@@ -220,11 +242,21 @@ class _Copy:
             newest = number == listing.segments[-1]
             check = self._check_newest_segment if newest else self._check_segment
             self._copy(folder / segment_name(number), files, check, may_change=newest)
-        # The texts at last: a row is younger than its text.
-        texts = list_shard(self._fs, self._directory / folder).siginfos
+        # The texts at last: a row is younger than its text. Those that were there at first are copied as well: what was
+        # copied so far refers to them, and if a snapshot let one of them go meanwhile, its file is not found.
+        texts = sorted({*listing.siginfos, *list_shard(self._fs, self._directory / folder).siginfos})
         for number in texts:
             self._copy(folder / siginfo_name(number), files, lambda _path: None, may_change=number == texts[-1])
+        self._check_texts(folder, listing.snapshots, set(texts))
         return files
+
+    def _check_texts(self, folder: Path, snapshots: list[int], texts: set[int]) -> None:
+        """Raise FileNotFoundError when a snapshot refers to a file of texts that was not copied."""
+        for number in snapshots:
+            path = self._destination / folder / snapshot_name(number)
+            missing = set(read_end(self._fs, path).siginfo_files) - texts
+            if missing:
+                raise FileNotFoundError(errno.ENOENT, "a file of texts is missing", siginfo_name(min(missing)))
 
     def _check_snapshot(self, path: Path) -> None:
         check_snapshot(self._fs, path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardhash.base import options
+from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
 from shardhash.base.text import printable
 from shardhash.errors import ConfigError, DamageError, ShardhashError
@@ -207,19 +208,24 @@ def load(arguments: Sequence[str]) -> int:
     known = _command(
         "load",
         "Read a dump into a data directory, a new one or that of a stopped server. What is there already stays, so"
-        " loading twice changes nothing. It happens at once or not at all.",
+        " loading twice changes nothing. It happens at once or not at all. Users, who may have rights here then, are"
+        " left out unless --users is given.",
         existing=False,
     )
     known.parser.add_argument("file", metavar="FILE", type=Path, help="the dump; - for standard input")
+    known.switch("--users", help="take along the users, their tokens and rights, too")
     known.add(
-        "--shards",
+        "--workers",
+        "SHARDHASH_WORKERS",
         metavar="N",
         convert=options.whole(1, 256),
-        help="number of shards (default: as many as there are, in a new directory one for each core)",
+        help="for how many workers (default, as for shardhash serve: what DIR has; for a new one the cores but one,"
+        f" here {default_workers()})",
     )
     given = known.parse(arguments)
     from shardhash.admin.directory import manifest_of, new_directory, replacement
     from shardhash.admin.dump import load as read_dump
+    from shardhash.admin.dump import read_lines
     from shardhash.shard.directory.lock import lock_directory
     from shardhash.shard.storage.filesystem import OsFileSystem
     from shardhash.shard.storage.layout import MANIFEST
@@ -228,14 +234,21 @@ def load(arguments: Sequence[str]) -> int:
         fs = OsFileSystem()
         with sys.stdin.buffer if str(given.file) == "-" else open(given.file, "rb") as lines:  # noqa: PTH123  # both alike
             if not (given.data / MANIFEST).exists():
-                with new_directory(fs, given.data, given.shards or os.cpu_count() or 1) as folders:
-                    counts = read_dump(fs, lines, folders, telling())
+                with new_directory(fs, given.data, given.workers or default_workers()) as folders:
+                    found = read_dump(fs, read_lines(lines), folders, telling(), users=given.users)
             else:
                 with lock_directory(given.data):
                     old = manifest_of(fs, given.data)
-                    with replacement(fs, given.data, given.shards or old.shards) as folders:
-                        counts = read_dump(fs, lines, folders, telling(), old.folders(given.data))
-        print(f"loaded {_counted(counts)} into {given.data}")
+                    with replacement(fs, given.data, given.workers or old.shards) as folders:
+                        present = old.folders(given.data)
+                        found = read_dump(fs, read_lines(lines), folders, telling(), present, users=given.users)
+        print(f"loaded {_counted(found.counts)} into {given.data}")
+        if found.users:
+            names = ", ".join(
+                f"{printable(name)} ({' '.join(rights) or '@none'})" for name, rights in sorted(found.users.items())
+            )
+            taken = "taken along" if given.users else "left out (--users takes them along)"
+            print(f"of these {len(found.users):,} users were {taken}: {names}")
         return 0
 
     return _run("load", run)
@@ -300,7 +313,9 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -9,16 +9,16 @@ The first line is ``{"format": "shardhash dump", "version": 1}``; then a line fo
 
 and at last ``{"type": "end", "entries": n, "mappings": n, "rows": n}``, by which a dump that was cut off is known.
 Hashes are text; times are ISO 8601, UTC unless they say otherwise. Users are there with their salted token hashes, so
-that their tokens go on working; treat a dump like the data directory. What follows from the rows (the index of
-outhashes) is not in it.
+that their tokens go on working; treat a dump like the data directory. One of somebody else's may give that somebody
+rights, so users are left out unless asked for. What follows from the rows (the index of outhashes) is not in it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -28,9 +28,10 @@ from shardhash.shard.directory.reshard import NewShards, gather
 from shardhash.shard.state.selection import columns
 from shardhash.shard.state.table import Row, Table
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.recovery import MALFORMED, Progress, recover
 from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.wire.hashes import to_digest, to_key, to_text
+from shardhash.wire.messages import DB_ADMIN, READ, REPORT, USER_ADMIN
 from shardhash.wire.rows import DETAILS, SIGINFO
 
 FORMAT = "shardhash dump"
@@ -38,7 +39,25 @@ VERSION = 1
 EVERY = 100_000
 """Lines between one progress text and the next."""
 
+LONGEST_LINE = 256 << 20
+"""Bytes of a line that is read; those of the largest siginfo text that there can be are fewer."""
+ADMINISTRATOR = "administrator"
+"""The setting that says whom the server's settings made an administrator, password included."""
+_PERMISSIONS = frozenset((READ, REPORT, DB_ADMIN, USER_ADMIN, "@all", "@none"))
 _COUNTED = {"entry": "entries", "mapping": "mappings", "row": "rows"}
+
+
+class Loaded(NamedTuple):
+    """What a dump held: how many of each; its users with their permissions, taken along or not."""
+
+    counts: Counter[str]
+    users: dict[str, list[str]]
+
+
+def read_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, of which one that is too long is cut off."""
+    while line := file.readline(LONGEST_LINE + 1):
+        yield line
 
 
 def dump(
@@ -75,17 +94,22 @@ def load(
     folders: Sequence[Path],
     progress: Progress,
     present: Sequence[Path] = (),
-) -> Counter[str]:
-    """Read a dump into new shards (`begin_shard`), durably; how many of each. ConfigError names the line that is wrong.
+    *,
+    users: bool = False,
+) -> Loaded:
+    """Read a dump into new shards (`begin_shard`), durably. ConfigError names the line that is wrong.
 
-    `present`: the folders of shards whose state is taken along; where both know something, they win, as with reports.
-    Memory: the whole state.
+    `users`: with the users that are in it, and whom the server's settings made an administrator. `present`: the folders
+    of shards whose state is taken along; where both know something, they win, as with reports. Memory: the whole state.
     """
     shards = NewShards(fs, folders)
     counts = Counter(dict.fromkeys(_COUNTED.values(), 0))
+    found: dict[str, list[str]] = {}
     ended = False
     for number, line in enumerate(lines, 1):
         try:
+            if len(line) > LONGEST_LINE:
+                raise ConfigError(f"it has more than {LONGEST_LINE:,} bytes")
             value = orjson.loads(line)
             if number == 1:
                 _check_format(value)
@@ -95,8 +119,11 @@ def load(
                 ended = _check_end(value, counts)
             else:
                 counts[_COUNTED[value["type"]]] += 1
-                _LOADERS[value["type"]](shards, value)
-        except (ConfigError, InvokeError, KeyError, TypeError, ValueError) as error:
+                if value["type"] == "entry":
+                    _load_entry(shards, value, found, users=users)
+                else:
+                    _LOADERS[value["type"]](shards, value)
+        except (ConfigError, InvokeError, *MALFORMED) as error:
             what = f"{error} is missing or not known" if isinstance(error, KeyError) else error
             raise ConfigError(f"line {number} of the dump: {what}") from None
         if number % EVERY == 0:
@@ -105,7 +132,7 @@ def load(
         raise ConfigError("the dump is cut off: its last line is missing")
     gather(fs, present, shards, progress)
     shards.finish(progress)
-    return counts
+    return Loaded(counts, found)
 
 
 def _dump_entries(table: Table, put: Callable[[dict[str, Any]], None]) -> None:
@@ -138,8 +165,33 @@ def _check_end(value: dict[str, Any], counts: Counter[str]) -> bool:
     return True
 
 
-def _load_entry(shards: NewShards, value: dict[str, Any]) -> None:
-    shards.add_entry(_text(value, "kind"), _text(value, "name"), value["value"])
+def _load_entry(shards: NewShards, value: dict[str, Any], users_found: dict[str, list[str]], *, users: bool) -> None:
+    kind, name, entry = _text(value, "kind"), _text(value, "name"), value["value"]
+    if kind == "user":
+        users_found[name] = _check_user(entry)
+    elif kind != "config":
+        raise ConfigError(f"entries of kind {kind!r} are not known")
+    elif name == ADMINISTRATOR:
+        _check_user(entry)
+        _text(entry, "username")
+    elif not isinstance(entry, str):
+        raise ConfigError(f"the setting {name!r} must be text")
+    if users or (kind == "config" and name != ADMINISTRATOR):
+        shards.add_entry(kind, name, entry)
+
+
+def _check_user(entry: Any) -> list[str]:
+    """The permissions of a user (coordinator/users.py). ConfigError for what is none."""
+    if not isinstance(entry, dict):
+        raise ConfigError("a user must be an object")
+    for name in ("id", "scheme", "salt", "hash"):
+        _text(entry, name)
+    for name in ("salt", "hash"):
+        bytes.fromhex(entry[name])
+    permissions = entry["permissions"]
+    if not isinstance(permissions, list) or not all(word in _PERMISSIONS for word in permissions):
+        raise ConfigError(f"the permissions of a user must be some of {', '.join(sorted(_PERMISSIONS))}")
+    return [str(word) for word in permissions]
 
 
 def _load_mapping(shards: NewShards, value: dict[str, Any]) -> None:
@@ -159,7 +211,7 @@ def _load_row(shards: NewShards, value: dict[str, Any]) -> None:
     shards.add_index(method, outhash, taskhash, row.created)
 
 
-_LOADERS = {"entry": _load_entry, "mapping": _load_mapping, "row": _load_row}
+_LOADERS = {"mapping": _load_mapping, "row": _load_row}
 
 
 def _text(value: dict[str, Any], name: str) -> str:

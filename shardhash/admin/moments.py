@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shardhash.base.timestamps import to_iso
-from shardhash.errors import ConfigError
+from shardhash.errors import ConfigError, StorageError
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import list_shard, segment_path, snapshot_path
-from shardhash.shard.storage.log import Tail, first_number, read_segment
+from shardhash.shard.storage.log import Tail, first_number, last_time, read_segment
 from shardhash.shard.storage.recovery import log_is_all
 from shardhash.shard.storage.snapshot import read_end
+
+ATTEMPTS = 10
+"""How often a shard is looked at anew while a live server changes its files."""
 
 
 def text_of(time: int) -> str:
@@ -53,15 +56,21 @@ def latest_time(fs: FileSystem, folders: Iterable[Path]) -> int:
 
 
 def _latest_of(fs: FileSystem, folder: Path) -> int:
+    for _ in range(ATTEMPTS):
+        try:
+            return _latest_of_files(fs, folder)
+        except FileNotFoundError:
+            continue  # a snapshot was finished meanwhile, and what it replaces is gone
+    raise StorageError(f"the files of {folder} change too fast to be read")
+
+
+def _latest_of_files(fs: FileSystem, folder: Path) -> int:
     listing = list_shard(fs, folder)
-    last = 0
     for number in reversed(listing.segments):
-        last = max(last, *_times(fs, folder, number, newest=number == listing.segments[-1]), 0)
+        last = last_time(fs, segment_path(folder, number))
         if last:
-            break
-    if listing.snapshots and (not last or listing.snapshots[-1] > number):
-        last = max(last, read_end(fs, snapshot_path(folder, listing.snapshots[-1])).time)
-    return last
+            return last
+    return read_end(fs, snapshot_path(folder, listing.snapshots[-1])).time if listing.snapshots else 0
 
 
 def _first_record(fs: FileSystem, folders: Iterable[Path]) -> int:

@@ -19,14 +19,14 @@ from shardhash.admin.backup import Source, copy_file, source_of
 from shardhash.admin.directory import new_aside, new_directory, replacement
 from shardhash.admin.moments import check_moment, earliest_time, text_of
 from shardhash.admin.verify import verify
-from shardhash.errors import ConfigError, StorageError
+from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.directory.manifest import Manifest, check_folders, read_manifest, write_manifest
 from shardhash.shard.directory.reshard import reshard
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import generation_folder
-from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.recovery import MALFORMED, Progress, recover
 
 
 def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, progress: Progress) -> int | None:
@@ -69,14 +69,12 @@ def _write_state(fs: FileSystem, source: Path, new: list[Path], until: int | Non
     """Write the state of a source to new shards, and verify them; the time it stands for."""
     found, moment = moment_of(fs, source, until)
     # The shards of a backup were copied one after the other: a row may be there before its index item.
-    reshard(
-        found.fs,
-        found.manifest.folders(source),
-        new,
-        progress,
-        read=partial(_read_until, until=moment),
-        reindex=True,
-    )
+    folders = found.manifest.folders(source)
+    try:
+        reshard(found.fs, folders, new, progress, read=partial(_read_until, until=moment), reindex=True)
+    except MALFORMED as error:  # it was read, but cannot be written: a backup may come from anybody
+        what = f"something in it has a right checksum and says what cannot be: {error!r}"
+        raise DamageError(source, 0, what, "take another backup") from error
     verdict = verify(fs, new, progress)
     if verdict.damage:
         raise StorageError("what was restored does not verify: " + "; ".join(verdict.damage))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from shardhash.admin.cli import telling
 from shardhash.base import options
+from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
 from shardhash.errors import ConfigError, ShardhashError
 from shardhash.moving.report import describe, to_json
@@ -64,7 +65,6 @@ def import_(arguments: Sequence[str]) -> int:
     """``shardhash import``."""
     known = _import_options()
     given = known.parse(arguments)
-    from shardhash.base.cores import usable_cores
     from shardhash.moving.importing import Wish, import_into
     from shardhash.moving.reading import to_source
     from shardhash.shard.storage.filesystem import OsFileSystem
@@ -78,7 +78,7 @@ def import_(arguments: Sequence[str]) -> int:
         if given.address is not None:
             reports = _import_live(given, wish)
         else:
-            shards = given.shards or max(1, usable_cores() - 1)
+            shards = given.workers or default_workers()
             reports = import_into(OsFileSystem(), given.data, shards, wish, telling())
         if given.json:
             print(json.dumps(to_json(reports, name_of_zone(given.source_timezone))))
@@ -192,10 +192,12 @@ def _import_options() -> Options:
     )
     known.switch("--no-users", help="leave the users out")
     known.add(
-        "--shards",
+        "--workers",
+        "SHARDHASH_WORKERS",
         metavar="N",
         convert=options.whole(1, 256),
-        help="number of shards of a new directory (default: as many as shardhash serve would make)",
+        help="for how many workers a new directory is made (default, as for shardhash serve: the cores but one,"
+        f" here {default_workers()})",
     )
     _add_database_options(known)
     known.switch("--json", help="print the report as one line of JSON")

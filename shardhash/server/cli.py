@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shardhash.base import options
+from shardhash.base.cores import default_workers
 from shardhash.base.options import DATABASE, DEFAULT, Options, Value
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import File, read_file
@@ -15,7 +16,7 @@ from shardhash.coordinator import limits
 from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
-from shardhash.server.option_table import DEFAULT_FILE, SECRETS, TABLE, parse_http, parse_rules, workers_of_this_machine
+from shardhash.server.option_table import DEFAULT_FILE, SECRETS, TABLE, parse_http, parse_rules
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Configuration, Settings
 from shardhash.shard.directory.manifest import read_manifest
@@ -179,7 +180,7 @@ def _workers_of(data: Path | None) -> int:
         manifest = read_manifest(OsFileSystem(), data) if data is not None else None
     except DamageError:
         manifest = None  # the start says what is wrong with it
-    return manifest.shards if manifest is not None else workers_of_this_machine()
+    return manifest.shards if manifest is not None else default_workers()
 
 
 def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shardhash.base import options
-from shardhash.base.cores import usable_cores
+from shardhash.base.cores import default_workers
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
 from shardhash.coordinator import limits, permissions
 from shardhash.coordinator.bind import Bind
@@ -24,11 +24,6 @@ DEFAULT_BIND = "unix://./hashserve.sock"
 DEFAULT_FILE = Path("/etc/shardhash.toml")
 MAX_WORKERS = 256
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-def workers_of_this_machine() -> int:
-    """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
-    return max(1, usable_cores() - 1)
 
 
 def parse_rules(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
@@ -220,7 +215,7 @@ _DATA = (
         metavar="N",
         convert=options.whole(1, MAX_WORKERS),
         help="worker processes, each with its part of the hashes; another number than before moves all to new files"
-        f" first (default: what DIR has; for a new one the cores but one, here {workers_of_this_machine()})",
+        f" first (default: what DIR has; for a new one the cores but one, here {default_workers()})",
     ),
     option(
         "--sync",

@@ -21,6 +21,7 @@ from shardhash.wire.hashes import ShardMap, to_key
 
 METHOD = "sstate"
 MARK = "kept"
+USER = {"id": "1", "permissions": ["@read"], "scheme": "blake2b", "salt": "00", "hash": "11"}
 
 
 def silent(_text: str) -> None:
@@ -71,7 +72,7 @@ class Writer:
             self.report(number)
         gone = hash_of("task", numbers[0])
         self.write(self.home(gone), ("unmap", METHOD, [gone]))
-        self.write(self.shards[0], ("set", "user", "joe", {"permissions": ["@read"]}))
+        self.write(self.shards[0], ("set", "user", "joe", USER))
         for shard in self.shards:
             self.write(shard, ("set", "config", "gc-mark", MARK))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from zlib import crc32
 
+import orjson
 import pytest
 
 from shardhash.admin import backup as backup_module
@@ -15,11 +19,12 @@ from shardhash.admin.backup import backup, source_of
 from shardhash.admin.restore import restore
 from shardhash.admin.verify import verify
 from shardhash.client import create_client
-from shardhash.errors import ConfigError, DamageError
+from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.storage import recovery
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import BACKUP, list_shard, segment_path
-from tests.admin.directories import Writer, facts, silent
+from shardhash.shard.storage.log import LogWriter, Tail, read_segment
+from tests.admin.directories import METHOD, Writer, facts, hash_of, silent
 from tests.servers import ServerProcess
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
 
@@ -227,3 +232,194 @@ def test_snapshots_that_are_all_younger_than_the_backup(
     monkeypatch.setattr(backup_module, "now", lambda: began)
     assert backup(FS, data, tmp_path / "backup", silent).time > began
     assert restored(tmp_path / "backup", tmp_path / "restored") == facts(FS, data)
+
+
+class Racing(OsFileSystem):
+    """A live server writes snapshots, which let go of texts, each time that the backup is about to copy texts."""
+
+    def __init__(self, folder: Path, times: int, race: Callable[[], None]) -> None:
+        self._folder = folder
+        self._times = times
+        self._race = race
+        self._listed = 0
+
+    def listdir(self, path: Path) -> list[str]:
+        if path == self._folder:
+            self._listed += 1
+            if self._listed > 1 and self._listed % 2 and self._times:  # the first time it looks for the last record
+                self._times -= 1
+                self._race()
+        return super().listdir(path)
+
+
+def test_texts_that_go_while_they_are_copied(data: Path, tmp_path: Path) -> None:
+    """What the copied snapshots and segments refer to is in the backup, or there is no backup."""
+    for number in range(3, 100, 3):  # a file of texts for each start
+        writer = Writer(FS, data, shards=1, segment_size=600)
+        writer.report(number)
+        if number % 9 == 0:
+            writer.snapshot()
+        if number < 99:
+            writer.close()
+
+    gone = iter(range(3, 100, 3))
+
+    def race() -> None:
+        task = next(gone)
+        name = hash_of("task", task) if task % 11 else f"task-{task}"
+        writer.write(writer.shards[0], ("unrow", METHOD, [[name, hash_of("out", task // 2)]]))
+        for _ in range(3):
+            writer.snapshot()
+
+    for times in (1, 3):
+        fs = Racing(writer.folders[0], times, race)
+        backup(fs, data, tmp_path / f"backup-{times}", silent)
+        found = source_of(FS, tmp_path / f"backup-{times}")
+        folders = found.manifest.folders(tmp_path / f"backup-{times}")
+        assert verify(found.fs, folders, silent, found.time).damage == []
+        assert restored(tmp_path / f"backup-{times}", tmp_path / f"restored-{times}")  # with all texts
+    with pytest.raises(StorageError, match="change too fast"):
+        backup(Racing(writer.folders[0], 100, race), data, tmp_path / "never", silent)
+    assert not (tmp_path / "never" / BACKUP).exists()
+
+
+def test_links_are_not_followed_and_files_are_for_their_owner_alone(data: Path, tmp_path: Path) -> None:
+    writer = Writer(FS, data)
+    writer.fill(range(1, 30))
+    writer.close()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    target = tmp_path / "backup"
+    for path in data.rglob("*.*"):
+        trap = target / path.relative_to(data)
+        trap.parent.mkdir(parents=True, exist_ok=True)
+        trap.with_name(trap.name + ".tmp").symlink_to(victim)
+    (target / "backup.json.tmp").symlink_to(victim)
+    (target / "manifest.json.tmp").unlink()
+    mask = os.umask(0)
+    try:
+        backup(FS, data, target, silent)
+    finally:
+        os.umask(mask)
+    assert victim.read_text() == "precious"
+    for path in target.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.name != "lock":
+            assert path.stat().st_mode & 0o777 == 0o600, path
+    shard = next(target.glob("generation-*/shard-000"))
+    shutil.rmtree(shard)
+    shard.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(StorageError, match="cannot be written"):
+        backup(FS, data, target, silent)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": 3_000_000},
+        {"shards": -1},
+        {"shards": True},
+        {"generation": 0},
+        {"generation": "../../etc"},
+        {"time": -1},
+        {"time": "now"},
+        {"time": 1 << 63},
+        {"files": []},
+        {"files": {"../../etc/passwd": 5}},
+        {"files": {"generation-000001/shard-000/../../../x": 5}},
+        {"files": {"generation-000001/shard-007/log-0000000001.log": 5}},
+        {"files": {"generation-000001/shard-000/log-0000000001.log": -5}},
+        {"files": {"generation-000001/shard-000/log-0000000001.log": "5"}},
+    ],
+)
+def test_a_hostile_manifest_is_refused_in_words(data: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    Writer(FS, data).close()
+    backup(FS, data, tmp_path / "backup", silent)
+    path = tmp_path / "backup" / BACKUP
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | change))
+    with pytest.raises(DamageError, match="no list of what a backup holds"):
+        restore(FS, tmp_path / "backup", tmp_path / "new", None, silent)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["backup.json", "log", "snap", "sig"])
+def test_pipes_and_links_in_a_backup_are_refused_in_words(data: Path, tmp_path: Path, kind: str) -> None:
+    writer = Writer(FS, data)
+    writer.fill(range(1, 30))
+    writer.snapshot()
+    writer.close()
+    backup(FS, data, tmp_path / "backup", silent)
+    path = [path for path in sorted((tmp_path / "backup").rglob("*")) if path.name.endswith(kind)][-1]
+    content = path.read_bytes()
+    for make in (os.mkfifo, lambda name: name.symlink_to(tmp_path / "aim"), Path.mkdir):
+        (tmp_path / "aim").write_bytes(content)
+        path.unlink()
+        make(path)
+        with pytest.raises((DamageError, StorageError, OSError), match=r"no regular file|no data directory"):
+            restore(FS, tmp_path / "backup", tmp_path / "new", None, silent)
+        assert not (tmp_path / "new" / "manifest.json").exists()
+        path.rmdir() if path.is_dir() else path.unlink()
+        path.write_bytes(content)
+    restore(FS, tmp_path / "backup", tmp_path / "new", None, silent)
+
+
+def test_what_is_sound_by_its_checksum_and_says_what_cannot_be(data: Path, tmp_path: Path) -> None:
+    """Every line of a snapshot and every record with one of its values another: refused in words, never a traceback."""
+    writer = Writer(FS, data, shards=1)
+    writer.fill(range(1, 12))
+    writer.snapshot()
+    writer.fill(range(12, 15))
+    writer.close()
+    backup(FS, data, tmp_path / "backup", silent)
+    chance = random.Random(1)
+    hostile: list[object] = [None, -1, 1 << 63, "x", [], {}, [[]], 1.5, True, "f" * 63]
+    for path in sorted((tmp_path / "backup").glob("generation-*/shard-*/*")):
+        sound = path.read_bytes()
+        for change in range(20):
+            path.write_bytes(changed(sound, path.suffix, chance, hostile[change % len(hostile)]))
+            try:
+                restore(FS, tmp_path / "backup", tmp_path / f"new-{path.name}-{change}", None, silent)
+            except (DamageError, ConfigError, StorageError):
+                pass
+            path.write_bytes(sound)
+
+
+def changed(sound: bytes, suffix: str, chance: random.Random, value: object) -> bytes:
+    """The file with one value of one line or record another, its checksums right."""
+    if suffix == ".snap":
+        lines = sound.splitlines()
+        at = chance.randrange(len(lines))
+        found = orjson.loads(lines[at][9:])
+        put(found, chance, value)
+        payload = orjson.dumps(found)
+        lines[at] = b"%08x %b" % (crc32(payload, at), payload)
+        return b"\n".join(lines) + b"\n"
+    if suffix == ".log" and len(sound) > 100:
+        fs = FaultyFileSystem()
+        fs.mkdir(Path("/x"))
+        first = int.from_bytes(sound[8:16], "little")
+        writer = LogWriter(fs, Path("/x"), 1, first, 1 << 30)
+        path = segment_path(Path("/x"), 9)
+        fs.create(path).write(sound, 0)
+        entries = list(read_segment(fs, path, first, newest=True, tail=Tail()))
+        at = chance.randrange(len(entries)) if entries else 0
+        for number, entry in enumerate(entries):
+            found = orjson.loads(entry.payload)
+            if number == at:
+                put(found, chance, value)
+            writer.append([orjson.dumps(found)], entry.time)
+            writer.sync()
+        return bytes(fs.file(segment_path(Path("/x"), 1)).data)
+    return sound
+
+
+def put(found: object, chance: random.Random, value: object) -> None:
+    if isinstance(found, dict) and found:
+        name = chance.choice(sorted(found))
+        if isinstance(found[name], dict | list) and found[name] and chance.random() < 0.5:
+            put(found[name], chance, value)
+        else:
+            found[name] = value
+    elif isinstance(found, list) and found:
+        found[chance.randrange(len(found))] = value

@@ -22,6 +22,7 @@ from tests.admin.directories import Writer, facts, hash_of
 from tests.servers import ServerProcess
 
 FS = OsFileSystem()
+TAKEN = "of these 1 users were taken along: joe (@read)\n"
 
 
 class Shell:
@@ -127,8 +128,8 @@ def test_dump_and_load(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyP
     saved = facts(FS, shell.data)
     assert shell("dump", tmp_path / "dump") == 0
     assert (tmp_path / "dump").stat().st_mode & 0o777 == 0o600
-    assert shell("load", tmp_path / "dump", "--shards", "3", data=tmp_path / "new") == 0
-    assert shell.out == f"loaded 37 mappings, 39 outhash rows, 2 users and settings into {tmp_path}/new\n"
+    assert shell("load", tmp_path / "dump", "--workers", "3", "--users", data=tmp_path / "new") == 0
+    assert shell.out == f"loaded 37 mappings, 39 outhash rows, 2 users and settings into {tmp_path}/new\n" + TAKEN
     assert facts(FS, tmp_path / "new") == saved
     assert shell("load", tmp_path / "dump", data=tmp_path / "new") == 0
     assert facts(FS, tmp_path / "new") == saved

@@ -9,12 +9,13 @@ import orjson
 import pytest
 
 from shardhash.admin.directory import new_directory
-from shardhash.admin.dump import dump, load
+from shardhash.admin.dump import dump, load, read_lines
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError
 from shardhash.shard.directory.manifest import make_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
-from tests.admin.directories import METHOD, Writer, facts, hash_of, siginfo_of, silent
+from shardhash.shard.storage.recovery import recover
+from tests.admin.directories import METHOD, USER, Writer, facts, hash_of, siginfo_of, silent
 
 FS = OsFileSystem()
 
@@ -37,7 +38,10 @@ def lines(tmp_path: Path) -> list[bytes]:
 @pytest.mark.parametrize("shards", [1, 2, 5])
 def test_what_is_dumped_comes_back(tmp_path: Path, lines: list[bytes], shards: int) -> None:
     with new_directory(FS, tmp_path / "new", shards) as folders:
-        assert load(FS, lines, folders, silent) == {"entries": 2, "mappings": 30, "rows": 31}
+        assert load(FS, lines, folders, silent, users=True) == (
+            {"entries": 2, "mappings": 30, "rows": 31},
+            {"joe": ["@read"]},
+        )
     assert facts(FS, tmp_path / "new") == facts(FS, tmp_path / "data")
     verdict = verify(FS, folders, silent)
     assert (verdict.damage, verdict.remarks) == ([], [])
@@ -70,6 +74,21 @@ def changed(line: bytes, **fields: object) -> bytes:
         (lambda lines: [*lines[:3], changed(lines[3], type="thing"), *lines[4:]], "line 4 .*'thing' is missing or not"),
         (lambda lines: [*lines[:4], changed(lines[4], unihash="x"), *lines[5:]], "line 5 .*Invalid unihash"),
         (lambda lines: [*lines[:4], changed(lines[4], taskhash=5), *lines[5:]], "line 5 .*'taskhash' must be text"),
+        (lambda lines: [lines[0], b"[]", *lines[2:]], "line 2 of the dump"),
+        (lambda lines: [lines[0], b"[" * 100_000, *lines[2:]], "line 2 of the dump"),
+        (lambda lines: [lines[0], changed(lines[1], kind="door"), *lines[2:]], "'door' are not known"),
+        (
+            lambda lines: [lines[0], changed(lines[1], value=USER | {"permissions": ["x"]}), *lines[2:]],
+            "permissions",
+        ),
+        (lambda lines: [lines[0], changed(lines[1], value=USER | {"salt": "x"}), *lines[2:]], "line 2 of the dump"),
+        (lambda lines: [lines[0], changed(lines[1], value={"permissions": []}), *lines[2:]], "'id' is missing"),
+        (lambda lines: [lines[0], changed(lines[1], value=[]), *lines[2:]], "a user must be an object"),
+        (lambda lines: [lines[0], changed(lines[1], kind="config", value=5), *lines[2:]], "must be text"),
+        (
+            lambda lines: [lines[0], changed(lines[1], kind="config", name="administrator", value=1), *lines[2:]],
+            "object",
+        ),
         (lambda lines: [*lines[:-2], changed(lines[-2], created="noon"), lines[-1]], "Invalid isoformat"),
         (lambda lines: [*lines[:-2], changed(lines[-2], created="1969-12-31"), lines[-1]], "no time from 1970"),
     ],
@@ -80,7 +99,7 @@ def test_what_is_no_dump_is_refused(tmp_path: Path, lines: list[bytes], change: 
         load(FS, change(lines), folders, silent)
     assert not (tmp_path / "new" / "manifest.json").exists()
     with new_directory(FS, tmp_path / "new", 2) as folders:  # it is run again
-        load(FS, lines, folders, silent)
+        load(FS, lines, folders, silent, users=True)
     assert facts(FS, tmp_path / "new") == facts(FS, tmp_path / "data")
 
 
@@ -91,3 +110,25 @@ def test_nothing_is_loaded_over_something(tmp_path: Path, lines: list[bytes]) ->
     (tmp_path / "home" / "letter").touch()
     with pytest.raises(ConfigError, match="not empty"), new_directory(FS, tmp_path / "home", 2):
         raise AssertionError
+
+
+def test_users_are_left_out_unless_they_are_asked_for(tmp_path: Path, lines: list[bytes]) -> None:
+    administrator = {"type": "entry", "kind": "config", "name": "administrator", "value": USER | {"username": "eve"}}
+    end = changed(lines[-1], entries=3)
+    given = [*lines[:-1], orjson.dumps(administrator), end]
+    for users in (False, True):
+        new = tmp_path / f"new-{users}"
+        with new_directory(FS, new, 2) as folders:
+            found = load(FS, given, folders, silent, users=users)
+        assert found.users == {"joe": ["@read"]}
+        entries = recover(FS, folders[0]).table.entries
+        assert list(entries.get("user", {})) == (["joe"] if users else [])
+        assert set(entries["config"]) == ({"gc-mark", "administrator"} if users else {"gc-mark"})
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, lines: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.admin.dump.LONGEST_LINE", 2000)
+    text = io.BytesIO(lines[0] + b"x" * 10_000)
+    with pytest.raises(ConfigError, match="line 2 of the dump: it has more than 2,000 bytes"):  # noqa: SIM117
+        with new_directory(FS, tmp_path / "new", 1) as folders:
+            load(FS, read_lines(text), folders, silent)

@@ -106,7 +106,7 @@ def test_loading_a_dump(survives: Survives) -> None:
 
     def act(fs: FaultyFileSystem) -> None:
         with new_directory(fs, NEW, 2) as folders:
-            load(fs, lines, folders, silent)
+            load(fs, lines, folders, silent, users=True)
 
     expected = facts(fs, DATA)
     for fs in cuts(act, survives):

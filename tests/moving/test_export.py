@@ -60,12 +60,12 @@ def a_database(path: Path) -> Path:
 
 def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, out = a_database(tmp_path / "first.db"), tmp_path / "out.db"
-    assert run("import", first, "--data", tmp_path / "data", "--shards", 3) == 0
+    assert run("import", first, "--data", tmp_path / "data", "--workers", 3) == 0
     assert run("export", out, "--data", tmp_path / "data") == 0
     assert f"{out} holds 3 mappings, 3 outhash rows, 2 users and 2 settings\n" in capsys.readouterr().out
     for table in COLUMNS:
         assert contents(out, table) == contents(first, table)
-    assert run("import", out, "--data", tmp_path / "again", "--shards", 2) == 0
+    assert run("import", out, "--data", tmp_path / "again", "--workers", 2) == 0
 
     def without_ids(data: Path) -> set[str]:
         found = [json.loads(fact) for fact in facts(FS, data)]

@@ -245,7 +245,7 @@ def test_into_a_directory_that_is_there(
 
 def test_siginfo_of_what_was_there_stays(importer: Importer, tmp_path: Path) -> None:
     first = db.write_many(tmp_path / "a.db", 50, siginfo=300)
-    importer(first, "--shards", "3")
+    importer(first, "--workers", "3")
     before = facts(FS, importer.data)
     importer(db.write_many(tmp_path / "b.db", 50, siginfo=300, start=25))
     after = facts(FS, importer.data)

@@ -143,10 +143,8 @@ class FaultyFileSystem:
     def create(self, path: Path) -> WritableFile:
         self.step("create")
         folder = self.folder(path.parent)
-        old = folder.names.get(path.name)
-        if isinstance(old, File):
-            old.data.clear()
-            return _Handle(self, old)
+        if path.name in folder.names:
+            folder.change({path.name: None})
         file = File()
         folder.change({path.name: file})
         return _Handle(self, file)

@@ -87,14 +87,16 @@ def next_generation(fs: FileSystem, directory: Path, shards: int) -> Iterator[Ma
     """
     new = Manifest(shards, highest_generation(fs, directory) + 1)
     try:
-        try:
-            make_generation(fs, directory, new, BASE_SEGMENT)
-            yield new
-            check_folders(fs, directory, new)
-        except BaseException:
-            with suppress(OSError):  # else it is a leftover, which goes later
-                _remove_tree(fs, generation_folder(directory, new.generation))
-            raise
+        make_generation(fs, directory, new, BASE_SEGMENT)
+        yield new
+        check_folders(fs, directory, new)
+    except BaseException as error:
+        with suppress(OSError):  # else it is a leftover, which goes later
+            _remove_tree(fs, generation_folder(directory, new.generation))
+        if isinstance(error, OSError):
+            raise StorageError(f"{directory} is left as it was: {error}") from error
+        raise
+    try:
         write_manifest(fs, directory, new)
     except OSError as error:
         raise StorageError(f"{directory} cannot be written: {error}") from error

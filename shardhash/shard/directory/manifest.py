@@ -24,6 +24,8 @@ FORMAT = 2
 """Version of the data directory as a whole: layout, log, snapshots and siginfo files."""
 MOST_SHARDS = 256
 """As many as there are slots."""
+_LONGEST = 4096
+"""Bytes of a manifest that are read."""
 MOST_GENERATION = 999_999_999
 
 REBUILD = "run: shardhash repair --data DIR, which writes it anew from the folders that are there"
@@ -51,7 +53,7 @@ def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
     if not fs.exists(path):
         return None
     with fs.read(path) as file:
-        text = file.read()
+        text = file.read(_LONGEST)
     try:
         found = orjson.loads(text)
         version = found["format"]
@@ -109,7 +111,8 @@ def make_directory(fs: FileSystem, directory: Path) -> None:
     """Make the data directory itself, readable by its owner only, and its parents. Raises ConfigError."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        fs.mkdir(directory)
+        if not directory.is_dir():  # it may be a link; nothing in it is
+            fs.mkdir(directory)
         fs.fsync_dir(directory.parent)
     except OSError as error:
         raise ConfigError(f"cannot make the data directory {directory}: {error.strerror or error}") from None

@@ -10,8 +10,10 @@ Rules that every user of this interface follows, because a real file system prom
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -59,7 +61,7 @@ class FileSystem(Protocol):
         """Names in a folder, sorted."""
 
     def mkdir(self, path: Path) -> None:
-        """Make a folder (mode 0700); fine if it is there."""
+        """Make a folder (mode 0700); fine if it is there, and no link."""
 
     def rename(self, source: Path, target: Path) -> None:
         """Move a file or folder within the file system, in place of a file of the target's name."""
@@ -117,20 +119,36 @@ class _OsFile:
             os.close(fd)
 
 
+def _open_regular(path: Path, flags: int) -> int:
+    """A descriptor of a file, and of nothing else: no link is followed, no pipe waited for."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
 class OsFileSystem:
-    """The real file system."""
+    """The real file system. It follows no link and opens nothing but regular files: a backup may come from anybody."""
 
     def create(self, path: Path) -> WritableFile:
-        return _OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # a link, or a file that others have open, is not written to
+        return _OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE))
 
     def modify(self, path: Path) -> WritableFile:
-        return _OsFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return _OsFile(_open_regular(path, os.O_RDWR))
 
     def read(self, path: Path) -> BinaryIO:
-        return open(path, "rb", buffering=1 << 18)
+        return open(_open_regular(path, os.O_RDONLY), "rb", buffering=1 << 18)
 
     def size(self, path: Path) -> int:
-        return os.stat(path).st_size
+        return os.lstat(path).st_size
 
     def exists(self, path: Path) -> bool:
         return os.path.lexists(path)
@@ -142,7 +160,7 @@ class OsFileSystem:
         try:
             os.mkdir(path, FOLDER_MODE)
         except FileExistsError:
-            if not os.path.isdir(path):
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
                 raise
 
     def rename(self, source: Path, target: Path) -> None:

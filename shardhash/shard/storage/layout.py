@@ -55,6 +55,12 @@ class Listing(NamedTuple):
     temporaries: list[str]
 
 
+def is_shard_file(name: str) -> bool:
+    """Whether a name is one of a file that counts in a shard's folder."""
+    match = _NUMBERED.fullmatch(name)
+    return match is not None and _ENDINGS[match[1]] == match[3]
+
+
 def segment_name(number: int) -> str:
     """The name of a log segment."""
     return f"log-{number:010}.log"

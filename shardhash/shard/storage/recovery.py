@@ -16,6 +16,7 @@ A disk that is full or read-only does not keep a shard from 2 and 3; 1, 4 and 5 
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
 
 SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, struct.error)
+"""What a record or chunk raises that is sound by its checksum and says what cannot be."""
 CLOCK_PATIENCE = 1_000_000
 """Microseconds by which a clock may be behind the last record before anybody is told."""
 EMPTY_SEGMENT = 20
@@ -125,7 +128,7 @@ def _load_snapshot(
                 snapshot_chunks.load(table, chunk)
                 if count % 500 == 0:
                     progress(f"loading snapshot {number}; {table.counts()['mappings']:,} mappings")
-        except (DamageError, KeyError, ValueError, IndexError) as error:
+        except (DamageError, *MALFORMED) as error:
             found.bad_snapshots.append(path)
             found.remarks.append(f"snapshot {number} does not verify ({error}); going back to the one before")
             progress(found.remarks[-1])
@@ -160,7 +163,7 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
         if until is None or entry.time <= until:
             try:
                 found.table.apply(orjson.loads(entry.payload))
-            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            except MALFORMED as error:
                 what = f"record {entry.number} is sound but says nothing that can be applied: {error!r}"
                 raise DamageError(path, entry.end - len(entry.payload), what, HINT) from None
     if newest and tail.end <= EMPTY_SEGMENT:

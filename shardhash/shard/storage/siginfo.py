@@ -29,6 +29,8 @@ from shardhash.shard.storage.layout import list_shard, siginfo_path
 MAGIC = b"SHSIG\0\0\1"
 FILE_SIZE = 16 << 20
 """Bytes after which the next file is begun; small, because space comes back a file at a time."""
+MOST_TEXT = 1 << 30
+"""Bytes of a text that are unpacked; no message of a client is as long."""
 LEVEL = 3
 """zlib's; a text of 100 KiB takes 1 ms."""
 
@@ -211,7 +213,17 @@ def _read_text(file: BinaryIO, offset: int) -> str | None:
     packed = file.read(size)
     if len(packed) != size or crc32(packed) != checksum:
         return None
-    return zlib.decompress(packed).decode("utf-8", "surrogatepass")
+    return _unpack(packed)
+
+
+def _unpack(packed: bytes) -> str | None:
+    """The text of what was packed; None for none, or one too long, as a stranger's backup may have it."""
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(packed, MOST_TEXT)
+        return text.decode("utf-8", "surrogatepass") if unpacker.eof else None
+    except (zlib.error, UnicodeDecodeError):
+        return None
 
 
 _HINT = "see: shardhash verify --data DIR"

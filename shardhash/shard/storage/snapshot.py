@@ -164,6 +164,11 @@ def read_head(fs: FileSystem, path: Path) -> SnapshotHead:
     with fs.read(path) as file:
         first = _parse(path, 0, _checked(path, 0, file.readline(), 0))
     _check_format(path, first)
+    numbers = [first.get(name) for name in ("segment", "number", "time", "siginfo")]
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise DamageError(path, 0, "its first line says what cannot be", HINT)
+    if snapshot_path(path.parent, first["segment"]).name != path.name.removesuffix(TEMPORARY):
+        raise DamageError(path, 0, f"it is snapshot {first['segment']}, by what it says", HINT)
     return SnapshotHead(first["segment"], first["number"], first["time"], first["siginfo"])
 
 
@@ -176,6 +181,9 @@ def read_end(fs: FileSystem, path: Path) -> SnapshotEnd:
     last = _parse(path, size, lines[-1][_PREFIX:]) if lines else {}
     if "end" not in last:
         raise DamageError(path, size, "the snapshot is cut off", HINT)
+    files = last.get("siginfo_files")
+    if type(last.get("time")) is not int or not isinstance(files, list) or any(type(file) is not int for file in files):
+        raise DamageError(path, size, "its last line says what cannot be", HINT)
     return SnapshotEnd(last["time"], last["siginfo_files"])
 
 
