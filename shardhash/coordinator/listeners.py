@@ -268,7 +268,9 @@ class Listeners:
             keep_alive(raw)
             await response.prepare(request)
             machine = self._machine(entrance, lines=False)
-            handler = WebSocketHandler(response, machine, connection, self._connections, self._services.turns)
+            handler = WebSocketHandler(
+                response, request.transport, machine, connection, self._connections, self._services.turns
+            )
             session = self._session(entrance, connection, machine, handler, transport)
             task = asyncio.current_task()
             assert task is not None

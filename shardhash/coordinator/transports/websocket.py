@@ -15,6 +15,7 @@ from shardhash.base.turns import Slice, Turns
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import Send, ServerConnection
+from shardhash.wire.frames import text_frames
 
 
 class WebSocketHandler:
@@ -23,12 +24,15 @@ class WebSocketHandler:
     def __init__(
         self,
         socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
         machine: ServerConnection,
         connection: Connection,
         connections: Connections,
         turns: Turns,
     ) -> None:
+        """`transport`: what the socket writes to."""
         self._socket = socket
+        self._transport = transport
         self._machine = machine
         self._connection = connection
         self._connections = connections
@@ -93,11 +97,15 @@ class WebSocketHandler:
         await self._socket.send_str(orjson.dumps(value).decode())
 
     async def send_lines(self, lines: bytes) -> None:
-        """See Output. A message for each line, 5 us."""
-        for line in lines.decode().split("\n")[:-1]:
-            await self._socket.send_str(line)
-            if self._writing.used:
-                await self._writing.turn()
+        """See Output. A message for each line, all in one write: a system call for each would cost 5 us."""
+        *texts, last = lines.split(b"\n")[:-1]
+        if texts and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(text_frames(texts))
+            texts = []
+        for text in (*texts, last):
+            await self._socket.send_str(text.decode())  # waits while the peer is slow, and raises if it is gone
+        if self._writing.used:
+            await self._writing.turn()
 
     async def send_frame(self, frame: bytes) -> None:
         """See Output."""
