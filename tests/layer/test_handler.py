@@ -355,6 +355,13 @@ def test_kept_reports_that_are_refused_are_dropped(
     assert not spool.path.exists()
 
 
+def test_what_bitbake_imports_has_no_names_to_look_into() -> None:
+    package = load("shardhash_bitbake")
+    for name in package.BBIMPORTS:
+        module = load(f"shardhash_bitbake.{name}")
+        assert not [item for item in vars(module) if not item.startswith("_")]
+
+
 # -- settings --------------------------------------------------------------------------------------------------------
 
 

@@ -3,5 +3,5 @@
 Only the standard library, Python 3.9 or later, and no event loop.
 """
 
-BBIMPORTS = ["handler"]
+BBIMPORTS = ["register"]
 """What BitBake imports when it meets ``addpylib``."""
