@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shardhash.base.cores import default_workers
 from shardhash.link.messages import EXIT_DAMAGED
 from shardhash.server.cli import read_settings
 from shardhash.wire.address import Address
@@ -38,11 +39,6 @@ def environment_of(compose: Path) -> dict[str, str]:
     found = re.findall(r'^      ([A-Z_]+): "(.*)"$', compose.read_text(), re.MULTILINE)
     assert found, compose
     return dict(found)
-
-
-def image_environment() -> dict[str, str]:
-    text = (OPS / "container" / "Containerfile").read_text()
-    return dict(re.findall(r"^(?:ENV|   ) +([A-Z_]+)=(\S+)", text, re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------------------------------ units
@@ -107,7 +103,8 @@ def test_settings_to_copy_are_right_and_belong_to_the_socket() -> None:
 
 @pytest.mark.parametrize("compose", COMPOSE, ids=lambda path: path.name)
 def test_compose_files_make_the_server_that_they_promise(compose: Path) -> None:
-    found = read_settings([], image_environment() | environment_of(compose))
+    image = ["--config", str(OPS / "container" / "shardhash.toml")]
+    found = read_settings(image, environment_of(compose))
     assert found.data == Path("/var/lib/shardhash")
     assert found.upstream is None
     assert found.admin_user is None
@@ -119,6 +116,15 @@ def test_compose_files_make_the_server_that_they_promise(compose: Path) -> None:
     assert rules == expected
     text = compose.read_text()
     assert all(f':{port}"' in text for port in rules)
+
+
+def test_variables_win_over_the_settings_of_the_image() -> None:
+    image = ["--config", str(OPS / "container" / "shardhash.toml")]
+    variables = {"HASHSERVER_BIND": ":9000", "HASHSERVER_DB": "/data/hashserv.db", "HASHSERVER_LOG_LEVEL": "DEBUG"}
+    found = read_settings(image, variables)
+    assert [bind.address.port for bind in found.binds] == [9000]
+    assert (found.data, found.log_level) == (Path("/var/lib/shardhash"), "DEBUG")
+    assert [bind.address.port for bind in read_settings(image, {}).binds] == [8686]
 
 
 def test_the_image_runs_as_nobody_in_particular_and_checks_itself() -> None:
@@ -159,12 +165,35 @@ def test_the_wheel_holds_what_an_operator_needs(tmp_path: Path) -> None:
     assert not any(name.startswith(("tests", "perf")) for name in files)
 
 
-def test_a_client_finds_the_server_of_its_environment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["variable", "file"])
+def test_a_client_finds_the_server_of_its_environment(how: str, tmp_path: Path) -> None:
     """So that a health check needs no address."""
     binds = f"unix://{tmp_path}/a.sock,read-only :0"
-    with ServerProcess(*IN_MEMORY, binds=[], environment={"HASHSERVER_BIND": binds}, listening=2):
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HASHSERVER_BIND": binds}
-        command = [sys.executable, "-m", "shardhash", "client", "--json", "ping"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    (tmp_path / "shardhash.toml").write_text(f'bind = "{binds}"\n')
+    file = {"SHARDHASH_CONFIG": str(tmp_path / "shardhash.toml")}
+    variables = {"HASHSERVER_BIND": binds} if how == "variable" else file
+    with ServerProcess(*IN_MEMORY, binds=[], environment=variables, listening=2):
+        result = shardhash("client", "--json", "ping", **variables)
     assert (result.returncode, result.stderr) == (0, "")
     assert '"alive": true' in result.stdout
+
+
+def test_commands_find_the_data_of_the_file_of_settings(tmp_path: Path) -> None:
+    path = tmp_path / "shardhash.toml"
+    path.write_text(f'data = "{tmp_path}/data"\nbind = "127.0.0.1:0"\n')
+    file = {"SHARDHASH_CONFIG": str(path)}
+    with ServerProcess(binds=[], environment=file, listening=1):
+        result = shardhash("snapshot", **file)
+        assert (result.returncode, result.stdout) == (0, f"{default_workers()} snapshots are written\n")
+    result = shardhash("verify", **file)
+    assert result.returncode == 0, result.stderr
+    path.write_text("data = ")
+    result = shardhash("verify", **file)
+    assert result.returncode == 2
+    assert f"{path}: this is no TOML" in result.stderr
+
+
+def shardhash(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-m", "shardhash", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -339,7 +339,7 @@ def _command(name: str, description: str, *, existing: bool = True) -> Options:
         "SHARDHASH_DATA",
         metavar="DIR",
         convert=_existing if existing else Path,
-        default=options.default_data(os.environ.get(options.DATABASE, "").strip() or None),
+        default=options.served_data,
         help=f"the server's data directory (default {options.DEFAULT_DATA}, as for shardhash serve)",
     )
     return known

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from shardhash.base.settings_file import File
+from shardhash.base.settings_file import File, find_file
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError
 
@@ -74,6 +74,7 @@ class Option:
     help: str = ""
     convert: Callable[[str], Any] = str
     default: Any = None
+    """A value, or a function that gives it, of the environment."""
     metavar: str = ""
     short: str = ""
     values: tuple[str, ...] = ()
@@ -119,7 +120,7 @@ class Option:
         if file is not None and self.in_file and self.key in file.values:
             origin = f"{file.name}: {self.key}"
             return Value(self._from_file(file.values[self.key], origin), file.name)
-        return Value(self.default, DEFAULT)
+        return Value(self.default(environment) if callable(self.default) else self.default, DEFAULT)
 
     def _convert(self, given: Any, origin: str) -> Any:
         try:
@@ -296,7 +297,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.85) -> str:
 def _describe(one: Option, suffix: str = "") -> str:
     """The line of --help: what it is for, its default, its variables."""
     text = one.help
-    if one.default not in (None, False, [], ()) and "(default" not in text:
+    if not callable(one.default) and one.default not in (None, False, [], ()) and "(default" not in text:
         shown = one.plain(one.default)
         text += f" (default {' '.join(shown) if isinstance(shown, list) else shown})"
     return f"{text} [{', '.join(variable + suffix for variable in one.variables)}]" if one.variables else text
@@ -362,6 +363,14 @@ def truth(text: str) -> bool:
     if text.lower() in _TRUE | _FALSE:
         return text.lower() in _TRUE
     raise ConfigError(f"{text!r} is neither 1 nor 0")
+
+
+def served_data(environment: Mapping[str, str]) -> Path:
+    """Where a server of this environment and of the file of settings keeps its data, if no variable says so."""
+    file = find_file(environment)
+    values = file.values if file is not None else {}
+    data, database = values.get("data"), environment.get(DATABASE, "").strip() or values.get("database")
+    return Path(data) if isinstance(data, str) else default_data(database if isinstance(database, str) else None)
 
 
 def default_data(database: str | None) -> Path:

@@ -16,6 +16,10 @@ from typing import Any
 
 from shardhash.errors import ConfigError
 
+DEFAULT_FILE = Path("/etc/shardhash.toml")
+VARIABLE = "SHARDHASH_CONFIG"
+"""Names another file."""
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -31,6 +35,14 @@ class File:
             for key, found in self.values.items()
             if key not in known
         ]
+
+
+def find_file(environment: Mapping[str, str], named: str | None = None) -> File | None:
+    """The file of settings: `named`, else the one that a variable names, else the usual one, if it is there."""
+    name = named or environment.get(VARIABLE, "").strip()
+    if not name and not DEFAULT_FILE.exists():
+        return None
+    return read_file(Path(name) if name else DEFAULT_FILE)
 
 
 def read_file(path: Path) -> File:

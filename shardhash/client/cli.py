@@ -16,14 +16,16 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from shardhash.base import options
-from shardhash.base.options import Options
+from shardhash.base.options import Options, option
 from shardhash.base.secrets import hide_secret
+from shardhash.base.settings_file import find_file
 from shardhash.client import commands, exploring_commands
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.wire.address import parse_bind, reachable
 
 DEFAULT_ADDRESS = "unix://./hashserve.sock"
-BINDS = ("SHARDHASH_BIND", "HASHSERVER_BIND")
+BIND = option("--bind", "SHARDHASH_BIND", "HASHSERVER_BIND", repeatable=True)
+"""Where servers listen."""
 SECRET = "SHARDHASH_PASSWORD"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -77,11 +79,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def default_address(environment: Mapping[str, str]) -> str:
-    """The address of the server that this environment starts, if it does: a health check needs no settings."""
-    for variable in BINDS:
-        if binds := environment.get(variable, "").split():
-            return str(reachable(parse_bind(binds[0])[0]))
-    return DEFAULT_ADDRESS
+    """The address of the server that is configured here, if one is: a health check needs no settings."""
+    bind = BIND.resolve(None, environment, find_file(environment)).value
+    return str(reachable(parse_bind(bind[0])[0])) if bind else DEFAULT_ADDRESS
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -118,7 +118,7 @@ def _options() -> Options:
         "--address",
         "SHARDHASH_ADDRESS",
         help="the server: unix://PATH, HOST:PORT, tls://HOST:PORT, ws://HOST:PORT or wss://HOST (default: the first one"
-        f" that SHARDHASH_BIND or HASHSERVER_BIND has a server listen on here, else {DEFAULT_ADDRESS})",
+        f" that a server listens on by the settings of this machine and environment, else {DEFAULT_ADDRESS})",
     )
     known.add("--login", "SHARDHASH_LOGIN", short="-l", metavar="USER", help="log in as this user")
     known.add(

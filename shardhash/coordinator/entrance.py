@@ -35,3 +35,4 @@ class Entrance:
             elif caller.identity.username is None:
                 caller.identity = Identity(None, bind.anon_perms)
                 caller.identified()
+                caller.identified()

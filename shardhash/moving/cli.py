@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -142,7 +141,7 @@ def _export_options() -> Options:
         "SHARDHASH_DATA",
         metavar="DIR",
         convert=Path,
-        default=options.default_data(os.environ.get(options.DATABASE, "").strip() or None),
+        default=options.served_data,
         help=f"data directory of a stopped server, or a backup (default {options.DEFAULT_DATA}, as for serve)",
     )
     known.add(
@@ -166,7 +165,7 @@ def _import_options() -> Options:
         "SHARDHASH_DATA",
         metavar="DIR",
         convert=Path,
-        default=options.default_data(os.environ.get(options.DATABASE, "").strip() or None),
+        default=options.served_data,
         help="the data directory to import into, a new one or that of a stopped server"
         f" (default {options.DEFAULT_DATA}, as for shardhash serve)",
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from shardhash.base import options
 from shardhash.base.cores import default_workers
-from shardhash.base.options import DATABASE, DEFAULT, Options, Value
+from shardhash.base.options import DATABASE, Options
 from shardhash.base.secrets import hide_secret
-from shardhash.base.settings_file import File, read_file
+from shardhash.base.settings_file import File, find_file
 from shardhash.coordinator import limits
 from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
-from shardhash.server.option_table import DEFAULT_FILE, SECRETS, TABLE, parse_http, parse_rules
+from shardhash.server.option_table import SECRETS, TABLE, parse_http, parse_rules
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Configuration, Settings
 from shardhash.shard.directory.manifest import read_manifest
@@ -110,19 +110,11 @@ def _read(known: Options, flags: argparse.Namespace, environment: Mapping[str, s
 
 def read_configuration(known: Options, flags: argparse.Namespace, environment: Mapping[str, str]) -> Configuration:
     """What flags, environment, file and defaults say together. Raises ConfigError with everything that is wrong."""
-    config = known["config"].resolve(flags.config, environment)
-    file = _file(config)
+    file = find_file(environment, flags.config)
     values = known.resolve(flags, environment, file)
     remarks = known.unknown_variables(environment, OTHER_VARIABLES)
     settings = settings_of(argparse.Namespace(**{name: found.value for name, found in values.items()}), remarks, file)
     return Configuration(values, settings)
-
-
-def _file(config: Value) -> File | None:
-    """The file of settings: the one that was named, else the usual one if it is there."""
-    if config.source == DEFAULT:
-        return read_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else None
-    return read_file(Path(config.value))
 
 
 def server_options(command: str, description: str, epilog: str) -> Options:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from shardhash.base import options
 from shardhash.base.cores import default_workers
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
+from shardhash.base.settings_file import DEFAULT_FILE, VARIABLE
 from shardhash.coordinator import limits, permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.errors import ConfigError
@@ -21,7 +22,6 @@ from shardhash.stores.sharded.answers import ANSWER_CACHE
 from shardhash.wire.address import parse_address, parse_bind
 
 DEFAULT_BIND = "unix://./hashserve.sock"
-DEFAULT_FILE = Path("/etc/shardhash.toml")
 MAX_WORKERS = 256
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -70,7 +70,7 @@ def _origin(text: str) -> str:
 _LISTENING = (
     option(
         "--config",
-        "SHARDHASH_CONFIG",
+        VARIABLE,
         metavar="FILE",
         in_file=False,
         help="settings in TOML, named like the options: bind = [':8686'], read-only = true; a flag and a variable win"

@@ -29,7 +29,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("SHARDHASH_", "HASHSERVER_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("shardhash.server.cli.DEFAULT_FILE", Path("/nowhere/shardhash.toml"))
+    monkeypatch.setattr("shardhash.base.settings_file.DEFAULT_FILE", Path("/nowhere/shardhash.toml"))
 
 
 def read(line: str = "", environment: Mapping[str, str] | None = None, toml: Path | None = None) -> Configuration:
@@ -111,7 +111,7 @@ def test_the_file_may_be_named_by_a_variable_or_be_the_usual_one(
     path = written(tmp_path, "workers = 7")
     assert read("", {"SHARDHASH_CONFIG": str(path)}).settings.workers == 7
     assert read().settings.workers != 7
-    monkeypatch.setattr("shardhash.server.cli.DEFAULT_FILE", path)
+    monkeypatch.setattr("shardhash.base.settings_file.DEFAULT_FILE", path)
     assert read().settings.workers == 7
     assert read("--workers 2").settings.workers == 2
     assert read("--config /dev/null --memory").settings.workers != 7
