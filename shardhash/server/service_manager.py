@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 FIRST = 3
 """The first descriptor that is passed."""
+PATIENCE = 2.0
+"""Seconds that the manager has to take what it must know."""
 PROGRESS_PAUSE = 5.0
 """Seconds between signs of life while the server starts."""
 MORE_TIME = "60000000"
@@ -48,21 +50,26 @@ class ServiceManager:
         self.sockets = PassedSockets([_take(number) for number in range(FIRST, FIRST + count)])
 
     def tell(self, **states: str) -> None:
-        """Tell states: READY="1", STATUS="...", and so on."""
+        """Tell states: READY="1", STATUS="...", and so on. A manager that does not listen is waited for a moment."""
+        self._send(PATIENCE, states)
+
+    def _send(self, patience: float, states: Mapping[str, str]) -> None:
         if not self._address:
             return
         text = "\n".join(f"{name}={value}" for name, value in states.items())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
+            sender.settimeout(patience)
             try:
                 sender.sendto(text.encode(), self._address)
+            except BlockingIOError:
+                pass  # it has enough to read; this was progress
             except OSError as error:
                 log.warning("the service manager cannot be told %s: %s", text.partition("=")[0], error)
 
     def tell_progress(self, text: str) -> None:
         """Tell how far the start is, once the last steps are behind it nothing more."""
         if not self.ready:
-            self.tell(STATUS=text, EXTEND_TIMEOUT_USEC=MORE_TIME)
+            self._send(0, {"STATUS": text, "EXTEND_TIMEOUT_USEC": MORE_TIME})
 
     def tell_ready(self, text: str) -> None:
         """Tell that the server serves, and where."""
@@ -76,7 +83,7 @@ class ServiceManager:
     async def ask_for_time(self) -> None:
         """Until the server is ready: tell now and then that the start goes on, however long a recovery takes."""
         while not self.ready:
-            self.tell(EXTEND_TIMEOUT_USEC=MORE_TIME)
+            self._send(0, {"EXTEND_TIMEOUT_USEC": MORE_TIME})
             await asyncio.sleep(PROGRESS_PAUSE)
 
 

