@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -232,6 +233,7 @@ def load(arguments: Sequence[str]) -> int:
 
     def run() -> int:
         fs = OsFileSystem()
+        _refuse_database(given.file, given.data)
         with sys.stdin.buffer if str(given.file) == "-" else open(given.file, "rb") as lines:  # noqa: PTH123  # both alike
             if not (given.data / MANIFEST).exists():
                 with new_directory(fs, given.data, given.workers or default_workers()) as folders:
@@ -252,6 +254,15 @@ def load(arguments: Sequence[str]) -> int:
         return 0
 
     return _run("load", run)
+
+
+def _refuse_database(file: Path, data: Path) -> None:
+    """ConfigError for a database of BitBake's own server, which another command reads."""
+    if file.is_file():
+        with file.open("rb") as content:
+            if content.read(16) == b"SQLite format 3\0":
+                command = shlex.join(["shardhash", "import", str(file), "--data", str(data)])
+                raise ConfigError(f"{file} is an SQLite database and no dump; if it is the old server's: {command}")
 
 
 def say(text: str) -> None:

@@ -1,8 +1,8 @@
 """``shardhash client``: the commands of a server from a shell, under the names that bitbake-hashclient gave them.
 
 Answers go to standard output: as words, or with --json as one line of JSON, the server's answer as it is. Errors and
-progress go to standard error. Exit status: 0 done (an unknown hash is an answer too), 1 refused, not reached, or a
-unihash that does not exist, 2 called wrongly.
+progress go to standard error. Exit status: 0 done (an unknown hash is an answer too), 1 refused, not reached, or,
+with --quiet, a unihash that does not exist, 2 called wrongly.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXAMPLES = """\
 Without --login, credentials come from ~/.netrc: `machine ADDRESS login NAME password TOKEN`, where ADDRESS is written
 as in --address. With --netrc-hosts an entry for the host counts, too.
 
-exit status: 0 done, 1 refused, not reached, or no such unihash, 2 called wrongly
+exit status: 0 done; 1 refused, not reached, or no such unihash (--quiet); 2 called wrongly
 
 examples:
   shardhash client --address ws://hash.example.com:8686 ping
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         if not sys.stdin.isatty():
             known.parser.error(f"--login without a password: set {SECRET}, or use ~/.netrc and no --login")
         given.password = getpass.getpass(f"token of {given.login}: ")
+    if given.no_netrc:
+        os.environ["NETRC"] = os.devnull
     try:
         given.address = given.address or default_address(os.environ)
         return _run(given)
@@ -128,6 +130,7 @@ def _options() -> Options:
         metavar="TOKEN",
         help="that user's token; better by the variable, for shells remember command lines (asked for on a terminal)",
     )
+    known.switch("--no-netrc", short="-n", help="take no credentials of ~/.netrc")
     known.switch("--netrc-hosts", "SHARDHASH_NETRC_HOSTS", help="take credentials of ~/.netrc for the host alone, too")
     known.add(
         "--timeout",
@@ -142,7 +145,9 @@ def _options() -> Options:
         "--log",
         "SHARDHASH_LOG",
         metavar="LEVEL",
-        convert=options.choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+        convert=options.choice(
+            "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", also={"WARN": "WARNING", "FATAL": "CRITICAL"}
+        ),
         default="WARNING",
         help="log what is at least this grave (default WARNING)",
     )

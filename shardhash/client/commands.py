@@ -79,7 +79,7 @@ def _get_outhash(client: Client, given: argparse.Namespace) -> Answer:
 
 def _unihash_exists(client: Client, given: argparse.Namespace) -> Answer:
     exists = client.unihash_exists(given.unihash)
-    return Answer(exists, "" if given.quiet else str(exists).lower(), 0 if exists else 1)
+    return Answer(exists, "" if given.quiet else str(exists).lower(), 1 if given.quiet and not exists else 0)
 
 
 def _object(row: Mapping[str, Any] | None) -> str:
@@ -95,7 +95,7 @@ def _ping(client: Client, given: argparse.Namespace) -> Answer:
         began = time.perf_counter()
         client.ping()
         times.append(1000 * (time.perf_counter() - began))
-    text = "\n".join(f"alive, {taken:.3f} ms" for taken in times)
+    text = "" if given.quiet else "\n".join(f"alive, {taken:.3f} ms" for taken in times)
     return Answer({"alive": True, "milliseconds": [round(taken, 3) for taken in times]}, text)
 
 
@@ -126,6 +126,8 @@ def _watch(client: Client, pause: float, before: Mapping[str, Any], *, as_json: 
 
 
 def _remove(client: Client, given: argparse.Namespace) -> Answer:
+    if not given.where:
+        return Answer({"count": 0}, "no --where is given: nothing was removed")
     answer = client.remove(_where(given))
     return Answer(answer, f"{answer['count']} rows removed")
 
@@ -270,7 +272,8 @@ def _stress(_client: Client, given: argparse.Namespace) -> Answer:
     from shardhash.client.stress import Load, stress
 
     clients = [AsyncClient(given.address, given.login, given.password) for _ in range(given.clients)]
-    figures = asyncio.run(stress(clients, Load(given.requests, given.seed, given.report), given.become))
+    load = Load(given.requests, given.taskhash_seed, given.outhash_seed, given.report)
+    figures = asyncio.run(stress(clients, load, given.become))
     lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in figures.items()]
     return Answer(figures, "\n".join(lines), 1 if figures["wrong"] else 0)
 
@@ -281,7 +284,7 @@ _MARK = argument("mark", metavar="MARK", help="any word that names this collecti
 _USER = argument("--username", "-u", metavar="NAME", required=True)
 _USER_OR_SELF = argument("--username", "-u", metavar="NAME", help="default: the one who is logged in")
 _PERMISSIONS = argument(
-    "permissions", metavar="PERM", nargs="+", help="@read, @report, @db-admin, @user-admin, @all or @none"
+    "permissions", metavar="PERM", nargs="*", help="@read, @report, @db-admin, @user-admin, @all or @none"
 )
 
 
@@ -307,7 +310,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "unihash-exists",
-        "whether a unihash is known: true or false, and exit status 0 or 1",
+        "whether a unihash is known: true or false; with --quiet exit status 0 or 1",
         _unihash_exists,
         (argument("unihash", metavar="UNIHASH"), argument("--quiet", action="store_true", help="print nothing")),
     ),
@@ -315,7 +318,10 @@ SUBCOMMANDS = (
         "ping",
         "whether the server answers, and how quickly",
         _ping,
-        (argument("--count", type=checked(options.whole(1, 1_000_000)), default=1, metavar="N"),),
+        (
+            argument("--count", "-n", type=checked(options.whole(1, 1_000_000)), default=1, metavar="N"),
+            argument("--quiet", "-q", action="store_true", help="print nothing"),
+        ),
     ),
     Subcommand(
         "stats",
@@ -340,7 +346,7 @@ SUBCOMMANDS = (
         "remove what matches: each table takes the conditions that are columns of its own, so that a method and an"
         " outhash remove the rows of that outhash and EVERY mapping of the method",
         _remove,
-        (_where_argument(required=True),),
+        (_where_argument(default=[]),),
     ),
     Subcommand(
         "clean-unused",
@@ -379,7 +385,8 @@ SUBCOMMANDS = (
         (
             argument("--clients", type=checked(options.whole(1, 10_000)), default=10, metavar="N"),
             argument("--requests", type=checked(options.whole(1, 10_000_000)), default=1000, metavar="N"),
-            argument("--seed", default="shardhash", help="other hashes for another text"),
+            argument("--taskhash-seed", "--seed", default="shardhash", help="other taskhashes for another text"),
+            argument("--outhash-seed", default="shardhash", help="other outhashes for another text"),
             argument("--report", action="store_true", help="report what is not known (method shardhash.stress)"),
         ),
     ),

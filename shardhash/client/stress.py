@@ -17,10 +17,11 @@ METHOD = "shardhash.stress"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What each client does: ask for the same `requests` hashes of a `seed`, and `report` those that are unknown."""
+    """What each client does: ask for the same `requests` hashes of the seeds, and `report` those that are unknown."""
 
     requests: int
-    seed: str
+    taskhash_seed: str
+    outhash_seed: str
     report: bool
 
 
@@ -64,7 +65,8 @@ async def stress(clients: Sequence[AsyncClient], load: Load, become: str | None 
 
 async def _ask(client: AsyncClient, load: Load, times: list[float], counts: _Counts) -> None:
     for number in range(load.requests):
-        taskhash, outhash, expected = (_hash(load.seed, kind, number) for kind in ("taskhash", "outhash", "unihash"))
+        taskhash = _hash(load.taskhash_seed, "taskhash", number)
+        outhash, expected = (_hash(load.outhash_seed, kind, number) for kind in ("outhash", "unihash"))
         began = time.perf_counter()
         unihash = await client.get_unihash(METHOD, taskhash)
         times.append(time.perf_counter() - began)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -202,7 +203,9 @@ def _stock_remarks(given: argparse.Namespace, data: Path | None) -> list[str]:
     if given.store:
         return remarks
     if given.database and (found := describe_database(Path(given.database))) is not None:
-        remarks.append(f"{found}; it is left as it is, and nothing in it is served here. Data is kept in {data}")
+        command = shlex.join(["shardhash", "import", given.database, "--data", str(data)])
+        bring = f"to bring what is in it, stop this server and: {command}" if data else "nothing in it is served here"
+        remarks.append(f"{found}; it is left as it is. Data is kept in {data or 'memory'}; {bring}")
     if given.db_username or given.db_password:
         remarks.append("--db-username and --db-password are for databases, which shardhash does not use")
     return remarks

@@ -24,7 +24,8 @@ def check_database(text: str, origin: str) -> str:
     if "://" in text:
         raise ConfigError(
             f"{origin}: {hide_password(text)} is a database of the stock server, which shardhash does not use: it keeps"
-            " its own files. Name a folder for them with --data DIR, and leave this setting out"
+            f" its own files. Bring its data by: shardhash import {hide_password(text)} --data DIR; then leave this"
+            " setting out, and start with --data DIR"
         )
     return text
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +215,12 @@ def test_the_lock_is_asked_for_once(shell: Shell) -> None:
     with lock_directory(shell.data):
         assert shell("repair") == 1
     assert "stop it first" in shell.err
+
+
+def test_a_database_is_no_dump(shell: Shell, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as database:
+        database.execute("create table unihashes_v3 (method)")
+    saved = facts(FS, shell.data)
+    assert shell("load", tmp_path / "old.db") == 1
+    assert f"shardhash import {tmp_path}/old.db --data {shell.data}" in shell.err
+    assert facts(FS, shell.data) == saved

@@ -306,6 +306,6 @@ def test_a_database_of_the_stock_server_is_told_with_its_counts(tmp_path: Path) 
         database.commit()
     (warning,) = read_settings([], {"HASHSERVER_DB": str(path)}).warnings()
     assert "1,200 rows in unihashes_v3" in warning
-    assert "nothing in it is served" in warning
+    assert f"stop this server and: shardhash import {path} --data {path}.shardhash" in warning
     path.write_text("no database")
     assert read_settings(["-d", str(path)], NOTHING).warnings() == []
