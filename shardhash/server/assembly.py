@@ -125,8 +125,11 @@ async def _reload_settings(reload: Reload, hangup: asyncio.Event, manager: Servi
         await hangup.wait()
         hangup.clear()
         manager.tell_reloading()
-        if (told := await asyncio.to_thread(reload.read)) is not None:
-            reload.apply(told)
+        try:
+            if (told := await asyncio.to_thread(reload.read)) is not None:
+                reload.apply(told)
+        except Exception:  # the next SIGHUP shall find somebody
+            log.exception("internal error while the settings were read again; this is a bug")
         manager.tell_ready(serving)
 
 

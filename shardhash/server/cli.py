@@ -17,7 +17,8 @@ from shardhash.coordinator import limits
 from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError, DamageError
-from shardhash.server.option_table import SECRETS, TABLE, parse_http, parse_rules
+from shardhash.server.binds import parse_http, parse_rules
+from shardhash.server.option_table import SECRETS, TABLE
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Configuration, Settings
 from shardhash.shard.directory.manifest import read_manifest

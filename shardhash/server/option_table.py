@@ -8,63 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from shardhash.base import options
 from shardhash.base.cores import default_workers
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
 from shardhash.base.settings_file import DEFAULT_FILE, VARIABLE
-from shardhash.coordinator import limits, permissions
-from shardhash.coordinator.bind import Bind
-from shardhash.errors import ConfigError
+from shardhash.coordinator import permissions
 from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
+from shardhash.server import binds
 from shardhash.stores.sharded.answers import ANSWER_CACHE
-from shardhash.wire.address import parse_address, parse_bind
+from shardhash.wire.address import parse_address
 
 DEFAULT_BIND = "unix://./hashserve.sock"
 MAX_WORKERS = 256
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-def parse_rules(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
-    """A bind address with the rules of its own, else those of the whole server."""
-    address, rules = parse_bind(text)
-    if "anon" in rules:
-        anon_perms = permissions.parse_anonymous(rules["anon"])
-    return Bind(address, read_only or "read-only" in rules, anon_perms)
-
-
-def _checked_bind(text: str) -> str:
-    parse_rules(text, False, permissions.ANONYMOUS_DEFAULT)
-    return text
-
-
-def parse_http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
-    """Where HTTP is answered: a port alone means this machine."""
-    if text.partition(",")[0].strip().isdecimal():
-        text = f"127.0.0.1:{text.strip()}"
-    bind = parse_rules(text, read_only, anon_perms)
-    if bind.address.kind != "tcp":
-        raise ConfigError(f"--http {text!r} is no HOST:PORT; write 127.0.0.1:9464, or 9464 for the same")
-    return bind
-
-
-def _checked_http(text: str) -> str:
-    parse_http(text, False, permissions.ANONYMOUS_DEFAULT)
-    return text
-
-
-def _checked_limit(text: str) -> str:
-    limits.parse(text)
-    return text
-
-
-def _origin(text: str) -> str:
-    """An origin as browsers write it, lower case."""
-    parts = urlsplit(text.lower().rstrip("/"))
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
-        raise ConfigError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT")
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 _LISTENING = (
@@ -81,7 +38,7 @@ _LISTENING = (
         "SHARDHASH_BIND",
         "HASHSERVER_BIND",
         metavar="ADDRESS[,RULE]",
-        convert=_checked_bind,
+        convert=binds.check_bind,
         default=[DEFAULT_BIND],
         repeatable=True,
         short="-b",
@@ -100,7 +57,7 @@ _LISTENING = (
         "--http",
         "SHARDHASH_HTTP",
         metavar="[HOST:]PORT[,RULE]",
-        convert=_checked_http,
+        convert=binds.check_http,
         reloadable=True,
         help="answer browsers and Prometheus here, too (/metrics, /readyz), on this machine unless HOST says otherwise;"
         " addresses ws:// answer them anyway. Try 127.0.0.1:9464",
@@ -122,7 +79,7 @@ _LISTENING = (
         "--limit",
         "SHARDHASH_LIMIT",
         metavar="NAME=VALUE",
-        convert=_checked_limit,
+        convert=binds.check_limit,
         default=[],
         repeatable=True,
         reloadable=True,
@@ -295,7 +252,7 @@ _USERS = (
         "--allow-origin",
         "SHARDHASH_ALLOW_ORIGIN",
         metavar="ORIGIN",
-        convert=_origin,
+        convert=binds.parse_origin,
         default=[],
         repeatable=True,
         help="let web pages of this origin (https://builds.example.com) connect; others are refused",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 
 from shardhash.server.service_manager import ServiceManager
@@ -50,7 +51,11 @@ async def _ask(address: Address) -> bool:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         if address.kind == "unix":
-            reader, writer = await asyncio.open_unix_connection(address.path)
+            node = os.open(address.path, os.O_PATH)  # whose name may be longer than the kernel takes
+            try:
+                reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{node}")
+            finally:
+                os.close(node)
         else:
             reader, writer = await asyncio.open_connection(reachable(address).host, address.port, ssl=context)
     except ssl.SSLError:

@@ -89,7 +89,7 @@ def test_ready_after_recovery_with_progress_reload_and_stop(
     assert manager.until("STOPPING")[-1]["STATUS"] == "stopping"
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:0", "ws://127.0.0.1:0", "unix://{}/server.sock"])
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "ws://127.0.0.1:0", "unix://{}/" + "long" * 30])
 def test_the_watchdog_is_fed_while_the_server_serves(
     bind: str, start_server: Callable[..., ServerProcess], manager: Manager, tmp_path: Path
 ) -> None:

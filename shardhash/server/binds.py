@@ -1,0 +1,54 @@
+"""Texts of settings that are more than a number: addresses with rules, origins, limits."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from shardhash.coordinator import limits, permissions
+from shardhash.coordinator.bind import Bind
+from shardhash.errors import ConfigError
+from shardhash.wire.address import parse_bind
+
+
+def parse_rules(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
+    """A bind address with the rules of its own, else those of the whole server."""
+    address, rules = parse_bind(text)
+    if "anon" in rules:
+        anon_perms = permissions.parse_anonymous(rules["anon"])
+    return Bind(address, read_only or "read-only" in rules, anon_perms)
+
+
+def check_bind(text: str) -> str:
+    """The text itself, if it is a bind address with rules."""
+    parse_rules(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def parse_http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
+    """Where HTTP is answered: a port alone means this machine."""
+    if text.partition(",")[0].strip().isdecimal():
+        text = f"127.0.0.1:{text.strip()}"
+    bind = parse_rules(text, read_only, anon_perms)
+    if bind.address.kind != "tcp":
+        raise ConfigError(f"--http {text!r} is no HOST:PORT; write 127.0.0.1:9464, or 9464 for the same")
+    return bind
+
+
+def check_http(text: str) -> str:
+    """The text itself, if `parse_http` takes it."""
+    parse_http(text, False, permissions.ANONYMOUS_DEFAULT)
+    return text
+
+
+def parse_origin(text: str) -> str:
+    """An origin as browsers write it, lower case."""
+    parts = urlsplit(text.lower().rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
+        raise ConfigError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def check_limit(text: str) -> str:
+    """The text itself, if it sets a limit."""
+    limits.parse(text)
+    return text
