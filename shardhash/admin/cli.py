@@ -19,6 +19,7 @@ from typing import BinaryIO
 from shardhash.base import options
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
+from shardhash.base.owners import describe
 from shardhash.base.text import printable
 from shardhash.errors import ConfigError, DamageError, ShardhashError
 
@@ -367,6 +368,9 @@ def _run(name: str, work: Callable[[], int]) -> int:
     """The exit status of a command, its errors said."""
     try:
         return work()
+    except PermissionError as error:
+        print(f"shardhash {name}: {error.filename}: {describe(error)}", file=sys.stderr)
+        return 1
     except (ShardhashError, OSError) as error:
         print(f"shardhash {name}: {error}", file=sys.stderr)
         return 1

@@ -172,7 +172,7 @@ def _workers_of(data: Path | None) -> int:
     """The workers when no number is given: those that the data directory was made for, lest it be moved around."""
     try:
         manifest = read_manifest(OsFileSystem(), data) if data is not None else None
-    except DamageError:
+    except (DamageError, OSError):
         manifest = None  # the start says what is wrong with it
     return manifest.shards if manifest is not None else default_workers()
 

@@ -27,27 +27,25 @@ log = logging.getLogger(__name__)
 
 LONGEST_REQUEST = 4096
 """Bytes of a line."""
+RETRY_PAUSE = 10.0
+"""Seconds before a disk that took no socket is asked again."""
 
 
 @asynccontextmanager
 async def control_socket(directory: Path | None, store: Store) -> AsyncIterator[None]:
-    """Answer on the control socket meanwhile. Without one, on a read-only disk for example, a server serves as well."""
+    """Answer on the control socket meanwhile. On a disk that takes none it is tried again, and served all the same."""
     if directory is None:
         yield
         return
-    try:
-        listener = _bind(directory)
-    except OSError as error:
-        log.warning("no control socket in %s: %s; `shardhash snapshot` cannot reach this server", directory, error)
-        yield
-        return
-    server = await asyncio.start_unix_server(_Control(store).answer, sock=listener, limit=LONGEST_REQUEST)
+    control = _Control(directory, store)
+    if not await control.open():
+        log.warning("no control socket in %s yet: `shardhash snapshot` cannot reach this server", directory)
+    retrying = asyncio.create_task(control.keep_open())
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            (directory / CONTROL).unlink()
-        server.close()
+        retrying.cancel()
+        control.close()
 
 
 def _bind(directory: Path) -> socket.socket:
@@ -71,10 +69,36 @@ def _bind(directory: Path) -> socket.socket:
 
 
 class _Control:
-    """Carries out what is asked."""
+    """The socket, and what is asked over it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, directory: Path, store: Store) -> None:
+        self._directory = directory
         self._store = store
+        self._server: asyncio.AbstractServer | None = None
+
+    async def open(self) -> bool:
+        """Listen, if the disk lets us; whether it did."""
+        try:
+            listener = _bind(self._directory)
+        except OSError as error:
+            log.debug("no control socket: %s", error)
+            return False
+        self._server = await asyncio.start_unix_server(self.answer, sock=listener, limit=LONGEST_REQUEST)
+        return True
+
+    async def keep_open(self) -> None:
+        """Try again until it listens."""
+        while self._server is None:
+            await asyncio.sleep(RETRY_PAUSE)
+            if await self.open():
+                log.info("the control socket in %s answers now", self._directory)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            with contextlib.suppress(OSError):
+                (self._directory / CONTROL).unlink()
+            self._server.close()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shardhash.base.owners import describe
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.manifest import (
     GENERATION,
@@ -51,7 +52,7 @@ def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Pr
         check_folders(fs, directory, manifest)
         return manifest if manifest.shards == shards else _reshard(fs, directory, manifest, shards, progress)
     except OSError as error:
-        raise StorageError(f"{directory} cannot be made ready: {error}") from error
+        raise StorageError(f"{directory} cannot be made ready: {describe(error, directory)}") from error
 
 
 def _begin(fs: FileSystem, directory: Path, shards: int) -> Manifest:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import orjson
 
+from shardhash.base.owners import describe
 from shardhash.errors import ConfigError
 from shardhash.shard.storage.layout import LOCK
 
@@ -130,7 +131,7 @@ def _open(directory: Path, opened: contextlib.ExitStack, *, write: bool = True) 
                 if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES):
                     raise
     except OSError as error:
-        raise ConfigError(f"cannot use the data directory {directory}: {error.strerror or error}") from None
+        raise ConfigError(f"cannot use the data directory {directory}: {describe(error, directory)}") from None
     for descriptor in descriptors[1:]:
         opened.callback(os.close, descriptor)
     return descriptors

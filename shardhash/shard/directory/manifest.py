@@ -16,6 +16,7 @@ from zlib import crc32
 
 import orjson
 
+from shardhash.base.owners import describe
 from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
 from shardhash.shard.storage.layout import MANIFEST, SHARD, generation_folder, shard_folder
@@ -115,4 +116,4 @@ def make_directory(fs: FileSystem, directory: Path) -> None:
             fs.mkdir(directory)
         fs.fsync_dir(directory.parent)
     except OSError as error:
-        raise ConfigError(f"cannot make the data directory {directory}: {error.strerror or error}") from None
+        raise ConfigError(f"cannot make the data directory {directory}: {describe(error, directory)}") from None

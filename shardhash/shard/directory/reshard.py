@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from shardhash.errors import DamageError, StorageError
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import small_sets
+from shardhash.shard.state.comparing import same_state
 from shardhash.shard.state.packing import unpack_item
 from shardhash.shard.state.table import Row, Table
 from shardhash.shard.storage import snapshot_chunks
@@ -167,5 +168,5 @@ def _check_start(fs: FileSystem, folder: Path, table: Table) -> None:
         check_siginfos(fs, folder, table.siginfo_references())
     except (DamageError, OSError) as error:
         raise StorageError(f"{folder} does not read back as it was written; nothing was changed: {error}") from error
-    if found.remarks or found.table.digest() != table.digest():
+    if found.remarks or not same_state(found.table, table):
         raise StorageError(f"{folder} does not read back as it was written; nothing was changed")

@@ -35,6 +35,13 @@ def unpack_row(item: bytes) -> tuple[int, int, Key, int]:
     return created, details & ~_HAS_SIGINFO, unpack_key(row_name(item)), siginfo_of(item)
 
 
+def renumber_row(item: bytes, numbers: list[int]) -> bytes:
+    """A row with another number for its details: that at its own in `numbers`."""
+    created, details = _ROW.unpack_from(item)
+    number = numbers[details & ~_HAS_SIGINFO] | (details & _HAS_SIGINFO)
+    return _ROW.pack(created, number) + item[_ROW.size :]
+
+
 def row_name(item: bytes) -> bytes:
     """The packed outhash of a row."""
     return item[_ROW.size : -_SIGINFO.size] if _has_siginfo(item) else item[_ROW.size :]

@@ -334,6 +334,10 @@ class Table:
         """The index of outhash holds taskhash."""
         self.index_count += _put(table.index, outhash, pack_item(created, taskhash), packing.item_name)
 
+    def details(self) -> list[Details]:
+        """What tasks share, by the number that rows have for it."""
+        return self._details
+
     def unpack_row(self, item: bytes) -> Row:
         """The row that an item of ``rows`` stands for."""
         created, number, outhash, siginfo = packing.unpack_row(item)

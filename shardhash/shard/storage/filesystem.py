@@ -151,7 +151,11 @@ class OsFileSystem:
         return os.lstat(path).st_size
 
     def exists(self, path: Path) -> bool:
-        return os.path.lexists(path)
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # what may not be looked at, or cannot be read, is not missing
+        return True
 
     def listdir(self, path: Path) -> list[str]:
         return sorted(os.listdir(path))

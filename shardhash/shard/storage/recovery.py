@@ -25,6 +25,7 @@ from typing import TypeAlias
 
 import orjson
 
+from shardhash.base.owners import describe
 from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
@@ -289,7 +290,7 @@ class Shard:
             _tidy(self._fs, self._folder, found)
         except OSError as error:
             raise StorageError(
-                f"the report log in {self._folder} cannot be begun: {error.strerror or error}"
+                f"the report log in {self._folder} cannot be begun: {describe(error, self._folder)}"
             ) from error
         self._log = LogWriter(
             self._fs, self._folder, found.next_segment, found.next_number, self._segment_size, resume=found.resume
@@ -323,7 +324,7 @@ def open_shard(
     try:
         found = recover(fs, folder, progress)
     except OSError as error:
-        raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from error
+        raise StorageError(f"{folder} cannot be read: {describe(error, folder)}") from error
     for remark in found.remarks:
         progress(remark)
     if (ahead := found.last_time - now()) > CLOCK_PATIENCE:

@@ -242,7 +242,7 @@ async def _begin_log(shard: AnyShard, writer: Writer) -> None:
     except StorageError as error:
         writer.refusals.refused(error, 0)
     else:
-        writer.refusals.went_well()
+        writer.refusals.healed()
 
 
 def _application(service: Service) -> web.Application:

@@ -41,5 +41,9 @@ class Refusals:
     def went_well(self) -> None:
         """The disk took a write."""
         if self._said is not None and self._clock() - self._last >= QUIET:
-            log.info("the disk takes writes again; it refused %d changes", self._count)
-            self._count, self._said = 0, None
+            self.healed()
+
+    def healed(self) -> None:
+        """The disk takes all writes again."""
+        log.info("the disk takes writes again; it refused %d changes", self._count)
+        self._count, self._said = 0, None

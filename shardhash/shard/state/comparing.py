@@ -1,0 +1,41 @@
+"""Comparing two tables: whether what was written is what was read back, at a microsecond for each entry."""
+
+from __future__ import annotations
+
+from shardhash.shard.state import packing, small_sets
+from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.small_sets import Bag
+from shardhash.shard.state.table import Table
+
+
+def same_state(one: Table, other: Table) -> bool:
+    """Whether two tables hold the same, siginfo references included, in whatever order they came by it."""
+    entries = [{kind: values for kind, values in table.entries.items() if values} for table in (one, other)]
+    if entries[0] != entries[1] or one.counts() != other.counts():
+        return False
+    numbers = {details: number for number, details in enumerate(other.details())}
+    unknown = len(numbers)
+    renumbered = [numbers.get(details, unknown) for details in one.details()]
+    empty = MethodTable()
+    for method in one.methods.keys() | other.methods.keys():
+        mine, theirs = one.methods.get(method, empty), other.methods.get(method, empty)
+        if mine.mappings != theirs.mappings or mine.marks != theirs.marks:
+            return False
+        if mine.index.keys() != theirs.index.keys() or mine.rows.keys() != theirs.rows.keys():
+            return False
+        if not all(_same_items(bag, theirs.index[outhash]) for outhash, bag in mine.index.items()):
+            return False
+        if not all(_same_rows(bag, theirs.rows[taskhash], renumbered) for taskhash, bag in mine.rows.items()):
+            return False
+    return True
+
+
+def _same_items(one: Bag, other: Bag) -> bool:
+    return one == other or list(small_sets.iterate(one)) == list(small_sets.iterate(other))
+
+
+def _same_rows(one: Bag, other: Bag, renumbered: list[int]) -> bool:
+    if isinstance(one, bytes):  # most have one row
+        return isinstance(other, bytes) and packing.renumber_row(one, renumbered) == other
+    rows = [packing.renumber_row(item, renumbered) for item in small_sets.iterate(one)]
+    return sorted(rows) == sorted(small_sets.iterate(other))
