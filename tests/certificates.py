@@ -17,7 +17,11 @@ class Authority:
         self._folder = folder
         self.path = folder / f"{name}.pem"
         self._key = folder / f"{name}.key"
-        self._run("req -x509 -nodes -days 2 -subj", f"/CN={name}", "-out", str(self.path), "-keyout", str(self._key))
+        self._run(
+            "req -x509 -nodes -days 2 -addext",
+            "keyUsage=critical,keyCertSign,cRLSign",  # Python 3.13 and later want it
+            *("-subj", f"/CN={name}", "-out", str(self.path), "-keyout", str(self._key)),
+        )
 
     def sign(self, name: str, file: str = "") -> tuple[Path, Path]:
         """A certificate for a user or a host, and its key; replaces what is in these files."""
