@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal, TypeAlias
 
 from shardhash.base.options import Options
@@ -75,7 +76,7 @@ def _kind(action: argparse.Action) -> Kind:
 def _short(text: str) -> str:
     """The beginning of a help text, without characters that shells take for something."""
     first = re.split(r"[;(\[:]|\. |, in a variable", text)[0]
-    return re.sub(r"[^\w ,./@=-]", "", first).strip()[:_LONGEST].strip()
+    return shorten(re.sub(r"[^\w ,./@=-]", "", first), _LONGEST, placeholder="")
 
 
 def _keys(commands: Commands) -> Iterator[tuple[str, Command]]:
@@ -143,7 +144,7 @@ def zsh(commands: Commands) -> str:
         "#compdef shardhash",
         "_shardhash() {",
         "    local command=${words[2]} previous=${words[CURRENT-1]} word",
-        "    local -a found",
+        "    local -a found flags",
         '    (( CURRENT == 2 )) && command=""',
         '    for word in "${(@)words[3,CURRENT-1]}"; do',
         f'        case "$command $word" in ({_inner(commands)}) command="$command $word" ;; esac',
@@ -160,12 +161,18 @@ def zsh(commands: Commands) -> str:
     entries += [(key, _entries(command)) for key, command in _keys(commands)]
     lines += ["    esac", '    case "$command" in']
     for key, words in entries:
-        lines.append(f'        ("{key}") found=(')
-        lines += [f"            '{word}:{text}'" for word, text in words]
-        lines.append("        ) ;;")
+        quoted = [f"'{word}:{text}'" for word, text in words]
+        lines.append(f'        ("{key}")')
+        lines += ["            found=(", *(f"                {one}" for one in quoted if not one.startswith("'-"))]
+        lines += ["            ) flags=(", *(f"                {one}" for one in quoted if one.startswith("'-"))]
+        lines.append("            ) ;;")
     lines += [
         "    esac",
-        "    _describe -o option found || _files",
+        "    local none=1",
+        "    (( $#found )) && _describe command found && none=0",
+        "    _describe -o option flags && none=0",  # where the word begins with a dash
+        "    (( none )) || return 0",
+        "    _files",
         "}",
         'if [[ ${funcstack[1]} = _shardhash ]]; then _shardhash "$@"; else compdef _shardhash shardhash; fi',
     ]

@@ -48,6 +48,7 @@ CASES = [
     ("shardhash config --ch", {"--check"}),
     ("shardhash completion z", {"zsh"}),
     ("shardhash serve --workers ", set()),
+    ("shardhash export --da", {"--data"}),
 ]
 
 
@@ -74,7 +75,11 @@ def test_zsh(line: str, expected: set[str], scripts: Path) -> None:
     words = [f'"{word}"' for word in line.split(" ")]
     code = f"""
         compdef() {{ : }}
-        _describe() {{ print -l -- "${{(@P)argv[-1]}}" }}
+        _describe() {{  # after -o it offers options only, as the real one does
+            local -a offered=("${{(@P)argv[-1]}}")
+            [[ $1 = -o ]] && offered=("${{(@M)offered:#-*}}")
+            print -l -- $offered
+        }}
         _files() {{ : }}
         _message() {{ : }}
         source {scripts / "zsh"}
