@@ -9,10 +9,10 @@ one::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT
+from shardhash.coordinator.permissions import ALL, ANONYMOUS_DEFAULT, Identity
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
 from shardhash.wire.messages import USER_ADMIN
@@ -38,6 +38,8 @@ class Bind:
     address: Address
     read_only: bool = False
     anon_perms: frozenset[str] = ANONYMOUS_DEFAULT
+    cautious: bool = field(default=False, compare=False)
+    """Whether `anon_perms` are less than usual because others reach the address, and nobody said what is wanted."""
 
     def __post_init__(self) -> None:
         if granted := self.anon_perms & {ALL, USER_ADMIN}:
@@ -45,6 +47,19 @@ class Bind:
                 f"anonymous users of {self.address} cannot be given {' '.join(sorted(granted))}: whoever reaches the"
                 " server would own it; create a user for that (--admin-user)"
             )
+
+    @property
+    def anonymous(self) -> Identity:
+        """Who has not logged in here."""
+        return Identity(None, self.anon_perms, f"; {self.how_to_give_more()}" if self.cautious else "")
+
+    def how_to_give_more(self) -> str:
+        """What to set where `cautious` gave less than wanted."""
+        more = "+".join(sorted(ANONYMOUS_DEFAULT))
+        return (
+            f"others than this machine reach {self.address}: log in, or have the server give anonymous users more by"
+            f" --bind '{self.address},anon={more}'"
+        )
 
     @property
     def local(self) -> bool:

@@ -10,15 +10,48 @@ from collections.abc import Callable
 from aiohttp.http_exceptions import HttpProcessingError
 
 log = logging.getLogger(__name__)
+quiet = ("shardhash.coordinator.session", "shardhash.coordinator.connections", "shardhash.coordinator.acceptor",
+         "shardhash.coordinator.transports.watched", "shardhash.http")  # fmt: skip
+"""Loggers that say, at INFO, what peers did."""
 
 
 def one_line_of_scanners(record: logging.LogRecord) -> bool:
     """Filter of aiohttp's log: what a peer sent or did is no error of ours, and takes one line."""
     if record.exc_info and isinstance(error := record.exc_info[1], OSError | HttpProcessingError):
+        if not log.isEnabledFor(logging.INFO):
+            return False
         record.msg, record.args = f"closed: no HTTP: {error!r:.200}", ()
         record.exc_info = record.exc_text = None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True
+
+
+class Flood(logging.Filter):
+    """Lets so many lines a second pass that peers can cause, and tells how many it kept back."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.most = most
+        self._clock = clock
+        self._second = 0
+        self._passed = 0
+        self._kept = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        if record.levelno > logging.INFO:
+            return True
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._passed = second, 0
+            if self._kept:
+                record.msg, record.args = f"{record.getMessage()} (and {self._kept} lines like this before)", ()
+                self._kept = 0
+        self._passed += 1
+        if self._passed > self.most:
+            self._kept += 1
+            return False
+        return True
 
 
 PAUSE = 60.0

@@ -98,6 +98,7 @@ class Connections:
         self._most = min(limits.connections, descriptors)
         self._open: dict[int, Connection] = {}
         self._fresh: dict[Connection, None] = {}
+        self._fresh_of_host: dict[str, dict[Connection, None]] = {}
         self._of_host: Counter[str] = Counter()
         self._of_user: Counter[str] = Counter()
         self._held = 0
@@ -114,7 +115,7 @@ class Connections:
         """A new connection; None when it must be closed."""
         if (before := self._open.get(fd)) is not None:  # its end was not told yet
             self.remove(before)
-        if self._of_host[host] >= self.limits.peer_connections:
+        if self._of_host[host] >= self.limits.peer_connections and not self.give_way(host):
             self._complaints.add(
                 "peer_connections",
                 f"{peer}: refused: {host} has {self.limits.peer_connections} connections open already;"
@@ -130,6 +131,7 @@ class Connections:
             return None
         connection = self._open[fd] = Connection(fd, host, peer, self._loop.time())
         self._fresh[connection] = None
+        self._fresh_of_host.setdefault(host, {})[connection] = None
         self._of_host[host] += 1
         return connection
 
@@ -137,9 +139,9 @@ class Connections:
         """The connection with this descriptor."""
         return self._open[fd]
 
-    def give_way(self) -> bool:
-        """Close the oldest connection that has not asked anything, if there is one."""
-        oldest = next(iter(self._fresh), None)
+    def give_way(self, host: str | None = None) -> bool:
+        """Close the oldest connection, of all or of a host, that has not asked anything, if there is one."""
+        oldest = next(iter(self._fresh if host is None else self._fresh_of_host.get(host, ())), None)
         if oldest is None:
             return False
         self._complaints.add(
@@ -153,7 +155,7 @@ class Connections:
         if self._open.get(connection.fd) is not connection:
             return
         del self._open[connection.fd]
-        self._fresh.pop(connection, None)
+        self.asked(connection)
         _count_down(self._of_host, connection.host)
         if connection.user is not None:
             _count_down(self._of_user, connection.user)
@@ -170,7 +172,13 @@ class Connections:
     def asked(self, connection: Connection) -> None:
         """It made its first request."""
         connection.fresh = False
-        self._fresh.pop(connection, None)
+        if connection not in self._fresh:
+            return
+        del self._fresh[connection]
+        of_host = self._fresh_of_host[connection.host]
+        del of_host[connection]
+        if not of_host:
+            del self._fresh_of_host[connection.host]
 
     def claim(self, connection: Connection, user: str | None) -> None:
         """It logged in. InvokeError when the user has too many connections."""

@@ -6,7 +6,6 @@ from weakref import WeakSet
 
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.permissions import Identity
 
 
 class Entrance:
@@ -18,7 +17,7 @@ class Entrance:
 
     def caller(self) -> Caller:
         """Somebody new, who has not logged in."""
-        caller = Caller(Identity(None, self.bind.anon_perms), self.bind.read_only)
+        caller = Caller(self.bind.anonymous, self.bind.read_only)
         self._callers.add(caller)
         return caller
 
@@ -33,6 +32,6 @@ class Entrance:
             if bind.read_only and not caller.read_only:
                 caller.revoke(f"{bind.address} is read-only now")
             elif caller.identity.username is None:
-                caller.identity = Identity(None, bind.anon_perms)
+                caller.identity = bind.anonymous
                 caller.identified()
                 caller.identified()

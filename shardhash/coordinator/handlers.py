@@ -20,7 +20,7 @@ from shardhash.stores.interface import Store, TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import to_digest
+from shardhash.wire.hashes import DIGEST_SIZE, to_digest
 from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import Command, Request
 from shardhash.wire.rows import NEW, QUERY_COLUMNS, Columns, Report
@@ -30,6 +30,9 @@ MOST_WAITING = 20
 """Removals, marks and sweeps of one host that may wait at one time."""
 ROWS_AT_ONCE = 16
 """Rows with siginfo that are read from workers at one time."""
+BULK = 16_384
+"""Hashes of a batch from which on few go at one time: a worker that looks up 100,000 answers nobody for 8 ms."""
+BULKS_AT_ONCE = 2
 METHODS_AT_ONCE = 64
 """Methods of one block that are looked up at one time; 1 ms. Real traffic has one or two."""
 REPORTS_AT_ONCE = 4000
@@ -52,6 +55,8 @@ class Services:
         default_factory=lambda: FairQueue(MOST_WAITING, "too many removals of this host wait; try again later")
     )
     """For what looks at everything."""
+    bulk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BULKS_AT_ONCE))
+    """For batches of more than BULK hashes."""
     rows: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROWS_AT_ONCE))
     """For rows with their siginfo, which may be large."""
 
@@ -70,6 +75,7 @@ class Handlers:
         self._upkeep = services.upkeep
         self._rows = services.rows
         exploring = services.exploring
+        self._bulk = services.bulk
         self._by_type: dict[type, Callable[[Caller, Any], Coroutine[Any, Any, Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
@@ -127,6 +133,12 @@ class Handlers:
     async def answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         """The frame that answers a native batch, which needs the permissions of get-batch."""
         permissions.check(caller.identity, m.COMMANDS["get-batch"])
+        if len(asked.digests) > BULK * DIGEST_SIZE:
+            async with self._bulk:
+                return await self._answer_frame(caller, asked)
+        return await self._answer_frame(caller, asked)
+
+    async def _answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         if asked.op == batch.EXISTS:
             return batch.encode_exists(self._counters.looked_for(await self._store.exists(asked.digests)))
         return batch.encode_found(

@@ -21,13 +21,12 @@ from shardhash.base.sockets import keep_alive
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.acceptor import Acceptor
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.complaints import Complaints, one_line_of_scanners
+from shardhash.coordinator.complaints import Complaints, Flood, one_line_of_scanners, quiet
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.entrance import Entrance
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
-from shardhash.coordinator.permissions import Identity
 from shardhash.coordinator.session import Output, Session
 from shardhash.coordinator.tls import ServerTls, name_in_certificate
 from shardhash.coordinator.transports.line import LineProtocol
@@ -76,6 +75,9 @@ class Listeners:
     ) -> None:
         """`tls` must be given for addresses of TLS. `descriptors`: how many connections there can be."""
         self._complaints = Complaints(services.counters.limits_hit)
+        self._flood = Flood(limits.log_lines)
+        for name in quiet:
+            logging.getLogger(name).addFilter(self._flood)
         self._connections = Connections(limits, self._complaints, descriptors)
         self._watching = BackgroundTasks()
         self._browsers = browsers or Browsers()
@@ -130,6 +132,7 @@ class Listeners:
         Gives a text for each address that is open and not among `binds`, or the other way around.
         """
         self._limits = self._connections.limits = limits
+        self._flood.most = limits.log_lines
         texts, unnamed = [], list(self._entrances)
         for bind in binds:
             entrance = next((one for one in unnamed if one.bind.address == bind.address), None)
@@ -149,6 +152,8 @@ class Listeners:
         for acceptor in self._acceptors:
             await acceptor.close()
         await self._watching.close()
+        for name in quiet:
+            logging.getLogger(name).removeFilter(self._flood)
         for session in self._sessions.values():
             session.stop()
         if self._sessions:
@@ -199,7 +204,7 @@ class Listeners:
 
     def _machine(self, entrance: Entrance, *, lines: bool) -> ServerConnection:
         commands = READ_ONLY_COMMANDS if entrance.bind.read_only else COMMANDS
-        limits = self._limits.of(Identity(None, entrance.bind.anon_perms))
+        limits = self._limits.of(entrance.bind.anonymous)
         return ServerConnection(commands, limits, lines=lines, at_once=LINES_AT_ONCE)
 
     def _tracker(self, bind: Bind) -> Callable[[asyncio.Task[None], Session], None]:
@@ -225,7 +230,7 @@ class Listeners:
         def make(connection: Connection) -> LineProtocol:
             machine = self._machine(entrance, lines=True)
             open_session = partial(self._session, entrance, connection, machine)
-            return LineProtocol(machine, connection, self._connections, open_session, track)
+            return LineProtocol(machine, connection, self._connections, open_session, track, self._services.turns)
 
         return make
 
@@ -299,7 +304,7 @@ class Listeners:
         assert server is not None
 
         def make(connection: Connection) -> WatchedProtocol:
-            most = self._limits.of(Identity(None, entrance.bind.anon_perms)).message
+            most = self._limits.of(entrance.bind.anonymous).message
             return WatchedProtocol(server(), connection, self._connections, most)
 
         return make

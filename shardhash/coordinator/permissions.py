@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shardhash.errors import ConfigError, InvokeError
@@ -21,6 +21,9 @@ GRANTS = frozenset((READ, REPORT, DB_ADMIN, USER_ADMIN))
 """The permissions that a command can need; @all holds each of them."""
 KNOWN = GRANTS | {ALL, NONE}
 ANONYMOUS_DEFAULT = frozenset((READ, REPORT, DB_ADMIN))
+"""What those have who do not log in, at addresses that only this machine reaches."""
+ANONYMOUS_FAR = frozenset((READ, REPORT))
+"""The same at addresses that others reach: they might delete everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Identity:
 
     username: str | None
     permissions: frozenset[str]
+    hint: str = field(default="", compare=False, repr=False)
+    """What to do about a refusal."""
 
     @property
     def name(self) -> str:
@@ -62,7 +67,8 @@ def check(identity: Identity, command: Needs, named: str | None = None) -> None:
         return
     if not identity.may(command.needs):
         needs = " ".join(sorted(command.needs))
-        raise InvokeError(f"{identity.name} is not allowed to access permissions(s) {needs}")
+        hint = identity.hint if command.needs <= ANONYMOUS_DEFAULT else ""
+        raise InvokeError(f"{identity.name} is not allowed to access permissions(s) {needs}{hint}")
 
 
 def expand(permissions: Iterable[str]) -> frozenset[str]:

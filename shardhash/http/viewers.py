@@ -21,7 +21,6 @@ from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, is_own_host, refusal_of_origin
-from shardhash.coordinator.permissions import Identity
 from shardhash.errors import InvokeError
 from shardhash.http.logins import COOKIE, Logins
 
@@ -30,7 +29,7 @@ REALM = {"WWW-Authenticate": 'Basic realm="shardhash", charset="UTF-8"'}
 
 def anonymous(request: web.Request, bind: Bind) -> Caller:
     """Somebody who came in by `bind`."""
-    return Caller(Identity(None, bind.anon_perms), bind.read_only, peer=request.remote or "unknown", transport="http")
+    return Caller(bind.anonymous, bind.read_only, peer=request.remote or "unknown", transport="http")
 
 
 async def identify(request: web.Request, bind: Bind, services: Services, logins: Logins) -> Caller:

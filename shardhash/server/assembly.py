@@ -138,6 +138,8 @@ def _announce(address: str, bind: Bind) -> None:
     rule = "read-only, " if bind.read_only else ""
     rights = " ".join(sorted(bind.anon_perms)) or "@none"
     log.info("listening on %s: %sanonymous users hold %s", address, rule, rights)
+    if bind.cautious and not bind.read_only:
+        log.info("%s has fewer rights for anonymous users than local addresses: %s", address, bind.how_to_give_more())
     try:
         sys.stdout.write(f"listening on {address}\n")
         sys.stdout.flush()

@@ -11,11 +11,17 @@ from shardhash.wire.address import parse_bind
 
 
 def parse_rules(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
-    """A bind address with the rules of its own, else those of the whole server."""
+    """A bind address with the rules of its own, else those of the whole server.
+
+    `anon_perms` may be ANONYMOUS_DEFAULT itself, not just its equal: then nobody said what is wanted.
+    """
     address, rules = parse_bind(text)
+    read_only = read_only or "read-only" in rules
     if "anon" in rules:
-        anon_perms = permissions.parse_anonymous(rules["anon"])
-    return Bind(address, read_only or "read-only" in rules, anon_perms)
+        return Bind(address, read_only, permissions.parse_anonymous(rules["anon"]))
+    if anon_perms is permissions.ANONYMOUS_DEFAULT and not address.local:
+        return Bind(address, read_only, permissions.ANONYMOUS_FAR, cautious=True)
+    return Bind(address, read_only, anon_perms)
 
 
 def check_bind(text: str) -> str:

@@ -246,7 +246,7 @@ _USERS = (
         words=True,
         reloadable=True,
         help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
-        " (default '@read @report @db-admin')",
+        " (default '@read @report @db-admin'; '@read @report' at addresses that others than this machine reach)",
     ),
     option(
         "--allow-origin",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
 
 from shardhash.coordinator import limits as limits_module
-from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.complaints import Complaints, Flood
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.limits import ServerLimits, choose
 from shardhash.coordinator.permissions import Identity
@@ -60,11 +61,16 @@ async def test_the_oldest_that_asked_nothing_gives_way_then_all_are_refused() ->
 async def test_a_host_has_its_share_and_so_has_a_user() -> None:
     connections = Connections(ServerLimits(peer_connections=2, user_connections=1), Complaints())
     one, two = opened(connections, 0), opened(connections, 1)
+    for connection in (one, two):
+        connections.asked(connection)
     assert connections.admit(2, "h", "h:2") is None
     assert connections.admit(2, "other", "other:2") is not None
     connections.remove(two)
     connections.remove(two)
     three = opened(connections, 3)
+    four = opened(connections, 4)
+    assert aborted(three), "one of the same host that asked nothing gives way"
+    three = four
     connections.claim(one, "me")
     connections.claim(one, "me")
     with pytest.raises(InvokeError, match="user_connections"):
@@ -174,3 +180,18 @@ def test_who_may_do_more_may_send_more() -> None:
         for name, may in ((None, ()), (None, ("@read",)), ("user", ("@read",)))
     ]
     assert sizes == sorted(set(sizes))
+
+
+def test_what_peers_cause_is_told_so_many_times_a_second() -> None:
+    now = 0.0
+    flood = Flood(3, lambda: now)
+
+    def say(level: int) -> str | None:
+        record = logging.LogRecord("x", level, "x", 1, "closed: %s", ("why",), None)
+        return record.getMessage() if flood.filter(record) else None
+
+    assert [say(logging.INFO) for _ in range(5)] == ["closed: why"] * 3 + [None] * 2
+    assert say(logging.WARNING) == "closed: why"
+    now = 1.5
+    assert say(logging.INFO) == "closed: why (and 2 lines like this before)"
+    assert say(logging.INFO) == "closed: why"

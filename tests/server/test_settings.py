@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shardhash.coordinator.bind import Bind, TlsFiles
-from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT
-from shardhash.errors import ConfigError
+from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, ANONYMOUS_FAR, check
+from shardhash.errors import ConfigError, InvokeError
 from shardhash.link.worker_options import WorkerPlace, parse_options
 from shardhash.server.cli import read_settings
 from shardhash.server.settings import Settings
@@ -22,6 +22,7 @@ from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.address import Address, parse_address, parse_bind
+from shardhash.wire.messages import COMMANDS
 
 NOTHING: dict[str, str] = {}
 DEFAULT = "@read @report @db-admin"
@@ -162,7 +163,7 @@ def test_flags(tmp_path: Path) -> None:
         " --tls-cert c --tls-key k"
     )
     found = read_settings(arguments.split(), {"SHARDHASH_DATA": "other", "SHARDHASH_BIND": "wss://:1"})
-    assert [bind.anon_perms for bind in found.binds] == [ANONYMOUS_DEFAULT, frozenset()]
+    assert [bind.anon_perms for bind in found.binds] == [ANONYMOUS_FAR, frozenset()]
     assert (found.workers, found.data, found.log_level, found.shard_timeout) == (3, Path("d"), "WARNING", 5)
     assert found.limits.message == 2 << 20
     assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300)
@@ -182,6 +183,28 @@ def test_workers_in_memory_are_told_no_folder() -> None:
     told = worker_options(found, None)
     assert told.data is None
     assert parse_options(["--shard", "0", "--listen-fd", "0", *told.arguments()])[1] == told
+
+
+@pytest.mark.parametrize(
+    ("bind", "arguments", "granted"),
+    [
+        ("127.0.0.1:1", "", ANONYMOUS_DEFAULT),
+        ("unix://a", "", ANONYMOUS_DEFAULT),
+        (":1", "", ANONYMOUS_FAR),
+        ("ws://10.0.0.1:1", "", ANONYMOUS_FAR),
+        (":1,anon=@read+@report+@db-admin", "", ANONYMOUS_DEFAULT),
+        (":1", "--anon-perms @read,@report,@db-admin", ANONYMOUS_DEFAULT),
+    ],
+)
+def test_strangers_delete_nothing_unless_told_otherwise(bind: str, arguments: str, granted: frozenset[str]) -> None:
+    (found,) = read_settings(["--bind", bind, *arguments.split()], NOTHING).binds
+    assert found.anon_perms == granted
+    assert found.cautious == (granted == ANONYMOUS_FAR)
+    if found.cautious:
+        with pytest.raises(InvokeError, match=r"anon=@db-admin\+@read\+@report'"):
+            check(found.anonymous, COMMANDS["remove"])
+        with pytest.raises(InvokeError, match=r"@user-admin$"):
+            check(found.anonymous, COMMANDS["get-all-users"])
 
 
 def test_read_only_holds_for_every_address() -> None:

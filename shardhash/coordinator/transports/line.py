@@ -14,6 +14,7 @@ from typing import cast
 import orjson
 
 from shardhash.base.sockets import keep_alive
+from shardhash.base.turns import Turns
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import Event, Send, ServerConnection
@@ -21,6 +22,9 @@ from shardhash.wire.framing import encode_json
 
 LINGER = 1.0
 """Seconds that a peer whose connection we end has to end its side."""
+HEAVY = 64 * 1024
+"""Bytes that come in at once, after which a connection waits for its turn to read on: the event loop would take 32 such
+reads of each connection in a row."""
 MOST_UNPARSED = 256 * 1024
 """Bytes that wait to be parsed, from which on nothing more is read."""
 
@@ -35,6 +39,7 @@ class LineProtocol(asyncio.Protocol):
         connections: Connections,
         open_session: Callable[[LineProtocol, asyncio.BaseTransport], Session],
         track: Callable[[asyncio.Task[None], Session], None],
+        turns: Turns,
     ) -> None:
         self._machine = machine
         self._connection = connection
@@ -45,7 +50,9 @@ class LineProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._unparsed: list[bytes] = []
         self._unparsed_size = 0
+        self._turns = turns
         self._paused = False
+        self._rests = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._peer_ended = asyncio.Event()
@@ -66,6 +73,9 @@ class LineProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._connection.heard = self._loop.time()
+        if len(data) >= HEAVY and not self._rests:
+            self._rests = True
+            self._turns.next().add_done_callback(self._rested)
         if self._unparsed or self._machine.more:
             self._unparsed.append(data)
             self._unparsed_size += len(data)
@@ -73,7 +83,7 @@ class LineProtocol(asyncio.Protocol):
             events = self._machine.receive_data(data)
             if not self._connection.fresh and (answer := self._at_hand(events)) is not None:
                 self._transport.write(answer)
-                return
+                events = []
             self._take(events)
         self._connections.keep(self._connection, self._held())
         if not self._paused and self._must_pause():
@@ -158,7 +168,7 @@ class LineProtocol(asyncio.Protocol):
 
     def _must_pause(self) -> bool:
         waits = self._session.waiting > self._pipelined or self._unparsed_size > MOST_UNPARSED
-        return waits or self._connection.paused
+        return waits or self._rests or self._connection.paused
 
     # --------------------------------------------------------------------------------------------- its life
 
@@ -188,8 +198,12 @@ class LineProtocol(asyncio.Protocol):
         self._connections.keep(self._connection, self._held())
         self._read_on()
 
+    def _rested(self, _turn: asyncio.Future[None]) -> None:
+        self._rests = False
+        self._read_on()
+
     def _read_on(self) -> None:
-        if not self._paused or self._transport.is_closing() or self._connection.paused:
+        if not self._paused or self._rests or self._transport.is_closing() or self._connection.paused:
             return
         if self._session.waiting <= self._pipelined // 2 and self._unparsed_size <= MOST_UNPARSED // 2:
             self._paused = False

@@ -23,6 +23,7 @@ class WatchedProtocol(asyncio.Protocol):
         self._inner = inner
         self._connection = connection
         self._connections = connections
+        self._http = False
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -33,6 +34,8 @@ class WatchedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         connection = self._connection
+        if connection.fresh and not self._http and not self._sniff(data):
+            return
         connection.heard = self._loop.time()
         if not connection.partial:
             connection.partial_since = connection.heard
@@ -44,6 +47,15 @@ class WatchedProtocol(asyncio.Protocol):
             return
         self._connections.queue(connection, connection.partial)
         self._inner.data_received(data)
+
+    def _sniff(self, data: bytes) -> bool:
+        """Whether this begins like HTTP. A scanner that speaks something else need not get as far as aiohttp."""
+        self._http = data[:1].isupper() and data[:9].isascii()
+        if not self._http:
+            log.info("%s: closed: %r is no HTTP", self._connection.peer, data[:40])
+            assert self._connection.transport is not None
+            self._connection.transport.abort()
+        return self._http
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received()
