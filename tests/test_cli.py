@@ -137,7 +137,7 @@ def test_listeners_have_rules_of_their_own(start_server: Callable[..., ServerPro
 
 def test_a_warning_when_strangers_may_delete() -> None:
     """192.0.2.1 is nobody's address (RFC 5737), so the warning comes, and then the server ends."""
-    result = run("serve", "--memory", "--workers", "1", "--bind", "192.0.2.1:0")
+    result = run("serve", "--memory", "--workers", "1", "--bind", "192.0.2.1:0,anon=@read+@report+@db-admin")
     assert result.returncode == 1
     assert re.search(r"WARNING .*ANYONE who reaches 192\.0\.2\.1:0 may DELETE", result.stderr)
     assert "cannot listen on 192.0.2.1:0" in result.stderr

@@ -67,16 +67,16 @@ class WebSocketHandler:
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     break
                 events = self._machine.receive_message(message.data)
+                if connection.fresh:
+                    connection.greeted = self._machine.greeted
+                    if events and not all(type(event) is Send for event in events):
+                        self._connections.asked(connection)
                 if message.type is WSMsgType.BINARY and (frame := self._session.answer_at_hand(events)) is not None:
                     await self._socket.send_bytes(frame)
                     if self._slice.used:
                         await self._slice.turn()
                     continue
                 self._session.feed(events)
-                if connection.fresh:
-                    connection.greeted = self._machine.greeted
-                    if events and not all(type(event) is Send for event in events):
-                        self._connections.asked(connection)
                 self._connections.keep(connection, self._session.held)
                 if self._slice.used:
                     await self._slice.turn()
