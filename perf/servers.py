@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,9 +101,22 @@ def shardhash(
             data = Path(stack.enter_context(TemporaryDirectory(prefix="shardhash-perf-")))
         if data is not None:
             place = ["--data", str(data)]
-        command = [sys.executable, "-m", "shardhash", "serve", *place, "--workers", str(workers), "--log", "WARNING"]
+        server = _start([*place, "--workers", str(workers), *arguments], environment())
+        stack.push(server.stack.pop_all())  # it stops before its folder goes
+        server.stack = stack.pop_all()
+    return server
+
+
+def shardhash_on_database(url: str) -> Server:
+    """This checkout's server on a database that has its tables."""
+    return _start([], environment() | {"SHARDHASH_STORE": url})
+
+
+def _start(arguments: Sequence[str], variables: dict[str, str]) -> Server:
+    with ExitStack() as stack:
+        command = [sys.executable, "-m", "shardhash", "serve", "--log", "WARNING"]
         command += ["--bind", "ws://127.0.0.1:0", "--bind", "127.0.0.1:0", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment())
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=variables)
         stack.callback(stop, process)
         lines = [line for _, line in zip(range(2), process.stdout or (), strict=False)]
         if len(lines) != 2:
@@ -123,8 +137,11 @@ def redis() -> Server | None:
     return _peer("redis", [program, *options], port)
 
 
-def reference() -> Server | None:
-    """BitBake's own server over raw TCP, from the checkout that BITBAKE_DIR names; None without one."""
+def reference(database: str | None = None) -> Server | None:
+    """BitBake's own server over raw TCP, from the checkout that BITBAKE_DIR names; None without one.
+
+    `database`: the URL of one, instead of a file of its own.
+    """
     if not (checkout := os.environ.get("BITBAKE_DIR")):
         return None
     program = Path(checkout) / "bin" / "bitbake-hashserv"
@@ -132,7 +149,7 @@ def reference() -> Server | None:
     folder = stack.enter_context(TemporaryDirectory(prefix="reference-perf-"))
     port = _free_port()
     address = f"127.0.0.1:{port}"
-    command = [sys.executable, str(program), "--bind", address, "--database", f"{folder}/hashserv.db"]
+    command = [sys.executable, str(program), "--bind", address, "--database", database or f"{folder}/hashserv.db"]
     server = _peer("reference", command, port)
     server.stack.push(stack)
     return server

@@ -25,6 +25,7 @@ PROGRAMS = {
     "import": ("shardhash.moving.cli", "import_", "bring the data of BitBake's own server"),
     "export": ("shardhash.moving.cli", "export", "write a database that BitBake's own server serves"),
     "migrate": ("shardhash.database.cli", "migrate", "make or upgrade the tables of a database (serve --store)"),
+    "copy": ("shardhash.database.cli", "copy", "copy everything between a data directory and a database"),
     "completion": ("shardhash.cli", "completion", "print what has a shell complete commands and options"),
 }
 """For each subcommand the module and the function that run it, and what it is for."""

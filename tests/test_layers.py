@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server": ("errors", "base", "wire", "link", "shard", "stores", "coordinator", "http", "server"),
     "admin": ("errors", "base", "wire", "link.operations", "shard", "admin"),
     "moving": ("errors", "base", "wire", "link.operations", "shard", "client", "admin", "moving"),
-    "database": ("errors", "base", "stores.postgresql", "database"),
+    "database": ("errors", "base", "wire", "shard", "admin", "stores.postgresql", "database"),
     "cli": ("errors", "base", "wire", "shard", "client", "server", "admin", "moving", "database", "cli"),
     "__main__": ("cli",),
     "__init__": (),

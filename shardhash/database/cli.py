@@ -1,4 +1,4 @@
-"""``shardhash migrate``: the tables of a database.
+"""``shardhash migrate`` and ``shardhash copy``: the tables of a database, and what is in them.
 
 Exit status 0: done; 1: not done, and nothing has changed; 2: called wrongly.
 """
@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from shardhash.base.options import Options
+from shardhash.base.options import Options, whole
 from shardhash.base.secrets import hide_secret
 from shardhash.errors import ConfigError, ShardhashError
 
@@ -56,16 +56,60 @@ def migrate(arguments: Sequence[str]) -> int:
     return _run("migrate", run)
 
 
+COPY = """\
+Copy everything that shardhash keeps (mappings, outhash rows with siginfo, users with their tokens, settings, the
+garbage collection in progress) from a data directory to a PostgreSQL database or back, or between two of a kind. The
+copy is read back and compared before it counts; it is made at once or not at all.
+"""
+COPY_EXAMPLES = """\
+FROM and TO are folders or URLs. A folder is that of a stopped server or a backup; a database may be in use, and is read
+as of one moment. TO must be empty: a folder that is not there yet, or a database that shardhash migrate has just made.
+
+examples:
+  shardhash copy /var/lib/shardhash postgresql://shardhash@db.example.com/shardhash
+  shardhash copy postgresql://shardhash@db.example.com/shardhash ./hashes --shards 4
+"""
+
+
+def copy(arguments: Sequence[str]) -> int:
+    """``shardhash copy``."""
+    known = _options("copy", COPY, COPY_EXAMPLES, "FROM TO [OPTIONS]")
+    known.parser.add_argument("source", metavar="FROM", help="a data directory, a backup, or the URL of a database")
+    known.parser.add_argument("target", metavar="TO", help="a new folder, or the URL of an empty database")
+    known.add(
+        "--shards",
+        metavar="N",
+        convert=whole(1, 256),
+        help="number of shards of a new folder (default: as many as shardhash serve would make)",
+    )
+    given = known.parse(arguments)
+    from shardhash.admin.cli import telling
+    from shardhash.base.cores import usable_cores
+    from shardhash.database import copying
+
+    def run() -> int:
+        shards = given.shards or max(1, usable_cores() - 1)
+        try:
+            source, target = copying.place_of(given.source, shards), copying.place_of(given.target, shards)
+        except ImportError:
+            raise missing_extra() from None
+        done = copying.copy(source, target, telling())
+        print(f"copied {done.describe()}; read back and found the same: digest {done.text}")
+        return 0
+
+    return _run("copy", run)
+
+
 def missing_extra() -> ConfigError:
     """What is told where psycopg is not installed."""
     return ConfigError("a store on PostgreSQL needs psycopg 3: pip install 'shardhash[postgresql]'")
 
 
-def _options(name: str, description: str, examples: str) -> Options:
+def _options(name: str, description: str, examples: str, usage: str = "[OPTIONS]") -> Options:
     return Options(
         argparse.ArgumentParser(
             f"shardhash {name}",
-            usage=f"shardhash {name} [OPTIONS]",
+            usage=f"shardhash {name} {usage}",
             description=description,
             epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,

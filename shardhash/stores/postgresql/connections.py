@@ -39,12 +39,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _NOT_REPLICATED = "canceling wait for synchronous replication"
 
 _SETTINGS = b"""
-select set_config('jit', 'off', false), set_config('enable_seqscan', 'off', false),
-    set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
-    set_config('plan_cache_mode', 'force_generic_plan', false),
-    set_config('statement_timeout', %s::text, false),
-    set_config('idle_in_transaction_session_timeout', '0', false),
-    set_config('synchronous_commit', 'on', false)
+select set_config(name, value, false)
+from (values
+    ('jit', 'off'), ('plan_cache_mode', 'force_generic_plan'), ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'),
+    ('enable_mergejoin', 'off'), ('enable_material', 'off'), ('synchronous_commit', 'on'),
+    ('idle_in_transaction_session_timeout', '0'), ('statement_timeout', %s::text)
+) as setting (name, value)
 """
 """Every statement here walks an index. A planner without statistics, as in a new database, thinks otherwise."""
 

@@ -1,8 +1,9 @@
 """Lookups: the questions of one tick, from all connections, as one statement a method.
 
 A statement takes digests end to end and answers unihashes end to end, so that no Python code runs for each hash: the
-database cuts them apart, walks its index and joins what it found. While `MOST_AT_ONCE` statements run, questions gather
-for the next.
+database cuts them apart and looks each up in its index. A scalar subquery does that, also where the planner knows
+nothing of the tables yet; a join it would carry out by reading all of a method for each. While `MOST_AT_ONCE`
+statements run, questions gather for the next.
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ select coalesce(string_agg(coalesce(unihash, %(zero)b::bytea), ''), ''),
     case when count(unihash) < count(*)
         then string_agg(case when unihash is null then '\\x00'::bytea else '\\x01'::bytea end, '') end
 from (
-    select unihash from generate_series(0, %(count)b::int - 1) as place
-    left join shardhash.mapping as m
-        on m.method = %(method)b::int and m.taskhash = substring(%(digests)b::bytea from place * 32 + 1 for 32)
+    select (
+        select unihash from shardhash.mapping
+        where method = %(method)b::int and taskhash = substring(%(digests)b::bytea from place * 32 + 1 for 32)
+    )
+    from generate_series(0, %(count)b::int - 1) as place
     order by place
 ) as found
 """
 _EXISTS = b"""
-select coalesce(string_agg(case when there then '\\x01'::bytea else '\\x00'::bytea end, ''), '')
+select coalesce(string_agg(case when there is not null then '\\x01'::bytea else '\\x00'::bytea end, ''), '')
 from (
-    select exists (
-        select from shardhash.mapping where unihash = substring(%(digests)b::bytea from place * 32 + 1 for 32)
+    select (
+        select true from shardhash.mapping
+        where unihash = substring(%(digests)b::bytea from place * 32 + 1 for 32) limit 1
     ) as there
     from generate_series(0, %(count)b::int - 1) as place
     order by place

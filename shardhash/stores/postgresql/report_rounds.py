@@ -48,10 +48,13 @@ Outhash: TypeAlias = tuple[str, str]
 
 _LOCK = b"select pg_advisory_xact_lock(key) from unnest(%b::bigint[]) as key"
 _OWN = b"""
-select r.created, m.unihash
+select
+    (
+        select created from shardhash.outrow as r
+        where r.method = q.method and r.taskhash = q.taskhash and r.outhash = q.outhash
+    ),
+    (select unihash from shardhash.mapping as m where m.method = q.method and m.taskhash = q.taskhash)
 from unnest(%b::int[], %b::bytea[], %b::bytea[]) with ordinality as q (method, taskhash, outhash, place)
-left join shardhash.outrow as r on r.method = q.method and r.taskhash = q.taskhash and r.outhash = q.outhash
-left join shardhash.mapping as m on m.method = q.method and m.taskhash = q.taskhash
 order by q.place
 """
 _LINES = b"""
@@ -59,10 +62,16 @@ select q.method, q.outhash, x.created, x.taskhash, x.unihash
 from unnest(%b::int[], %b::bytea[]) as q (method, outhash)
 cross join lateral (
     (
-        select r.created, r.taskhash, m.unihash
-        from shardhash.outrow as r join shardhash.mapping as m on m.method = r.method and m.taskhash = r.taskhash
-        where r.method = q.method and r.outhash = q.outhash
-        order by r.created, r.taskhash limit 2
+        select y.created, y.taskhash, y.unihash
+        from (
+            select r.created, r.taskhash, (
+                select unihash from shardhash.mapping as m where m.method = r.method and m.taskhash = r.taskhash
+            )
+            from shardhash.outrow as r
+            where r.method = q.method and r.outhash = q.outhash
+        ) as y
+        where y.unihash is not null
+        order by y.created, y.taskhash limit 2
     )
     union all
     (

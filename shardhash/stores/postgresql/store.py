@@ -36,8 +36,8 @@ HEALTH_LIMIT: Final = 3.0
 """Seconds within which the database has to say that it is there."""
 
 _LOOKUP_KEYS = b"""
-select m.unihash from unnest(%b::bytea[]) with ordinality as q (taskhash, place)
-left join shardhash.mapping as m on m.method = %b::int and m.taskhash = q.taskhash
+select (select unihash from shardhash.mapping as m where m.taskhash = q.taskhash and m.method = %b::int)
+from unnest(%b::bytea[]) with ordinality as q (taskhash, place)
 order by q.place
 """
 _ROW = "r.taskhash, r.outhash, r.created, r.owner, r.pn, r.pv, r.pr, r.task, r.siginfo"
@@ -112,7 +112,7 @@ class PostgresqlStore:
         number = await self._methods.find(method)
         if number is None or not taskhashes:
             return [None] * len(taskhashes)
-        found = await self._rows(_LOOKUP_KEYS, [[pack_key(key) for key in taskhashes], number])
+        found = await self._rows(_LOOKUP_KEYS, [number, [pack_key(key) for key in taskhashes]])
         return [unihash for (unihash,) in found]
 
     async def exists(self, digests: Buffer) -> bytes:
