@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+from zlib import crc32
 
 import orjson
 
@@ -96,9 +97,10 @@ class _Listed:
             fs.rename,
             fs.unlink,
         )
-        self.size, self.exists, self.mkdir, self.rmdir, self.fsync_dir = (
+        self.size, self.exists, self.is_folder, self.mkdir, self.rmdir, self.fsync_dir = (
             fs.size,
             fs.exists,
+            fs.is_folder,
             fs.mkdir,
             fs.rmdir,
             fs.fsync_dir,
@@ -296,15 +298,22 @@ class _Copy:
 
 
 def copy_file(fs: FileSystem, source: Path, target: Path) -> int:
-    """Copy a file, durably but for its name; its bytes."""
-    offset = 0
+    """Copy a file, durably but for its name, and read the copy back; its bytes. StorageError when it differs."""
+    offset = checksum = 0
     with fs.read(source) as data:
         file = fs.create(target)
         try:
             while piece := data.read(_PIECE):
                 file.write(piece, offset)
                 offset += len(piece)
+                checksum = crc32(piece, checksum)
             file.fsync()
         finally:
             file.close()
+    copied = 0
+    with fs.read(target) as data:
+        while piece := data.read(_PIECE):
+            copied = crc32(piece, copied)
+    if copied != checksum:
+        raise StorageError(f"{target} does not read back as it was written")
     return offset

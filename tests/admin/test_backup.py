@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 import orjson
@@ -281,6 +283,41 @@ def test_texts_that_go_while_they_are_copied(data: Path, tmp_path: Path) -> None
     with pytest.raises(StorageError, match="change too fast"):
         backup(Racing(writer.folders[0], 100, race), data, tmp_path / "never", silent)
     assert not (tmp_path / "never" / BACKUP).exists()
+
+
+def test_a_copy_that_does_not_read_back_replaces_nothing() -> None:
+    """Of texts, too, which have no checksum over all: the backup before is still whole."""
+    memory = FaultyFileSystem()
+    source, target = Path("/data"), Path("/backup")
+    memory.mkdir(source)
+    memory.mkdir(target)
+    writer = Writer(memory, source)
+    writer.fill(range(1, 12))
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(backup_module, "lock_directory", lambda _directory: nullcontext())
+        changed.setattr(backup_module, "make_directory", lambda fs, directory: fs.mkdir(directory))
+        backup(memory, source, target, silent)
+        before = state_of(memory, target)
+        writer.fill(range(20, 40))
+        changed.setattr(memory, "read", Rotten(memory).read)
+        with pytest.raises(StorageError, match="does not read back"):
+            backup(memory, source, target, silent)
+    assert state_of(memory, target) == before
+
+
+class Rotten:
+    """Reads of what was just copied show another byte."""
+
+    def __init__(self, fs: FaultyFileSystem) -> None:
+        self._read = fs.read
+
+    def read(self, path: Path) -> BinaryIO:
+        with self._read(path) as file:
+            content = bytearray(file.read())
+        if path.name.endswith(".sig.tmp"):
+            content[20] ^= 1
+        return io.BytesIO(content)
 
 
 def test_links_are_not_followed_and_files_are_for_their_owner_alone(data: Path, tmp_path: Path) -> None:

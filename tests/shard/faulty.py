@@ -164,6 +164,9 @@ class FaultyFileSystem:
         except FileNotFoundError:
             return False
 
+    def is_folder(self, path: Path) -> bool:
+        return isinstance(self.folder(path.parent).names[path.name], Folder)
+
     def listdir(self, path: Path) -> list[str]:
         return sorted(self.folder(path).names)
 

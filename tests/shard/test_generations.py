@@ -20,6 +20,7 @@ from shardhash.shard.directory.generations import (
     remove_leftovers,
 )
 from shardhash.shard.directory.manifest import Manifest, read_manifest, write_manifest
+from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import MANIFEST, generation_folder, list_shard, segment_path, snapshot_path
 from shardhash.shard.storage.recovery import ignore_progress, open_shard, recover
 from tests.shard.faulty import FaultyFileSystem, File, Folder
@@ -97,6 +98,10 @@ def test_a_manifest_without_a_checksum_is_read_if_it_is_of_the_format_that_had_n
                 read_manifest(fs, DATA)
         else:
             check(fs, DATA, prepare_directory(fs, DATA, 2, ignore_progress))
+            assert b"checksum" not in fs.file(DATA / MANIFEST).data
+            remove_leftovers(fs, DATA, Manifest(2, 1))  # after the shards have recovered
+            assert b"checksum" in fs.file(DATA / MANIFEST).data
+            assert read_manifest(fs, DATA) == Manifest(2, 1)
 
 
 def test_a_number_is_not_used_twice_and_leftovers_stay_until_the_shards_have_recovered() -> None:
@@ -113,6 +118,21 @@ def test_a_number_is_not_used_twice_and_leftovers_stay_until_the_shards_have_rec
         assert new == Manifest(1, 8)
     assert read_manifest(fs, DATA) == new
     assert fs.exists(generation_folder(DATA, 1))
+
+
+def test_a_link_among_the_leftovers_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:
+    fs, data = OsFileSystem(), tmp_path / "data"
+    data.mkdir()
+    manifest = prepare_directory(fs, data, 1, ignore_progress)
+    (tmp_path / "precious" / "folder").mkdir(parents=True)
+    (tmp_path / "precious" / "folder" / "file").write_text("kept")
+    (data / "generation-000007").symlink_to(tmp_path / "precious")
+    (data / "generation-000008").mkdir()
+    (data / "generation-000008" / "shard-000").symlink_to(tmp_path / "precious" / "folder")
+    (data / "generation-000008" / "file").touch()
+    remove_leftovers(fs, data, manifest)
+    assert sorted(path.name for path in data.iterdir()) == ["generation-000001", "manifest.json"]
+    assert (tmp_path / "precious" / "folder" / "file").read_text() == "kept"
 
 
 def test_leftovers_stay_while_what_is_kept_is_not_whole() -> None:

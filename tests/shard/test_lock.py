@@ -106,6 +106,14 @@ def test_who_only_looks_refuses_no_start(tmp_path: Path) -> None:
             thread.join()
 
 
+def test_a_pipe_in_the_place_of_the_lock_file_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    assert not is_locked(tmp_path)
+    with lock_directory(tmp_path):
+        assert read_holder(tmp_path) is None
+        refused(tmp_path, "in use by another process")
+
+
 def test_a_link_in_the_place_of_the_lock_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "data").mkdir()

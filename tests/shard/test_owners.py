@@ -54,6 +54,7 @@ def someone_else(data: Path) -> Iterator[None]:
 
 def test_whose_it_is_and_who_asked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     owner = data.stat().st_uid
+    assert verify(["--data", str(data)]) == 0
     with someone_else(data):
         words = rf"Permission denied; {data} belongs to .*\({owner}\); this process runs as .*\({os.geteuid()}\)"
         with pytest.raises(ConfigError, match=words), lock_directory(data):

@@ -23,6 +23,7 @@ from shardhash.shard.directory.manifest import (
     Manifest,
     check_folders,
     read_manifest,
+    upgrade_manifest,
     write_manifest,
 )
 from shardhash.shard.directory.reshard import reshard
@@ -124,6 +125,7 @@ def remove_leftovers(fs: FileSystem, directory: Path, kept: Manifest) -> None:
         if fs.exists(directory / name):
             fs.unlink(directory / name)
     fs.fsync_dir(directory)
+    upgrade_manifest(fs, directory, kept)
 
 
 def remove_other_generations(fs: FileSystem, directory: Path, kept: Manifest) -> None:
@@ -159,12 +161,13 @@ def _refuse_content(fs: FileSystem, directory: Path) -> None:
             raise DamageError(directory / MANIFEST, 0, what, hint)
 
 
-def _remove_tree(fs: FileSystem, generation: Path) -> None:
-    if not fs.exists(generation):
+def _remove_tree(fs: FileSystem, path: Path) -> None:
+    """Remove a folder with all in it, and links in it, but not what they point to."""
+    if not fs.exists(path):
         return
-    for name in fs.listdir(generation):
-        folder = generation / name
-        for file in fs.listdir(folder):
-            fs.unlink(folder / file)
-        fs.rmdir(folder)
-    fs.rmdir(generation)
+    if not fs.is_folder(path):
+        fs.unlink(path)
+        return
+    for name in fs.listdir(path):
+        _remove_tree(fs, path / name)
+    fs.rmdir(path)

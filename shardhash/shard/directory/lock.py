@@ -108,8 +108,11 @@ def is_locked(directory: Path) -> bool:
 def read_holder(directory: Path) -> Holder | None:
     """Who says to hold the lock; None when nobody does, or not in a way that can be read."""
     try:
-        with (directory / LOCK).open("rb") as file:
-            found = orjson.loads(file.read(_LONGEST))
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = orjson.loads(os.read(descriptor, _LONGEST))
+        finally:
+            os.close(descriptor)
         texts = [found.get(name, "") for name in ("host", "boot", "namespace", "since")]
         if type(found["pid"]) is not int or not all(isinstance(text, str) for text in texts):
             return None
@@ -120,7 +123,7 @@ def read_holder(directory: Path) -> Holder | None:
 
 def _open(directory: Path, opened: contextlib.ExitStack, *, write: bool = True) -> list[int]:
     """Descriptors of the folder and of its lock file; of the folder alone where there can be no such file."""
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptors = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         opened.callback(os.close, descriptors[0])

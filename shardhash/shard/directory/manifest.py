@@ -89,6 +89,13 @@ def write_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     replace_file(fs, directory / MANIFEST, orjson.dumps(value_with_checksum, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def upgrade_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
+    """Give a manifest of format 1 a checksum; the caller has recovered what it names. Raises OSError."""
+    with fs.read(directory / MANIFEST) as file:
+        if orjson.loads(file.read(_LONGEST))["format"] != FORMAT:
+            write_manifest(fs, directory, manifest)
+
+
 def check_folders(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     """Hold a manifest against the folders that are there. Raises DamageError when one is missing or too many."""
     path, generation = directory / MANIFEST, generation_folder(directory, manifest.generation)

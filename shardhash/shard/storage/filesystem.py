@@ -57,6 +57,9 @@ class FileSystem(Protocol):
     def exists(self, path: Path) -> bool:
         """Whether there is a file or folder of this name."""
 
+    def is_folder(self, path: Path) -> bool:
+        """Whether this is a folder, and no link to one. FileNotFoundError when there is nothing."""
+
     def listdir(self, path: Path) -> list[str]:
         """Names in a folder, sorted."""
 
@@ -156,6 +159,9 @@ class OsFileSystem:
         except (FileNotFoundError, NotADirectoryError):
             return False  # what may not be looked at, or cannot be read, is not missing
         return True
+
+    def is_folder(self, path: Path) -> bool:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
 
     def listdir(self, path: Path) -> list[str]:
         return sorted(os.listdir(path))
