@@ -164,6 +164,10 @@ class Client:
     diverging = _blocking(AsyncClient.diverging)
     saved = _blocking(AsyncClient.saved)
     why = _blocking(AsyncClient.why)
+    quarantine = _blocking(AsyncClient.quarantine)
+    quarantines = _blocking(AsyncClient.quarantines)
+    release = _blocking(AsyncClient.release)
+    discard = _blocking(AsyncClient.discard)
 
     gc_mark = _blocking(AsyncClient.gc_mark)
     gc_mark_stream = _blocking(AsyncClient.gc_mark_stream)

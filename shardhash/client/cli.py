@@ -19,7 +19,7 @@ from shardhash.base import options
 from shardhash.base.options import Options, option
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import find_file
-from shardhash.client import commands, exploring_commands
+from shardhash.client import commands, exploring_commands, quarantine_commands
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.wire.address import parse_bind, reachable
 
@@ -161,7 +161,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_const", const=True, help="print the answer as one line of JSON")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
-    for command in (*commands.SUBCOMMANDS, *exploring_commands.SUBCOMMANDS):
+    for command in (*commands.SUBCOMMANDS, *exploring_commands.SUBCOMMANDS, *quarantine_commands.SUBCOMMANDS):
         usage = parsers.add_parser(
             command.name, help=command.help, description=command.help, parents=[common], allow_abbrev=False
         )

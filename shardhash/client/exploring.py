@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 class Exploring(ABC):
     """The part of a client that explores. Rows are objects of columns; times ISO 8601, UTC."""
 
-    async def find(self, where: Mapping[str, str], limit: int = 100) -> dict[str, Any]:
-        """The newest rows that match (wire/search.py): ``{count, rows, complete}``, `limit` rows at most."""
-        return await self._object("find", {"where": dict(where), "limit": limit})
+    async def find(self, where: Mapping[str, str], limit: int = 100, whole: bool = False) -> dict[str, Any]:
+        """The newest rows that match (wire/search.py): ``{count, rows, complete}``, `limit` rows at most.
+
+        `whole`: with their outhash_siginfo, 100 at most.
+        """
+        return await self._object("find", {"where": dict(where), "limit": limit, "whole": whole})
 
     async def get_row(self, method: str, taskhash: str, outhash: str) -> dict[str, Any] | None:
         """One row with its outhash_siginfo, mapped or not; None without it."""
@@ -33,6 +36,27 @@ class Exploring(ABC):
     ) -> dict[str, Any]:
         """The story of a taskhash: ``findings`` in sentences, its rows, who shares its unihash and outhashes."""
         return await self._object("why", {"taskhash": taskhash, "method": method, "PN": recipe, "task": task})
+
+    async def quarantine(self, where: Mapping[str, str], reason: str = "", preview: bool = False) -> dict[str, Any]:
+        """Set aside what matches, so that builds make it again: ``{rows, mappings, outhashes, shared}``.
+
+        `shared`: outhashes that other tasks have, too, which go on giving equivalences. Unless it is a `preview` also
+        its ``name``, by which `release` takes it back.
+        """
+        return await self._object("quarantine", {"where": dict(where), "reason": reason, "preview": preview})
+
+    async def quarantines(self) -> list[dict[str, Any]]:
+        """All that is in quarantine, newest first."""
+        return list((await self._object("quarantines", {}))["quarantines"])
+
+    async def release(self, name: str) -> dict[str, Any]:
+        """End a quarantine: its mappings are back, but where a build made another; ``restored`` says how many."""
+        return await self._object("release", {"name": name})
+
+    async def discard(self, rows: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
+        """Remove rows (method, taskhash, outhash), 1000 at most, and the mappings of their tasks; ``{"count": n}``."""
+        named = [dict(zip(("method", "taskhash", "outhash"), row, strict=True)) for row in rows]
+        return await self._object("discard", {"rows": named})
 
     @abstractmethod
     async def _object(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -22,14 +22,14 @@ NAMES = ("taskhash", "outhash", "unihash", "method", "PN", "task", "owner", "sin
 
 def _find(client: Client, given: argparse.Namespace) -> Answer:
     _say_that_it_takes_a_while()
-    found = client.find(_search(given), given.limit)
-    lines = [_row(row) for row in found["rows"]]
+    found = client.find(search_of(given), given.limit)
+    lines = [describe_row(row) for row in found["rows"]]
     return Answer(found, "\n".join([*lines, _count(found, "rows")]))
 
 
 def _diverging(client: Client, given: argparse.Namespace) -> Answer:
     _say_that_it_takes_a_while()
-    found = client.diverging(_search(given, everything=True), given.limit)
+    found = client.diverging(search_of(given, everything=True), given.limit)
     lines = [f"{count:>8}  {recipe or '(no recipe)'}" for recipe, count in found["recipes"]]
     for task in found["tasks"]:
         lines += ["", f"{task[-1]['PN']} {task[-1]['task']} {task[-1]['method']} {task[-1]['taskhash']}"]
@@ -73,7 +73,7 @@ def _why(client: Client, given: argparse.Namespace) -> Answer:
     if story["rows"] and story["near"]:
         lines += _nearest(client, story["rows"][0], story["near"])
     elif story["near"]:
-        lines += ["the newest of the same recipe and task:", *(f"  {_row(row)}" for row in story["near"])]
+        lines += ["the newest of the same recipe and task:", *(f"  {describe_row(row)}" for row in story["near"])]
     return Answer(story, "\n".join(lines))
 
 
@@ -100,7 +100,8 @@ def _nearest(client: Client, row: Mapping[str, Any], near: Iterable[Mapping[str,
     return []
 
 
-def _search(given: argparse.Namespace, *, everything: bool = False) -> dict[str, str]:
+def search_of(given: argparse.Namespace, *, everything: bool = False) -> dict[str, str]:
+    """What the options say to look for. ValueError when they say nothing, unless that may be."""
     named = {name: getattr(given, f"by_{name}") for name in NAMES}
     search = {name: text for name, text in named.items() if text is not None}
     if not search and not everything:
@@ -108,7 +109,8 @@ def _search(given: argparse.Namespace, *, everything: bool = False) -> dict[str,
     return search
 
 
-def _row(row: Mapping[str, Any]) -> str:
+def describe_row(row: Mapping[str, Any]) -> str:
+    """A row in a line."""
     when = (row["created"] or "-")[:19]
     return f"{when:<19}  {row['PN'] or '-'} {row['task'] or '-'}  {row['taskhash']} -> {row['unihash'] or 'nothing'}"
 

@@ -34,7 +34,7 @@ class Exploring:
     async def find(self, caller: Caller, request: m.Find) -> Any:
         """The newest rows that match."""
         async with self._turns.turn(caller.host):
-            return asdict(await self._store.explorer.find(times_of(request.where), request.limit))
+            return asdict(await self._store.explorer.find(times_of(request.where), request.limit, whole=request.whole))
 
     async def get_row(self, _caller: Caller, request: m.GetRow) -> Any:
         """One row with its siginfo."""

@@ -12,6 +12,7 @@ from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.exploring import Exploring
+from shardhash.coordinator.quarantining import Quarantining
 from shardhash.coordinator.queues import FairQueue
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
@@ -74,8 +75,8 @@ class Handlers:
         self._counters = services.counters
         self._upkeep = services.upkeep
         self._rows = services.rows
-        exploring = services.exploring
         self._bulk = services.bulk
+        exploring, quarantining = services.exploring, Quarantining(services.store)
         self._by_type: dict[type, Callable[[Caller, Any], Coroutine[Any, Any, Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
@@ -104,6 +105,10 @@ class Handlers:
             m.Diverging: exploring.diverging,
             m.Saved: exploring.saved,
             m.Why: exploring.why,
+            m.Quarantine: quarantining.quarantine,
+            m.Quarantines: quarantining.quarantines,
+            m.Release: quarantining.release,
+            m.Discard: quarantining.discard,
             m.Auth: self._auth,
             m.RefreshToken: self._refresh_token,
             m.SetUserPerms: self._set_user_perms,

@@ -30,7 +30,9 @@ from shardhash.wire.messages import COMMANDS, DB_ADMIN, READ, READ_ONLY_COMMANDS
 
 log = logging.getLogger(__name__)
 
-ASKED = frozenset(("find", "get-row", "diverging", "saved", "why"))
+ASKED = frozenset(
+    ("find", "get-row", "diverging", "saved", "why", "quarantine", "quarantines", "release", "discard", "import-batch")
+)
 """Commands of the protocol that may be asked over HTTP."""
 MOST_STREAMS = 100
 """Event streams at one time."""

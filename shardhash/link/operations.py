@@ -260,8 +260,9 @@ class Diverging(NamedTuple):
 class FindRows(Operation[FoundRows]):
     """The newest rows that match a search (wire/search.py), whose times are microseconds here.
 
-    `taskhashes`: where to look, None for everywhere. A row has `COLUMNS` but for the siginfo, of which it says whether
-    there is one; its mapping's unihash, None without one, and mark. A mapping without a row has no outhash.
+    `taskhashes`: where to look, None for everywhere. A row has `COLUMNS`, but of its siginfo, unless it is asked for
+    `whole`, only whether there is one; its mapping's unihash, None without one, and mark. A mapping without a row has
+    no outhash.
     """
 
     name = "find"
@@ -269,6 +270,7 @@ class FindRows(Operation[FoundRows]):
     search: dict[str, Any]
     taskhashes: list[str] | None
     limit: int
+    whole: bool
 
     @staticmethod
     def encode_result(result: FoundRows) -> Any:
@@ -277,6 +279,33 @@ class FindRows(Operation[FoundRows]):
     @staticmethod
     def decode_result(result: Any) -> FoundRows:
         return FoundRows(*result)
+
+
+class ChosenRows(NamedTuple):
+    """(method, taskhash, outhash, unihash or None) of rows, and whether these are all that match."""
+
+    rows: list[tuple[str, str, str, str | None]]
+    complete: bool
+
+
+@dataclass(slots=True)
+class ChooseRows(Operation[ChosenRows]):
+    """All rows that match; as `FindRows`. Incomplete if they are more than `limit`."""
+
+    name = "choose"
+    bounded = False
+    search: dict[str, Any]
+    taskhashes: list[str] | None
+    limit: int
+
+    @staticmethod
+    def encode_result(result: ChosenRows) -> Any:
+        return list(result)
+
+    @staticmethod
+    def decode_result(result: Any) -> ChosenRows:
+        rows, complete = result
+        return ChosenRows([tuple(row) for row in rows], complete)
 
 
 @dataclass(slots=True)
@@ -347,6 +376,24 @@ class RemoveMatching(_Removing):
     name = "remove"
     job: str
     where: Where
+
+
+@dataclass(slots=True)
+class RemoveRows(_Removing):
+    """Remove these rows, (method, taskhash, outhash), and the mappings of their taskhashes."""
+
+    name = "remove-rows"
+    job: str
+    named: list[tuple[str, str, str]]
+
+
+@dataclass(slots=True)
+class DropMappings(Operation[int]):
+    """Delete these mappings, (method, taskhash, unihash), each if it is still this; how many."""
+
+    name = "drop"
+    bounded = False
+    mappings: list[tuple[str, str, str]]
 
 
 @dataclass(slots=True)

@@ -107,8 +107,8 @@ class Explorer(Protocol):
     whether there is one, and its mapping's unihash, None without one, and mark.
     """
 
-    async def find(self, search: AnyMapping[str, Any], limit: int) -> FoundRows:
-        """The newest rows that match."""
+    async def find(self, search: AnyMapping[str, Any], limit: int, *, whole: bool = False) -> FoundRows:
+        """The newest rows that match; `whole`: with their siginfo."""
 
     async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
         """One row with its siginfo, mapped or not."""
@@ -120,11 +120,47 @@ class Explorer(Protocol):
         """(PN, begin of the week, count) of tasks since then that were given another task's unihash."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a search chooses to set aside: rows, their mappings, the outhashes whose tasks are all chosen.
+
+    `shared`: outhashes that tasks have, too, which are not chosen; these go on giving equivalences.
+    """
+
+    rows: int
+    mappings: int
+    outhashes: int
+    shared: int
+
+
+class Quarantine(Protocol):
+    """What is set aside, so that builds make it again, or removed row by row. Times are microseconds in a search."""
+
+    async def choose(self, search: AnyMapping[str, Any]) -> Chosen:
+        """How much a search chooses. InvokeError when that is too much at one time."""
+
+    async def begin(self, search: AnyMapping[str, Any], note: AnyMapping[str, Any]) -> dict[str, Any]:
+        """Set aside what a search chooses: its name, the fields of `Chosen`, and those of `note`, JSON values."""
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """What `begin` gave, of all that are not released, the newest first."""
+
+    async def release(self, name: str) -> dict[str, Any]:
+        """Put mappings back, each unless there is one; what `begin` gave, and how many were ``restored``."""
+
+    async def discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
+        """Remove these rows (method, taskhash, outhash), and the mappings of their tasks; how many went of both."""
+
+
 class Store(Protocol):
     """Raises UnavailableError when what keeps the hashes does not answer in time, StorageError when it cannot store."""
 
     remote: bool
     """Whether a lookup may have to ask another server. A stream's blocks are then asked side by side."""
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """What is set aside here."""
 
     @property
     def explorer(self) -> Explorer:

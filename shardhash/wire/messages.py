@@ -14,7 +14,7 @@ from shardhash.errors import InvalidRequestError
 from shardhash.wire.fields import MAX_TOKEN, Fields, describe
 from shardhash.wire.imports import ImportBatch, read_import_batch
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
-from shardhash.wire.search import MOST_FOUND, Search
+from shardhash.wire.search import MOST_FOUND, MOST_WHOLE, Search
 
 READ: Final = "@read"
 REPORT: Final = "@report"
@@ -157,10 +157,11 @@ class BecomeUser:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """The newest rows that match a search (search.py), `limit` at most."""
+    """The newest rows that match a search (search.py), `limit` at most; `whole`: with their siginfo."""
 
     where: Search
     limit: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,32 @@ class Why:
     method: str | None
     recipe: str | None
     task: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Set aside what a search chooses; only count it for a `preview`."""
+
+    where: Search
+    reason: str
+    preview: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantines:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Remove these rows, (method, taskhash, outhash), and the mappings of their tasks."""
+
+    rows: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +268,7 @@ Request: TypeAlias = (
     Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
     | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | NewUser | DeleteUser | BecomeUser
-    | Find | GetRow | Diverging | Saved | Why
+    | Find | GetRow | Diverging | Saved | Why | Quarantine | Quarantines | Release | Discard
     | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
 )  # fmt: skip
 
@@ -274,7 +301,7 @@ class Command:
         return self.name in FROM_BUILDS
 
 
-LONG: Final = frozenset(("remove", "clean-unused", "gc-mark", "gc-sweep"))
+LONG: Final = frozenset(("remove", "clean-unused", "gc-mark", "gc-sweep", "quarantine", "release", "discard"))
 """The commands that may look at everything."""
 FROM_BUILDS: Final = frozenset(
     ("get", "get-outhash", "get-stream", "exists-stream", "get-batch", "exists-batch", "report", "report-batch",
@@ -353,6 +380,25 @@ def _gc_mark(fields: Fields) -> GcMark:
     return GcMark(fields.name("mark"), fields.where("where"))
 
 
+def _find(fields: Fields) -> Find:
+    whole = fields.flag("whole", default=False)
+    most = MOST_WHOLE if whole else MOST_FOUND
+    return Find(fields.search("where"), fields.whole("limit", 1, most, MOST_WHOLE), whole)
+
+
+def _quarantine(fields: Fields) -> Quarantine:
+    reason = fields.optional_text("reason", MAX_TOKEN) or ""
+    return Quarantine(fields.search("where"), reason, fields.flag("preview", default=False))
+
+
+def _discard(fields: Fields) -> Discard:
+    rows = fields.objects("rows")
+    columns = [rows.tokens(name) or [] for name in ("method", "taskhash", "outhash")]
+    if not 0 < len(columns[0]) <= MOST_FOUND or len({len(column) for column in columns}) > 1:
+        raise InvalidRequestError(f"discard: 'rows' must hold 1 to {MOST_FOUND} of method, taskhash and outhash")
+    return Discard(list(zip(*columns, strict=True)))
+
+
 def _set_user_perms(fields: Fields) -> SetUserPerms:
     return SetUserPerms(fields.name("username"), fields.permissions("permissions"))
 
@@ -397,7 +443,7 @@ COMMANDS: Mapping[str, Command] = {
         _plain("get-db-usage", GetDbUsage(), DB_ADMIN),
         _plain("get-db-query-columns", GetDbQueryColumns(), DB_ADMIN),
         _plain("backfill-wait", BackfillWait(), READ, writes=True),
-        _with_fields("find", lambda f: Find(f.search("where"), f.whole("limit", 1, MOST_FOUND, 100)), READ),
+        _with_fields("find", _find, READ),
         _with_fields("get-row", lambda f: GetRow(f.token("method"), f.token("taskhash"), f.token("outhash")), READ),
         _with_fields(
             "diverging", lambda f: Diverging(f.search("where", empty=True), f.whole("limit", 1, 200, 50)), READ
@@ -410,6 +456,10 @@ COMMANDS: Mapping[str, Command] = {
             ),
             READ,
         ),
+        _with_fields("quarantine", _quarantine, DB_ADMIN, writes=True),
+        _plain("quarantines", Quarantines(), DB_ADMIN),
+        _with_fields("release", lambda f: Release(f.name("name")), DB_ADMIN, writes=True),
+        _with_fields("discard", _discard, DB_ADMIN, writes=True),
         _with_fields("auth", lambda f: Auth(f.text("username", MAX_TOKEN), f.text("token"))),
         _with_fields(
             "refresh-token", lambda f: RefreshToken(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True

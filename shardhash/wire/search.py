@@ -24,6 +24,8 @@ LEAST_DIGITS: Final = 8
 """Of a hash that is not whole."""
 WHOLE: Final = 64
 """Digits of a whole hash; a shorter text that is no prefix of such a one matches as it is, too."""
+MOST_WHOLE: Final = 100
+"""Rows that one answer holds at most with their siginfo."""
 MOST_FOUND: Final = 1000
 """Rows that one answer holds at most."""
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from shardhash import cli
-from shardhash.client import create_client, exploring_commands
+from shardhash.client import create_client, exploring_commands, quarantine_commands
 from shardhash.client.commands import SUBCOMMANDS, read_conditions
 from shardhash.client.progress import Progress
 from tests.client.older_server import HangUpError, OlderServer
@@ -73,9 +73,11 @@ def test_every_command_of_the_issue_is_there() -> None:
     names = (
         "get get-outhash stats remove clean-unused refresh-token set-user-perms get-user get-all-users new-user"
         " delete-user get-db-usage get-db-query-columns gc-status gc-mark gc-mark-stream gc-sweep unihash-exists ping"
-        " stress find why diverging saved diff-outhash"
+        " stress find why diverging saved diff-outhash quarantine quarantines release discard undo"
     )
-    assert {command.name for command in (*SUBCOMMANDS, *exploring_commands.SUBCOMMANDS)} == set(names.split())
+    assert {
+        command.name for command in (*SUBCOMMANDS, *exploring_commands.SUBCOMMANDS, *quarantine_commands.SUBCOMMANDS)
+    } == set(names.split())
 
 
 def test_hashes(shell: Shell) -> None:

@@ -12,7 +12,7 @@ from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.rows import Columns, Report, Where
 from tests.model import DETAILS, Model
-from tests.stores.plain_store import NoExplorer
+from tests.stores.plain_store import NoExplorer, PlainQuarantine
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -22,6 +22,7 @@ class DictStore:
 
     remote = False
     explorer = NoExplorer()
+    quarantine = PlainQuarantine([])
 
     def __init__(self) -> None:
         self.model = Model()

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardhash.stores.interface import CollectionStatus, DivergingTasks, FoundRows, Health, Otherwise
+from shardhash.stores.interface import Chosen, CollectionStatus, DivergingTasks, FoundRows, Health, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.imports import ImportedMapping, ImportedRow
@@ -16,7 +16,7 @@ from shardhash.wire.rows import NEW, Columns, Report, Where
 class NoExplorer:
     """An Explorer of nothing."""
 
-    async def find(self, search: Mapping[str, Any], limit: int) -> FoundRows:
+    async def find(self, search: Mapping[str, Any], limit: int, *, whole: bool = False) -> FoundRows:
         return FoundRows(0, [], complete=True)
 
     async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
@@ -29,6 +29,30 @@ class NoExplorer:
         return []
 
 
+class PlainQuarantine:
+    """A Quarantine of nothing, which tells what it was asked to write."""
+
+    def __init__(self, written: list[str]) -> None:
+        self._written = written
+
+    async def choose(self, search: Mapping[str, Any]) -> Chosen:
+        return Chosen(0, 0, 0, 0)
+
+    async def begin(self, search: Mapping[str, Any], note: Mapping[str, Any]) -> dict[str, Any]:
+        self._written.append("quarantine")
+        return {**note, "name": "q", "rows": 0, "mappings": 0, "outhashes": 0, "shared": 0}
+
+    async def entries(self) -> list[dict[str, Any]]:
+        return []
+
+    async def release(self, name: str) -> dict[str, Any]:
+        return await self.begin({}, {"where": {}, "reason": "", "user": None, "time": ""}) | {"restored": 0}
+
+    async def discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
+        self._written.append("discard")
+        return 0
+
+
 class PlainStore:
     remote = False
 
@@ -38,6 +62,7 @@ class PlainStore:
         self.entries: dict[tuple[str, str], Any] = {}
         self.written: list[str] = []
         """The names of the writing methods that were called."""
+        self.quarantine = PlainQuarantine(self.written)
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         return Found.of([None] * (len(digests) // 32))

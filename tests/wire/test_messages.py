@@ -100,6 +100,10 @@ def refusal(message: object) -> str:
         ({"why": {"taskhash": H}}, m.Why(H, None, None, None)),
         ({"get-row": {"method": "m", "taskhash": "a", "outhash": H}}, m.GetRow("m", "a", H)),
         ({"saved": {"since": "2026-11-28"}}, m.Saved("2026-11-28")),
+        ({"quarantine": {"where": {"PN": "x"}, "reason": "r"}}, m.Quarantine({"PN": "x"}, "r", preview=False)),
+        ({"quarantines": {}}, m.Quarantines()),
+        ({"release": {"name": "q"}}, m.Release("q")),
+        ({"discard": {"rows": [{"method": "m", "taskhash": "t", "outhash": "o"}]}}, m.Discard([("m", "t", "o")])),
         ({"exists-batch": {"unihashes": [H]}}, m.ExistsBatch([H])),
         ({"import-batch": {}}, ImportBatch([], [], [])),
         (
@@ -221,6 +225,11 @@ def test_every_command_is_tested_here() -> None:
             {"find": {"where": {"pn": "zlib"}}},
             f"find: 'where' takes {', '.join(NAMES)}, and not 'pn'",
         ),
+        (
+            {"discard": {"rows": [{"method": "m", "taskhash": "t"}]}},
+            "discard: 'rows' must hold 1 to 1000 of method, taskhash and outhash",
+        ),
+        ({"discard": {"rows": []}}, "discard: 'rows' must hold 1 to 1000 of method, taskhash and outhash"),
         ({"find": {"where": {"outhash": "0123"}}}, "find: 'where': 'outhash' needs 8 digits at least"),
         ({"find": {"where": {"PN": "x"}, "limit": 0}}, "find: 'limit' must be a whole number from 1 to 1000"),
         (
@@ -260,6 +269,7 @@ def test_table_of_the_protocol() -> None:
     assert needs == {
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
         "find": "@read", "get-row": "@read", "diverging": "@read", "saved": "@read", "why": "@read",
+        "quarantine": "@db-admin", "quarantines": "@db-admin", "release": "@db-admin", "discard": "@db-admin",
         "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
         "report-equiv": "@read @report",
         "import-batch": "@db-admin",
@@ -274,7 +284,7 @@ def test_table_of_the_protocol() -> None:
         "refresh-token", "get-user", "delete-user",
     }  # fmt: skip
     assert set(COMMANDS) - set(READ_ONLY_COMMANDS) == {
-        "report-equiv", "import-batch",
+        "report-equiv", "import-batch", "quarantine", "release", "discard",
         "remove", "gc-mark", "gc-mark-stream", "gc-status", "gc-sweep", "clean-unused", "reset-stats",
         "backfill-wait", "refresh-token", "set-user-perms", "new-user", "delete-user",
     }  # fmt: skip

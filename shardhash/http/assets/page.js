@@ -4,10 +4,11 @@ import { showCompare } from "./compare.js";
 import { showDiverging, showSaved } from "./diverging.js";
 import { showWhy } from "./explore.js";
 import { follow, unfollow } from "./now.js";
+import { showQuarantine } from "./quarantine.js";
 import { ask, byId, tell } from "./tools.js";
 
 const views = [...document.querySelectorAll("main > section")];
-const shown = { why: showWhy, compare: showCompare, diverging: showDiverging, saved: showSaved };
+const shown = { why: showWhy, compare: showCompare, diverging: showDiverging, saved: showSaved, quarantine: () => showQuarantine(viewer) };
 let viewer = { user: null, permissions: [] };
 
 function choose() {

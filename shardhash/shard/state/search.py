@@ -15,7 +15,7 @@ from shardhash.shard.state import packing, small_sets
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.table import Details, Row, Table
 from shardhash.wire.hashes import Key, to_key, to_text
-from shardhash.wire.rows import DETAILS
+from shardhash.wire.rows import DETAILS, SIGINFO
 from shardhash.wire.search import WHOLE
 
 SLICE = 250
@@ -83,12 +83,13 @@ def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, 
             yield counts
 
 
-def describe(table: Table, hit: Hit) -> dict[str, Any]:
-    """A hit as clients see it."""
+def describe(table: Table, hit: Hit, read_siginfo: Callable[[int], str | None] | None = None) -> dict[str, Any]:
+    """A hit as clients see it; with its siginfo if that can be read."""
     unihash = table.unihash(hit.method, hit.taskhash)
     row = hit.row
     details: Details = (None,) * 5 if row is None else row.details
-    return {
+    text = {} if read_siginfo is None else {SIGINFO: None if row is None else read_siginfo(row.siginfo)}
+    return text | {
         "method": hit.method,
         "taskhash": to_text(hit.taskhash),
         "outhash": None if row is None else to_text(row.outhash),

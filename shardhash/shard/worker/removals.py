@@ -19,7 +19,7 @@ from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.report_locks import Place, ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
 from shardhash.shard.worker.writer import Writer
-from shardhash.wire.hashes import Key
+from shardhash.wire.hashes import Key, to_key
 from shardhash.wire.rows import Where
 
 _Slices: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
@@ -69,6 +69,32 @@ class Removals:
     async def remove(self, asked: op.RemoveMatching) -> op.Removed:
         """Remove what matches, some of it a call."""
         return await self._go_on(asked.job, lambda: self._remove_matching(asked.where))
+
+    async def remove_rows(self, asked: op.RemoveRows) -> op.Removed:
+        """Remove these rows and the mappings of their taskhashes."""
+        return await self._go_on(asked.job, lambda: self._remove_named(asked.named))
+
+    async def _remove_named(self, named: list[tuple[str, str, str]]) -> _Slices:
+        by_method: dict[str, list[tuple[str, str]]] = {}
+        for method, taskhash, outhash in named:
+            by_method.setdefault(method, []).append((taskhash, outhash))
+        slices = [
+            (method, pairs[start : start + SLICE])
+            for method, pairs in by_method.items()
+            for start in range(0, len(pairs), SLICE)
+        ]
+        keys = ((method, [to_key(taskhash) for taskhash, _ in pairs]) for method, pairs in slices)
+        async for gone in self._delete_mappings(keys):
+            yield gone, "", []
+        async for step in self._delete_rows(iter(slices)):
+            yield step
+
+    async def drop_mappings(self, asked: op.DropMappings) -> int:
+        """Delete mappings that are still these."""
+        count = 0
+        for start in range(0, len(asked.mappings), SLICE):
+            count += await self._write(partial(_drop, asked.mappings[start : start + SLICE]))
+        return count
 
     async def clean(self, asked: op.Clean) -> op.Removed:
         """Remove unused rows, some of them a call."""
@@ -134,6 +160,16 @@ class Removals:
             delete = partial(Transaction.delete_rows, method=method, pairs=pairs, unused=unused)
             gone = await write_some(self._write, pairs, delete)
             yield gone, method, [(outhash, taskhash) for taskhash, outhash in pairs]
+
+
+def _drop(mappings: Iterable[tuple[str, str, str]], transaction: Transaction) -> int:
+    by_method: dict[str, list[Key]] = {}
+    for method, taskhash, unihash in mappings:
+        key = to_key(taskhash)
+        found = transaction.unihash(method, key)
+        if found is not None and found.hex() == unihash:
+            by_method.setdefault(method, []).append(key)
+    return sum(transaction.delete_mappings(method, keys) for method, keys in by_method.items())
 
 
 async def write_some(

@@ -14,6 +14,7 @@ from shardhash.link import operations as op
 from shardhash.shard.state import search
 from shardhash.shard.state.search import Hit
 from shardhash.shard.storage.recovery import AnyShard
+from shardhash.wire.hashes import to_text
 
 REST = 4
 """How many times as long as a slice took the worker then rests from it: a search takes a fifth of a processor."""
@@ -32,6 +33,7 @@ class Searches:
     """What `Service` does for the operations of searching."""
 
     def __init__(self, shard: AnyShard) -> None:
+        self._shard = shard
         self._table = shard.table
         self._one = asyncio.Lock()
 
@@ -46,8 +48,24 @@ class Searches:
                     break
                 for hit in hits:
                     newest.add(hit.created, hit)
-        rows = [search.describe(self._table, hit) for hit in newest.items()]
+        read = self._shard.get_siginfo if asked.whole else None
+        rows = [search.describe(self._table, hit, read) for hit in newest.items()]
         return op.FoundRows(newest.count, rows, complete)
+
+    async def choose(self, asked: op.ChooseRows) -> op.ChosenRows:
+        """All rows that match, unless they are too many."""
+        rows: list[tuple[str, str, str, str | None]] = []
+        async with self._one:
+            async for hits in _with_rests(search.find(self._table, asked.search, asked.taskhashes)):
+                if hits is None or len(rows) > asked.limit:
+                    return op.ChosenRows([], complete=False)
+                rows += [self._choice(hit) for hit in hits if hit.row is not None]
+        return op.ChosenRows(rows, complete=True)
+
+    def _choice(self, hit: Hit) -> tuple[str, str, str, str | None]:
+        assert hit.row is not None
+        unihash = self._table.unihash(hit.method, hit.taskhash)
+        return hit.method, to_text(hit.taskhash), to_text(hit.row.outhash), unihash.hex() if unihash else None
 
     async def diverging(self, asked: op.FindDiverging) -> op.Diverging:
         """The taskhashes whose newest outhash is newest, and how many there are by recipe."""

@@ -71,6 +71,7 @@ class ChainedStore:
     def __init__(self, local: Store, upstream: Upstream, misses: Misses) -> None:
         self._local = local
         self.explorer = local.explorer
+        self.quarantine = local.quarantine
         self._upstream = upstream
         self._misses = misses
         self._backfill: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()

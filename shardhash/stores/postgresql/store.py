@@ -16,7 +16,7 @@ from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, un
 from shardhash.stores.postgresql.collection import MARK, Collections
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, read_entry
-from shardhash.stores.postgresql.explorer import NoExplorer
+from shardhash.stores.postgresql.explorer import NoExplorer, NoQuarantine
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
@@ -74,6 +74,7 @@ class PostgresqlStore:
     """A Store whose hashes lie in a PostgreSQL database, which other servers may share."""
 
     explorer = NoExplorer()
+    quarantine = NoQuarantine()
     remote = True
 
     def __init__(self, url: str, limit: float) -> None:

@@ -26,17 +26,17 @@ class ShardedExplorer:
         self._links = links
         self._reports = reports
 
-    async def find(self, search: Mapping[str, Any], limit: int) -> FoundRows:
+    async def find(self, search: Mapping[str, Any], limit: int, *, whole: bool = False) -> FoundRows:
         """See Explorer."""
-        places, complete = await self._places(search)
+        places, complete = await self.places(search)
         parts = await asyncio.gather(
-            *(link.request(op.FindRows(dict(search), taskhashes, limit)) for link, taskhashes in places)
+            *(link.request(op.FindRows(dict(search), taskhashes, limit, whole)) for link, taskhashes in places)
         )
         rows = [row for part in parts for row in part.rows]
         rows.sort(key=lambda row: row["created"] or "", reverse=True)
         return FoundRows(sum(part.total for part in parts), rows[:limit], complete and all(p.complete for p in parts))
 
-    async def _places(self, search: Mapping[str, Any]) -> tuple[list[tuple[WorkerLink, list[str] | None]], bool]:
+    async def places(self, search: Mapping[str, Any]) -> tuple[list[tuple[WorkerLink, list[str] | None]], bool]:
         """Where to look, and whether that is everywhere."""
         if len(search.get("taskhash", "")) == WHOLE:
             return [(self._reports.link_of(search["taskhash"]), None)], True

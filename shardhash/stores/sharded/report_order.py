@@ -72,6 +72,8 @@ class Reports:
         """`written` is told (method, taskhash) of each report that ends, before it is acknowledged."""
         self.links = links
         self.written = written
+        self.barred: set[Outhash] = set()
+        """Outhashes that give no unihash to other tasks (quarantine.py)."""
         self._clock = clock
         rounds = [Rounds(link) for link in links]
         self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
@@ -206,8 +208,11 @@ class Reports:
             try:
                 await self._retime(index, outhash, together, granted.older)
                 own = {report.item[1] for report in together}
-                unihash = await self.oldest_unihash(*outhash, granted.page, own)
-                await self._store(together, unihash)
+                if outhash in self.barred:
+                    await asyncio.gather(*(report.store(None) for report in together))
+                else:
+                    unihash = await self.oldest_unihash(*outhash, granted.page, own)
+                    await self._store(together, unihash)
             finally:
                 index.release(lock)
         except ServerFaultError as error:
@@ -365,7 +370,9 @@ class _UnderWay:
 
     async def ask_upstream(self) -> str | None:
         """The unihash that the upstream has for its outhash, if there is one."""
-        upstream = await self._otherwise(self._report) if self._otherwise is not None else None
+        if self._otherwise is None or self.outhash in self._reports.barred:
+            return None
+        upstream = await self._otherwise(self._report)
         return None if upstream is None else upstream.hex()
 
     async def store(self, unihash: str | None) -> str | None:

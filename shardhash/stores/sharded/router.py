@@ -21,6 +21,7 @@ from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
+from shardhash.stores.sharded.quarantine import ShardedQuarantine
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
@@ -49,6 +50,9 @@ class Router:
         self._reports = Reports(links, self._clock, self._answers.written)
         self._imports = Imports(self._reports, self._clock)
         self.explorer = ShardedExplorer(links, self._reports)
+        self.quarantine = ShardedQuarantine(
+            links, self._reports, self.explorer, self._forgetting, self.take_mappings, self._discard
+        )
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
         for link in links:
@@ -96,6 +100,8 @@ class Router:
 
     async def get_outhash(self, method: str, outhash: str, _taskhash: str, with_unihash: bool) -> Columns | None:
         """See Store."""
+        if with_unihash and (method, outhash) in self._reports.barred:
+            return None
         while (found := await self._reports.oldest_row(method, outhash, mapped=with_unihash)) is not None:
             row = await self._reports.link_of(found).request(op.ReadRow(method, found, outhash, with_unihash))
             if row is not None:
@@ -149,6 +155,15 @@ class Router:
         """See Store."""
         return await self._forgetting(self._remove_rows(lambda job: op.RemoveMatching(job, dict(where))))
 
+    async def _discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
+        """Remove rows one by one, and the mappings of their taskhashes; how many went of both."""
+        by_link: dict[WorkerLink, list[tuple[str, str, str]]] = {}
+        for row in rows:
+            by_link.setdefault(self._reports.link_of(row[1]), []).append(row)
+        return await self._remove_by(
+            lambda job: [self._remove_from(link, op.RemoveRows(job, some)) for link, some in by_link.items()]
+        )
+
     async def clean_unused(self, max_age_seconds: int) -> int:
         """See Store."""
         before = self._clock() - max_age_seconds * 1_000_000
@@ -182,7 +197,11 @@ class Router:
             result.set_result(count)
 
     async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean]) -> int:
-        """Remove rows from all shards; how many went.
+        """Remove rows from all shards; how many went."""
+        return await self._remove_by(lambda job: [self._remove_from(link, make(job)) for link in self._links])
+
+    async def _remove_by(self, make: Callable[[str], list[Coroutine[Any, Any, int]]]) -> int:
+        """Remove rows by what is asked of each shard for a job; how many went.
 
         1. Every shard watches which outhashes have reports from now on.
         2. Each shard removes a part at a time, and names the index items of the rows that went.
@@ -193,12 +212,12 @@ class Router:
         job = secrets.token_hex(8)
         try:
             await self._ask_all(op.Watch(job))
-            return sum(await _all(self._remove_from(link, make(job)) for link in self._links))
+            return sum(await _all(make(job)))
         finally:
             with contextlib.suppress(ServerFaultError):  # a watch ends with the link as well
                 await self._ask_all(op.Unwatch(job))
 
-    async def _remove_from(self, link: WorkerLink, removal: op.RemoveMatching | op.Clean) -> int:
+    async def _remove_from(self, link: WorkerLink, removal: op.RemoveMatching | op.Clean | op.RemoveRows) -> int:
         count, done = 0, False
         while not done:
             removed = await link.request(removal)
@@ -254,6 +273,7 @@ class Router:
         """Give every shard the current mark of shard 0; after a start, since a crash may have come between."""
         async with self._collection:
             await self._spread_mark(await self.get_entry("config", op.GC_MARK))
+        await self.quarantine.load()
 
     async def _spread_mark(self, mark: str | None) -> None:
         await _all(_ask(link, op.SetEntry("config", op.GC_MARK, mark)) for link in self._links[1:])

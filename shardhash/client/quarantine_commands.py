@@ -1,0 +1,203 @@
+"""The commands of ``shardhash client`` for poisoned entries: set them aside, take that back, remove them, undo it.
+
+An undo file is a dump (`shardhash dump`): `shardhash load` takes it into a stopped server's directory, and `undo` into
+one that runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from shardhash.client.commands import Answer, Subcommand, argument
+from shardhash.client.exploring_commands import describe_row, search_arguments, search_of
+
+if TYPE_CHECKING:
+    from shardhash.client.blocking import Client
+
+AT_ONCE = 100
+"""Rows of one message, with their siginfo."""
+SHOWN = 10
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _quarantine(client: Client, given: argparse.Namespace) -> Answer:
+    search = search_of(given)
+    if not given.yes:
+        chosen = client.quarantine(search, preview=True)
+        rows = client.find(search, SHOWN)["rows"]
+        lines = [*_list(rows, chosen["rows"]), _describe(chosen), "nothing is done: add --yes"]
+        return Answer(chosen, "\n".join(lines))
+    entry = client.quarantine(search, given.reason)
+    return Answer(entry, f"{_describe(entry)}\nquarantine {entry['name']}: `release {entry['name']}` takes it back")
+
+
+def _quarantines(client: Client, _given: argparse.Namespace) -> Answer:
+    entries = client.quarantines()
+    lines = [
+        f"{entry['name']}  {entry['time'][:19]}  {entry['user'] or 'anonymous'}  {entry['mappings']} mappings"
+        f"  {json.dumps(entry['where'])}  {entry['reason']}"
+        for entry in entries
+    ]
+    return Answer(entries, "\n".join(lines) or "nothing is in quarantine")
+
+
+def _release(client: Client, given: argparse.Namespace) -> Answer:
+    entry = client.release(given.name)
+    kept = entry["mappings"] - entry["restored"]
+    again = f"; {kept} were made again meanwhile, and stay as builds made them" if kept else ""
+    return Answer(entry, f"{entry['restored']} mappings are back{again}")
+
+
+def _discard(client: Client, given: argparse.Namespace) -> Answer:
+    search = search_of(given)
+    found = client.find(search, SHOWN)
+    if not given.yes:
+        would = f"{found['count']} rows would be removed, and the mappings of their tasks"
+        lines = [*_list(found["rows"], found["count"]), would, "nothing is done: add --yes, and --undo FILE"]
+        return Answer(found, "\n".join(lines))
+    if given.undo is None:
+        raise ValueError("--yes needs --undo FILE, a new file that takes what is removed; /dev/null for none")
+    rows = count = 0
+    with _undo_file(given.undo) as write:
+        while some := client.find(search, AT_ONCE, True)["rows"]:
+            some = [row for row in some if row["outhash"] is not None]
+            if not some:  # mappings without a row: `remove` takes these
+                break
+            for row in some:
+                write(row)
+            write(None)
+            count += client.discard((row["method"], row["taskhash"], row["outhash"]) for row in some)["count"]
+            rows += len(some)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{rows:,} rows removed ")
+    text = f"{rows} rows removed, {count - rows} mappings; {given.undo} undoes it"
+    return Answer({"rows": rows, "count": count}, text)
+
+
+@contextmanager
+def _undo_file(path: str) -> Iterator[Callable[[Mapping[str, Any] | None], None]]:
+    """Writes rows as a dump; None makes what was written durable, before the server removes it."""
+    counts = {"entries": 0, "mappings": 0, "rows": 0}
+    seen: set[tuple[str, str]] = set()
+    try:
+        file = Path(path).open("x" if path != os.devnull else "w", encoding="utf-8")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; name a file that is not there yet") from None
+
+    def write(row: Mapping[str, Any] | None) -> None:
+        if row is None:
+            file.flush()
+            if path != os.devnull:
+                os.fsync(file.fileno())
+            return
+        task = (row["method"], row["taskhash"])
+        if row["unihash"] is not None and task not in seen:
+            mapping = {"method": task[0], "taskhash": task[1], "unihash": row["unihash"], "gc_mark": row["gc_mark"]}
+            _write_line(file, {"type": "mapping", **mapping})
+            counts["mappings"] += 1
+        seen.add(task)
+        _write_line(file, {"type": "row", **{name: row[name] for name in row if name not in _NOT_OF_A_ROW}})
+        counts["rows"] += 1
+
+    with file:
+        _write_line(file, {"format": "shardhash dump", "version": 1})
+        try:
+            yield write
+        finally:
+            _write_line(file, {"type": "end", **counts})
+            write(None)
+
+
+_NOT_OF_A_ROW = ("unihash", "gc_mark", "siginfo")
+
+
+def _write_line(file: IO[str], value: Mapping[str, Any]) -> None:
+    file.write(json.dumps(value) + "\n")
+
+
+def _undo(client: Client, given: argparse.Namespace) -> Answer:
+    mappings: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    counts = {"mappings": 0, "rows": 0}
+
+    def send() -> None:
+        if mappings or rows:
+            answer = client.import_batch(mappings, rows)
+            for kind in counts:
+                counts[kind] += answer[kind].count("new")
+        mappings.clear()
+        rows.clear()
+
+    for line in _read_undo_file(given.file):
+        if line["type"] == "mapping":
+            mappings.append({name: line[name] for name in ("method", "taskhash", "unihash")})
+        else:
+            created = (datetime.fromisoformat(line["created"]) - _EPOCH) // timedelta(microseconds=1)
+            rows.append({**{name: line[name] for name in line if name != "type"}, "created": created})
+        if len(rows) >= AT_ONCE:
+            send()
+    send()
+    return Answer(counts, f"{counts['rows']} rows and {counts['mappings']} mappings are back")
+
+
+def _read_undo_file(path: str) -> Iterator[dict[str, Any]]:
+    with Path(path).open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+                kind = line["format"] if number == 1 else line["type"]
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{path}, line {number}: this is no undo file") from None
+            if kind in ("mapping", "row"):
+                yield line
+
+
+def _list(rows: list[dict[str, Any]], count: int) -> list[str]:
+    more = [f"... and {count - len(rows)} more"] if count > len(rows) else []
+    return [*map(describe_row, rows), *more]
+
+
+def _describe(chosen: Mapping[str, Any]) -> str:
+    shared = ""
+    if chosen["shared"]:
+        shared = (
+            f"; {chosen['shared']} outhashes are those of other tasks, too, and go on giving equivalences: choose by"
+            " --outhash to stop that"
+        )
+    return f"{chosen['rows']} rows, {chosen['mappings']} mappings, {chosen['outhashes']} outhashes{shared}"
+
+
+_YES = argument("--yes", action="store_true", help="do it; without, show what it would be")
+
+SUBCOMMANDS = (
+    Subcommand(
+        "quarantine",
+        "set entries aside: their tasks answer nothing, so that builds make them again, and an outhash whose tasks are"
+        " all chosen gives no new equivalences; without --yes it only shows what would be set aside",
+        _quarantine,
+        (*search_arguments(), _YES, argument("--reason", default="", metavar="TEXT", help="kept with it, for others")),
+    ),
+    Subcommand("quarantines", "list what is set aside", _quarantines),
+    Subcommand(
+        "release",
+        "end a quarantine: mappings are back, but where builds made others",
+        _release,
+        (argument("name", metavar="NAME"),),
+    ),
+    Subcommand(
+        "discard",
+        "remove rows, and the mappings of their tasks, of just what is looked for; without --yes it only shows what",
+        _discard,
+        (*search_arguments(), _YES, argument("--undo", metavar="FILE", help="what is removed, for `undo` and `load`")),
+    ),
+    Subcommand("undo", "bring back what a discard removed", _undo, (argument("file", metavar="FILE"),)),
+)
+"""Every command, in the order of --help."""

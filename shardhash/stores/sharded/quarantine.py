@@ -1,0 +1,211 @@
+"""Quarantine: mappings that are set aside, so that builds make their tasks again, and outhashes that equate nothing.
+
+What a search chooses (wire/search.py) is set aside as follows; each step may be done twice, and a start goes on with
+what a crash left half done (`load`):
+
+1. Each shard that can know names the rows that match, and their mappings.
+2. An outhash whose tasks are all among them is *barred*: from now on reports of it get their own unihash. One that
+   other tasks have, too, is not: those stay good, and a task that leaves nothing behind shares its with thousands.
+3. Shard 0 keeps, durably, what is set aside: entries of kind "quarantine-part", then the one of kind "quarantine" that
+   makes them count.
+4. The mappings go, unless they changed meanwhile. Lookups answer nothing for them from now on; rows stay.
+
+A release puts the mappings back, each unless a build made another meanwhile, and then forgets the entries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from shardhash.errors import InvokeError
+from shardhash.link import operations as op
+from shardhash.link.worker_link import WorkerLink
+from shardhash.stores.interface import Chosen
+from shardhash.stores.sharded.explorer import ShardedExplorer
+from shardhash.stores.sharded.report_order import Reports
+from shardhash.wire.imports import ImportedMapping
+
+KIND, PARTS = "quarantine", "quarantine-part"
+"""Kinds of entries of shard 0: a quarantine by its name, and what it set aside, in parts."""
+MOST = 20_000
+"""Rows that one quarantine may choose."""
+PART = 500
+"""Mappings, or outhashes, of a part."""
+AT_ONCE = 200
+"""Outhashes whose tasks are looked at at one time."""
+
+_Outhash: TypeAlias = tuple[str, str]
+_Mapping: TypeAlias = tuple[str, str, str]
+"""method, taskhash, unihash"""
+_Forgetting: TypeAlias = Callable[[Coroutine[Any, Any, int]], Awaitable[int]]
+
+
+class _Choice(NamedTuple):
+    rows: int
+    mappings: list[_Mapping]
+    barred: list[_Outhash]
+    shared: int
+
+
+class ShardedQuarantine:
+    """A Quarantine over worker processes; see there. `forgetting` runs a removal while no answer is at hand.
+
+    `restore` puts mappings back, `discard` removes rows and mappings.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[WorkerLink],
+        reports: Reports,
+        explorer: ShardedExplorer,
+        forgetting: _Forgetting,
+        restore: Callable[[Sequence[ImportedMapping]], Awaitable[list[str]]],
+        discard: Callable[[Sequence[tuple[str, str, str]]], Coroutine[Any, Any, int]],
+    ) -> None:
+        self._first = links[0]
+        self._reports = reports
+        self._explorer = explorer
+        self._forgetting = forgetting
+        self._restore = restore
+        self._discard = discard
+        self._changes = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Bar what is in quarantine, and go on with what a crash left half done; after a start."""
+        entries = await self._first.request(op.ListEntries(KIND))
+        parts = await self._first.request(op.ListEntries(PARTS))
+        for name, part in parts.items():
+            if name.partition(".")[0] in entries:
+                self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
+            else:
+                await self._set(PARTS, name, None)
+        for name, entry in entries.items():
+            if not entry["done"]:
+                await self._forgetting(self._set_aside(name, entry))
+
+    async def choose(self, search: Mapping[str, Any]) -> Chosen:
+        """See Quarantine."""
+        return _chosen(await self._choose(search))
+
+    async def begin(self, search: Mapping[str, Any], note: Mapping[str, Any]) -> dict[str, Any]:
+        """See Quarantine."""
+        async with self._changes:
+            choice = await self._choose(search)
+            name = secrets.token_hex(8)
+            parts = max(_parts(choice.mappings), _parts(choice.barred))
+            chosen = _chosen(choice)
+            entry = {
+                **note, "name": name, "rows": chosen.rows, "mappings": chosen.mappings, "outhashes": chosen.outhashes,
+                "shared": chosen.shared, "parts": parts, "done": False,
+            }  # fmt: skip
+            self._reports.barred.update(choice.barred)
+            for number in range(parts):
+                here = slice(number * PART, (number + 1) * PART)
+                part = {"mappings": choice.mappings[here], "outhashes": choice.barred[here]}
+                await self._set(PARTS, f"{name}.{number}", part)
+            await self._set(KIND, name, entry)
+            await self._forgetting(self._set_aside(name, entry))
+            return entry | {"done": True}
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """See Quarantine."""
+        entries = await self._first.request(op.ListEntries(KIND))
+        return sorted(entries.values(), key=lambda entry: str(entry["time"]), reverse=True)
+
+    async def release(self, name: str) -> dict[str, Any]:
+        """See Quarantine."""
+        async with self._changes:
+            entry = await self._first.request(op.GetEntry(KIND, name))
+            if entry is None:
+                raise InvokeError(f"there is no quarantine {name[:80]!r}; `quarantines` lists them")
+            restored = 0
+            for number in range(entry["parts"]):
+                part = await self._first.request(op.GetEntry(PARTS, f"{name}.{number}"))
+                if part is not None:
+                    answers = await self._restore([ImportedMapping(*mapping) for mapping in part["mappings"]])
+                    restored += answers.count("new")
+            await self._set(KIND, name, None)
+            for number in range(entry["parts"]):
+                await self._set(PARTS, f"{name}.{number}", None)
+            await self._bar_again()
+            return {**entry, "restored": restored}
+
+    async def discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
+        """See Quarantine."""
+        return await self._forgetting(self._discard(rows))
+
+    async def _bar_again(self) -> None:
+        """Bar what the quarantines that are left name: two may name the same outhash."""
+        parts = await self._first.request(op.ListEntries(PARTS))
+        self._reports.barred.clear()
+        for part in parts.values():
+            self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
+
+    async def _set_aside(self, name: str, entry: Mapping[str, Any]) -> int:
+        """Take the mappings of a quarantine away; how many went."""
+        count = 0
+        for number in range(entry["parts"]):
+            part = await self._first.request(op.GetEntry(PARTS, f"{name}.{number}"))
+            by_link: dict[WorkerLink, list[_Mapping]] = {}
+            for method, taskhash, unihash in part["mappings"]:
+                by_link.setdefault(self._reports.link_of(taskhash), []).append((method, taskhash, unihash))
+            asked = [link.request(op.DropMappings(mappings)) for link, mappings in by_link.items()]
+            count += sum(await asyncio.gather(*asked))
+        await self._set(KIND, name, {**entry, "done": True})
+        return count
+
+    async def _choose(self, search: Mapping[str, Any]) -> _Choice:
+        places, complete = await self._explorer.places(search)
+        parts = await asyncio.gather(
+            *(link.request(op.ChooseRows(dict(search), taskhashes, MOST)) for link, taskhashes in places)
+        )
+        rows: list[tuple[str, str, str, str | None]] = []
+        for part in parts:
+            rows += part.rows
+            complete = complete and part.complete
+        if not complete or len(rows) > MOST:
+            raise InvokeError(f"more than {MOST} rows match, or the search was cut off: choose fewer at a time")
+        tasks: dict[_Outhash, set[str]] = {}
+        for method, taskhash, outhash, _ in rows:
+            tasks.setdefault((method, outhash), set()).add(taskhash)
+        whole = await self._all_chosen(tasks)
+        mappings = {(method, taskhash): unihash for method, taskhash, _, unihash in rows if unihash is not None}
+        barred = [outhash for outhash, every in zip(tasks, whole, strict=True) if every]
+        return _Choice(
+            len(rows),
+            [(method, taskhash, unihash) for (method, taskhash), unihash in mappings.items()],
+            barred,
+            len(tasks) - len(barred),
+        )
+
+    async def _all_chosen(self, tasks: Mapping[_Outhash, set[str]]) -> list[bool]:
+        """For each outhash whether all tasks that have a row of it are these."""
+        some = asyncio.Semaphore(AT_ONCE)
+
+        async def every(outhash: _Outhash, taskhashes: set[str]) -> bool:
+            async with some:
+                index = self._reports.link_of(outhash[1])
+                page = await index.request(op.Page(*outhash, None, mapped=False))
+                while page:
+                    others = [taskhash for _, taskhash in page if taskhash not in taskhashes]
+                    if others and any(row is not None for row in await self._reports.equivalents(*outhash, others)):
+                        return False
+                    page = await index.request(op.Page(*outhash, page[-1], mapped=False))
+                return True
+
+        whole = await asyncio.gather(*(every(outhash, taskhashes) for outhash, taskhashes in tasks.items()))
+        return list(whole)
+
+    async def _set(self, kind: str, name: str, value: Any) -> None:
+        await self._first.request(op.SetEntry(kind, name, value))
+
+
+def _chosen(choice: _Choice) -> Chosen:
+    return Chosen(choice.rows, len(choice.mappings), len(choice.barred), choice.shared)
+
+
+def _parts(items: Iterable[object]) -> int:
+    return -(-len(list(items)) // PART)

@@ -1,0 +1,152 @@
+"""Quarantine over two real shards in this process: what is set aside, what still equates, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shardhash.errors import InvokeError
+from shardhash.stores.sharded import quarantine
+from shardhash.stores.sharded.router import Router
+from shardhash.wire.rows import Report
+from tests.stores.shards import ShardHere, running
+
+M = "m"
+NOTE = {"where": {}, "reason": "poisoned", "user": "me", "time": "2026-11-28T00:00:00+00:00"}
+
+
+def digits(number: int) -> str:
+    """Digits that land on either shard, by the number's lowest bit."""
+    return f"{'00' if number % 2 else 'ff'}{number:062x}"
+
+
+@pytest.fixture
+async def shards() -> AsyncIterator[list[ShardHere]]:
+    async with running(2) as shards:
+        yield shards
+
+
+@pytest.fixture
+async def store(shards: list[ShardHere]) -> AsyncIterator[Router]:
+    """zlib 1 and its twin 2 share outhash 101; zlib 3 and busybox 4 share 100; busybox 5 has 105."""
+    router = Router([shard.link for shard in shards])
+    for number, outhash, recipe in (
+        (1, 101, "zlib"),
+        (2, 101, "zlib"),
+        (3, 100, "zlib"),
+        (4, 100, "bb"),
+        (5, 105, "bb"),
+    ):
+        await report(router, number, outhash, recipe)
+    yield router
+    await router.close()
+
+
+async def report(store: Router, number: int, outhash: int, recipe: str = "zlib") -> str:
+    """The unihash in force."""
+    row = Report(M, digits(number), digits(outhash), digits(number), "me", recipe, "1", "r0", "do_x", "text")
+    (unihash,) = await store.report([row])
+    return unihash.hex()
+
+
+async def known(store: Router, *numbers: int) -> list[int]:
+    """Those of the tasks that have a mapping."""
+    found = await store.lookup(M, b"".join(bytes.fromhex(digits(number)) for number in numbers))
+    return [number for number, unihash in zip(numbers, found.unihashes(), strict=True) if unihash is not None]
+
+
+async def test_what_is_chosen_answers_nothing_and_comes_back(store: Router) -> None:
+    assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]  # at hand, too
+    entry = await store.quarantine.begin({"PN": "zlib"}, NOTE)
+    assert (entry["rows"], entry["mappings"], entry["outhashes"], entry["shared"]) == (3, 3, 1, 1)
+    assert await known(store, 1, 2, 3, 4, 5) == [4, 5]
+    assert (await store.exists(bytes.fromhex(digits(1)))) == b"\0"
+    assert [one["name"] for one in await store.quarantine.entries()] == [entry["name"]]
+    released = await store.quarantine.release(entry["name"])
+    assert released["restored"] == 3
+    assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
+    assert (await store.lookup(M, bytes.fromhex(digits(2)))).digests == bytes.fromhex(digits(1))
+    assert await store.quarantine.entries() == []
+
+
+async def test_a_barred_outhash_equates_nothing_until_its_release(store: Router) -> None:
+    entry = await store.quarantine.begin({"outhash": digits(101), "method": M}, NOTE)
+    assert entry["outhashes"] == 1
+    assert await store.get_outhash(M, digits(101), digits(1), True) is None
+    made = [Report(M, digits(number), digits(101), digits(number)) for number in (1, 6, 7, 8)]
+    unihashes = await store.report(made)  # together, in one line
+    assert [unihash.hex() for unihash in unihashes] == [digits(number) for number in (1, 6, 7, 8)]
+    released = await store.quarantine.release(entry["name"])
+    assert released["restored"] == 1  # 1 was made again meanwhile
+    assert await report(store, 9, 101) == digits(1)
+
+
+async def test_an_outhash_of_other_tasks_goes_on_equating(store: Router) -> None:
+    await store.quarantine.begin({"PN": "zlib"}, NOTE)
+    assert await report(store, 10, 100, "new") == digits(3)  # by busybox 4, which had it from 3
+
+
+async def test_a_preview_does_nothing(store: Router) -> None:
+    chosen = await store.quarantine.choose({"PN": "zlib"})
+    assert (chosen.rows, chosen.mappings, chosen.outhashes, chosen.shared) == (3, 3, 1, 1)
+    assert await known(store, 1, 2, 3) == [1, 2, 3]
+    assert await store.quarantine.entries() == []
+
+
+async def test_a_start_goes_on_with_what_was_half_done(store: Router, shards: list[ShardHere]) -> None:
+    entry = await store.quarantine.begin({"outhash": digits(101), "method": M}, NOTE)
+    await store.report_equiv(M, digits(1), bytes.fromhex(digits(1)))  # as if it had never been taken
+    await store.set_entry("quarantine", entry["name"], entry | {"done": False})
+    await store.set_entry("quarantine-part", "orphan.0", {"mappings": [], "outhashes": [[M, digits(105)]]})
+    again = Router([shard.link for shard in shards])
+    await again.reconcile()
+    assert await known(again, 1, 2) == []
+    assert (await again.quarantine.entries())[0]["done"]
+    assert await again.list_entries("quarantine-part") == {
+        f"{entry['name']}.0": (await again.list_entries("quarantine-part"))[f"{entry['name']}.0"]
+    }
+    assert await report(again, 6, 101) == digits(6)  # it is barred here, too
+    assert await report(again, 7, 105) == digits(5)  # what never counted is not
+    await again.close()
+
+
+async def test_two_quarantines_of_one_outhash(store: Router) -> None:
+    first = await store.quarantine.begin({"outhash": digits(105), "method": M}, NOTE)
+    second = await store.quarantine.begin({"outhash": digits(105), "method": M}, NOTE)
+    assert second["mappings"] == 0
+    await store.quarantine.release(first["name"])
+    assert await known(store, 5) == [5]
+    assert await report(store, 6, 105) == digits(6)
+    await store.quarantine.release(second["name"])
+    assert await report(store, 7, 105) == digits(5)
+
+
+async def test_more_than_fits_is_refused_and_parts_hold_the_rest(
+    store: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "MOST", 2)
+    with pytest.raises(InvokeError, match="choose fewer"):
+        await store.quarantine.begin({"PN": "*"}, NOTE)
+    assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
+    monkeypatch.setattr(quarantine, "MOST", 100)
+    monkeypatch.setattr(quarantine, "PART", 2)
+    entry = await store.quarantine.begin({"PN": "*"}, NOTE)
+    assert (entry["parts"], entry["mappings"]) == (3, 5)
+    assert await known(store, 1, 2, 3, 4, 5) == []
+    assert (await store.quarantine.release(entry["name"]))["restored"] == 5
+
+
+async def test_a_release_of_nothing_is_refused(store: Router) -> None:
+    with pytest.raises(InvokeError, match="there is no quarantine 'x'"):
+        await store.quarantine.release("x")
+
+
+async def test_discard_removes_just_what_is_named(store: Router) -> None:
+    assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
+    count = await store.quarantine.discard([(M, digits(1), digits(101)), (M, digits(4), digits(100)), (M, "x", "y")])
+    assert count == 4
+    assert await known(store, 1, 2, 3, 4, 5) == [2, 3, 5]
+    assert (await store.explorer.find({"taskhash": digits(1)}, 10)).count == 0
+    assert (await store.usage())["outhashes_v2"] == 3
+    assert await report(store, 6, 101) == digits(1)  # by 2
