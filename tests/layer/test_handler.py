@@ -380,8 +380,27 @@ def test_settings_that_cannot_be_used(
     assert text in caplog.text
 
 
-def test_a_mirror_without_its_server(one_task: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("variables", "texts"),
+    [
+        ({}, []),
+        ({"SSTATE_MIRRORS": "file://.* http://x"}, ["SSTATE_MIRRORS"]),
+        ({"SSTATE_MIRRORS": "file://.* http://x", "BB_HASHSERVE_UPSTREAM": "x:1"}, []),
+        ({"SSTATE_MIRRORS": "file://.* http://x", "BB_HASHSERVE": "x:1"}, []),
+        ({"SSTATE_DIR": "/build/sstate"}, []),
+        ({"SSTATE_DIR": "/shared"}, ["SSTATE_DIR"]),
+        ({"SSTATE_DIR": "/shared", "BB_HASHSERVE_DB_DIR": "/shared"}, []),
+    ],
+)
+def test_advice(one_task: Build, caplog: pytest.LogCaptureFixture, variables: dict[str, str], texts: list[str]) -> None:
+    settings = {"BB_HASHSERVE": "unix:///build/hashserve.sock", "TOPDIR": "/build", "PERSISTENT_DIR": "/build/cache"}
+    find = load("shardhash_bitbake.advice").find_advice
+    assert [text.split()[0] for text in find(one_task.data(**{**settings, **variables}))] == texts
+
+
+def test_advice_is_given_once(one_task: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runqueue = RunQueueData(one_task, LAYER, BB_HASHSERVE=f"unix://{tmp_path}/s", SSTATE_MIRRORS="file://.* http://x")
+    runqueue.prepare()
     runqueue.prepare()
     assert sum("SSTATE_MIRRORS" in record.getMessage() for record in caplog.records) == 1
 

@@ -27,6 +27,7 @@ from typing import Any
 import bb
 import bb.siggen
 
+from shardhash_bitbake.advice import find_advice
 from shardhash_bitbake.breaker import Breaker
 from shardhash_bitbake.client import TIMEOUT, Client
 from shardhash_bitbake.dial import tls_context
@@ -68,7 +69,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         self._timeout = _seconds(data.getVar("SHARDHASH_TIMEOUT"))
         self._cache_directory = data.getVar("PERSISTENT_DIR") or data.getVar("CACHE") or ""
         self._guesses = Guesses(data.getVar("SHARDHASH_GUESSES"))
-        self._upstreamless = bool(data.getVar("SSTATE_MIRRORS")) and not data.getVar("BB_HASHSERVE_UPSTREAM")
+        self._advice = find_advice(data)
         self._began = 0.0
         super().__init__(data)
         self._warm_tls()
@@ -121,7 +122,8 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         self._forget()
         self._order, self._next_order = [], []
         self._breaker.forget_warning()
-        self._check_mirrors()
+        while self._advice:
+            bb.warn(self._advice.pop())
         self._began = time.monotonic()
         runqueue = _find_runqueue()
         with self.client() as client:
@@ -267,16 +269,6 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
             self._prepared.update(prepared)
         self._next_order, self._build_datacaches = order, datacaches
         return tasks
-
-    def _check_mirrors(self) -> None:
-        """What openembedded-core checks for a handler that is called OEEquivHash."""
-        if self._upstreamless and self.server.startswith("unix://"):
-            self._upstreamless = False
-            bb.warn(
-                f"SSTATE_MIRRORS is set, but the hash equivalence server {self.server} is a local one without "
-                "BB_HASHSERVE_UPSTREAM, and does not know the unihashes of what the mirror holds. Set BB_HASHSERVE to "
-                "the server that belongs to the mirror, or BB_HASHSERVE_UPSTREAM."
-            )
 
 
 class SignatureGeneratorOEEquivHashShardhash(
