@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import bb.runqueue
@@ -18,12 +19,12 @@ from shardhash_bitbake.optimism import Task
 _NOSTAMP = "nostamp:"
 
 
-def order_by_dependency(depends: Mapping[str, Iterable[str]]) -> list[str] | None:
+def order_by_dependency(depends: Mapping[str, AbstractSet[str]]) -> list[str] | None:
     """The task ids, dependencies first; None if some depend on each other, or on what is not there."""
-    waiting = {tid: len(set(needed)) for tid, needed in depends.items()}
+    waiting = {tid: len(needed) for tid, needed in depends.items()}
     dependents: dict[str, list[str]] = {}
     for tid, needed in depends.items():
-        for other in set(needed):
+        for other in needed:
             dependents.setdefault(other, []).append(tid)
     ready = deque(tid for tid, count in waiting.items() if not count)
     order: list[str] = []

@@ -72,6 +72,7 @@ class Optimist:
         self._unihashes = [""] * count
         self._fresh = bytearray(count)
         """Whether a task, or one that it depends on, has a hash that nobody has built."""
+        self._any_fresh = False
         self._stale = bytearray(b"\1") * count
         self._dependents: list[list[int]] = [[] for _ in tasks]
         for place, task in enumerate(tasks):
@@ -122,10 +123,13 @@ class Optimist:
         task, unihashes = self._tasks[place], self._unihashes
         text = task.head + "".join([unihashes[dependency] for dependency in task.dependencies]) + task.tail
         taskhash = hashlib.sha256(text.encode()).hexdigest()
-        inherited = any(self._fresh[dependency] for dependency in task.dependencies)
+        inherited = self._any_fresh and any(self._fresh[dependency] for dependency in task.dependencies)
         unihash, fresh, question = self._find(task, taskhash, inherited)
+        fresh = fresh and task.locked is None
         self._hashes[place] = taskhash
-        self._fresh[place] = fresh and task.locked is None
+        if fresh != self._fresh[place]:
+            self._fresh[place] = fresh
+            self._any_fresh = self._any_fresh or fresh
         unihash = unihash if task.locked is None else task.locked
         if unihash != unihashes[place]:
             unihashes[place] = unihash
@@ -156,6 +160,8 @@ class Optimist:
         for place, question in asked:
             answer = self._answers[question]
             previous = self._tasks[place].previous
-            if previous is not None and previous != question[1]:
+            changed = previous is not None and previous != question[1]
+            if changed:
                 self._trust += 1 if answer == previous else -1
-            self._stale[place] = 1
+            if (answer or question[1]) != self._unihashes[place] or (changed and answer is None):
+                self._stale[place] = 1
