@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import random
@@ -90,20 +91,24 @@ def test_all_hashes_are_those_of_bitbake(chance: random.Random, native: bool) ->
     assert not left or build.variables.get("UNLOCKED")
 
 
+class Recorder(Client):
+    """A client that keeps what was answered."""
+
+    received: dict[Question, str | None]
+
+    def get_unihash_batch(self, args: Any) -> list[str | None]:
+        questions = list(args)
+        answers = super().get_unihash_batch(questions)
+        self.received.update(zip(questions, answers, strict=True))
+        return answers
+
+
 @given(st.randoms(use_true_random=False), st.booleans(), st.integers(0, 20))
 def test_a_server_that_dies_in_the_middle(chance: random.Random, native: bool, lives: int) -> None:
     """Then the hashes are those of a server that knows what this one answered before its end, and no more."""
     answer = random_answers(chance)
     build = with_history(random_build(chance), chance, answer)
-    received: dict[Question, str | None] = {}
-
-    class Recorder(Client):
-        def get_unihash_batch(self, args: Any) -> list[str | None]:
-            questions = list(args)
-            answers = super().get_unihash_batch(questions)
-            received.update(zip(questions, answers, strict=True))
-            return answers
-
+    received = Recorder.received = {}
     with pytest.MonkeyPatch.context() as patch, FunctionServer(answer, native=native, lives=lives) as server:
         patch.setattr("shardhash_bitbake.handler.Client", Recorder)
         state, _ = run_layer(build, server.address)
@@ -112,6 +117,7 @@ def test_a_server_that_dies_in_the_middle(chance: random.Random, native: bool, l
 
 @given(st.randoms(use_true_random=False), st.none() | st.integers(5, 30))
 def test_hashes_that_change_while_tasks_run(chance: random.Random, lives: int | None) -> None:
+    """The same as above, step by step: a preparation, then changes of unihashes."""
     answer = random_answers(chance)
     build = random_build(chance)
     if chance.random() < 0.7:
@@ -120,26 +126,24 @@ def test_hashes_that_change_while_tasks_run(chance: random.Random, lives: int | 
         {tid: digest(number, tid) for tid in build.depends if chance.random() < 0.1}
         for number in range(chance.randint(1, 3))
     ]
-    received: dict[Question, str | None] = {}
-
-    class Recorder(Client):
-        def get_unihash_batch(self, args: Any) -> list[str | None]:
-            questions = list(args)
-            answers = super().get_unihash_batch(questions)
-            received.update(zip(questions, answers, strict=True))
-            return answers
-
     with pytest.MonkeyPatch.context() as patch, FunctionServer(answer, lives=lives) as server:
         patch.setattr("shardhash_bitbake.handler.Client", Recorder)
+        patch.setattr("shardhash_bitbake.handler.FRESH", 3600.0)
         layer = RunQueueData(build, LAYER, BB_HASHSERVE=server.address, SHARDHASH_TIMEOUT="60")
-        states = [layer.prepare(), *(layer.rehash(unihashes) for unihashes in changes)]
+        stock = RunQueueData(build, STOCK)
+        steps: list[Callable[[RunQueueData], dict[str, Any]]] = [RunQueueData.prepare]
+        steps += [functools.partial(rehash, unihashes) for unihashes in changes]
+        for step in steps:
+            # What a running build was answered counts for the next step, too.
+            received = Recorder.received = dict(layer.siggen._answers)
+            state = step(layer)
+            load("hashserv").oracle = answer if lives is None else lambda *question: received.get(question)  # noqa: B023
+            assert step(stock) == state
         layer.siggen.exit()
-    known = answer if lives is None else lambda method, taskhash: received.get((method, taskhash))
-    load("hashserv").oracle = known
-    stock = RunQueueData(build, STOCK)
-    assert stock.prepare() == states[0]
-    for unihashes, state in zip(changes, states[1:], strict=True):
-        assert stock.rehash(unihashes) == state
+
+
+def rehash(unihashes: dict[str, str], runqueue: RunQueueData) -> dict[str, Any]:
+    return runqueue.rehash(unihashes)
 
 
 @given(st.randoms(use_true_random=False))
