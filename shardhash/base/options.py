@@ -34,7 +34,7 @@ DESCRIBE: list[str] = []
 """Arguments that make a command raise `Described` instead of doing anything: compare with ``is``."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SPANS = {"s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+_SPANS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -161,7 +161,7 @@ class Option:
         return value if isinstance(value, int | float) else str(value)
 
 
-def _with_unit(value: float, units: Mapping[str, int]) -> str:
+def _with_unit(value: float, units: Mapping[str, float]) -> str:
     """A number with the largest unit that leaves it whole."""
     unit = max((unit for unit in units if value % units[unit] == 0), key=lambda unit: units[unit], default="")
     return f"{value / units[unit]:.12g}{unit}"
@@ -328,8 +328,8 @@ def choice(*names: str, also: Mapping[str, str] | None = None) -> Callable[[str]
 
 
 def seconds(text: str) -> float:
-    """A span of time, more than none: seconds, or with s, m, h or d behind the number."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
+    """A span of time, more than none: seconds, or with ms, s, m, h or d behind the number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", text, re.ASCII)
     value = float(match[1]) * _SPANS[match[2]] if match else 0.0
     if value <= 0:
         raise ConfigError(f"{text!r} is no span of time: write seconds, or 90s, 15m, 2h, 1d")

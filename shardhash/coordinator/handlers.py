@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,8 @@ class Services:
     stats: Stats
     counters: Counters = field(default_factory=Counters)
     exploring: Exploring = field(init=False)
+    slow: float = math.inf
+    """Seconds from which on a request is logged as slow."""
     connected: set[Caller] = field(default_factory=set)
     """Who is connected by the protocol."""
     turns: Turns = field(default_factory=Turns)

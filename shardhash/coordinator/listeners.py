@@ -212,14 +212,17 @@ class Listeners:
         kind = bind.address.kind
 
         def ended(task: asyncio.Task[None]) -> None:
-            connected.discard(self._sessions.pop(task).caller)
+            caller = self._sessions.pop(task).caller
+            connected.discard(caller)
             connections[kind] -= 1
+            log.debug("%s: disconnected", caller.peer)
 
         def track(task: asyncio.Task[None], session: Session) -> None:
             self._sessions[task] = session
             session.caller.transport = kind
             connected.add(session.caller)
             connections[kind] += 1
+            log.debug("%s: connected by %s", session.caller.peer, kind)
             task.add_done_callback(ended)
 
         return track

@@ -71,6 +71,7 @@ class Session:
         self._store = services.store
         self._stats = services.stats
         self._counters = services.counters
+        self._slow = services.slow
         self._handlers = Handlers(services)
         self._caller = caller
         caller.peer = peer
@@ -282,6 +283,12 @@ class Session:
         if name in BATCHES:
             self._counters.batch_sizes.add(count)
         self._counters.answered(name, result, seconds)
+        if seconds >= self._slow:
+            self._tell_slow(name, count, seconds)
+
+    def _tell_slow(self, name: str, count: int, seconds: float) -> None:
+        of = f" of {count}" if count > 1 else ""
+        log.info("%s: slow: %s%s took %.1f ms", self._peer, name, of, 1000 * seconds)
 
     async def _answer_request(self, event: Asked) -> str:
         """Answer a request; what came of it."""
@@ -371,6 +378,8 @@ class Session:
     def _count_lines(self, stream: str, count: int, seconds: float) -> None:
         self._stats.add(seconds / count, count)
         self._counters.answered_lines(stream, count, seconds)
+        if seconds >= self._slow:
+            self._tell_slow(stream, count, seconds)
 
     def _take_block(self, event: StreamLines) -> bytes:
         """The text of an event and of those of its stream mode that follow at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -68,7 +69,9 @@ async def serve(
             return
         store = starting.result()
         tls = None if settings.tls is None else ServerTls(settings.tls)
-        services = Services(store=store, users=await _users(settings, store, running), stats=Stats())
+        services = Services(
+            store=store, users=await _users(settings, store, running), stats=Stats(), slow=settings.slow or math.inf
+        )
         site = Site(services, settings.browsers, settings.data)
         listeners = Listeners(
             services, settings.limits, settings.browsers, tls, site.answer, descriptors.limit() - descriptors.RESERVED

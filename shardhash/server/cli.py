@@ -163,6 +163,8 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         tls=_tls(given),
         http=None if given.http is None else parse_http(given.http, given.read_only, given.anon_perms),
         log_level=given.log,
+        log_format=given.log_format,
+        slow=given.slow,
         notices=notices,
         remarks=(*remarks, *_stock_remarks(given, data)),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shardhash.base import options
 from shardhash.base.cores import default_workers
+from shardhash.base.log_format import FORMATS
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
 from shardhash.base.settings_file import DEFAULT_FILE, VARIABLE
 from shardhash.coordinator import permissions
@@ -102,6 +103,23 @@ _LISTENING = (
         values=LEVELS,
         reloadable=True,
         help=f"minimum log level: {', '.join(LEVELS[:-1])} or {LEVELS[-1]}",
+    ),
+    option(
+        "--log-format",
+        "SHARDHASH_LOG_FORMAT",
+        metavar="FORMAT",
+        convert=options.choice(*FORMATS),
+        default="text",
+        values=FORMATS,
+        help="text, for people, and for systemd's journal with its priorities; or json, an object a line",
+    ),
+    option(
+        "--slow",
+        "SHARDHASH_SLOW",
+        metavar="TIME",
+        convert=options.seconds,
+        default=None,
+        help="log requests, and blocks of stream lines, that take this long, such as 100ms",
     ),
 )
 

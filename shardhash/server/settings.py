@@ -59,6 +59,9 @@ class Settings:
     http: Bind | None = None
     """Where plain HTTP is answered, beside the WebSocket binds; its address is of kind tcp."""
     log_level: str = "INFO"
+    log_format: str = "text"
+    slow: float | None = None
+    """Requests that take so long are logged; None: none are."""
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     """Warnings of whoever made the settings."""

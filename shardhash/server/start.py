@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from shardhash.base import descriptors
+from shardhash.base.log_format import formatter_of
 from shardhash.base.malloc import keep_buffers
-from shardhash.base.text import OneLineFormatter
 from shardhash.errors import ConfigError, DamagedShardError, DamageError, ShardhashError
 from shardhash.link import messages
 from shardhash.link.worker_options import WorkerOptions
@@ -41,7 +41,7 @@ GC_THRESHOLD = 50_000
 def run(settings: Settings, reload: Reload) -> int:
     """Serve until one of STOP_SIGNALS; the exit status. Errors of the start go to the log, in words for people."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(formatter_of(settings.log_format, 2, os.environ))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
     gc.set_threshold(GC_THRESHOLD)
     for notice in settings.notices:

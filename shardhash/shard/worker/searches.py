@@ -16,8 +16,8 @@ from shardhash.shard.state.search import Hit
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.wire.hashes import to_text
 
-REST = 4
-"""How many times as long as a slice took the worker then rests from it: a search takes a fifth of a processor."""
+REST = 9
+"""How many times as long as a slice took the worker then rests from it: a search takes a tenth of a processor."""
 SHORT = 0.002
 """Seconds of searching that need no rest: what names its hashes is found at once."""
 BUDGET = 20.0
