@@ -21,6 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
+
 from perf import report, servers
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
@@ -52,7 +54,10 @@ def main() -> int:
             print(f"perf.moving: {error}", file=sys.stderr)
             return 1
     for name, found in figures.items():
-        print(f"{name}: {found['seconds']:.1f} s, {found['cpu']:.1f} s of CPU, {found['memory'] >> 20} MiB")
+        print(
+            f"{name}: {found['seconds']:.1f} s, {found['cpu']:.1f} s of CPU, {found['memory'] >> 20} MiB;"
+            f" {found['others']:.0%} of the machine went to others"
+        )
     if options.json:
         report.save(options.json, {**report.setting(), "options": report.plain(options), "moving": figures})
     return 0
@@ -76,12 +81,21 @@ def _run(arguments: list[str]) -> dict[str, Any]:
     process = subprocess.Popen(
         [sys.executable, "-m", "shardhash", *arguments], cwd=servers.ROOT, env=servers.environment()
     )
+    before = busy_seconds()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, arguments)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss << 10}
+    cpu = usage.ru_utime + usage.ru_stime
+    others = (busy_seconds() - before - cpu) / seconds / (os.cpu_count() or 1)
+    return {"seconds": seconds, "cpu": cpu, "memory": usage.ru_maxrss << 10, "others": round(max(0.0, others), 3)}
+
+
+def busy_seconds() -> float:
+    """CPU seconds that this machine has spent on anything."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def write_database(path: Path, rows: int, siginfo: int) -> None:

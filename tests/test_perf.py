@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from perf import compare, durability, replay, run, seeding, servers
+from perf import compare, durability, moving, replay, run, seeding, servers
 from perf.builders import CLIENTS, Builder
 from perf.filling import fill
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
@@ -188,3 +189,11 @@ def test_a_wrong_answer_ends_a_measurement(monkeypatch: pytest.MonkeyPatch, caps
         monkeypatch.setattr(sys, "argv", ["perf/replay.py", *arguments, "--known", "50"])
         assert replay.main() == 1
         assert "is due" in capsys.readouterr().err
+
+
+def test_a_small_move_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures = moving.measure(tmp_path, 300, 500)
+    assert list(figures) == ["import", "import again", "export"]
+    assert all(found["cpu"] > 0 and found["memory"] > 0 for found in figures.values())
+    with closing(sqlite3.connect(tmp_path / "new.db")) as database:
+        assert database.execute("select count(*), count(outhash_siginfo) from outhashes_v2").fetchone() == (300, 300)

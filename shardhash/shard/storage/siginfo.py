@@ -182,15 +182,16 @@ class SiginfoReader:
         """The text of a reference, None for 0. Raises DamageError when it is not there whole."""
         if not reference:
             return None
-        path = siginfo_path(self._folder, file_of(reference))
         offset = reference & _OFFSET_MASK
         if self._file is None or self._number != file_of(reference):
             self.close()
+            path = siginfo_path(self._folder, file_of(reference))
             if not self._fs.exists(path):
                 raise DamageError(path, offset, "the file of an outhash_siginfo is missing", _HINT)
             self._file, self._number = self._fs.read(path), file_of(reference)
         text = _read_text(self._file, offset)
         if text is None:
+            path = siginfo_path(self._folder, self._number)
             raise DamageError(path, offset, "an outhash_siginfo is damaged", _HINT)
         return text
 
