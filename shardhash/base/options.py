@@ -375,4 +375,5 @@ def served_data(environment: Mapping[str, str]) -> Path:
 
 def default_data(database: str | None) -> Path:
     """The data directory when none is named: beside the stock server's file, if there is one."""
-    return Path(database + ".shardhash") if database else Path(DEFAULT_DATA)
+    is_file = database is not None and "://" not in database
+    return Path(f"{database}.shardhash") if database and is_file else Path(DEFAULT_DATA)

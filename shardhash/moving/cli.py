@@ -65,6 +65,9 @@ def import_(arguments: Sequence[str]) -> int:
     """``shardhash import``."""
     known = _import_options()
     given = known.parse(arguments)
+    given.sources = given.sources or [name for name in [os.environ.get(options.DATABASE, "").strip()] if name]
+    if not given.sources:
+        known.parser.error("SOURCE is missing: the file or URL that the old server's --database (HASHSERVER_DB) names")
     from shardhash.moving.importing import Wish, import_into
     from shardhash.moving.reading import to_source
     from shardhash.shard.storage.filesystem import OsFileSystem
@@ -160,7 +163,12 @@ def _export_options() -> Options:
 
 def _import_options() -> Options:
     known = _options("import", IMPORT, IMPORT_EXAMPLES)
-    known.parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a database file or URL of the old server")
+    known.parser.add_argument(
+        "sources",
+        metavar="SOURCE",
+        nargs="*",
+        help="a database file or URL of the old server (default: what HASHSERVER_DB names)",
+    )
     known.add(
         "--data",
         "SHARDHASH_DATA",

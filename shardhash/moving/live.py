@@ -39,7 +39,7 @@ def import_live(client: Client, wish: Wish, tell: Tell) -> list[SourceReport]:
     for open_source in wish.sources:
         with open_source() as source:
             times = SourceTimes(wish.zone)
-            report = SourceReport(source.name)
+            report = SourceReport(source.name, takes_marks=False)
             report.marked = source.config().get("gc-mark", "")
             _send_mappings(client, source, report, tell)
             _send_rows(client, source, times, report, tell)

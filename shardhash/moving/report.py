@@ -37,7 +37,8 @@ def _lines(report: SourceReport, zone: str) -> Iterator[str]:
     if report.bad_times:
         yield f"  {report.bad_times:,} rows have no time that can be read; they count as the oldest"
     if report.marked:
-        yield f"  a garbage collection is in progress there, with the mark {report.marked}"
+        fate = "" if report.takes_marks else "; a server that runs does not take it over, begin a new one there"
+        yield f"  a garbage collection is in progress there, with the mark {report.marked}{fate}"
     for conflict in report.conflicts[:SHOWN]:
         what = " ".join(conflict[name] for name in ("method", "taskhash", "username") if name in conflict)
         yield f"  conflict: {conflict['kind']} {what}: kept {conflict['kept']}, not {conflict['dropped']}"

@@ -103,6 +103,8 @@ class SourceReport:
     """Rows whose time could not be read; they count as the oldest, as the stock server sorts them."""
     marked: str = ""
     """The mark of the garbage collection that is in progress there."""
+    takes_marks: bool = True
+    """Whether it goes on here."""
     conflicts: list[dict[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -134,6 +136,7 @@ class SourceReport:
             "naive_times": self.naive_times,
             "bad_times": self.bad_times,
             "gc_mark": self.marked or None,
+            "gc_mark_taken": self.takes_marks and bool(self.marked),
             "conflicts": self.conflicts,
             "left_out": self.left_out,
         }

@@ -49,6 +49,12 @@ def broken(path: Path | str, error: Exception) -> ConfigError:
     """What to say when SQLite gives up."""
     if "locked" in str(error):
         return ConfigError(f"{path} is locked by another process for more than {BUSY:g} seconds; try again")
+    if "readonly" in str(error) or "unable to open" in str(error):
+        beside = ", ".join(map(str, unfinished_files(Path(path)))) or "its folder"
+        return ConfigError(
+            f"{path} cannot be read as it is: its last transaction has to be finished first, which takes the right to"
+            f" write ({beside}). Run `sqlite3 {path} .tables` as the user that the old server ran as, then import again"
+        )
     return ConfigError(
         f"{path} cannot be read as a database: {error}. Nothing was imported. If it is damaged, `sqlite3 {path}"
         " .recover | sqlite3 NEW.db` saves what can be read; import NEW.db then"
@@ -79,11 +85,16 @@ def _connect(path: Path) -> sqlite3.Connection:
         return _begin(f"{name}?mode=ro")
     except sqlite3.OperationalError:
         # In a folder that cannot be written to, SQLite does not read a database in WAL mode, unless it is told that
-        # nobody writes; and nobody does when there is no log.
-        log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size:
+        # nobody writes; and nobody does when there is neither a log nor the journal of a transaction.
+        if unfinished_files(path):
             raise
         return _begin(f"{name}?mode=ro&immutable=1")
+
+
+def unfinished_files(path: Path) -> list[Path]:
+    """The log and journal beside a database, where they hold something that is not in it."""
+    files = [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
+    return [file for file in files if file.exists() and file.stat().st_size]
 
 
 def _begin(uri: str) -> sqlite3.Connection:

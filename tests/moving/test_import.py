@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -341,6 +342,21 @@ def test_a_database_in_a_folder_that_cannot_be_written(importer: Importer, tmp_p
     assert [path.name for path in before] == ["db"]
 
 
+def test_a_transaction_that_was_cut_off_is_not_taken_for_data(importer: Importer, tmp_path: Path) -> None:
+    """The old server was killed in the middle of one, without WAL: the file holds a half, the journal the rest."""
+    whole, cut = db.write_many(tmp_path / "whole.db", 500), tmp_path / "cut.db"
+    with closing(sqlite3.connect(whole)) as connection:
+        connection.execute("pragma cache_size = 5")
+        connection.execute("update outhashes_v2 set PN = 'another name, longer than before'")
+        for ending in ("", "-journal"):
+            shutil.copy(f"{whole}{ending}", f"{cut}{ending}")
+    importer(cut, status=1)
+    assert "its last transaction has to be finished first" in importer.err
+    with closing(sqlite3.connect(cut)) as connection:
+        assert connection.execute("select count(*) from outhashes_v2").fetchone() == (500,)
+    assert importer.source(cut)["rows"]["new"] == 500
+
+
 def test_urls_of_sqlalchemy(importer: Importer, tmp_path: Path) -> None:
     path = write(tmp_path / "db", mapping(H[1], H[2]))
     assert importer.source(f"sqlite+aiosqlite:///{path}")["mappings"]["new"] == 1
@@ -421,3 +437,18 @@ def test_a_wrong_zone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         cli.main(["import", "x.db", "--source-timezone", "Moon"])
     assert exit_.value.code == 2
     assert "--source-timezone: 'Moon' is no time zone" in capsys.readouterr().err
+
+
+def test_the_source_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a unit of the old server: the file it names, into the directory that serve would use."""
+    path = write(tmp_path / "hashserv.db", mapping(H[1], H[2]))
+    monkeypatch.delenv("HASHSERVER_DB", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["import"])
+    assert exit_.value.code == 2
+    assert "SOURCE is missing" in capsys.readouterr().err
+    monkeypatch.setenv("HASHSERVER_DB", str(path))
+    assert cli.main(["import"]) == 0
+    assert (tmp_path / "hashserv.db.shardhash" / "manifest.json").exists()
