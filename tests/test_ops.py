@@ -23,7 +23,7 @@ from tests.servers import IN_MEMORY, ROOT, ServerProcess
 OPS = ROOT / "ops"
 SECURITY = ("security", "--offline=true", "--no-pager")
 UNIT = OPS / "systemd" / "shardhash.service"
-COMPOSE = sorted((OPS / "container").glob("compose*.yaml"))
+COMPOSE = [path for path in sorted((OPS / "container").glob("compose*.yaml")) if "postgresql" not in path.name]
 
 
 def lines_of(unit: Path) -> Iterator[tuple[str, str]]:
@@ -116,6 +116,17 @@ def test_compose_files_make_the_server_that_they_promise(compose: Path) -> None:
     assert rules == expected
     text = compose.read_text()
     assert all(f':{port}"' in text for port in rules)
+
+
+def test_the_compose_file_with_a_database_serves_that() -> None:
+    compose = OPS / "container" / "compose-postgresql.yaml"
+    variables = {
+        name: value for name, value in environment_of(compose).items() if not name.startswith(("POSTGRES", "PGPASS"))
+    }
+    found = read_settings([], variables)
+    assert (found.store, found.data, found.workers) == ("postgresql://shardhash@database/shardhash", None, 0)
+    assert [(bind.address.port, set(bind.anon_perms)) for bind in found.binds] == [(8686, {"@read", "@report"})]
+    assert not any("nothing reads" in text for text in found.warnings())
 
 
 def test_variables_win_over_the_settings_of_the_image() -> None:

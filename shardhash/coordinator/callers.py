@@ -77,6 +77,12 @@ class LoggedIn:
             elif caller.login == identity.username:
                 caller.revoke(f"the permissions of {caller.login}, which acts as another user here, changed")
 
+    def usernames(self) -> set[str]:
+        """The users that logged in, or that somebody acts as, on connections that are still there."""
+        return {
+            name for caller in self._callers for name in (caller.login, caller.identity.username) if name is not None
+        }
+
     def revoke(self, username: str, reason: str, keep: Caller | None = None) -> None:
         """Close the connections that logged in as a user or act as one, but for `keep`."""
         for caller in list(self._callers):

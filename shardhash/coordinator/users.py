@@ -62,6 +62,8 @@ class Users:
         self._clock = clock
         self._sleep = sleep
         self._next_token = 0.0
+        self._logins: dict[str, UserEntry] = {}
+        """The entries of users by whose tokens connections came in, or who were acted as."""
         self._changes = asyncio.Lock()
         self._patient = ThreadPoolExecutor(1, "passwords", _give_way)
         self._proofs: set[bytes] = set()
@@ -82,6 +84,7 @@ class Users:
             # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
             current = await self._store.get_entry(_USER, username)
             if current is not None and _same_login(entry, current):
+                self._remember(username, current, caller)
                 return _identity(username, current), sorted(current["permissions"])
         await self._sleep(FAILED_LOGIN_PAUSE)
         raise InvokeError(f"Unable to authenticate as {username}")
@@ -89,7 +92,16 @@ class Users:
     async def find(self, username: str) -> Identity | None:
         """A user; None when there is none of this name."""
         entry = await self._store.get_entry(_USER, username)
-        return None if entry is None else _identity(username, entry)
+        if entry is None:
+            return None
+        self._logins.setdefault(username, entry)
+        return _identity(username, entry)
+
+    def _remember(self, username: str, entry: UserEntry, caller: Caller | None) -> None:
+        """Whoever is connected as this user came in by this entry; others are closed."""
+        if not _same_login(self._logins.setdefault(username, entry), entry):
+            self._logins[username] = entry
+            self.logged_in.revoke(username, f"{username} got a new token", keep=caller)
 
     async def become(self, username: str) -> Identity:
         """Who acts as another user."""
@@ -126,6 +138,26 @@ class Users:
                 username,
             )
 
+    # --------------------------------------------------------------------------------------- other servers
+
+    async def follow(self, kind: str, name: str | None) -> None:
+        """Another server on the same store has changed an entry, or, without a name, may have changed any.
+
+        What its users may do holds here too, as soon as the store tells.
+        """
+        if kind != _USER:
+            return
+        logged_in = self.logged_in.usernames()
+        for username in logged_in if name is None else logged_in & {name}:
+            async with self._changes:
+                entry = await self._store.get_entry(_USER, username)
+                if entry is None:
+                    self.logged_in.revoke(username, f"{username} was deleted")
+                elif not _same_login(self._logins.get(username), entry):
+                    self.logged_in.revoke(username, f"{username} got a new token")
+                else:
+                    self.logged_in.set_identity(_identity(username, entry))
+
     # ------------------------------------------------------------------------------------------------- users
 
     async def new(self, username: str, granted: frozenset[str]) -> tuple[list[str], str]:
@@ -161,6 +193,7 @@ class Users:
             async with self._changes:
                 entry = await self._entry(username)
                 token = await self._give_token(username, entry["permissions"], entry["id"])
+                self._logins[username] = await self._entry(username)
                 self.logged_in.revoke(username, f"{username} got a new token", keep=caller)
                 return token
 

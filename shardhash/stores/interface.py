@@ -66,6 +66,9 @@ class Health:
     database: str | None = None
 
 
+EntryChanged: TypeAlias = Callable[[str, str | None], Awaitable[None]]
+"""Takes kind and name of an entry that another server has changed, or may have; name None: any of this kind."""
+
 Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
 """Asked once for the unihash of a report whose outhash has no local equivalent (an upstream); None: it knows none."""
 
@@ -231,6 +234,12 @@ class Store(Protocol):
 
     async def backfilled(self) -> int:
         """Wait until every mapping that an upstream gave is stored; how many were not when this was called."""
+
+    def follow_entries(self, changed: EntryChanged) -> None:
+        """Have `changed` called for entries that other servers change, until this store is closed.
+
+        A store that no other server shares never calls it.
+        """
 
     async def snapshot(self) -> None:
         """Write a snapshot of everything now; returns when it is verified."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shardhash.errors import InvokeError
-from shardhash.stores.interface import CollectionStatus, Health, Otherwise
+from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.rows import Columns, Report, Where
@@ -137,6 +137,9 @@ class DictStore:
 
     async def backfilled(self) -> int:
         return 0
+
+    def follow_entries(self, changed: EntryChanged) -> None:
+        """Nobody else writes here."""
 
     async def snapshot(self) -> None:
         """There is nothing to write."""

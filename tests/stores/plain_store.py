@@ -6,7 +6,15 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardhash.stores.interface import Chosen, CollectionStatus, DivergingTasks, FoundRows, Health, Otherwise
+from shardhash.stores.interface import (
+    Chosen,
+    CollectionStatus,
+    DivergingTasks,
+    EntryChanged,
+    FoundRows,
+    Health,
+    Otherwise,
+)
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
 from shardhash.wire.imports import ImportedMapping, ImportedRow
@@ -139,6 +147,9 @@ class PlainStore:
 
     async def backfilled(self) -> int:
         return 0
+
+    def follow_entries(self, changed: EntryChanged) -> None:
+        """Nobody else writes here."""
 
     async def snapshot(self) -> None:
         self.written.append("snapshot")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shardhash.client import create_client
+from shardhash.client import Client, InvokeError, create_client
 from tests import test_report_order as order
 from tests.player import CONFORMANCE, Player
 from tests.servers import ROOT, ServerProcess
@@ -98,6 +98,35 @@ def test_what_one_server_stored_the_other_serves_and_both_have_gone_on_with(orde
         assert other.gc_status()["mark"] == "m"
         other.gc_sweep("m")
         assert one.gc_status()["mark"] is None
+
+
+def test_a_change_of_users_reaches_the_other_server(
+    migrated: Callable[[], str], start_server: Callable[..., ServerProcess]
+) -> None:
+    environment = {"SHARDHASH_STORE": migrated()}
+    one, other = (start_server(*ADMIN, binds=["ws://127.0.0.1:0"], environment=environment) for _ in range(2))
+    with create_client(one.address, username="admin", password="password") as admin:
+        users = {name: admin.new_user(name, ["@read"])["token"] for name in ("ann", "bob", "eve")}
+        clients = {name: create_client(other.address, username=name, password=token) for name, token in users.items()}
+        for client in clients.values():
+            assert client.get_unihash(METHOD, "c1" * 32) is None
+        admin.set_user_perms("ann", ["@report"])
+        admin.delete_user("bob")
+        admin.refresh_token("eve")
+        for client in clients.values():
+            refused_in_the_end(client)
+            client.close()
+        with create_client(other.address, username="ann", password=users["ann"]) as client:
+            assert client.get_user() == {"username": "ann", "permissions": ["@report"]}
+
+
+def refused_in_the_end(client: Client) -> None:
+    """Wait until a client may not ask any more."""
+    try:
+        while True:
+            client.get_unihash(METHOD, "c1" * 32)
+    except (InvokeError, ConnectionError):
+        pass
 
 
 # ---------------------------------------------------------------------------------------------- set-up and errors

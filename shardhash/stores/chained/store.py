@@ -15,7 +15,15 @@ from typing import Any
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import InvokeError, ShardhashError
 from shardhash.stores.chained.upstream import Upstream
-from shardhash.stores.interface import CollectionStatus, Health, Otherwise, Store, TakesImports, UpstreamHealth
+from shardhash.stores.interface import (
+    CollectionStatus,
+    EntryChanged,
+    Health,
+    Otherwise,
+    Store,
+    TakesImports,
+    UpstreamHealth,
+)
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
@@ -287,6 +295,10 @@ class ChainedStore:
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
         await self._local.set_entry(kind, name, value)
+
+    def follow_entries(self, changed: EntryChanged) -> None:
+        """See Store."""
+        self._local.follow_entries(changed)
 
     async def snapshot(self) -> None:
         """See Store."""

@@ -9,6 +9,7 @@ import orjson
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_text, unpack_text
 from shardhash.stores.postgresql.connections import Database
+from shardhash.stores.postgresql.following import notify
 
 _GET = b"select value from shardhash.entry where kind = %b and name = %b"
 _LIST = b"select name, value from shardhash.entry where kind = %b order by name"
@@ -56,4 +57,9 @@ class Entries:
 
     async def set(self, kind: str, name: str, value: Any) -> None:
         """See Store.set_entry."""
-        await self._database.write(lambda connection: write_entry(connection, kind, name, value))
+
+        async def write(connection: Connection) -> None:
+            await write_entry(connection, kind, name, value)
+            await notify(connection, kind, name)
+
+        await self._database.write(write)

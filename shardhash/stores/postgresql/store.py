@@ -8,15 +8,17 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ServerFaultError
-from shardhash.stores.interface import CollectionStatus, Health, Otherwise
+from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.postgresql.addresses import Connection, connect
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
 from shardhash.stores.postgresql.collection import MARK, Collections
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, read_entry
 from shardhash.stores.postgresql.explorer import NoExplorer, NoQuarantine
+from shardhash.stores.postgresql.following import follow
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
@@ -86,6 +88,7 @@ class PostgresqlStore:
         self._reports = Reports(database, self._methods, limit)
         self._collections = Collections(database, self._methods)
         self._entries = Entries(database)
+        self._tasks = BackgroundTasks()
 
     async def open(self) -> None:
         """Connect. ConfigError when the database cannot be reached, or its tables are not those of this program."""
@@ -94,6 +97,7 @@ class PostgresqlStore:
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
+        await self._tasks.close()
         await self._reports.close()
         await self._lookups.close()
         await self._database.close()
@@ -238,6 +242,10 @@ class PostgresqlStore:
     async def backfilled(self) -> int:
         """See Store. There is no upstream."""
         return 0
+
+    def follow_entries(self, changed: EntryChanged) -> None:
+        """See Store."""
+        self._tasks.start(follow(self._url, changed), "following other servers")
 
     async def snapshot(self) -> None:
         """See Store. The database has backups of its own."""

@@ -15,7 +15,7 @@ from shardhash.errors import InternalError, InvokeError, ServerFaultError, Shard
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.interface import CollectionStatus, Health, Otherwise, ShardHealth
+from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.explorer import ShardedExplorer
@@ -318,6 +318,9 @@ class Router:
     async def backfilled(self) -> int:
         """See Store. There is no upstream."""
         return 0
+
+    def follow_entries(self, changed: EntryChanged) -> None:
+        """See Store. Nobody else writes here."""
 
     async def snapshot(self) -> None:
         """See Store."""
