@@ -13,13 +13,12 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from perf import report, seeding, servers
-from perf.pool import Pool, Run
+from perf.pool import Pool
 from perf.reporters import BATCH, BatchedReports, Reports
 from perf.servers import Server
 from perf.workload import Workload, WrongAnswerError
@@ -64,7 +63,8 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     with CONTENDERS[name]() as some:
         if not some:
             return found
-        asyncio.run(seeding.report(_address(some[0]), Workload(shape="waves")))
+        addresses = some[0].addresses
+        asyncio.run(seeding.report(addresses.get("ws") or addresses["tcp"], Workload(shape="waves")))
         for shape, (client, asked) in shapes.items():
             if client.endswith(("batch", "native")) and name == "reference":
                 continue
@@ -75,29 +75,26 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _address(server: Server) -> str:
-    return server.addresses.get("ws") or server.addresses["tcp"]
-
-
 def _compare(title: str, some: list[Server], client: str, asked: Asked, options: argparse.Namespace) -> dict[str, Any]:
-    """The builders, divided among the servers, which all are asked at the same time."""
+    """The builders, divided among the servers."""
     steps = asked.steps()
     count = sum(map(len, steps)) if isinstance(steps, list) else len(steps)
-    builders = options.builders // len(some)
-    with ExitStack() as stack, ThreadPoolExecutor() as threads:
-        processes = options.processes  # two at least: the barrier of one alone, beside another, does not let it go
-        pools = [stack.enter_context(Pool(server, client, asked, builders, processes)) for server in some]
-        runs: list[list[Run]] = []
+    with Pool(_as_one(some), client, asked, options.builders, options.processes) as pool:
+        runs = []
         for number in range(options.rounds + 1):
             report.progress(title, number / (options.rounds + 1))
-            runs.append(list(threads.map(lambda pool: pool.run(), pools)))
+            runs.append(pool.run())
     report.clear_progress()
-    summaries = [report.summary(list(of_one), count * builders) for of_one in zip(*runs[1:], strict=True)]
-    if len(summaries) == 1:
-        return summaries[0]
-    seconds = max(one["seconds"] for one in summaries)
-    lookups = sum(one["lookups"] for one in summaries)
-    return {"lookups": lookups, "seconds": seconds, "lookups_per_second": lookups / seconds, "servers": summaries}
+    return report.summary(runs[1:], count * options.builders)
+
+
+def _as_one(some: list[Server]) -> Server:
+    """Several servers as the pool takes them: all addresses of a kind in one text."""
+    kinds = some[0].addresses
+    return Server(
+        {kind: " ".join(server.addresses[kind] for server in some) for kind in kinds},
+        {role: [pid for server in some for pid in server.roles[role]] for role in some[0].roles},
+    )
 
 
 @contextmanager

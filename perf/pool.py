@@ -179,7 +179,8 @@ async def _serve(
     numbers: range,
 ) -> None:
     kind, _ = KINDS[client]
-    builders = [kind(address, workload.steps(number)) for number in numbers]
+    addresses = address.split()  # of several servers, if there are several
+    builders = [kind(addresses[number % len(addresses)], workload.steps(number)) for number in numbers]
     await asyncio.gather(*(builder.connect() for builder in builders))
     gc.freeze()  # what is ready now need not be looked at while the clock runs
     pipe.send("ready")

@@ -16,13 +16,12 @@ from shardhash.stores.interface import CollectionStatus
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_hash, pack_text
 from shardhash.stores.postgresql.connections import Database
-from shardhash.stores.postgresql.entries import read_entry, write_entry
+from shardhash.stores.postgresql.entries import MARK, read_entry, write_entry
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.stores.postgresql.walks import MAPPINGS, Condition, condition_of, walk
 from shardhash.wire.rows import Where
 
-MARK = ("config", "gc-mark")
 MARKS_AT_ONCE = 5000
 """Unihashes of one statement; a whole sstate cache is marked by unihash, by the million."""
 

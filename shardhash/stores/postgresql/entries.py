@@ -11,6 +11,9 @@ from shardhash.stores.postgresql.codec import pack_text, unpack_text
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.following import notify
 
+MARK = ("config", "gc-mark")
+"""The entry of the current GC mark."""
+
 _GET = b"select value from shardhash.entry where kind = %b and name = %b"
 _LIST = b"select name, value from shardhash.entry where kind = %b order by name"
 _SET = (
@@ -25,6 +28,11 @@ async def read_entry(connection: Connection, kind: str, name: str) -> Any:
     cursor = connection.cursor(binary=True)
     row = await (await cursor.execute(_GET, [kind, pack_text(name)])).fetchone()
     return None if row is None else orjson.loads(row[0])
+
+
+async def read_mark(connection: Connection) -> str:
+    """The mark that new mappings carry, "" for none."""
+    return str(await read_entry(connection, *MARK) or "")
 
 
 async def write_entry(connection: Connection, kind: str, name: str, value: Any) -> None:

@@ -20,7 +20,6 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from hashlib import blake2b
 from itertools import starmap
 from typing import Any, TypeAlias
 
@@ -32,7 +31,7 @@ from shardhash.stores.interface import Otherwise
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.codec import pack_hash, pack_optional
 from shardhash.stores.postgresql.connections import Database
-from shardhash.stores.postgresql.locks import ENTER
+from shardhash.stores.postgresql.locks import ENTER, LOCK_OUTHASHES, lock_key
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.stores.postgresql.report_plan import Asked, Line, Mapped, Place, Plan, plan_reports
 from shardhash.wire.rows import Report
@@ -46,7 +45,6 @@ MOST_REPORTS = 500
 
 Outhash: TypeAlias = tuple[str, str]
 
-_LOCK = b"select pg_advisory_xact_lock(key) from unnest(%b::bigint[]) as key"
 _OWN = b"""
 select
     (
@@ -270,12 +268,6 @@ async def _store_once(
     return plan
 
 
-def lock_key(method: int, outhash: bytes) -> int:
-    """The advisory lock of an outhash. Two that share one wait for each other needlessly, once in 10^18."""
-    digest = blake2b(outhash, digest_size=8, key=method.to_bytes(4, "little")).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 async def _read(
     connection: Connection, asked: list[Asked], keys: list[int], outhashes: set[Place]
 ) -> tuple[list[Any], dict[Place, Line], int, bytes]:
@@ -283,7 +275,7 @@ async def _read(
     places = list(outhashes)
     async with connection.pipeline():
         await connection.execute(ENTER)
-        await connection.execute(_LOCK, [keys])
+        await connection.execute(LOCK_OUTHASHES, [keys])
         own, lines, moment = (connection.cursor(binary=True) for _ in range(3))
         await own.execute(
             _OWN, [[one.method for one in asked], [one.taskhash for one in asked], [one.outhash for one in asked]]

@@ -14,11 +14,12 @@ from shardhash.errors import ServerFaultError
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.postgresql.addresses import Connection, connect
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
-from shardhash.stores.postgresql.collection import MARK, Collections
+from shardhash.stores.postgresql.collection import Collections
 from shardhash.stores.postgresql.connections import Database
-from shardhash.stores.postgresql.entries import Entries, read_entry
+from shardhash.stores.postgresql.entries import Entries, read_mark
 from shardhash.stores.postgresql.explorer import NoExplorer, NoQuarantine
 from shardhash.stores.postgresql.following import follow
+from shardhash.stores.postgresql.imports import Imports
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
@@ -89,6 +90,9 @@ class PostgresqlStore:
         self._collections = Collections(database, self._methods)
         self._entries = Entries(database)
         self._tasks = BackgroundTasks()
+        imports = Imports(database, self._methods)
+        self.take_mappings = imports.take_mappings
+        self.take_rows = imports.take_rows
 
     async def open(self) -> None:
         """Connect. ConfigError when the database cannot be reached, or its tables are not those of this program."""
@@ -157,8 +161,8 @@ class PostgresqlStore:
 
         async def insert(connection: Connection) -> bytes:
             await connection.execute(ENTER)
-            mark = await read_entry(connection, *MARK)
-            await connection.execute(_INSERT_MAPPING, [*place, unihash, pack_text(mark or "")])
+            mark = await read_mark(connection)
+            await connection.execute(_INSERT_MAPPING, [*place, unihash, pack_text(mark)])
             cursor = connection.cursor(binary=True)
             row = await (await cursor.execute(_MAPPING, place)).fetchone()
             assert row is not None, "it is there, and no removal can come in between"
