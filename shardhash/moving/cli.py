@@ -240,7 +240,8 @@ def _run(name: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except (ShardhashError, OSError) as error:
-        say(f"shardhash {name}: {error}")
+        hint = "; or import into the server that runs: --address" if "is in use by" in str(error) else ""
+        say(f"shardhash {name}: {error}{hint if name == 'import' else ''}")
         return 1
     except KeyboardInterrupt:
         say(f"shardhash {name}: interrupted; nothing has changed")

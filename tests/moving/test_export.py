@@ -21,9 +21,12 @@ from shardhash import cli
 from shardhash.base.timestamps import from_iso, to_iso
 from shardhash.client import Client, create_client
 from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.wire.hashes import is_digest_text
+from shardhash.wire.rows import DETAILS, SIGINFO
 from tests.admin.directories import facts
 from tests.moving import databases as db
 from tests.moving.databases import METHOD, H, hash_of, mapping, row, user, write
+from tests.player import CONFORMANCE
 from tests.servers import ServerProcess
 
 FS = OsFileSystem()
@@ -187,6 +190,71 @@ def questions(client: Client) -> list[Any]:
         {table: values["rows"] for table, values in client.get_db_usage().items() if "hashes" in table},
         client.gc_status(),
     ]
+
+
+def recorded() -> list[tuple[str, dict[str, Any]]]:
+    """What the recorded clients of a plain server sent: command and fields."""
+    found = []
+    for path in sorted(CONFORMANCE.glob("*.jsonl")):
+        text = path.read_text(encoding="utf-8")
+        for line in text.splitlines() if '"server": "auth"' not in text else ():
+            event = json.loads(line)
+            try:
+                message = json.loads(event["send"]) if "send" in event else event.get("send_json")
+            except json.JSONDecodeError:
+                continue
+            if isinstance(message, dict) and len(message) == 1:
+                found += [(name, fields) for name, fields in message.items() if isinstance(fields, dict)]
+    return found
+
+
+def report_all(client: Client, sent: list[tuple[str, dict[str, Any]]]) -> int:
+    """Report what was reported; how many."""
+    reports = 0
+    for name, fields in sent:
+        if not is_digest_text(str(fields.get("unihash"))):
+            continue
+        extra = {key: value for key, value in fields.items() if key in (*DETAILS, SIGINFO)}
+        if name == "report":
+            client.report_unihash(fields["taskhash"], fields["method"], fields["outhash"], fields["unihash"], extra)
+            reports += 1
+        elif name == "report-equiv":
+            client.report_unihash_equiv(fields["taskhash"], fields["method"], fields["unihash"])
+            reports += 1
+    return reports
+
+
+def answers(address: str, sent: list[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """What a server answers to all that was asked, with times in one form."""
+    found: list[Any] = []
+    with create_client(address) as client:
+        for name, fields in sent:
+            if name == "get" and {"method", "taskhash"} <= fields.keys():
+                found.append(client.get_unihash(fields["method"], fields["taskhash"]))
+                found.append(client.get_taskhash(fields["method"], fields["taskhash"], True))
+            if name == "get-outhash" and {"method", "outhash", "taskhash"} <= fields.keys():
+                outhash = (fields["method"], fields["outhash"], fields["taskhash"])
+                found += [client.get_outhash(*outhash, with_unihash=with_unihash) for with_unihash in (True, False)]
+    for answer in found:
+        if isinstance(answer, dict):
+            answer.pop("id", None)
+            answer["created"] = to_iso(from_iso(answer["created"]))
+    return found
+
+
+def test_the_stock_server_knows_what_was_recorded(tmp_path: Path, start_server: Callable[..., ServerProcess]) -> None:
+    """All reports of the transcripts here; then all their questions, here and there."""
+    sent = recorded()
+    server = start_server("--data", str(tmp_path / "data"))
+    with create_client(server.address) as client:
+        assert report_all(client, sent) > 20
+    server.stop()
+    assert run("export", tmp_path / "out.db", "--data", tmp_path / "data") == 0
+    server = start_server("--data", str(tmp_path / "data"))
+    with stock_server(tmp_path / "out.db") as address:
+        expected = answers(address, sent)
+        assert len([answer for answer in expected if answer]) > 20
+        assert answers(server.address, sent) == expected
 
 
 def test_the_stock_server_answers_alike(tmp_path: Path, start_server: Callable[..., ServerProcess]) -> None:

@@ -229,6 +229,7 @@ def test_into_a_directory_that_is_there(
     path = write(tmp_path / "db", mapping(H[1], H[2]), mapping(H[4], H[5]), row(H[1], H[3]), row(H[4], H[3]))
     importer(path, status=1)
     assert "is in use by process" in importer.err
+    assert "or import into the server that runs: --address" in importer.err
     server.stop()
     source = importer.source(path)
     assert source["mappings"] == {"new": 1, "known": 0, "conflicts": 1, "left_out": 0}
