@@ -31,7 +31,11 @@ from shardhash.wire.messages import COMMANDS, DB_ADMIN, READ, READ_ONLY_COMMANDS
 log = logging.getLogger(__name__)
 
 ASKED = frozenset(
-    ("find", "get-row", "diverging", "saved", "why", "quarantine", "quarantines", "release", "discard", "import-batch")
+    (
+        *("find", "get-row", "diverging", "saved", "why"),
+        *("quarantine", "quarantines", "release", "discard", "import-batch"),
+        *("get-all-users", "new-user", "set-user-perms", "refresh-token", "delete-user"),
+    )
 )
 """Commands of the protocol that may be asked over HTTP."""
 MOST_STREAMS = 100
@@ -261,7 +265,7 @@ class Site:
         if parsed is None:
             raise InvokeError(f"{describe_unknown(known, body)}; here one of {', '.join(sorted(known))} may be asked")
         command, request = parsed
-        if not visit.caller.identity.may(command.needs):
+        if not visit.caller.identity.may(command.needs) and not command.or_self:
             raise RightsError(visit.caller, " ".join(sorted(command.needs)))
         return json_response(await self._handlers.answer(visit.caller, command, request))
 

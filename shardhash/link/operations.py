@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
+from shardhash.link import search_operations
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
@@ -236,105 +237,6 @@ class Figures(Operation[ShardFigures]):
         return ShardFigures._make((*figures, ProcessFigures._make(process)))
 
 
-# ---------------------------------------------------------------------------------------------------------- searching
-
-
-class FoundRows(NamedTuple):
-    """What a search found: how many rows, the newest of them, and whether it looked at all."""
-
-    total: int
-    rows: list[dict[str, Any]]
-    complete: bool
-
-
-class Diverging(NamedTuple):
-    """Taskhashes with more than one outhash: how many, the rows of some, and how many by recipe ("" for none)."""
-
-    total: int
-    tasks: list[list[dict[str, Any]]]
-    recipes: list[tuple[str, int]]
-    complete: bool
-
-
-@dataclass(slots=True)
-class FindRows(Operation[FoundRows]):
-    """The newest rows that match a search (wire/search.py), whose times are microseconds here.
-
-    `taskhashes`: where to look, None for everywhere. A row has `COLUMNS`, but of its siginfo, unless it is asked for
-    `whole`, only whether there is one; its mapping's unihash, None without one, and mark. A mapping without a row has
-    no outhash.
-    """
-
-    name = "find"
-    bounded = False
-    search: dict[str, Any]
-    taskhashes: list[str] | None
-    limit: int
-    whole: bool
-
-    @staticmethod
-    def encode_result(result: FoundRows) -> Any:
-        return list(result)
-
-    @staticmethod
-    def decode_result(result: Any) -> FoundRows:
-        return FoundRows(*result)
-
-
-class ChosenRows(NamedTuple):
-    """(method, taskhash, outhash, unihash or None) of rows, and whether these are all that match."""
-
-    rows: list[tuple[str, str, str, str | None]]
-    complete: bool
-
-
-@dataclass(slots=True)
-class ChooseRows(Operation[ChosenRows]):
-    """All rows that match; as `FindRows`. Incomplete if they are more than `limit`."""
-
-    name = "choose"
-    bounded = False
-    search: dict[str, Any]
-    taskhashes: list[str] | None
-    limit: int
-
-    @staticmethod
-    def encode_result(result: ChosenRows) -> Any:
-        return list(result)
-
-    @staticmethod
-    def decode_result(result: Any) -> ChosenRows:
-        rows, complete = result
-        return ChosenRows([tuple(row) for row in rows], complete)
-
-
-@dataclass(slots=True)
-class FindDiverging(Operation[Diverging]):
-    """Taskhashes with more than one outhash of which one matches."""
-
-    name = "diverging"
-    bounded = False
-    search: dict[str, Any]
-    limit: int
-
-    @staticmethod
-    def encode_result(result: Diverging) -> Any:
-        return list(result)
-
-    @staticmethod
-    def decode_result(result: Any) -> Diverging:
-        return Diverging(*result)
-
-
-@dataclass(slots=True)
-class CountSaved(Operation[list[tuple[str | None, int, int]]]):
-    """(PN, begin of the week, count) of the tasks reported since then that were given another task's unihash."""
-
-    name = "saved"
-    bounded = False
-    since: int
-
-
 # ---------------------------------------------------------------------------------------------------------- removals
 
 
@@ -521,7 +423,7 @@ class Snapshot(Operation[None]):
 
 OPERATIONS: dict[str, type[Operation[Any]]] = {
     kind.name: kind
-    for kind in list(globals().values())
+    for kind in [*globals().values(), *vars(search_operations).values()]
     if isinstance(kind, type) and issubclass(kind, Operation) and hasattr(kind, "name")
 }
 """Every operation by its name."""

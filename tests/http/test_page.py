@@ -114,15 +114,15 @@ def test_strangers_see_nothing_and_users_log_in() -> None:
             watched.until("document.getElementById('trouble').textContent.includes('@read')")
             assert page.locator("#plots canvas").count() == 0
             page.click("#login-open")
-            page.fill("input[name=username]", "admin")
-            page.fill("input[name=token]", "wrong")
+            page.fill("#login-form input[name=username]", "admin")
+            page.fill("#login-form input[name=token]", "wrong")
             page.click("#login-form button[type=submit]")
             watched.until("document.getElementById('login-trouble').textContent.includes('Unable to auth')")
             assert watched.errors == [
                 "Failed to load resource: the server responded with a status of 401 (Unauthorized)"
             ]
             watched.errors.clear()
-            page.fill("input[name=token]", "pass word")
+            page.fill("#login-form input[name=token]", "pass word")
             page.click("#login-form button[type=submit]")
             page.wait_for_selector("#well.good")
             assert page.locator("#who").inner_text() == "admin"
@@ -144,8 +144,8 @@ def test_a_user_who_is_deleted_is_logged_out() -> None:
         page = context.new_page()
         page.goto(http_of(server.address) + "/")
         page.click("#login-open")
-        page.fill("input[name=username]", "reader")
-        page.fill("input[name=token]", token)
+        page.fill("#login-form input[name=username]", "reader")
+        page.fill("#login-form input[name=token]", token)
         page.click("#login-form button[type=submit]")
         page.wait_for_selector("#well.good")
         assert page.evaluate("fetch('api/status').then(answer => answer.status)") == 200

@@ -32,8 +32,8 @@ def server() -> Iterator[ServerProcess]:
 def log_in(watched: Watched) -> None:
     page = watched.page
     page.click("#login-open")
-    page.fill("input[name=username]", "admin")
-    page.fill("input[name=token]", "pass word")
+    page.fill("#login-form input[name=username]", "admin")
+    page.fill("#login-form input[name=token]", "pass word")
     page.click("#login-form button[type=submit]")
     watched.until("document.getElementById('who').textContent === 'admin'")
 

@@ -12,6 +12,15 @@ from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.operations import OPERATIONS
+from shardhash.link.search_operations import (
+    ChooseRows,
+    ChosenRows,
+    CountSaved,
+    Diverging,
+    FindDiverging,
+    FindRows,
+    FoundRows,
+)
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
@@ -35,14 +44,20 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.Counts(), {"rows": 1}),
     (op.Figures(), ShardFigures(1, 2, 3, [4, 5], 0.5, 6.5, 0.25, ProcessFigures(7, 8.5, 9, 10, 11, 12.5))),
     (
-        op.FindRows({"PN": "zlib", "since": 5}, ["t"], 10, whole=False),
-        op.FoundRows(1, [{"PN": "z"}], complete=True),
+        FindRows({"PN": "zlib", "since": 5}, ["t"], 10, whole=False),
+        FoundRows(1, [{"PN": "z"}], complete=True),
     ),
-    (op.ChooseRows({"PN": "zlib"}, None, 10), op.ChosenRows([("m", "t", "o", None)], complete=True)),
+    (
+        ChooseRows({"PN": "zlib"}, None, 10),
+        ChosenRows([("m", "t", "o", None)], complete=True),
+    ),
     (op.RemoveRows("job", [("m", "t", "o")]), op.Removed(1, [], done=True)),
     (op.DropMappings([("m", "t", "ab")]), 1),
-    (op.FindDiverging({}, 10), op.Diverging(1, [[{"taskhash": "t"}]], [("zlib", 1)], complete=False)),
-    (op.CountSaved(5), [("zlib", 6, 7)]),
+    (
+        FindDiverging({}, 10),
+        Diverging(1, [[{"taskhash": "t"}]], [("zlib", 1)], complete=False),
+    ),
+    (CountSaved(5), [("zlib", 6, 7)]),
     (op.Watch("job"), None),
     (op.RemoveMatching("job", {"method": "m"}), op.Removed(1, [("m", [("o", "t")])], done=True)),
     (op.Clean("job", 5), op.Removed(0, [], done=False)),

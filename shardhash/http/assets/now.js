@@ -46,7 +46,7 @@ function draw(one) {
       legend: { show: false },
       scales: { y: { range: (_, low, high) => one.of.range || [0, Math.max(1, high * 1.1)] } },
       axes: [
-        { ...axis, size: 28, values: (_, moments, __, ___, step) => moments.map((at) => clock(at, step)) },
+        { ...axis, size: 28, space: 90, values: (_, moments, __, ___, step) => moments.map((at) => clock(at, step)) },
         { ...axis, size: 60, values: (_, values) => values.map(brief) },
       ],
       series: [{}, { stroke: colour("--plot-1"), width: 1.5, spanGaps: false, points: { show: Boolean(one.of.gaps), size: 4, fill: colour("--plot-1") } }],

@@ -6,9 +6,10 @@ import { showWhy } from "./explore.js";
 import { follow, unfollow } from "./now.js";
 import { showQuarantine } from "./quarantine.js";
 import { ask, byId, tell } from "./tools.js";
+import { showUsers } from "./users.js";
 
 const views = [...document.querySelectorAll("main > section")];
-const shown = { why: showWhy, compare: showCompare, diverging: showDiverging, saved: showSaved, quarantine: () => showQuarantine(viewer) };
+const shown = { why: showWhy, compare: showCompare, diverging: showDiverging, saved: showSaved, quarantine: () => showQuarantine(viewer), users: () => showUsers(viewer) };
 let viewer = { user: null, permissions: [] };
 
 function choose() {

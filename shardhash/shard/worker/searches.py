@@ -10,7 +10,15 @@ from itertools import count
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from shardhash.link import operations as op
+from shardhash.link.search_operations import (
+    ChooseRows,
+    ChosenRows,
+    CountSaved,
+    Diverging,
+    FindDiverging,
+    FindRows,
+    FoundRows,
+)
 from shardhash.shard.state import search
 from shardhash.shard.state.search import Hit
 from shardhash.shard.storage.recovery import AnyShard
@@ -37,7 +45,7 @@ class Searches:
         self._table = shard.table
         self._one = asyncio.Lock()
 
-    async def find(self, asked: op.FindRows) -> op.FoundRows:
+    async def find(self, asked: FindRows) -> FoundRows:
         """The newest rows that match, and how many match in all."""
         newest = _Newest[Hit](asked.limit)
         complete = True
@@ -50,24 +58,24 @@ class Searches:
                     newest.add(hit.created, hit)
         read = self._shard.get_siginfo if asked.whole else None
         rows = [search.describe(self._table, hit, read) for hit in newest.items()]
-        return op.FoundRows(newest.count, rows, complete)
+        return FoundRows(newest.count, rows, complete)
 
-    async def choose(self, asked: op.ChooseRows) -> op.ChosenRows:
+    async def choose(self, asked: ChooseRows) -> ChosenRows:
         """All rows that match, unless they are too many."""
         rows: list[tuple[str, str, str, str | None]] = []
         async with self._one:
             async for hits in _with_rests(search.find(self._table, asked.search, asked.taskhashes)):
                 if hits is None or len(rows) > asked.limit:
-                    return op.ChosenRows([], complete=False)
+                    return ChosenRows([], complete=False)
                 rows += [self._choice(hit) for hit in hits if hit.row is not None]
-        return op.ChosenRows(rows, complete=True)
+        return ChosenRows(rows, complete=True)
 
     def _choice(self, hit: Hit) -> tuple[str, str, str, str | None]:
         assert hit.row is not None
         unihash = self._table.unihash(hit.method, hit.taskhash)
         return hit.method, to_text(hit.taskhash), to_text(hit.row.outhash), unihash.hex() if unihash else None
 
-    async def diverging(self, asked: op.FindDiverging) -> op.Diverging:
+    async def diverging(self, asked: FindDiverging) -> Diverging:
         """The taskhashes whose newest outhash is newest, and how many there are by recipe."""
         newest = _Newest[list[Hit]](asked.limit)
         recipes: Counter[str] = Counter()
@@ -82,9 +90,9 @@ class Searches:
                     row = hits[-1].row
                     recipes[(row.details[1] if row is not None else None) or ""] += 1
         described = [[search.describe(self._table, hit) for hit in hits] for hits in newest.items()]
-        return op.Diverging(newest.count, described, recipes.most_common(MOST_RECIPES), complete)
+        return Diverging(newest.count, described, recipes.most_common(MOST_RECIPES), complete)
 
-    async def saved(self, asked: op.CountSaved) -> list[tuple[str | None, int, int]]:
+    async def saved(self, asked: CountSaved) -> list[tuple[str | None, int, int]]:
         """Tasks that reused another's output, by recipe and week."""
         counts: Counter[tuple[str | None, int]] = Counter()
         async with self._one:

@@ -13,6 +13,7 @@ from shardhash.base.figures import ShardFigures, read_process
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
+from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
@@ -68,12 +69,12 @@ class Service:
                 op.OldestRow.by(self.oldest_row),
                 op.Counts.by(self.counts),
                 op.Figures.by(self.figures),
-                op.FindRows.by(searches.find),
-                op.ChooseRows.by(searches.choose),
+                FindRows.by(searches.find),
+                ChooseRows.by(searches.choose),
                 op.RemoveRows.by(removals.remove_rows),
                 op.DropMappings.by(removals.drop_mappings),
-                op.FindDiverging.by(searches.diverging),
-                op.CountSaved.by(searches.saved),
+                FindDiverging.by(searches.diverging),
+                CountSaved.by(searches.saved),
                 op.Watch.by(removals.watch),
                 op.RemoveMatching.by(removals.remove),
                 op.Clean.by(removals.clean),

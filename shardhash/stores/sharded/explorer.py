@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from shardhash.link import operations as op
+from shardhash.link.search_operations import CountSaved, FindDiverging, FindRows
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import DivergingTasks, FoundRows
 from shardhash.stores.sharded.report_order import Reports
@@ -30,7 +31,7 @@ class ShardedExplorer:
         """See Explorer."""
         places, complete = await self.places(search)
         parts = await asyncio.gather(
-            *(link.request(op.FindRows(dict(search), taskhashes, limit, whole)) for link, taskhashes in places)
+            *(link.request(FindRows(dict(search), taskhashes, limit, whole)) for link, taskhashes in places)
         )
         rows = [row for part in parts for row in part.rows]
         rows.sort(key=lambda row: row["created"] or "", reverse=True)
@@ -60,7 +61,7 @@ class ShardedExplorer:
 
     async def diverging(self, search: Mapping[str, Any], limit: int) -> DivergingTasks:
         """See Explorer."""
-        parts = await asyncio.gather(*(link.request(op.FindDiverging(dict(search), limit)) for link in self._links))
+        parts = await asyncio.gather(*(link.request(FindDiverging(dict(search), limit)) for link in self._links))
         tasks = [task for part in parts for task in part.tasks]
         tasks.sort(key=lambda task: str(task[-1]["created"]), reverse=True)
         recipes: Counter[str] = Counter()
@@ -72,7 +73,7 @@ class ShardedExplorer:
     async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
         """See Explorer."""
         counts: Counter[tuple[str | None, int]] = Counter()
-        for part in await asyncio.gather(*(link.request(op.CountSaved(since)) for link in self._links)):
+        for part in await asyncio.gather(*(link.request(CountSaved(since)) for link in self._links)):
             for recipe, week, number in part:
                 counts[recipe, week] += number
         return sorted(((recipe, week, number) for (recipe, week), number in counts.items()), key=itemgetter(2))[::-1]

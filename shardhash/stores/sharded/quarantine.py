@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from shardhash.errors import InvokeError
 from shardhash.link import operations as op
+from shardhash.link.search_operations import ChooseRows
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Chosen
 from shardhash.stores.sharded.explorer import ShardedExplorer
@@ -160,7 +161,7 @@ class ShardedQuarantine:
     async def _choose(self, search: Mapping[str, Any]) -> _Choice:
         places, complete = await self._explorer.places(search)
         parts = await asyncio.gather(
-            *(link.request(op.ChooseRows(dict(search), taskhashes, MOST)) for link, taskhashes in places)
+            *(link.request(ChooseRows(dict(search), taskhashes, MOST)) for link, taskhashes in places)
         )
         rows: list[tuple[str, str, str, str | None]] = []
         for part in parts:

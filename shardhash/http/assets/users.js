@@ -1,0 +1,59 @@
+// Users: who there is and what they may do; new ones, new tokens, and the end of one.
+
+import { byId, command, element, fill, tell } from "./tools.js";
+
+async function start(doing) {
+  tell("");
+  byId("users-done").textContent = "";
+  try {
+    await doing();
+    await list();
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+const button = (text, name, doing) => {
+  const made = element("button", { type: "button", "aria-label": `${text} of ${name}` }, text);
+  made.addEventListener("click", () => start(doing));
+  return made;
+};
+
+function showToken(name, token) {
+  byId("users-done").replaceChildren(`The token of ${name}, which cannot be shown again: `, element("code", {}, token));
+}
+
+async function list() {
+  const { users } = await command("get-all-users", {});
+  fill(byId("users-list"), "All users", [["Name"], ["Permissions"], ["Token"], ["End"]], users.map(({ username, permissions }) => [
+    username,
+    permissions.join(" ") || "none",
+    button("New token", username, async () => showToken(username, (await command("refresh-token", { username })).token)),
+    button("Delete", username, async () => {
+      if (confirm(`Delete the user ${username}? Its token stops working at once.`)) await command("delete-user", { username });
+    }),
+  ]), "nobody");
+  return users;
+}
+
+byId("users-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const form = event.target;
+  start(async () => {
+    const username = form.username.value;
+    const permissions = [...form.querySelectorAll("input:checked")].map((box) => box.name);
+    const known = (await list()).some((user) => user.username === username);
+    const answer = await command(known ? "set-user-perms" : "new-user", { username, permissions });
+    if (answer.token) showToken(username, answer.token);
+    else byId("users-done").textContent = `${username} holds ${answer.permissions.join(" ") || "nothing"} now`;
+    form.reset();
+  });
+});
+
+export async function showUsers(viewer) {
+  const may = viewer.permissions.includes("@user-admin") && !viewer.read_only;
+  byId("users-tools").hidden = !may;
+  byId("users-rights").textContent = may
+    ? "" : "You need @user-admin for this, by an address that is not read-only: log in as a user who has it.";
+  if (may) await list();
+}

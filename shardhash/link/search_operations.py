@@ -1,0 +1,104 @@
+"""Operations of searching: what the coordinator asks of a worker for people who look around (operations.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from shardhash.link.operation import Operation
+
+
+class FoundRows(NamedTuple):
+    """What a search found: how many rows, the newest of them, and whether it looked at all."""
+
+    total: int
+    rows: list[dict[str, Any]]
+    complete: bool
+
+
+class Diverging(NamedTuple):
+    """Taskhashes with more than one outhash: how many, the rows of some, and how many by recipe ("" for none)."""
+
+    total: int
+    tasks: list[list[dict[str, Any]]]
+    recipes: list[tuple[str, int]]
+    complete: bool
+
+
+@dataclass(slots=True)
+class FindRows(Operation[FoundRows]):
+    """The newest rows that match a search (wire/search.py), whose times are microseconds here.
+
+    `taskhashes`: where to look, None for everywhere. A row has `COLUMNS`, but of its siginfo, unless it is asked for
+    `whole`, only whether there is one; its mapping's unihash, None without one, and mark. A mapping without a row has
+    no outhash.
+    """
+
+    name = "find"
+    bounded = False
+    search: dict[str, Any]
+    taskhashes: list[str] | None
+    limit: int
+    whole: bool
+
+    @staticmethod
+    def encode_result(result: FoundRows) -> Any:
+        return list(result)
+
+    @staticmethod
+    def decode_result(result: Any) -> FoundRows:
+        return FoundRows(*result)
+
+
+class ChosenRows(NamedTuple):
+    """(method, taskhash, outhash, unihash or None) of rows, and whether these are all that match."""
+
+    rows: list[tuple[str, str, str, str | None]]
+    complete: bool
+
+
+@dataclass(slots=True)
+class ChooseRows(Operation[ChosenRows]):
+    """All rows that match; as `FindRows`. Incomplete if they are more than `limit`."""
+
+    name = "choose"
+    bounded = False
+    search: dict[str, Any]
+    taskhashes: list[str] | None
+    limit: int
+
+    @staticmethod
+    def encode_result(result: ChosenRows) -> Any:
+        return list(result)
+
+    @staticmethod
+    def decode_result(result: Any) -> ChosenRows:
+        rows, complete = result
+        return ChosenRows([tuple(row) for row in rows], complete)
+
+
+@dataclass(slots=True)
+class FindDiverging(Operation[Diverging]):
+    """Taskhashes with more than one outhash of which one matches."""
+
+    name = "diverging"
+    bounded = False
+    search: dict[str, Any]
+    limit: int
+
+    @staticmethod
+    def encode_result(result: Diverging) -> Any:
+        return list(result)
+
+    @staticmethod
+    def decode_result(result: Any) -> Diverging:
+        return Diverging(*result)
+
+
+@dataclass(slots=True)
+class CountSaved(Operation[list[tuple[str | None, int, int]]]):
+    """(PN, begin of the week, count) of the tasks reported since then that were given another task's unihash."""
+
+    name = "saved"
+    bounded = False
+    since: int
