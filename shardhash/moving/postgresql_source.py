@@ -26,8 +26,22 @@ CONNECT_SECONDS = 15
 
 
 def hide_password(text: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", text)
+    """A URL without its password, also one that somebody forgot to escape or wrote behind the question mark."""
+    text = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", text, flags=re.DOTALL)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", text)
+
+
+def _secrets(url: str, password: str | None) -> list[str]:
+    """What must not be in a message of libpq, which shows what it could not make sense of."""
+    found = re.findall(r"://[^/@:]*:(.*)@", url, re.DOTALL) + re.findall(r"[?&](?:ssl)?password=([^&]*)", url)
+    return [secret for secret in [*found, *re.split(r"[@:/]", "".join(found)), password] if secret]
+
+
+def _explain(error: Exception, url: str, password: str | None) -> str:
+    text = " ".join(str(error).split())
+    for secret in _secrets(url, password):
+        text = text.replace(secret, "***")
+    return text
 
 
 def connect(url: str, username: str | None, password: str | None) -> psycopg.Connection[tuple[Any, ...]]:
@@ -42,7 +56,7 @@ def connect(url: str, username: str | None, password: str | None) -> psycopg.Con
     try:
         return psycopg.connect(_of_libpq(url), connect_timeout=CONNECT_SECONDS, **given)  # type: ignore[arg-type]
     except psycopg.Error as error:
-        raise ConfigError(f"{hide_password(url)} cannot be reached: {str(error).strip()}") from None
+        raise ConfigError(f"{hide_password(url)} cannot be reached: {_explain(error, url, password)}") from None
 
 
 def _of_libpq(url: str) -> str:

@@ -15,8 +15,8 @@ _TABLES = ("unihashes_v3", "unihashes_v2", "outhashes_v2", "users")
 
 
 def hide_password(text: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", text)
+    """A URL without its password, escaped or not."""
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", text, flags=re.DOTALL)
 
 
 def check_database(text: str, origin: str) -> str:

@@ -175,3 +175,25 @@ def test_without_the_driver(
     monkeypatch.setitem(sys.modules, "psycopg", None)
     _, err = run(capsys, "import", "postgresql://joe:pw@localhost/db", "--data", tmp_path / "data", status=1)
     assert "postgresql://joe:***@localhost/db: PostgreSQL needs psycopg 3: pip install 'shardhash[postgresql]'" in err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://joe:s3cret-word@127.0.0.1:1/db",
+        "postgresql+asyncpg://joe:s3cret-word@127.0.0.1:1/db",
+        "postgresql://joe:s3cret-word/more@127.0.0.1:1/db",
+        "postgresql://joe:s3cret-word@x@127.0.0.1:1/db",
+        "postgresql://joe@127.0.0.1:1/db?password=s3cret-word&ssl=prefer",
+        "postgresql://joe:s3cret-word@127.0.0.1:port/db",
+        "postgresql://joe:s3cret-word@127.0.0.1:1/db?nonsense=1",
+        "mysql://joe:s3cret-word/x@127.0.0.1/db",
+    ],
+)
+def test_no_message_shows_a_password(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    for command in (["import", url, "--data", tmp_path / "data"], ["export", url, "--data", tmp_path / "there"]):
+        if command[0] == "export":
+            run(capsys, "import", write(tmp_path / "a.db", mapping(H[1], H[2])), "--data", tmp_path / "there")
+        _, err = run(capsys, *command, status=1)
+        assert "s3cret" not in err
+        assert "joe" in err
