@@ -231,15 +231,15 @@ def main() -> None:
         for milliseconds in (0, 20, 100) if percent == 1 else (20,):
             measurements.compare(f"{percent} % differ", answers, milliseconds)
     measurements.with_table("the same again, table", base[10], base[10], "")
-    measurements.with_table("10 changed, new to all, table", base[10], base[10], CHANGED)
+    measurements.with_table("10 changed, new to all", base[10], base[10], CHANGED)
     elsewhere = base[10] | answers_of(builder, 10, CHANGED)
-    measurements.with_table("10 changed, built before, table", base[10], elsewhere, CHANGED)
+    measurements.with_table("10 changed, built elsewhere", base[10], elsewhere, CHANGED)
     measurements.down()
     print(
         table(
             ["", "ms", "handler", "batches", "wait"],
             [
-                [run["name"], run["round_trip_ms"], run["handler"], run["batches"], f"{run['wait']:.3f}"]
+                [run["name"], f"{run['round_trip_ms']:g}", run["handler"], str(run["batches"]), f"{run['wait']:.3f}"]
                 for run in measurements.runs
             ],
         )

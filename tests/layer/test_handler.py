@@ -227,7 +227,7 @@ def test_guesses_from_an_earlier_build_in_another_directory(world: Build, tmp_pa
     assert len(json.loads(Path(guesses).read_bytes())) == 80
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 5}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 5, "b": [1, 2]}', "\udcff"])
 def test_guesses_that_cannot_be_read(world: Build, tmp_path: Path, content: str) -> None:
     path = tmp_path / "guesses.json"
     path.write_text(content, errors="surrogateescape")

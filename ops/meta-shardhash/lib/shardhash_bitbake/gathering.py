@@ -41,7 +41,7 @@ def order_by_dependency(depends: Mapping[str, AbstractSet[str]]) -> list[str] | 
 class Gatherer:
     """Makes Tasks of task ids that were prepared by `siggen.prep_taskhash`, called in order of dependency."""
 
-    def __init__(self, siggen: Any, datacaches: Any, previous: Mapping[str, str]) -> None:
+    def __init__(self, siggen: Any, datacaches: Any, previous: Mapping[str, tuple[str, str]]) -> None:
         self._siggen = siggen
         self._datacaches = datacaches
         self._previous = previous
@@ -110,7 +110,7 @@ class Gatherer:
 
 
 def gather_dependents(
-    siggen: Any, datacaches: Any, order: Iterable[str], previous: Mapping[str, str], changed: Iterable[str]
+    siggen: Any, datacaches: Any, order: Iterable[str], previous: Mapping[str, tuple[str, str]], changed: Iterable[str]
 ) -> list[Task] | None:
     """Tasks whose hashes BitBake computes again because it did so for those `changed`, and what they depend on.
 

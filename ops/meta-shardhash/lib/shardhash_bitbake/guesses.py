@@ -1,7 +1,8 @@
 """The unihashes of earlier builds, as guesses for the next one: a JSON file that outlives build directories.
 
-Keys are those of BitBake's own cache, ``MULTICONFIG:RECIPE:TASK``. A guess can't make a result wrong, so builds that
-share a file need no lock: the last one to write wins, and a file that cannot be read is an empty one.
+Keys are those of BitBake's own cache, ``MULTICONFIG:RECIPE:TASK``, values ``[TASKHASH, UNIHASH]``. A guess can't make a
+result wrong, so builds that share a file need no lock: the last one to write wins, and a file that cannot be read is an
+empty one.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class Guesses:
 
     def __init__(self, path: str | None) -> None:
         self._path = Path(path) if path else None
-        self._saved: dict[str, str] = {}
+        self._saved: dict[str, tuple[str, str]] = {}
 
-    def load(self) -> Mapping[str, str]:
+    def load(self) -> Mapping[str, tuple[str, str]]:
         """What the file holds."""
         self._saved = {}
         if self._path is not None:
@@ -32,10 +33,10 @@ class Guesses:
             except (OSError, ValueError):
                 found = None
             if isinstance(found, dict):
-                self._saved = {key: value for key, value in found.items() if isinstance(value, str)}
+                self._saved = {key: (value[0], value[1]) for key, value in found.items() if _is_entry(value)}
         return self._saved
 
-    def merge(self, unihashes: Mapping[str, str]) -> None:
+    def merge(self, unihashes: Mapping[str, tuple[str, str]]) -> None:
         """Add what a build found to the file, if that is new. A file that cannot be written stays as it is."""
         if self._path is None or unihashes.items() <= self._saved.items():
             return
@@ -49,3 +50,7 @@ class Guesses:
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)

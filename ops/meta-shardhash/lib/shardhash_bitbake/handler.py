@@ -62,7 +62,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         """All tasks of a build, dependencies first, once its tasks run."""
         self._next_order: list[str] = []
         self._build_datacaches: Any = None
-        self._previous: Mapping[str, str] = {}
+        self._previous: Mapping[str, tuple[str, str]] = {}
         self._answered = 0.0
         self._breaker = Breaker()
         self._optimistic = data.getVar("SHARDHASH_OPTIMISTIC") != "0"
@@ -191,7 +191,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         self._prepared.clear()
 
     def _keep_guesses(self) -> None:
-        self._guesses.merge({key: unihash for key, (_, unihash) in self.unitaskhashes.items()})
+        self._guesses.merge(self.unitaskhashes)
 
     # -- the prefetch ------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ wrong guess, or a formula that BitBake changes one day, costs a question.
 
 The guess, from the best to the last:
 
-1. The server does not know a task's hash, and the task used to have another unihash: nobody has built this yet. So
-   nobody has built what depends on it either, and the guess for that is its own hash.
-2. The unihash that the task had in an earlier build, as long as answers mostly agree with such guesses.
-3. The task's own hash.
+1. The task has the hash that it had in an earlier build: the unihash that it had there.
+2. The server does not know the hash of a task that it depends on, and that hash is new: nobody has built it yet. So
+   nobody has built this task either, and it has its own hash.
+3. The unihash that the task had in an earlier build, as long as answers for new hashes mostly agree with such guesses.
+4. The task's own hash.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Answers = dict[Question, "str | None"]
 Ask = Callable[[list[Question]], Sequence["str | None"]]
 
 ROUND_LIMIT = 24
-QUESTION_FACTOR = 4
+QUESTION_FACTOR = 8
 QUESTION_FLOOR = 1000
 """Most rounds, and most questions in all: so many times those of the first round, and this many in any case."""
 
@@ -48,8 +49,8 @@ class Task(NamedTuple):
     """(taskhash, unihash) that hold without asking, if the hash is this taskhash."""
     always: tuple[str, str] | None = None
     """The same, for a task for which BitBake does not ask as well."""
-    previous: str | None = None
-    """The unihash that it had in an earlier build."""
+    previous: tuple[str, str] | None = None
+    """The taskhash and unihash that it had in an earlier build."""
 
 
 class Outcome(NamedTuple):
@@ -79,7 +80,7 @@ class Optimist:
             for dependency in task.dependencies:
                 self._dependents[dependency].append(place)
         self._trust = 0
-        """How many more answers were a previous unihash than were not."""
+        """How many more answers for new hashes were the previous unihash than were not."""
 
     def run(self, ask: Ask, rounds: int = ROUND_LIMIT) -> Outcome:
         """Ask until nothing is left to ask, or a limit is reached. What `ask` raises goes on; answers stay."""
@@ -147,12 +148,12 @@ class Optimist:
             if known == taskhash:
                 return unihash, False, None
         question = (task.method, taskhash)
-        changed = task.previous is not None and task.previous != taskhash
+        changed = task.previous is not None and task.previous[0] != taskhash
         if question in self._answers:
             answer = self._answers[question]
             return answer or taskhash, answer is None and (inherited or changed), None
-        if task.previous is not None and self._trust >= 0 and not inherited:
-            return task.previous, False, question
+        if task.previous is not None and (not changed or (self._trust >= 0 and not inherited)):
+            return task.previous[1], False, question
         return taskhash, inherited, question
 
     def _judge(self, asked: Sequence[tuple[int, Question]]) -> None:
@@ -160,8 +161,9 @@ class Optimist:
         for place, question in asked:
             answer = self._answers[question]
             previous = self._tasks[place].previous
-            changed = previous is not None and previous != question[1]
-            if changed:
-                self._trust += 1 if answer == previous else -1
+            changed = False
+            if previous is not None and previous[0] != question[1]:
+                changed = True
+                self._trust += 1 if answer == previous[1] else -1
             if (answer or question[1]) != self._unihashes[place] or (changed and answer is None):
                 self._stale[place] = 1
