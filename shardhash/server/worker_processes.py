@@ -89,6 +89,8 @@ class WorkerProcess:
 
     async def end(self, limit: float = STOP_LIMIT) -> bool:
         """Until it has ended; past the limit, seconds, it is killed. Whether it has ended within KILL_LIMIT of that."""
+        if self.status is not None:
+            return True
         try:
             await asyncio.wait_for(self.wait(), limit)
         except TimeoutError:
@@ -115,9 +117,10 @@ class WorkerProcess:
             self._folder.cleanup()
 
     def kill(self) -> None:
-        """Kill it; nobody waits."""
-        self._killed = True
-        self._process.kill()
+        """Kill it, unless it has ended by itself or by somebody else; nobody waits."""
+        if self.status is None:
+            self._killed = True
+            self._process.kill()
 
     @property
     def status(self) -> int | None:
