@@ -10,7 +10,9 @@ import pytest
 
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.link import operations as op
+from shardhash.shard.state import selection
 from shardhash.shard.storage.memory import MemoryShard
+from shardhash.shard.worker import removals
 from shardhash.stores.interface import CollectionStatus
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.hashes import to_key
@@ -165,3 +167,25 @@ async def test_while_an_fsync_hangs_lookups_go_on_and_reports_get_their_limit() 
         (unihash,) = await router.report([report(1)])
         assert unihash.hex() == report(1).unihash
         await router.close()
+
+
+async def test_a_removal_whose_caller_leaves_ends_between_two_parts(
+    router: Router, shards: list[ShardHere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removals, "UNINDEX_PAGE", 1)
+    monkeypatch.setattr(selection, "SLICE", 1)
+    monkeypatch.setattr(removals, "SLICE", 1)
+    await router.report([report(number) for number in range(60)])
+    removing = asyncio.create_task(router.remove({"method": "m"}))
+    while not any(here.asked["remove"] for here in shards):  # noqa: ASYNC110  # a step of the loop at a time
+        await asyncio.sleep(0)
+    removing.cancel()
+    await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await removing
+    await asyncio.gather(*router._removals._tasks)
+    for here in shards:
+        await here.link.request(op.Counts())
+        assert not here.service.removals._removals, "it is over everywhere"
+    assert sum(here.asked["remove"] for here in shards) < 60
+    assert (await router.usage())["outhashes_v2"] > 0

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import from_iso
@@ -36,6 +36,10 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 
+Left: TypeAlias = Callable[[], bool]
+"""Whether nobody waits for a removal any more."""
+
+
 class Router:
     """A Store whose hashes lie in workers, one link each; shard 0 also keeps users and settings."""
 
@@ -51,7 +55,7 @@ class Router:
         self._imports = Imports(self._reports, self._clock)
         self.explorer = ShardedExplorer(links, self._reports)
         self.quarantine = ShardedQuarantine(
-            links, self._reports, self.explorer, self._forgetting, self.take_mappings, self._discard
+            links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard
         )
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
@@ -153,7 +157,9 @@ class Router:
 
     async def remove(self, where: Where) -> int:
         """See Store."""
-        return await self._forgetting(self._remove_rows(lambda job: op.RemoveMatching(job, dict(where))))
+        return await self._forgetting(
+            lambda left: self._remove_rows(lambda job: op.RemoveMatching(job, dict(where)), left)
+        )
 
     async def _discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
         """Remove rows one by one, and the mappings of their taskhashes; how many went of both."""
@@ -161,21 +167,25 @@ class Router:
         for row in rows:
             by_link.setdefault(self._reports.link_of(row[1]), []).append(row)
         return await self._remove_by(
-            lambda job: [self._remove_from(link, op.RemoveRows(job, some)) for link, some in by_link.items()]
+            lambda job: [self._remove_from(link, op.RemoveRows(job, some), _nobody) for link, some in by_link.items()]
         )
 
     async def clean_unused(self, max_age_seconds: int) -> int:
         """See Store."""
         before = self._clock() - max_age_seconds * 1_000_000
-        return await self._remove_rows(lambda job: op.Clean(job, before))
+        return await self._forgetting(lambda left: self._remove_rows(lambda job: op.Clean(job, before), left))
 
-    async def _forgetting(self, removal: Coroutine[Any, Any, int]) -> int:
-        """The result of a removal of mappings, which runs to its end though its caller may go.
+    async def _forget_until_done(self, removal: Coroutine[Any, Any, int]) -> int:
+        """The same of a removal that goes to its end, whoever leaves."""
+        return await self._forgetting(lambda _: removal)
 
-        Until then no answer is at hand: workers go on to remove what they were asked to.
+    async def _forgetting(self, removal: Callable[[Left], Coroutine[Any, Any, int]]) -> int:
+        """The result of a removal. A caller who leaves ends it, once the workers did what they were asked to.
+
+        Until then no answer is at hand.
         """
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._removals.start(self._remove(removal, result), "a removal")
+        self._removals.start(self._remove(removal(result.cancelled), result), "a removal")
         return await result
 
     async def _remove(self, removal: Coroutine[Any, Any, int], result: asyncio.Future[int]) -> None:
@@ -196,9 +206,9 @@ class Router:
         else:
             result.set_result(count)
 
-    async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean]) -> int:
+    async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean], left: Left) -> int:
         """Remove rows from all shards; how many went."""
-        return await self._remove_by(lambda job: [self._remove_from(link, make(job)) for link in self._links])
+        return await self._remove_by(lambda job: [self._remove_from(link, make(job), left) for link in self._links])
 
     async def _remove_by(self, make: Callable[[str], list[Coroutine[Any, Any, int]]]) -> int:
         """Remove rows by what is asked of each shard for a job; how many went.
@@ -217,9 +227,11 @@ class Router:
             with contextlib.suppress(ServerFaultError):  # a watch ends with the link as well
                 await self._ask_all(op.Unwatch(job))
 
-    async def _remove_from(self, link: WorkerLink, removal: op.RemoveMatching | op.Clean | op.RemoveRows) -> int:
+    async def _remove_from(
+        self, link: WorkerLink, removal: op.RemoveMatching | op.Clean | op.RemoveRows, left: Left
+    ) -> int:
         count, done = 0, False
-        while not done:
+        while not done and not left():
             removed = await link.request(removal)
             count += removed.rows
             done = removed.done
@@ -258,7 +270,7 @@ class Router:
         Every shard sweeps while the mark is current everywhere, then shard 0 forgets the mark: from there on the
         sweep has happened. Until then it can be asked again, after any crash.
         """
-        return await self._forgetting(self._sweep(mark))
+        return await self._forgetting(lambda _: self._sweep(mark))
 
     async def _sweep(self, mark: str) -> int:
         async with self._collection:
@@ -361,6 +373,11 @@ async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _nobody() -> bool:
+    """Nobody has left."""
+    return False
 
 
 def _microseconds(created: str | None) -> int | None:
