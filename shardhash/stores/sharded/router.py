@@ -175,10 +175,6 @@ class Router:
         before = self._clock() - max_age_seconds * 1_000_000
         return await self._forgetting(lambda left: self._remove_rows(lambda job: op.Clean(job, before), left))
 
-    async def _forget_until_done(self, removal: Coroutine[Any, Any, int]) -> int:
-        """The same of a removal that goes to its end, whoever leaves."""
-        return await self._forgetting(lambda _: removal)
-
     async def _forgetting(self, removal: Callable[[Left], Coroutine[Any, Any, int]]) -> int:
         """The result of a removal. A caller who leaves ends it, once the workers did what they were asked to.
 
@@ -187,6 +183,10 @@ class Router:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._removals.start(self._remove(removal(result.cancelled), result), "a removal")
         return await result
+
+    async def _forget_until_done(self, removal: Coroutine[Any, Any, int]) -> int:
+        """The same of a removal that goes to its end, whoever leaves."""
+        return await self._forgetting(lambda _: removal)
 
     async def _remove(self, removal: Coroutine[Any, Any, int], result: asyncio.Future[int]) -> None:
         error: Exception | None = None
