@@ -34,7 +34,11 @@ GREETING = "OEHASHEQUIV 1.1"
 HEADERS_WITHIN = 0.8
 """Seconds that a server gets to answer with its headers. A slow server taken for an old one loses only speed."""
 HEADER_LIMIT = 64
-"""Most header lines that a server may send."""
+"""Most header lines that a server may send..."""
+HEADER_SIZE = 16 * 1024
+"""...and most characters of them."""
+MOST_VALUES = 2_000_000
+"""Most JSON values of an answer, about: the smallest take thirty times their text in memory."""
 BLOCK = 16384
 """Hashes in one request of a native batch: half a MiB of digests."""
 LINE_BLOCK = 1000
@@ -66,6 +70,7 @@ class Connection:
         return connection
 
     async def _receive_headers(self) -> None:
+        size = 0
         for number in range(HEADER_LIMIT + 1):
             try:
                 async with asyncio.timeout(HEADERS_WITHIN if number == 0 else None):
@@ -76,6 +81,9 @@ class Connection:
                 raise
             if not line:
                 return
+            size += len(line)
+            if size > HEADER_SIZE:
+                raise ProtocolError(f"the server's headers are longer than {HEADER_SIZE} characters")
             tag, colon, value = line.partition(":")
             if not colon:
                 raise ProtocolError(f"the server sent {line!r} where a header line is due")
@@ -219,6 +227,8 @@ class Connection:
 
 def _unwrap(message: bytes) -> Any:
     """The value of an answer. Raises InvokeError if it is a refusal, ProtocolError if it is not JSON."""
+    if len(message) > MOST_VALUES and sum(map(message.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ProtocolError(f"the server sent more than {MOST_VALUES} JSON values in a message")
     try:
         answer = orjson.loads(message)
     except orjson.JSONDecodeError as error:

@@ -26,7 +26,7 @@ LOOKS_AT_ONCE = 500
 """Connections looked at before others run; 1 ms."""
 STANDSTILL = 2.0
 """Seconds for which nothing may be read for want of memory, before the largest connection is dropped."""
-SLOWEST = 16 * 1024
+SLOWEST = 256 * 1024
 """Bytes a second at which a message has to come in, beyond the limit of time for small ones."""
 _MIB = 1 << 20
 

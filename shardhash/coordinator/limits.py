@@ -32,7 +32,7 @@ class ServerLimits:
     hello_time: float = _limit(30.0, 10.0, "time", "until a client has shaken hands, TLS and HTTP included")
     first_time: float = _limit(120.0, 30.0, "time", "from there to its first request")
     idle_time: float = _limit(6 * 3600.0, 900.0, "time", "between requests; stock clients connect again by themselves")
-    message_time: float = _limit(60.0, 30.0, "time", "for a message to come in, and 1 s for each 16 KiB of it")
+    message_time: float = _limit(60.0, 30.0, "time", "for a message to come in, and 1 s for each 256 KiB of it")
     write_time: float = _limit(60.0, 30.0, "time", "that a client reads nothing of its answers")
     memory: int = _limit(512 << 20, 256 << 20, "size", "of what is received and unsent, in all; the largest gives way")
     message: int = _limit(64 << 20, 64 << 20, "size", "of a request of one who is logged in")

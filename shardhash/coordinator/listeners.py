@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import ssl
-import stat
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +25,9 @@ from shardhash.coordinator.entrance import Entrance
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
-from shardhash.coordinator.session import Output, Session
+from shardhash.coordinator.output import Output
+from shardhash.coordinator.session import Session
+from shardhash.coordinator.sockets import bind_tcp, bind_unix
 from shardhash.coordinator.tls import ServerTls, name_in_certificate
 from shardhash.coordinator.transports.line import LineProtocol
 from shardhash.coordinator.transports.watched import WatchedProtocol
@@ -121,8 +121,10 @@ class Listeners:
     async def _bind(self, address: Address) -> list[socket.socket]:
         try:
             if address.kind == "unix":
-                return [self._bind_unix(Path(address.path))]
-            return await _bind_tcp(address)
+                raw, inode = bind_unix(Path(address.path))
+                self._unix.append((Path(address.path), inode))
+                return [raw]
+            return await bind_tcp(address)
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
 
@@ -312,25 +314,6 @@ class Listeners:
 
         return make
 
-    def _bind_unix(self, path: Path) -> socket.socket:
-        """A socket at a path of any length: the kernel takes 107 bytes, a folder's descriptor shortens the rest."""
-        path = path.absolute()
-        _clear_stale(path)
-        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-        try:
-            # The name itself may be too long as well, so bind under a short one and rename.
-            short = f".{os.getpid()}.{len(self._unix)}"
-            raw.bind(f"/proc/self/fd/{folder}/{short}")
-            os.rename(short, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except OSError:
-            raw.close()
-            raise
-        finally:
-            os.close(folder)
-        self._unix.append((path, path.stat().st_ino))
-        return raw
-
 
 def _always() -> bool:
     return True
@@ -346,60 +329,3 @@ def _real_address(address: Address, sockets: Sequence[socket.socket]) -> Address
     if address.kind == "unix":
         return address
     return replace(address, host=address.host or "0.0.0.0", port=sockets[0].getsockname()[1])
-
-
-def _clear_stale(path: Path) -> None:
-    """Remove what a dead server left at the path. Raises ConfigError for a live one, or what is no socket."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(f"cannot listen on unix://{path}: the file is there and is no socket; remove or rename it")
-    node = os.open(path, os.O_PATH)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(f"/proc/self/fd/{node}")
-    except ConnectionRefusedError:
-        path.unlink()
-        return
-    finally:
-        os.close(node)
-    raise ConfigError(f"cannot listen on unix://{path}: another server answers there; stop it first")
-
-
-async def _bind_tcp(address: Address) -> list[socket.socket]:
-    """One socket for each address that the host has; all with the same port."""
-    loop = asyncio.get_running_loop()
-    hosts = [address.host] if address.host else ["0.0.0.0", "::"]
-    sockets: list[socket.socket] = []
-    port = address.port
-    try:
-        for host in hosts:
-            for family, _, _, _, where in await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            ):
-                if family == socket.AF_INET6 and not address.host and not socket.has_ipv6:
-                    continue
-                sockets.append(_listen(family, (*where[:1], port, *where[2:])))
-                port = sockets[0].getsockname()[1]
-    except OSError:
-        if not sockets or address.host not in ("", "localhost"):  # a host without IPv6 is served by IPv4 alone
-            for raw in sockets:
-                raw.close()
-            raise
-    return sockets
-
-
-def _listen(family: int, where: tuple[object, ...]) -> socket.socket:
-    raw = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        raw.bind(where)
-        raw.setblocking(False)
-    except OSError:
-        raw.close()
-        raise
-    return raw

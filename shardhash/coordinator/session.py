@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from shardhash.base.turns import Slice
 from shardhash.base.wakeup import Wakeup
@@ -23,12 +23,13 @@ from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import FAILED, OK, REFUSED
 from shardhash.coordinator.handlers import Handlers, Services, lookup_block
+from shardhash.coordinator.output import Output
+from shardhash.coordinator.weights import KIB, questions, text_weight, weight_of
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch, streams
 from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.hashes import DIGEST_SIZE
-from shardhash.wire.imports import ImportBatch
-from shardhash.wire.messages import Command, ExistsBatch, GetBatch, ReportBatch
+from shardhash.wire.messages import Command
 from shardhash.wire.streams import LookupBlock
 
 log = logging.getLogger(__name__)
@@ -45,23 +46,6 @@ BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", 
 """Messages that hold many hashes or reports."""
 MOST_AT_HAND = 16 * 1024
 """Bytes of stream lines that are looked for at hand: a wave of a build, not a block of thousands."""
-_KIB = 1024
-
-
-class Output(Protocol):
-    """How a transport writes. Each method waits while the peer is slow to read; ConnectionError when it is gone."""
-
-    async def send_raw(self, data: bytes) -> None:
-        """The bytes of a Send event."""
-
-    async def send_json(self, value: object) -> None:
-        """One JSON answer."""
-
-    async def send_lines(self, lines: bytes) -> None:
-        """Stream answers, each ended by a newline, in one write."""
-
-    async def send_frame(self, frame: bytes) -> None:
-        """One binary answer."""
 
 
 class Session:
@@ -156,17 +140,17 @@ class Session:
         self._events.extend(events)
         for event in events:
             if type(event) is StreamLines:
-                self._weight += _text_weight(event.text)
+                self._weight += text_weight(event.text)
                 self.held += len(event.text)
             else:
-                self._weight += (weight := _weight(event))
+                self._weight += (weight := weight_of(event))
                 self.held += weight
         self._wakeup.wake()
 
     @property
     def waiting(self) -> int:
         """Requests, stream lines and batches that wait for an answer, and one more for each KiB of them."""
-        return self._weight // _KIB
+        return self._weight // KIB
 
     def is_busy(self) -> bool:
         """Whether anything is answered or waits for it."""
@@ -266,7 +250,7 @@ class Session:
                 if event.limit:
                     self._counters.limits_hit[event.limit] += 1
                 going_on = False
-        weight = _weight(event)
+        weight = weight_of(event)
         self._weight -= weight
         self.held -= weight
         if isinstance(event, Asked | BatchAsked):
@@ -274,7 +258,7 @@ class Session:
         return going_on and result == OK
 
     def _count(self, event: Asked | BatchAsked, result: str, seconds: float) -> None:
-        count = _questions(event)
+        count = questions(event)
         self._stats.add(seconds / count, count)
         if isinstance(event, BatchAsked):
             name = "native-exists" if event.batch.op == batch.EXISTS else "native-get"
@@ -371,7 +355,7 @@ class Session:
     async def _send_answers(self, stream: str, answers: bytes, text: bytes, started: float) -> None:
         await self._output.send_lines(answers)
         count = text.count(b"\n")
-        self._weight -= _text_weight(text)
+        self._weight -= text_weight(text)
         self.held -= len(text)
         self._count_lines(stream, count, perf_counter() - started)
 
@@ -454,28 +438,3 @@ class Session:
 
 def _nothing_more() -> bool:
     return False
-
-
-def _weight(event: Event) -> int:
-    """What an event but StreamLines counts for: a KiB for itself, and its bytes."""
-    if isinstance(event, Asked):
-        return _KIB + event.size
-    return _KIB + len(event.batch.digests) if isinstance(event, BatchAsked) else _KIB
-
-
-def _questions(event: Asked | BatchAsked) -> int:
-    """How many questions or reports a message holds, one at least; each counts as a request in the statistics."""
-    if isinstance(event, BatchAsked):
-        return len(event.batch.digests) // DIGEST_SIZE or 1
-    match event.request:
-        case GetBatch(taskhashes=items) | ExistsBatch(unihashes=items) | ReportBatch(reports=items):
-            return len(items) or 1
-        case ImportBatch(mappings=mappings, rows=rows):
-            return len(mappings) + len(rows) or 1
-        case _:
-            return 1
-
-
-def _text_weight(text: bytes) -> int:
-    """The same for stream lines. It adds up, however they are cut into blocks."""
-    return text.count(b"\n") * _KIB + len(text)

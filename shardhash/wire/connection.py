@@ -218,6 +218,8 @@ class ServerConnection:
                 self._end(f"a line is longer than {self.limits.line} bytes", "line")
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
+        if self._state is _State.CLOSED:
+            self._text, self._start = b"", 0
         return self._take_events()
 
     def receive_message(self, message: str | bytes) -> list[Event]:

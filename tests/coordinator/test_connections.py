@@ -118,7 +118,7 @@ async def test_over_half_of_the_memory_nothing_is_read_and_over_it_the_largest_g
         ({"greeted": True}, 31, None),
         ({"greeted": True}, 151, "first_time"),
         ({"greeted": True, "partial": 10}, 61, "message_time"),
-        ({"greeted": True, "partial": 16 * 1024 * 100}, 151, None),
+        ({"greeted": True, "partial": 256 * 1024 * 100}, 151, None),
         ({"greeted": True, "fresh": False}, 6 * 3600 + 1, "idle_time"),
         ({"greeted": True, "fresh": False, "busy": lambda: True}, 6 * 3600 + 1, None),
         ({"greeted": True, "fresh": False, "unsent": 5}, 61, "write_time"),

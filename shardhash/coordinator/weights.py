@@ -1,0 +1,35 @@
+"""What an event of a connection counts for while it waits, and as how many requests in the statistics."""
+
+from __future__ import annotations
+
+from shardhash.wire.connection import Asked, BatchAsked, Event
+from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.imports import ImportBatch
+from shardhash.wire.messages import ExistsBatch, GetBatch, ReportBatch
+
+KIB = 1024
+
+
+def weight_of(event: Event) -> int:
+    """What an event but StreamLines counts for: a KiB for itself, and its bytes."""
+    if isinstance(event, Asked):
+        return KIB + event.size
+    return KIB + len(event.batch.digests) if isinstance(event, BatchAsked) else KIB
+
+
+def questions(event: Asked | BatchAsked) -> int:
+    """How many questions or reports a message holds, one at least; each counts as a request in the statistics."""
+    if isinstance(event, BatchAsked):
+        return len(event.batch.digests) // DIGEST_SIZE or 1
+    match event.request:
+        case GetBatch(taskhashes=items) | ExistsBatch(unihashes=items) | ReportBatch(reports=items):
+            return len(items) or 1
+        case ImportBatch(mappings=mappings, rows=rows):
+            return len(mappings) + len(rows) or 1
+        case _:
+            return 1
+
+
+def text_weight(text: bytes) -> int:
+    """The same for stream lines. It adds up, however they are cut into blocks."""
+    return text.count(b"\n") * KIB + len(text)
