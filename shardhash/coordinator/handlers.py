@@ -30,11 +30,11 @@ from shardhash.wire.streams import LookupBlock, LookupGroup
 
 MOST_WAITING = 20
 """Removals, marks and sweeps of one host that may wait at one time."""
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE = 2
 """Rows with siginfo that are read from workers at one time."""
 BULK = 16_384
 """Hashes of a batch from which on few go at one time: a worker that looks up 100,000 answers nobody for 8 ms."""
-BULKS_AT_ONCE = 2
+BULKS_AT_ONCE = 3
 METHODS_AT_ONCE = 64
 """Methods of one block that are looked up at one time; 1 ms. Real traffic has one or two."""
 REPORTS_AT_ONCE = 4000

@@ -38,12 +38,17 @@ BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
 BLOCK_SIZE = 1 << 20
 """Bytes of stream lines from which on no more are taken into a block: 1 ms for those of real traffic."""
+BULK_TEXT = 64 * 1024
+"""Bytes of a block from which on few blocks of all connections are looked up at one time: a thousand builders that ask
+9000 lookups each would else be one question to the workers. The largest wave of a world build is 60 KiB."""
 SHORT_LINE = 2 * DIGEST_SIZE + 1
 """Bytes of a line with a hash. Shorter ones are none of real traffic, and take the slow way, so..."""
 SHORT_LINES = 1000
 """...so many of them are answered at once; 2 ms."""
 BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
 """Messages that hold many hashes or reports."""
+ROWS = frozenset(("get", "get-outhash"))
+"""Questions whose answers may hold a siginfo."""
 MOST_AT_HAND = 16 * 1024
 """Bytes of stream lines that are looked for at hand: a wave of a build, not a block of thousands."""
 
@@ -82,6 +87,7 @@ class Session:
         self.more: Callable[[], bool] = _nothing_more
         """Parses a part of what the transport has, if there is any, and feeds it."""
         self._slice = Slice(services.turns)
+        self._bulk = services.bulk
         self._job: asyncio.Task[object] | None = None
         self._idle = False
         """Whether `run` waits for events."""
@@ -286,6 +292,8 @@ class Session:
             await self._fail(error, event.command)
             return FAILED
         await self._output.send_json(value)
+        if event.command.name in ROWS:
+            await self._slice.turn()  # its siginfo may be megabytes, which take tens of milliseconds
         return OK
 
     async def _while_here(self, answer: Coroutine[Any, Any, object]) -> object:
@@ -378,6 +386,12 @@ class Session:
 
     async def _answers(self, stream: str, text: bytes) -> bytes:
         """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
+        if len(text) > BULK_TEXT and stream != "gc-mark-stream" and not self._store.remote:
+            async with self._bulk:
+                return await self._answers_in_parts(stream, text)
+        return await self._answers_in_parts(stream, text)
+
+    async def _answers_in_parts(self, stream: str, text: bytes) -> bytes:
         if text.count(b"\n") <= max(SHORT_LINES, len(text) // SHORT_LINE):
             return await self._answers_at_once(stream, text)
         answers = []

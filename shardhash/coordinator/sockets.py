@@ -14,9 +14,9 @@ from shardhash.wire.address import Address
 
 
 def bind_unix(path: Path) -> tuple[socket.socket, int]:
-    """A socket at a path of any length, and its inode: the kernel takes 107 bytes, a folder's descriptor shortens the rest.
+    """A socket at a path of any length, and its inode. Raises OSError, and ConfigError where a live server answers.
 
-    What a dead server left there is removed. Raises OSError, and ConfigError where a live one answers.
+    The kernel takes 107 bytes, a folder's descriptor shortens the rest. What a dead server left there is removed.
     """
     path = path.absolute()
     _clear_stale(path)
