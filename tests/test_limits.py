@@ -294,3 +294,20 @@ async def test_a_tls_handshake_that_does_not_come_is_closed(
     writer.close()
     async with await create_async_client(server.addresses[1]) as client:
         assert await client.get_unihash("m", "00" * 32) is None
+
+
+async def test_who_is_gone_while_nothing_is_read_from_it_is_forgotten(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    """A server that waits for room to read on is told of no reset."""
+    server = start_server(*limits("memory=1M", "message_time=1h", "hello_time=1h"))
+    process = psutil.Process(server.process.pid)
+    async with witness(server):
+        before = process.num_fds()
+        for _ in range(20):
+            _, writer = await connect(server.address)
+            writer.write(HELLO + b'{"get-stream": null}\n' + (b"m " + b"ab" * 32 + b"\n") * 20_000)
+            await asyncio.sleep(0)
+            writer.transport.abort()
+        async with asyncio.timeout(LIMIT):
+            await until(lambda: process.num_fds() <= before)

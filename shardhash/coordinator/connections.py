@@ -42,6 +42,7 @@ class Connection:
         "heard",
         "held",
         "host",
+        "is_gone",
         "partial",
         "partial_since",
         "paused",
@@ -86,6 +87,8 @@ class Connection:
         """Reads on, after `Connections.keep` said that it must wait."""
         self.busy: Callable[[], bool] = _never
         """Whether something of it is being answered."""
+        self.is_gone: Callable[[], bool] = _never
+        """Whether its peer reset it, which nobody is told of while nothing is read from it."""
 
 
 class Connections:
@@ -274,6 +277,9 @@ class Connections:
 
     def _look_at(self, connection: Connection, now: float) -> None:
         if self._open.get(connection.fd) is not connection:
+            return
+        if (connection.paused or connection.busy()) and connection.is_gone():
+            self._drop(connection)
             return
         reason = self._overdue(connection, now)
         if reason is not None:

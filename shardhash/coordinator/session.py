@@ -86,6 +86,8 @@ class Session:
         """Bytes of what waits for an answer."""
         self.more: Callable[[], bool] = _nothing_more
         """Parses a part of what the transport has, if there is any, and feeds it."""
+        self.is_gone: Callable[[], bool] = _nothing_more
+        """Whether the peer reset the connection, which nobody is told of while nothing is read from it."""
         self._slice = Slice(services.turns)
         self._bulk = services.bulk
         self._job: asyncio.Task[object] | None = None
@@ -388,6 +390,8 @@ class Session:
         """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
         if len(text) > BULK_TEXT and stream != "gc-mark-stream" and not self._store.remote:
             async with self._bulk:
+                if self._lost or self.is_gone():
+                    raise ConnectionResetError("the client left")
                 return await self._answers_in_parts(stream, text)
         return await self._answers_in_parts(stream, text)
 

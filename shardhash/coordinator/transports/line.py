@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -25,6 +26,8 @@ LINGER = 1.0
 HEAVY = 64 * 1024
 """Bytes that come in at once, after which a connection waits for its turn to read on: the event loop would take 32 such
 reads of each connection in a row."""
+_TCP_CLOSE = 7
+"""The state of a connection that was reset, the first byte of TCP_INFO."""
 MOST_UNPARSED = 256 * 1024
 """Bytes that wait to be parsed, from which on nothing more is read."""
 
@@ -66,6 +69,7 @@ class LineProtocol(asyncio.Protocol):
         keep_alive(transport.get_extra_info("socket"))
         self._session = self._open_session(self, transport)
         self._session.more = self._parse_more
+        self._session.is_gone = self._connection.is_gone = self._is_gone
         self._connection.transport = self._transport
         self._connection.busy = self._session.is_busy
         self._connection.resume = self._read_on
@@ -162,6 +166,15 @@ class LineProtocol(asyncio.Protocol):
         else:
             return False
         return True
+
+    def _is_gone(self) -> bool:
+        if self._transport.is_closing():
+            return True
+        raw = self._transport.get_extra_info("socket")
+        if raw is None or raw.family == socket.AF_UNIX:
+            return False
+        state: int = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return state == _TCP_CLOSE
 
     def _held(self) -> int:
         return self._machine.held + self._unparsed_size + self._session.held
