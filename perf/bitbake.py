@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from perf.report import save, setting, table
+from perf.report import save, setting
 from perf.servers import ROOT
 from shardhash.client import create_client
 from tests.layer.builds import METHOD
@@ -163,11 +163,13 @@ def delayed(address: str, milliseconds: float) -> Iterator[str]:
 
 
 class Measurements:
-    """The runs so far."""
+    """The runs so far, which are saved under `path`."""
 
-    def __init__(self, builder: Builder, rounds: int) -> None:
+    def __init__(self, builder: Builder, rounds: int, path: Path | None) -> None:
         self._builder = builder
         self._rounds = rounds
+        self._path = path
+        self._setting = setting()
         self.runs: list[dict[str, Any]] = []
 
     def compare(self, name: str, answers: Mapping[str, str], milliseconds: float, changed: str = "") -> None:
@@ -201,6 +203,8 @@ class Measurements:
     def add(self, name: str, milliseconds: float, run: dict[str, Any]) -> dict[str, Any]:
         run.update(name=name, round_trip_ms=milliseconds)
         self.runs.append(run)
+        if self._path:  # after each run, because all of them take an hour
+            save(self._path, {**self._setting, "runs": self.runs})
         print(
             f"{name:32} {milliseconds:4.0f} ms {run['handler']:21} {run['batches']:4} batches "
             f"{run['questions']:6} questions {run['wait']:7.3f} s waiting "
@@ -223,29 +227,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the results go")
     arguments = parser.parse_args()
     builder = Builder(arguments)
-    measurements = Measurements(builder, arguments.rounds)
+    measurements = Measurements(builder, arguments.rounds, arguments.json)
     print("parsing, which takes minutes the first time", flush=True)
-    base = {percent: answers_of(builder, percent) for percent in (0, 1, 3, 10)}
-    builder.run(LAYER, "127.0.0.1:1")  # parses
-    for percent, answers in base.items():
-        for milliseconds in (0, 20, 100) if percent == 1 else (20,):
-            measurements.compare(f"{percent} % differ", answers, milliseconds)
-    measurements.with_table("the same again, table", base[10], base[10], "")
-    measurements.with_table("10 changed, new to all", base[10], base[10], CHANGED)
-    elsewhere = base[10] | answers_of(builder, 10, CHANGED)
-    measurements.with_table("10 changed, built elsewhere", base[10], elsewhere, CHANGED)
+    for percent, milliseconds in ((1, (0, 20, 100)), (0, (20,)), (3, (20,)), (10, (20,))):
+        answers = answers_of(builder, percent)
+        for round_trip in milliseconds:
+            measurements.compare(f"{percent} % differ", answers, round_trip)
+    measurements.with_table("the same again", answers, answers, "")
+    measurements.with_table("10 changed, new to all", answers, answers, CHANGED)
+    elsewhere = answers | answers_of(builder, 10, CHANGED)
+    measurements.with_table("10 changed, built elsewhere", answers, elsewhere, CHANGED)
     measurements.down()
-    print(
-        table(
-            ["", "ms", "handler", "batches", "wait"],
-            [
-                [run["name"], f"{run['round_trip_ms']:g}", run["handler"], str(run["batches"]), f"{run['wait']:.3f}"]
-                for run in measurements.runs
-            ],
-        )
-    )
-    if arguments.json:
-        save(arguments.json, {**setting(), "runs": measurements.runs})
 
 
 if __name__ == "__main__":
