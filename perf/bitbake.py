@@ -229,6 +229,7 @@ def main() -> None:
     builder = Builder(arguments)
     measurements = Measurements(builder, arguments.rounds, arguments.json)
     print("parsing, which takes minutes the first time", flush=True)
+    answers: dict[str, str] = {}
     for percent, milliseconds in ((1, (0, 20, 100)), (0, (20,)), (3, (20,)), (10, (20,))):
         answers = answers_of(builder, percent)
         for round_trip in milliseconds:
