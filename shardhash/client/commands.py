@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
+import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shardhash.base import options
+from shardhash.client.conditions import read_conditions
 from shardhash.client.progress import Progress
-from shardhash.errors import ConfigError
+from shardhash.errors import ConfigError, InvokeError
 
 if TYPE_CHECKING:
     from shardhash.client.blocking import Client
+
+PROBE_METHOD = "shardhash.probe"
+"""The method of lookups that only ask whether there is an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +100,19 @@ def _ping(client: Client, given: argparse.Namespace) -> Answer:
     for _ in range(given.count):
         began = time.perf_counter()
         client.ping()
+        _look_up_nothing(client)
         times.append(1000 * (time.perf_counter() - began))
     text = "" if given.quiet else "\n".join(f"alive, {taken:.3f} ms" for taken in times)
     return Answer({"alive": True, "milliseconds": [round(taken, 3) for taken in times]}, text)
+
+
+def _look_up_nothing(client: Client) -> None:
+    """Look up a hash that nobody has: a server whose workers are away answers pings all the same.
+
+    ConnectionError if there is no answer. Who may not look up has asked all that he may.
+    """
+    with contextlib.suppress(InvokeError):
+        client.get_unihash(PROBE_METHOD, secrets.token_hex(32))
 
 
 def _stats(client: Client, given: argparse.Namespace) -> Answer:
@@ -176,11 +192,16 @@ def _gc_mark(client: Client, given: argparse.Namespace) -> Answer:
 
 
 def _gc_mark_stream(client: Client, given: argparse.Namespace) -> Answer:
-    lines = Progress(sys.stderr, "lines", loud=given.progress).follow(read_conditions(sys.stdin.buffer))
+    conditions = read_conditions(sys.stdin.buffer, _warn_of_skipped)
+    lines = Progress(sys.stderr, "lines", loud=given.progress).follow(conditions)
     count = 0
     if (first := next(lines, None)) is not None:
         count = _mark_all(client, given.mark, first, lines)
     return Answer({"count": count}, f"{count} hashes marked")
+
+
+def _warn_of_skipped(why: str) -> None:
+    print(f"shardhash client: skipped, and marks nothing: {why}", file=sys.stderr)
 
 
 def _mark_all(client: Client, mark: str, first: dict[str, str], others: Iterable[dict[str, str]]) -> int:
@@ -191,22 +212,6 @@ def _mark_all(client: Client, mark: str, first: dict[str, str], others: Iterable
     except ConnectionError:
         return sum(int(client.gc_mark(mark, row)["count"]) for row in rows)
     return int(client.gc_mark_stream(mark, rows)["count"])
-
-
-def read_conditions(stream: Iterable[bytes]) -> Iterator[dict[str, str]]:
-    """The conditions in lines of ``COLUMN VALUE [COLUMN VALUE ...]``; empty lines hold none.
-
-    ValueError names a line that is no such thing: guessing what it marks would cost what the sweep then removes.
-    """
-    for number, line in enumerate(stream, 1):
-        try:
-            words = line.decode().split()
-        except UnicodeDecodeError:
-            raise ValueError(f"line {number} of the input is not UTF-8") from None
-        if len(words) % 2 or len(set(words[::2])) < len(words) // 2:
-            raise ValueError(f"line {number} of the input is not pairs of COLUMN VALUE, each column once: {words}")
-        if words:
-            yield dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _gc_sweep(client: Client, given: argparse.Namespace) -> Answer:

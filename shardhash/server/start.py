@@ -107,7 +107,10 @@ def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
     if settings.data is None:
         return []
     make_directory(OsFileSystem(), settings.data)
-    return held.enter_context(lock_directory(settings.data))
+    try:
+        return held.enter_context(lock_directory(settings.data))
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or let that server listen here too: --bind A --bind B,read-only") from None
 
 
 def _prepare_data(settings: Settings, tell_progress: Callable[[str], None]) -> Manifest | None:

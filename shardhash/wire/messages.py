@@ -440,7 +440,7 @@ COMMANDS: Mapping[str, Command] = {
         _with_fields("gc-sweep", lambda f: GcSweep(f.name("mark")), DB_ADMIN, writes=True),
         _plain("get-stats", GetStats(), READ),
         _plain("reset-stats", ResetStats(), DB_ADMIN, writes=True),
-        _plain("get-db-usage", GetDbUsage(), DB_ADMIN),
+        _plain("get-db-usage", GetDbUsage(), READ),
         _plain("get-db-query-columns", GetDbQueryColumns(), DB_ADMIN),
         _plain("backfill-wait", BackfillWait(), READ, writes=True),
         _with_fields("find", _find, READ),

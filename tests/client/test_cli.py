@@ -17,7 +17,8 @@ import pytest
 
 from shardhash import cli
 from shardhash.client import create_client, exploring_commands, quarantine_commands
-from shardhash.client.commands import SUBCOMMANDS, read_conditions
+from shardhash.client.commands import SUBCOMMANDS
+from shardhash.client.conditions import read_conditions
 from shardhash.client.progress import Progress
 from tests.client.older_server import HangUpError, OlderServer
 from tests.servers import IN_MEMORY, ROOT, ServerProcess
@@ -154,16 +155,19 @@ def test_an_empty_input_marks_nothing_and_starts_no_collection(shell: Shell) -> 
 
 
 @pytest.mark.parametrize("line", [b"unihash", b"unihash a method", b"unihash a unihash b", b"unihash \xff"])
-def test_input_that_is_none_ends_the_stream(line: bytes) -> None:
-    rows = read_conditions([b"unihash a\n", line])
-    assert next(rows) == {"unihash": "a"}
-    with pytest.raises(ValueError, match="line 2 of the input"):
-        next(rows)
+def test_a_line_that_is_no_condition_is_skipped_and_told(line: bytes) -> None:
+    told: list[str] = []
+    rows = list(read_conditions([b"unihash a\n", line, b"\n", b"unihash b\n"], told.append))
+    assert rows == [{"unihash": "a"}, {"unihash": "b"}]
+    assert len(told) == 1
+    assert "line 2 of the input" in told[0]
 
 
-def test_input_that_is_none_is_refused(shell: Shell) -> None:
-    shell("gc-mark-stream", "m1", stdin=b"unihash a\nunihash\n", status=1)
-    assert "line 2 of the input" in shell.error
+def test_an_odd_line_costs_no_other_its_mark(shell: Shell) -> None:
+    fill(shell)
+    stats = shell.json("gc-mark-stream", "m1", stdin=b"method shardhash.stress\nunihash\n")
+    assert stats == {"count": 2}
+    assert "skipped, and marks nothing: line 2 of the input" in shell.error
 
 
 def test_users(shell: Shell) -> None:

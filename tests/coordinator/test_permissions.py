@@ -67,7 +67,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "gc-status": ("@db-admin",),
     "gc-sweep": ("@db-admin",),
     "reset-stats": ("@db-admin",),
-    "get-db-usage": ("@db-admin",),
+    "get-db-usage": ("@read",),
     "get-db-query-columns": ("@db-admin",),
     "refresh-token": ("@user-admin",),
     "set-user-perms": ("@user-admin",),
