@@ -275,7 +275,7 @@ def test_table_of_the_protocol() -> None:
         "import-batch": "@db-admin",
         "remove": "@db-admin", "clean-unused": "@db-admin", "gc-mark": "@db-admin", "gc-mark-stream": "@db-admin",
         "gc-status": "@db-admin", "gc-sweep": "@db-admin", "get-stats": "@read", "reset-stats": "@db-admin",
-        "get-db-usage": "@db-admin", "get-db-query-columns": "@db-admin", "backfill-wait": "@read", "auth": "",
+        "get-db-usage": "@read", "get-db-query-columns": "@db-admin", "backfill-wait": "@read", "auth": "",
         "refresh-token": "@user-admin", "set-user-perms": "@user-admin", "get-user": "@user-admin",
         "get-all-users": "@user-admin", "new-user": "@user-admin", "delete-user": "@user-admin",
         "become-user": "@user-admin",
