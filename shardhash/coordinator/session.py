@@ -27,7 +27,7 @@ from shardhash.coordinator.output import Output
 from shardhash.coordinator.weights import KIB, questions, text_weight, weight_of
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch, streams
-from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
+from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.messages import Command
 from shardhash.wire.streams import LookupBlock

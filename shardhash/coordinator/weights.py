@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardhash.wire.connection import Asked, BatchAsked, Event
+from shardhash.wire.events import Asked, BatchAsked, Event
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import ExistsBatch, GetBatch, ReportBatch

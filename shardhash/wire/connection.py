@@ -29,15 +29,15 @@ command, it closes the connection, and what the machine made of the lines behind
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TypeAlias
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
+from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import CHUNK_STREAM, DEFAULT_LINE_LIMIT, ChunkAssembler, LineBuffer
 from shardhash.wire.hashes import DIGEST_SIZE
-from shardhash.wire.messages import COMMANDS, Command, Request, describe_unknown, parse_request
+from shardhash.wire.messages import COMMANDS, Command, describe_unknown, parse_request
 
 PROTOCOL = ("OEHASHEQUIV", "1.1")
 """The first line, its words."""
@@ -66,71 +66,6 @@ class Limits:
     headers: int = 64
     header_bytes: int = 16 * 1024
     pipelined: int = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Write this: bytes as they are to a line transport; one text message, without newline, to a WebSocket."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request to answer; `size` is what it took on the wire, bytes."""
-
-    command: Command
-    request: Request
-    size: int = field(default=0, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchAsked:
-    """A binary request to answer by a binary message."""
-
-    batch: batch.Batch
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLines:
-    """Lines of a stream mode, in order, each ended by a newline, not looked at yet (see wire/streams.py).
-
-    They stay one text, because splitting it would cost more than everything else that is done with a line here.
-    """
-
-    command: Command
-    text: bytes
-
-    @property
-    def lines(self) -> list[bytes]:
-        """The lines, without their newlines."""
-        return self.text.split(b"\n")[:-1]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
-    """The stream mode ends; answer ``ok``, bare, once its lines are answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Answer an ``invoke-error`` once everything before it is answered, then close."""
-
-    error: InvalidRequestError
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Close without an answer to this, once everything before it is answered. `reason` is for the log.
-
-    `limit` is a word for the limit that the peer went over, "" for none.
-    """
-
-    reason: str
-    limit: str = field(default="", compare=False)
-
-
-Event: TypeAlias = Send | Asked | BatchAsked | StreamLines | StreamEnd | Refused | Ended
 
 
 class _State(Enum):

@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 
 from shardhash.client import AsyncClient, InvokeError
-from shardhash.wire.connection import Asked, BatchAsked, Ended, Event, Limits, Refused, ServerConnection, StreamLines
+from shardhash.wire.connection import Limits, ServerConnection
+from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, StreamLines
 from tests.fuzz.inputs import Inputs
 from tests.servers import IN_MEMORY, ServerProcess
 

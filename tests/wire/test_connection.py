@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import batch
-from shardhash.wire.connection import (
-    Asked,
-    BatchAsked,
-    Ended,
-    Event,
-    Limits,
-    Refused,
-    Send,
-    ServerConnection,
-    StreamEnd,
-    StreamLines,
-)
+from shardhash.wire.connection import Limits, ServerConnection
+from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import encode_json
 from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Get, GetBatch, Ping
 

@@ -18,7 +18,8 @@ from shardhash.base.sockets import keep_alive
 from shardhash.base.turns import Turns
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
-from shardhash.wire.connection import Event, Send, ServerConnection
+from shardhash.wire.connection import ServerConnection
+from shardhash.wire.events import Event, Send
 from shardhash.wire.framing import encode_json
 
 LINGER = 1.0

@@ -14,7 +14,8 @@ from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.turns import Slice, Turns
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
-from shardhash.wire.connection import Send, ServerConnection
+from shardhash.wire.connection import ServerConnection
+from shardhash.wire.events import Send
 from shardhash.wire.frames import text_frames
 
 
