@@ -32,8 +32,8 @@ from typing import Any, Protocol
 import aiohttp
 
 from shardhash.errors import InvalidRequestError
+from shardhash.wire.commands import COMMANDS, parse_request
 from shardhash.wire.jsontext import decode
-from shardhash.wire.messages import COMMANDS, parse_request
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 EVENT_LIMIT = 20.0

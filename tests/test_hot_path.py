@@ -26,9 +26,9 @@ from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire import batch, streams
 from shardhash.wire.batch import Batch, Found
+from shardhash.wire.commands import COMMANDS, parse_request
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import StreamLines
-from shardhash.wire.messages import COMMANDS, parse_request
 from shardhash.wire.rows import Report
 
 SIZES = (900, 9000)

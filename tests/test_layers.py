@@ -40,6 +40,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 """For each folder or module of the package, what of the package it may import."""
 
+MOST_LINES = 400
+
 IMPURE = {"asyncio", "datetime", "os", "random", "select", "signal", "socket", "subprocess", "threading", "time"}
 """What the pure layer keeps out: I/O, clocks, chance."""
 
@@ -82,6 +84,12 @@ def test_imports_point_downward(path: Path) -> None:
 def test_the_wire_is_pure(path: Path) -> None:
     for line, name in imports_of(path):
         assert name.split(".")[0] not in IMPURE, f"{path}:{line}: the wire imports {name}"
+
+
+def test_no_module_is_long() -> None:
+    """What is longer has more than one purpose."""
+    long = {name_of(path): size for path in modules() if (size := len(path.read_text().splitlines())) > MOST_LINES}
+    assert not long, f"longer than {MOST_LINES} lines: {long}"
 
 
 def test_third_party_imports_are_declared() -> None:

@@ -22,9 +22,10 @@ from shardhash.stores.interface import Store, TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
 from shardhash.wire.batch import Found
+from shardhash.wire.commands import COMMANDS, Command
 from shardhash.wire.hashes import DIGEST_SIZE, to_digest
 from shardhash.wire.imports import ImportBatch
-from shardhash.wire.messages import Command, Request
+from shardhash.wire.messages import Request
 from shardhash.wire.rows import NEW, QUERY_COLUMNS, Columns, Report
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
@@ -140,7 +141,7 @@ class Handlers:
 
     async def answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         """The frame that answers a native batch, which needs the permissions of get-batch."""
-        permissions.check(caller.identity, m.COMMANDS["get-batch"])
+        permissions.check(caller.identity, COMMANDS["get-batch"])
         if len(asked.digests) > BULK * DIGEST_SIZE:
             async with self._bulk:
                 return await self._answer_frame(caller, asked)
@@ -155,7 +156,7 @@ class Handlers:
 
     def frame_at_hand(self, caller: Caller, asked: batch.Batch) -> bytes | None:
         """The frame that answers a lookup batch, if all is at hand and the caller may ask; None: `answer_frame`."""
-        if asked.op != batch.GET or not caller.identity.may(m.COMMANDS["get-batch"].needs):
+        if asked.op != batch.GET or not caller.identity.may(COMMANDS["get-batch"].needs):
             return None
         found = self._store.find(asked.method, asked.digests)
         return None if found is None else batch.encode_found(self._counters.looked_up(found, caller.build))
@@ -246,7 +247,7 @@ class Handlers:
         if not isinstance(self._store, TakesImports):
             raise InvokeError("what keeps the hashes of this server takes no imports")
         if request.users:
-            permissions.check(caller.identity, m.COMMANDS["new-user"])
+            permissions.check(caller.identity, COMMANDS["new-user"])
         mappings = await self._store.take_mappings(request.mappings)
         rows = await self._store.take_rows(request.rows)
         users = [await self._users.take(user.username, user.token, user.permissions) for user in request.users]

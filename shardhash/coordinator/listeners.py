@@ -34,8 +34,8 @@ from shardhash.coordinator.transports.watched import WatchedProtocol
 from shardhash.coordinator.transports.websocket import WebSocketHandler
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
+from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS
 from shardhash.wire.connection import ServerConnection
-from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS
 
 log = logging.getLogger(__name__)
 http_log = logging.getLogger("shardhash.http")

@@ -46,7 +46,7 @@ class Identity:
 
 
 class Needs(Protocol):
-    """The part of a wire.messages.Command that decides who may ask it."""
+    """The part of a wire.Command that decides who may ask it."""
 
     @property
     def needs(self) -> frozenset[str]:

@@ -19,18 +19,16 @@ from typing import Any
 
 from shardhash.base.turns import Slice
 from shardhash.base.wakeup import Wakeup
-from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import FAILED, OK, REFUSED
-from shardhash.coordinator.handlers import Handlers, Services, lookup_block
+from shardhash.coordinator.handlers import Handlers, Services
 from shardhash.coordinator.output import Output
+from shardhash.coordinator.stream_answers import StreamAnswers
 from shardhash.coordinator.weights import KIB, questions, text_weight, weight_of
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
-from shardhash.wire import batch, streams
+from shardhash.wire import batch
+from shardhash.wire.commands import Command
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
-from shardhash.wire.hashes import DIGEST_SIZE
-from shardhash.wire.messages import Command
-from shardhash.wire.streams import LookupBlock
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +36,10 @@ BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
 BLOCK_SIZE = 1 << 20
 """Bytes of stream lines from which on no more are taken into a block: 1 ms for those of real traffic."""
-BULK_TEXT = 64 * 1024
-"""Bytes of a block from which on few blocks of all connections are looked up at one time: a thousand builders that ask
-9000 lookups each would else be one question to the workers. The largest wave of a world build is 60 KiB."""
-SHORT_LINE = 2 * DIGEST_SIZE + 1
-"""Bytes of a line with a hash. Shorter ones are none of real traffic, and take the slow way, so..."""
-SHORT_LINES = 1000
-"""...so many of them are answered at once; 2 ms."""
 BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
 """Messages that hold many hashes or reports."""
 ROWS = frozenset(("get", "get-outhash"))
 """Questions whose answers may hold a siginfo."""
-MOST_AT_HAND = 16 * 1024
-"""Bytes of stream lines that are looked for at hand: a wave of a build, not a block of thousands."""
 
 
 class Session:
@@ -75,8 +64,6 @@ class Session:
         self._lost = False
         self._stopping = False
         self._revoked = False
-        self._marks = (0, 0)
-        """Marks of the gc-mark-stream that is open, and the mappings that they were set on."""
         self.refused = False
         """Whether it ended by a refusal, which the peer should get to read."""
         self._told_in_words = False
@@ -89,12 +76,10 @@ class Session:
         self.is_gone: Callable[[], bool] = _nothing_more
         """Whether the peer reset the connection, which nobody is told of while nothing is read from it."""
         self._slice = Slice(services.turns)
-        self._bulk = services.bulk
+        self._lines = StreamAnswers(services, caller, self._slice, lambda: self._lost or self.is_gone())
         self._job: asyncio.Task[object] | None = None
         self._idle = False
         """Whether `run` waits for events."""
-        self._parsed: tuple[bytes, LookupBlock] | None = None
-        """What `answer_at_hand` could not answer, parsed."""
 
     def answer_at_hand(self, events: list[Event]) -> bytes | None:
         """The answer to these events, stream lines or one frame, if nothing waits before them and all is at hand.
@@ -107,7 +92,7 @@ class Session:
         event = events[0]
         started = perf_counter()
         if type(event) is StreamLines and event.command.name == "get-stream":
-            answer = self._lines_at_hand(event)
+            answer = self._lines.at_hand(event)
             if answer is not None:
                 self._count_lines("get-stream", event.text.count(b"\n"), perf_counter() - started)
             return answer
@@ -117,24 +102,6 @@ class Session:
                 self._count(event, OK, perf_counter() - started)
             return answer
         return None
-
-    def _lines_at_hand(self, event: StreamLines) -> bytes | None:
-        if len(event.text) > MOST_AT_HAND or not self._caller.identity.may(event.command.needs):
-            return None
-        try:
-            block = streams.parse_get_lines(event.text)
-        except ProtocolError:  # `run` tells it
-            return None
-        self._parsed = (event.text, block)
-        group = block.groups[0]
-        if len(block.groups) > 1 or not isinstance(group.hashes, bytes):
-            return None
-        found = self._store.find(group.method, group.hashes)
-        return (
-            None
-            if found is None
-            else streams.encode_found_lines(self._counters.looked_up(block.join([found]), self._caller.build))
-        )
 
     @property
     def caller(self) -> Caller:
@@ -210,7 +177,7 @@ class Session:
             log.exception("%s: closed by an internal error; this is a bug", self._peer)
         finally:
             self._idle = False
-            self._record_marks()
+            self._lines.record_marks()
             self._events.clear()  # the collector may be a long time in coming
 
     async def _next_ready(self) -> bool:
@@ -246,7 +213,7 @@ class Session:
                 result = await self._answer_batch(event.batch)
             case StreamEnd():
                 await self._output.send_lines(b"ok\n")
-                self._record_marks()
+                self._lines.record_marks()
             case Send():
                 self._told_in_words = True
                 await self._output.send_raw(event.data)
@@ -334,7 +301,7 @@ class Session:
 
     async def _answer_lines(self, event: StreamLines, started: float) -> None:
         text = self._take_block(event)
-        await self._send_answers(event.command.name, await self._answers(event.command.name, text), text, started)
+        await self._send_answers(event.command.name, await self._lines.answer(event.command.name, text), text, started)
 
     async def _answer_ahead(self, event: StreamLines) -> None:
         """Answer a block, and those that come in before it is answered; the oldest first."""
@@ -358,7 +325,7 @@ class Session:
         """Begin to answer a block: the answers, the block's text, and when it began."""
         assert isinstance(event, StreamLines)
         text = self._take_block(event)
-        answers = asyncio.get_running_loop().create_task(self._answers(event.command.name, text))
+        answers = asyncio.get_running_loop().create_task(self._lines.answer(event.command.name, text))
         answers.add_done_callback(lambda _: self._wakeup.wake())
         return answers, text, perf_counter()
 
@@ -385,55 +352,6 @@ class Session:
             size += len(following.text)
             self._events.popleft()
         return b"".join(texts)
-
-    async def _answers(self, stream: str, text: bytes) -> bytes:
-        """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
-        if len(text) > BULK_TEXT and stream != "gc-mark-stream" and not self._store.remote:
-            async with self._bulk:
-                if self._lost or self.is_gone():
-                    raise ConnectionResetError("the client left")
-                return await self._answers_in_parts(stream, text)
-        return await self._answers_in_parts(stream, text)
-
-    async def _answers_in_parts(self, stream: str, text: bytes) -> bytes:
-        if text.count(b"\n") <= max(SHORT_LINES, len(text) // SHORT_LINE):
-            return await self._answers_at_once(stream, text)
-        answers = []
-        while text:
-            lines = text.split(b"\n", SHORT_LINES)
-            text = lines.pop()
-            answers.append(await self._answers_at_once(stream, b"\n".join((*lines, b""))))
-            if self._slice.used:
-                await self._slice.turn()
-        return b"".join(answers)
-
-    async def _answers_at_once(self, stream: str, text: bytes) -> bytes:
-        try:
-            if stream == "get-stream":
-                found = await lookup_block(self._store, self._parse_get_lines(text))
-                return streams.encode_found_lines(self._counters.looked_up(found, self._caller.build))
-            if stream == "exists-stream":
-                block = streams.parse_exists_lines(text)
-                status = self._counters.looked_for(block.join(await self._store.exists(block.digests)))
-                return streams.encode_exists_lines(status)
-            marks = streams.parse_mark_lines(text)
-            counts = await self._store.gc_mark(marks)
-            self._marks = (self._marks[0] + len(counts), self._marks[1] + sum(counts))
-            return streams.encode_mark_lines(counts)
-        except (InvokeError, ServerFaultError) as error:
-            # A client takes every line here for a hash: nothing can be said in-band.
-            raise ProtocolError(f"in {stream}: {error}") from None
-
-    def _parse_get_lines(self, text: bytes) -> LookupBlock:
-        parsed, self._parsed = self._parsed, None
-        return parsed[1] if parsed is not None and parsed[0] is text else streams.parse_get_lines(text)
-
-    def _record_marks(self) -> None:
-        """One line of the audit trail for a gc-mark-stream, which has a line for each hash of a cache."""
-        marks, rows = self._marks
-        if marks:
-            self._marks = (0, 0)
-            audit.record(self._caller, "gc-mark-stream", marks=marks, rows=rows)
 
     async def _fail(self, error: Exception, command: Command) -> None:
         """The client did not cause this error (PROTOCOL, "On purpose different", 7).

@@ -26,7 +26,8 @@ from shardhash.http.routes import Json, RightsError, Route, Visit, json_response
 from shardhash.http.status import describe_status, describe_viewer
 from shardhash.http.viewers import REALM, anonymous, identify, refusal_of_host
 from shardhash.stores.interface import Health
-from shardhash.wire.messages import COMMANDS, DB_ADMIN, READ, READ_ONLY_COMMANDS, describe_unknown, parse_request
+from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, describe_unknown, parse_request
+from shardhash.wire.messages import DB_ADMIN, READ
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,7 @@
 
 An operation travels as ``[name, argument, ...]``, in the order of its fields; its result as JSON. Hashes are text,
 unihashes 64 hex digits, times microseconds since 1970 UTC. Each may be carried out twice: a link that dropped asks
-again. `tests/link/test_operations.py` holds that every operation here is one of the worker's service, and the other way
-round.
+again. `tests/link/test_operations.py` holds that the worker's service has just these.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
-from shardhash.link import search_operations
+from shardhash.link import import_operations, search_operations
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
@@ -355,34 +354,6 @@ class Status(Operation[tuple[int, int, str]]):
     name = "status"
 
 
-# ----------------------------------------------------------------------------------------------- another server's
-
-
-@dataclass(slots=True)
-class TakeMappings(Operation[list[tuple[str, list[str]]]]):
-    """Insert mappings of another server, method, taskhash and unihash, each unless there is one.
-
-    For each "new", "known", or the unihash in force instead; and the outhashes of older rows of the taskhash, which had
-    no mapping until now.
-    """
-
-    name = "take-mappings"
-    mappings: list[tuple[str, str, str]]
-
-
-@dataclass(slots=True)
-class TakeRows(Operation[list[tuple[str, int]]]):
-    """Insert rows of another server (wire/imports.ImportedRow), each unless it is there and at least as old, without a
-    mapping.
-
-    For each "new", "older" or "known", and when the row in force was created. The caller holds the lock of their
-    outhash.
-    """
-
-    name = "take-rows"
-    rows: list[tuple[Any, ...]]
-
-
 # ----------------------------------------------------------------------------------------------------------- entries
 
 
@@ -423,7 +394,7 @@ class Snapshot(Operation[None]):
 
 OPERATIONS: dict[str, type[Operation[Any]]] = {
     kind.name: kind
-    for kind in [*globals().values(), *vars(search_operations).values()]
+    for kind in [*globals().values(), *vars(import_operations).values(), *vars(search_operations).values()]
     if isinstance(kind, type) and issubclass(kind, Operation) and hasattr(kind, "name")
 }
 """Every operation by its name."""

@@ -34,10 +34,10 @@ from enum import Enum, auto
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
+from shardhash.wire.commands import COMMANDS, Command, describe_unknown, parse_request
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import CHUNK_STREAM, DEFAULT_LINE_LIMIT, ChunkAssembler, LineBuffer
 from shardhash.wire.hashes import DIGEST_SIZE
-from shardhash.wire.messages import COMMANDS, Command, describe_unknown, parse_request
 
 PROTOCOL = ("OEHASHEQUIV", "1.1")
 """The first line, its words."""

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import batch
-from shardhash.wire.messages import Command, Request
+from shardhash.wire.commands import Command
+from shardhash.wire.messages import Request
 
 
 @dataclass(frozen=True, slots=True)

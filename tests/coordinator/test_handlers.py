@@ -15,7 +15,8 @@ from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError, StorageError
 from shardhash.wire import batch
 from shardhash.wire.batch import Batch
-from shardhash.wire.messages import COMMANDS, USER_ADMIN
+from shardhash.wire.commands import COMMANDS
+from shardhash.wire.messages import USER_ADMIN
 from shardhash.wire.rows import QUERY_COLUMNS
 from tests.stores.dict_store import DictStore
 

@@ -29,7 +29,7 @@ from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.wire import batch
 from shardhash.wire.address import Address
-from shardhash.wire.messages import COMMANDS
+from shardhash.wire.commands import COMMANDS
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.stores.plain_store import PlainStore
 

@@ -14,13 +14,15 @@ from shardhash.coordinator.handlers import REPORTS_AT_ONCE, Handlers, Services
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.stats import Stats
+from shardhash.coordinator.stream_answers import MOST_AT_HAND
 from shardhash.coordinator.users import Users
 from shardhash.stores.interface import Otherwise
 from shardhash.wire.batch import Found
+from shardhash.wire.commands import COMMANDS
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.framing import encode_json
 from shardhash.wire.hashes import Buffer
-from shardhash.wire.messages import COMMANDS, ReportBatch
+from shardhash.wire.messages import ReportBatch
 from shardhash.wire.rows import Report
 from tests.stores.plain_store import PlainStore
 
@@ -169,7 +171,7 @@ async def test_what_is_at_hand_is_answered_at_once_but_never_out_of_turn() -> No
     async with asyncio.timeout(5):
         await output.written.wait()
     assert output.lines == b"\n" * 2
-    long = connection.receive_data(line * (session_module.MOST_AT_HAND // len(line) + 1))
+    long = connection.receive_data(line * (MOST_AT_HAND // len(line) + 1))
     assert asking.answer_at_hand(long) is None
     for odd in (b"m other\n", b"n " + b"ab" * 32 + b"\n" + line, b"one\n"):
         assert asking.answer_at_hand(connection.receive_data(odd)) is None

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from shardhash.wire.batch import EXISTS, GET, Batch, encode_request
+from shardhash.wire.commands import COMMANDS
 from shardhash.wire.framing import encode_json
-from shardhash.wire.messages import COMMANDS
 
 CORPUS = Path(__file__).parent.parent / "conformance"
 HASH = "ab" * 32

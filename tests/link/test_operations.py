@@ -10,6 +10,7 @@ import pytest
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import operations as op
+from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
 from shardhash.link.operations import OPERATIONS
 from shardhash.link.search_operations import (
@@ -36,8 +37,8 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.Retime("m", "o", [(1, "t")]), None),
     (op.Equivalents("m", "o", ["t"]), ["", None]),
     (op.Map("m", "t", "ab"), ("ab", ["o"])),
-    (op.TakeMappings([("m", "t", "ab")]), [("new", ["o"])]),
-    (op.TakeRows([("m", "t", "o", 5, *[None] * 6)]), [("older", 5)]),
+    (TakeMappings([("m", "t", "ab")]), [("new", ["o"])]),
+    (TakeRows([("m", "t", "o", 5, *[None] * 6)]), [("older", 5)]),
     (op.Unihashes("m", ["t"]), [None]),
     (op.ReadRow("m", "t", "o", joined=True), {"method": "m"}),
     (op.OldestRow("m", "t"), None),

@@ -22,7 +22,7 @@ from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.address import Address, parse_address, parse_bind
-from shardhash.wire.messages import COMMANDS
+from shardhash.wire.commands import COMMANDS
 
 NOTHING: dict[str, str] = {}
 DEFAULT = "@read @report @db-admin"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import batch
+from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS
 from shardhash.wire.connection import Limits, ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import encode_json
-from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Get, GetBatch, Ping
+from shardhash.wire.messages import Get, GetBatch, Ping
 
 HELLO = ["OEHASHEQUIV 1.1", ""]
 HELLO_HEADERS = ["OEHASHEQUIV 1.1", "needs-headers: true", ""]

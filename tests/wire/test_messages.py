@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import messages as m
+from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, parse_request
 from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN
 from shardhash.wire.imports import ImportBatch, ImportedMapping, ImportedRow, ImportedUser
 from shardhash.wire.jsontext import decode
-from shardhash.wire.messages import COMMANDS, READ_ONLY_COMMANDS, Request, parse_request
+from shardhash.wire.messages import Request
 from shardhash.wire.rows import QUERY_COLUMNS, Report
 from shardhash.wire.search import NAMES
 

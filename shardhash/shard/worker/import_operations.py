@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from shardhash.link import operations as op
+from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.writer import Writer
@@ -23,7 +23,7 @@ class ImportOperations:
         self._table = shard.table
         self._write = writer.write
 
-    def take_mappings(self, asked: op.TakeMappings) -> asyncio.Future[list[tuple[str, list[str]]]]:
+    def take_mappings(self, asked: TakeMappings) -> asyncio.Future[list[tuple[str, list[str]]]]:
         """Insert mappings, each unless there is one."""
         return self._write(partial(self._insert_mappings, asked.mappings))
 
@@ -41,7 +41,7 @@ class ImportOperations:
             answers.append((NEW, [to_text(outhash) for outhash in older]))
         return answers
 
-    def take_rows(self, asked: op.TakeRows) -> asyncio.Future[list[tuple[str, int]]]:
+    def take_rows(self, asked: TakeRows) -> asyncio.Future[list[tuple[str, int]]]:
         """Insert rows, each unless it is there and at least as old."""
         return self._write(partial(self._insert_rows, asked.rows))
 

@@ -12,6 +12,7 @@ from typing import Any
 from shardhash.base.figures import ShardFigures, read_process
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
+from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
 from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
@@ -62,8 +63,8 @@ class Service:
                 op.Retime.by(reports.retime),
                 op.Equivalents.by(reports.equivalents),
                 op.Map.by(reports.map),
-                op.TakeMappings.by(imports.take_mappings),
-                op.TakeRows.by(imports.take_rows),
+                TakeMappings.by(imports.take_mappings),
+                TakeRows.by(imports.take_rows),
                 op.Unihashes.by(self.unihashes),
                 op.ReadRow.by(self.read_row),
                 op.OldestRow.by(self.oldest_row),

@@ -19,8 +19,8 @@ from shardhash.client.questions import hex_texts
 from shardhash.errors import InvokeError
 from shardhash.stores.chained.pool import CONNECTIONS, Inquiry, Pool
 from shardhash.stores.chained.settings import UpstreamSettings
-from shardhash.wire import messages
 from shardhash.wire.batch import Found
+from shardhash.wire.commands import COMMANDS
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.rows import COLUMNS, JOINED_COLUMNS, Columns
 
@@ -167,7 +167,7 @@ def _checked(row: dict[str, object] | None, columns: tuple[str, ...], **asked: s
     if row is None:
         return None
     try:
-        messages.COMMANDS["report"].parse(row if "unihash" in columns else row | {"unihash": "0" * 64})
+        COMMANDS["report"].parse(row if "unihash" in columns else row | {"unihash": "0" * 64})
     except InvokeError as error:
         log.warning("the upstream's row for %s is ignored: %s", asked, error)
         return None

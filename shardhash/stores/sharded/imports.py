@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Iterable, Sequence
 from itertools import count
 from typing import TypeVar
 
-from shardhash.link.operations import Lock, Outhash, Retime, TakeMappings, TakeRows
+from shardhash.link.import_operations import TakeMappings, TakeRows
+from shardhash.link.operations import Lock, Outhash, Retime
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_order import Reports

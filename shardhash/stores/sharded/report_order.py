@@ -56,6 +56,7 @@ from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Otherwise
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_rounds import Rounds
+from shardhash.stores.sharded.together import Together
 from shardhash.wire.hashes import ShardMap, slot_of, to_key
 from shardhash.wire.rows import Report
 
@@ -104,7 +105,7 @@ class Reports:
         future: asyncio.Future[list[bytes]] = self._loop.create_future()
         if not reports:
             future.set_result([])
-        together = _Together(future, len(reports))
+        together = Together(future, len(reports))
         for place, (report, number) in enumerate(zip(reports, count(self._clock(len(reports))), strict=False)):
             under_way = _UnderWay(self, together, place, report, number if created is None else created, number)
             under_way.begin(otherwise)
@@ -252,29 +253,6 @@ class Reports:
             link.tell(Unskip([]))
 
 
-class _Together:
-    """Reports that were made together and are acknowledged together."""
-
-    __slots__ = ("_future", "_left", "_unihashes")
-
-    def __init__(self, future: asyncio.Future[list[bytes]], count: int) -> None:
-        self._future = future
-        self._left = count
-        self._unihashes = [b""] * count
-
-    def finish(self, place: int, unihash: str) -> None:
-        """One of them is stored; with the last one, all are."""
-        self._unihashes[place] = bytes.fromhex(unihash)
-        self._left -= 1
-        if not self._left and not self._future.done():  # a caller whose client went away has cancelled it
-            self._future.set_result(self._unihashes)
-
-    def fail(self, error: BaseException) -> None:
-        """One of them failed; the others go on, but nobody waits for them."""
-        if not self._future.done():
-            self._future.set_exception(error)
-
-
 class _UnderWay:
     """A report between request and acknowledgement: what is done when each of its steps is answered.
 
@@ -285,7 +263,7 @@ class _UnderWay:
     __slots__ = ("_created", "_index", "_otherwise", "_place", "_report", "_reports", "_rows", "_together", "number")
 
     def __init__(
-        self, reports: Reports, together: _Together, place: int, report: Report, created: int, number: int
+        self, reports: Reports, together: Together, place: int, report: Report, created: int, number: int
     ) -> None:
         """`place` is its place among those made together; `number` names its lock."""
         self.number = number

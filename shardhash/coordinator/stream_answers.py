@@ -1,0 +1,109 @@
+"""The answers to blocks of stream lines of one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shardhash.base.turns import Slice
+from shardhash.coordinator import audit
+from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.handlers import Services, lookup_block
+from shardhash.errors import InvokeError, ProtocolError, ServerFaultError
+from shardhash.wire import streams
+from shardhash.wire.events import StreamLines
+from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.streams import LookupBlock
+
+BULK_TEXT = 64 * 1024
+"""Bytes of a block from which on few blocks of all connections are looked up at one time: a thousand builders that ask
+9000 lookups each would else be one question to the workers. The largest wave of a world build is 60 KiB."""
+SHORT_LINE = 2 * DIGEST_SIZE + 1
+"""Bytes of a line with a hash. Shorter ones are none of real traffic, and take the slow way, so..."""
+SHORT_LINES = 1000
+"""...so many of them are answered at once; 2 ms."""
+MOST_AT_HAND = 16 * 1024
+"""Bytes of stream lines that are looked for at hand: a wave of a build, not a block of thousands."""
+
+
+class StreamAnswers:
+    """See the module. `turn`: the slice of time of the session that asks, `is_gone`: whether its client is."""
+
+    def __init__(self, services: Services, caller: Caller, turn: Slice, is_gone: Callable[[], bool]) -> None:
+        self._store = services.store
+        self._counters = services.counters
+        self._caller = caller
+        self._slice = turn
+        self._is_gone = is_gone
+        self._bulk = services.bulk
+        self._marks = (0, 0)
+        """Marks of the gc-mark-stream that is open, and the mappings that they were set on."""
+        self._parsed: tuple[bytes, LookupBlock] | None = None
+        """What `at_hand` could not answer, parsed."""
+
+    def at_hand(self, event: StreamLines) -> bytes | None:
+        """The answers to a short block of get-stream, if all are at hand and the caller may ask; else None."""
+        if len(event.text) > MOST_AT_HAND or not self._caller.identity.may(event.command.needs):
+            return None
+        try:
+            block = streams.parse_get_lines(event.text)
+        except ProtocolError:  # `run` tells it
+            return None
+        self._parsed = (event.text, block)
+        group = block.groups[0]
+        if len(block.groups) > 1 or not isinstance(group.hashes, bytes):
+            return None
+        found = self._store.find(group.method, group.hashes)
+        return (
+            None
+            if found is None
+            else streams.encode_found_lines(self._counters.looked_up(block.join([found]), self._caller.build))
+        )
+
+    async def answer(self, stream: str, text: bytes) -> bytes:
+        """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
+        if len(text) > BULK_TEXT and stream != "gc-mark-stream" and not self._store.remote:
+            async with self._bulk:
+                if self._is_gone():
+                    raise ConnectionResetError("the client left")
+                return await self._answers_in_parts(stream, text)
+        return await self._answers_in_parts(stream, text)
+
+    async def _answers_in_parts(self, stream: str, text: bytes) -> bytes:
+        if text.count(b"\n") <= max(SHORT_LINES, len(text) // SHORT_LINE):
+            return await self._answer_at_once(stream, text)
+        answers = []
+        while text:
+            lines = text.split(b"\n", SHORT_LINES)
+            text = lines.pop()
+            answers.append(await self._answer_at_once(stream, b"\n".join((*lines, b""))))
+            if self._slice.used:
+                await self._slice.turn()
+        return b"".join(answers)
+
+    async def _answer_at_once(self, stream: str, text: bytes) -> bytes:
+        try:
+            if stream == "get-stream":
+                found = await lookup_block(self._store, self._parse_get_lines(text))
+                return streams.encode_found_lines(self._counters.looked_up(found, self._caller.build))
+            if stream == "exists-stream":
+                block = streams.parse_exists_lines(text)
+                status = self._counters.looked_for(block.join(await self._store.exists(block.digests)))
+                return streams.encode_exists_lines(status)
+            marks = streams.parse_mark_lines(text)
+            counts = await self._store.gc_mark(marks)
+            self._marks = (self._marks[0] + len(counts), self._marks[1] + sum(counts))
+            return streams.encode_mark_lines(counts)
+        except (InvokeError, ServerFaultError) as error:
+            # A client takes every line here for a hash: nothing can be said in-band.
+            raise ProtocolError(f"in {stream}: {error}") from None
+
+    def _parse_get_lines(self, text: bytes) -> LookupBlock:
+        parsed, self._parsed = self._parsed, None
+        return parsed[1] if parsed is not None and parsed[0] is text else streams.parse_get_lines(text)
+
+    def record_marks(self) -> None:
+        """One line of the audit trail for a gc-mark-stream, which has a line for each hash of a cache."""
+        marks, rows = self._marks
+        if marks:
+            self._marks = (0, 0)
+            audit.record(self._caller, "gc-mark-stream", marks=marks, rows=rows)

@@ -1,0 +1,267 @@
+"""Commands: their names on the wire, how their fields are read, which permissions they need; PROTOCOL, "Messages"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shardhash.errors import InvalidRequestError
+from shardhash.wire.fields import MAX_TOKEN, Fields, describe
+from shardhash.wire.imports import read_import_batch
+from shardhash.wire.messages import (
+    DB_ADMIN,
+    READ,
+    REPORT,
+    USER_ADMIN,
+    Auth,
+    BackfillWait,
+    BecomeUser,
+    CleanUnused,
+    DeleteUser,
+    Discard,
+    Diverging,
+    ExistsBatch,
+    ExistsStream,
+    Find,
+    GcMark,
+    GcMarkStream,
+    GcStatus,
+    GcSweep,
+    Get,
+    GetAllUsers,
+    GetBatch,
+    GetDbQueryColumns,
+    GetDbUsage,
+    GetOuthash,
+    GetRow,
+    GetStats,
+    GetStream,
+    GetUser,
+    NewUser,
+    Ping,
+    Quarantine,
+    Quarantines,
+    RefreshToken,
+    Release,
+    Remove,
+    ReportBatch,
+    ReportEquiv,
+    Request,
+    ResetStats,
+    Saved,
+    SetUserPerms,
+    Why,
+)
+from shardhash.wire.rows import DETAILS, SIGINFO, Report
+from shardhash.wire.search import MOST_FOUND, MOST_WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its name on the wire, and how it is treated.
+
+    `parse` turns the JSON value of the command key into the request, or raises InvalidRequestError. `needs` are
+    the permissions; `or_self`: none are needed about oneself (PROTOCOL, "Permissions"). A read-only server does
+    not know commands with `writes`. A command with `stream` opens a stream mode. Builds send commands
+    with `from_builds`: an `invoke-error` fails the task that sent one, a closed connection is a warning.
+    """
+
+    name: str
+    parse: Callable[[object], Request] = field(repr=False)
+    needs: frozenset[str]
+    or_self: bool = False
+    writes: bool = False
+    stream: bool = False
+
+    @property
+    def long(self) -> bool:
+        """Whether it may take long, and is ended when its client leaves."""
+        return self.name in LONG
+
+    @property
+    def from_builds(self) -> bool:
+        """Whether builds send it, and not only people and scripts."""
+        return self.name in FROM_BUILDS
+
+
+LONG: Final = frozenset(("remove", "clean-unused", "gc-mark", "gc-sweep", "quarantine", "release", "discard"))
+"""The commands that may look at everything."""
+
+
+FROM_BUILDS: Final = frozenset(
+    ("get", "get-outhash", "get-stream", "exists-stream", "get-batch", "exists-batch", "report", "report-batch",
+     "report-equiv")
+)  # fmt: skip
+"""The commands that a build's tasks send."""
+
+
+def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Request] | None:
+    """The command of a decoded message, and its request; None when the command is unknown.
+
+    Names that are no command are ignored beside one that is, as the reference does. Raises InvalidRequestError.
+    """
+    if not isinstance(message, dict):
+        raise InvalidRequestError(f"a request must be an object with one command, not {describe(message)}")
+    known = [name for name in message if name in commands]
+    if len(known) > 1:
+        raise InvalidRequestError(f"a request must have one command, not {' and '.join(known[:2])} together")
+    if not known:
+        return None
+    command = commands[known[0]]
+    return command, command.parse(message[command.name])
+
+
+def describe_unknown(commands: Mapping[str, Command], message: object) -> str:
+    """Why `parse_request` knows no command of a message, for the log."""
+    names = [name for name in message if isinstance(name, str)] if isinstance(message, dict) else []
+    for name in names:
+        if name in COMMANDS and name not in commands:
+            return f"{name} is not taken by a read-only address"
+    return f"unknown command {', '.join(names)[:80]}" if names else "unknown command"
+
+
+def _get(fields: Fields) -> Get:
+    return Get(fields.token("method"), fields.token("taskhash"), fields.flag("all", default=False))
+
+
+def _get_outhash(fields: Fields) -> GetOuthash:
+    taskhash = fields.text("taskhash", MAX_TOKEN)
+    return GetOuthash(
+        fields.token("method"), fields.token("outhash"), taskhash, fields.flag("with_unihash", default=True)
+    )
+
+
+def _report(fields: Fields) -> Report:
+    return Report(
+        fields.token("method"),
+        fields.token("taskhash"),
+        fields.token("outhash"),
+        fields.unihash("unihash"),
+        **{name: fields.reported_text(name) for name in DETAILS},
+        outhash_siginfo=fields.reported_text(SIGINFO, limit=None),
+    )
+
+
+def _report_batch(fields: Fields) -> ReportBatch:
+    """Column by column, 1 us a report, if all are as they should be; else one by one, which finds what is wrong."""
+    rows = fields.objects("reports")
+    columns: list[list[Any] | None] = [
+        *(rows.tokens(name) for name in ("method", "taskhash", "outhash")),
+        rows.unihashes("unihash"),
+        *map(rows.optional_texts, DETAILS),
+        rows.optional_texts(SIGINFO, limit=None),
+    ]
+    sound = [column for column in columns if column is not None]
+    if len(sound) < len(columns):
+        return ReportBatch(list(map(_report, rows)))
+    return ReportBatch(list(map(Report._make, zip(*sound, strict=True))))
+
+
+def _report_equiv(fields: Fields) -> ReportEquiv:
+    return ReportEquiv(fields.token("method"), fields.token("taskhash"), fields.unihash("unihash"))
+
+
+def _gc_mark(fields: Fields) -> GcMark:
+    return GcMark(fields.name("mark"), fields.where("where"))
+
+
+def _find(fields: Fields) -> Find:
+    whole = fields.flag("whole", default=False)
+    most = MOST_WHOLE if whole else MOST_FOUND
+    return Find(fields.search("where"), fields.whole("limit", 1, most, MOST_WHOLE), whole)
+
+
+def _quarantine(fields: Fields) -> Quarantine:
+    reason = fields.optional_text("reason", MAX_TOKEN) or ""
+    return Quarantine(fields.search("where"), reason, fields.flag("preview", default=False))
+
+
+def _discard(fields: Fields) -> Discard:
+    rows = fields.objects("rows")
+    columns = [rows.tokens(name) or [] for name in ("method", "taskhash", "outhash")]
+    if not 0 < len(columns[0]) <= MOST_FOUND or len({len(column) for column in columns}) > 1:
+        raise InvalidRequestError(f"discard: 'rows' must hold 1 to {MOST_FOUND} of method, taskhash and outhash")
+    return Discard(list(zip(*columns, strict=True)))
+
+
+def _set_user_perms(fields: Fields) -> SetUserPerms:
+    return SetUserPerms(fields.name("username"), fields.permissions("permissions"))
+
+
+def _new_user(fields: Fields) -> NewUser:
+    return NewUser(fields.name("username"), fields.permissions("permissions"))
+
+
+def _with_fields(
+    name: str, read: Callable[[Fields], Request], *needs: str, or_self: bool = False, writes: bool = False
+) -> Command:
+    return Command(name, lambda arguments: read(Fields(name, arguments)), frozenset(needs), or_self, writes)
+
+
+def _plain(name: str, request: Request, *needs: str, writes: bool = False, stream: bool = False) -> Command:
+    """A command without fields; whatever its key holds is ignored, as the reference does."""
+    return Command(name, lambda _: request, frozenset(needs), writes=writes, stream=stream)
+
+
+COMMANDS: Mapping[str, Command] = {
+    command.name: command
+    for command in (
+        _plain("ping", Ping()),
+        _with_fields("get", _get, READ),
+        _with_fields("get-outhash", _get_outhash, READ),
+        _plain("get-stream", GetStream(), READ, stream=True),
+        _plain("exists-stream", ExistsStream(), READ, stream=True),
+        _with_fields("get-batch", lambda f: GetBatch(f.token("method"), f.tokens("taskhashes")), READ),
+        _with_fields("exists-batch", lambda f: ExistsBatch(f.tokens("unihashes")), READ),
+        _with_fields("report", _report, READ),
+        _with_fields("report-batch", _report_batch, READ),
+        _with_fields("report-equiv", _report_equiv, READ, REPORT, writes=True),
+        _with_fields("import-batch", read_import_batch, DB_ADMIN, writes=True),
+        _with_fields("remove", lambda f: Remove(f.where("where")), DB_ADMIN, writes=True),
+        _with_fields("clean-unused", lambda f: CleanUnused(f.seconds("max_age_seconds")), DB_ADMIN, writes=True),
+        _with_fields("gc-mark", _gc_mark, DB_ADMIN, writes=True),
+        _plain("gc-mark-stream", GcMarkStream(), DB_ADMIN, writes=True, stream=True),
+        _plain("gc-status", GcStatus(), DB_ADMIN, writes=True),
+        _with_fields("gc-sweep", lambda f: GcSweep(f.name("mark")), DB_ADMIN, writes=True),
+        _plain("get-stats", GetStats(), READ),
+        _plain("reset-stats", ResetStats(), DB_ADMIN, writes=True),
+        _plain("get-db-usage", GetDbUsage(), READ),
+        _plain("get-db-query-columns", GetDbQueryColumns(), DB_ADMIN),
+        _plain("backfill-wait", BackfillWait(), READ, writes=True),
+        _with_fields("find", _find, READ),
+        _with_fields("get-row", lambda f: GetRow(f.token("method"), f.token("taskhash"), f.token("outhash")), READ),
+        _with_fields(
+            "diverging", lambda f: Diverging(f.search("where", empty=True), f.whole("limit", 1, 200, 50)), READ
+        ),
+        _with_fields("saved", lambda f: Saved(f.text("since", MAX_TOKEN)), READ),
+        _with_fields(
+            "why",
+            lambda f: Why(
+                f.token("taskhash"), f.optional_name("method"), f.optional_name("PN"), f.optional_name("task")
+            ),
+            READ,
+        ),
+        _with_fields("quarantine", _quarantine, DB_ADMIN, writes=True),
+        _plain("quarantines", Quarantines(), DB_ADMIN),
+        _with_fields("release", lambda f: Release(f.name("name")), DB_ADMIN, writes=True),
+        _with_fields("discard", _discard, DB_ADMIN, writes=True),
+        _with_fields("auth", lambda f: Auth(f.text("username", MAX_TOKEN), f.text("token"))),
+        _with_fields(
+            "refresh-token", lambda f: RefreshToken(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True
+        ),
+        _with_fields("set-user-perms", _set_user_perms, USER_ADMIN, writes=True),
+        _with_fields("get-user", lambda f: GetUser(f.optional_name("username")), USER_ADMIN, or_self=True),
+        _plain("get-all-users", GetAllUsers(), USER_ADMIN),
+        _with_fields("new-user", _new_user, USER_ADMIN, writes=True),
+        _with_fields(
+            "delete-user", lambda f: DeleteUser(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True
+        ),
+        _with_fields("become-user", lambda f: BecomeUser(f.name("username")), USER_ADMIN),
+    )
+}
+"""Every command, by name."""
+
+
+READ_ONLY_COMMANDS: Mapping[str, Command] = {name: command for name, command in COMMANDS.items() if not command.writes}
+"""The commands that a read-only server knows (PROTOCOL, "Permissions")."""
