@@ -7,6 +7,7 @@ the hashes of a batch: an answer of any size costs a few calls.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
 from operator import ne
@@ -79,10 +80,17 @@ class Counters:
         self._time(command, seconds)
 
     def answered_lines(self, stream: str, count: int, seconds: float) -> None:
-        """A block of stream lines was answered."""
+        """A block of stream lines was answered. Written out: waves come as tens of thousands of blocks."""
         self.stream_lines += count
-        self.batch_sizes.add(count)
-        self._time(stream, seconds)
+        sizes = self.batch_sizes
+        sizes.counts[bisect_left(SIZES, count)] += 1
+        sizes.total += count
+        try:
+            histogram = self.seconds[stream]
+        except KeyError:
+            histogram = self.seconds[stream] = Histogram(SECONDS)
+        histogram.counts[bisect_left(SECONDS, seconds)] += 1
+        histogram.total += seconds
 
     def _time(self, command: str, seconds: float) -> None:
         histogram = self.seconds.get(command)
@@ -100,11 +108,13 @@ class Counters:
 
     def looked_up(self, found: Found, build: Build) -> Found:
         """Count the answers to lookups of a build; the same."""
-        unknown = 0 if found.known is None else found.known.count(0)
-        known = len(found.digests) // DIGEST_SIZE - unknown
-        self.misses += unknown
+        known = len(found.digests) // DIGEST_SIZE
+        if found.known is not None:
+            unknown = found.known.count(0)
+            known -= unknown
+            self.misses += unknown
+            build.misses += unknown
         self.hits += known
-        build.misses += unknown
         build.hits += known
         build.last = time()
         return found
