@@ -31,6 +31,8 @@ OTHER_VARIABLES = (
     "SHARDHASH_CLIENT_KEY",
     "SHARDHASH_SNAPSHOT_TIMEOUT",
     "SHARDHASH_SOURCE_TIMEZONE",
+    "SHARDHASH_TOP_ADDRESS",
+    "SHARDHASH_TOP_INTERVAL",
     "SHARDHASH_VENV",  # of ops/test and ops/demo
 )
 """Variables with our prefix that are not the server's."""
