@@ -97,3 +97,11 @@ def test_a_row_keeps_the_time_it_came_with() -> None:
     tables.report([Asked(M, b"t1", b"o1", b"a")])
     tables.report([Asked(M, b"t2", b"o1", b"b", created=5)])
     assert tables.rows == {(b"t1", b"o1"): 1000, (b"t2", b"o1"): 5}
+
+
+def test_rows_of_a_round_are_as_old_as_their_reports_came() -> None:
+    """The oldest row of a taskhash must not depend on how its outhashes sort."""
+    task, unihash = b"\1" * 32, b"\2" * 32
+    asked = [Asked(1, task, outhash, unihash) for outhash in (b"\xff", b"\xff", b"\0", b"\x80")]
+    plan = plan_reports(asked, [(None, None)] * 4, {}, 1000)
+    assert plan.rows == [(0, 1000), (2, 1001), (3, 1002)]

@@ -104,6 +104,7 @@ def plan_reports(
                 _has_mapping(lines[report.method, other], report.taskhash, unihash)
         if report.taskhash not in line.rows:
             created = report.created if report.created is not None else max(now, line.latest + 1)
+            now = max(now, created) + 1  # of two rows of a round the one reported first is the older one
             line.latest = max(line.latest, created)
             line.rows[report.taskhash] = created
             _has_mapping(line, report.taskhash, unihash)
