@@ -105,3 +105,5 @@ def test_rows_of_a_round_are_as_old_as_their_reports_came() -> None:
     asked = [Asked(1, task, outhash, unihash) for outhash in (b"\xff", b"\xff", b"\0", b"\x80")]
     plan = plan_reports(asked, [(None, None)] * 4, {}, 1000)
     assert plan.rows == [(0, 1000), (2, 1001), (3, 1002)]
+    given = [asked[0]._replace(created=9_000_000), asked[2]]
+    assert plan_reports(given, [(None, None)] * 2, {}, 1000).rows == [(0, 9_000_000), (1, 1000)]

@@ -103,14 +103,21 @@ def plan_reports(
             for other in reported[place]:
                 _has_mapping(lines[report.method, other], report.taskhash, unihash)
         if report.taskhash not in line.rows:
-            created = report.created if report.created is not None else max(now, line.latest + 1)
-            now = max(now, created) + 1  # of two rows of a round the one reported first is the older one
+            created, now = _moment(report, line, now)
             line.latest = max(line.latest, created)
             line.rows[report.taskhash] = created
             _has_mapping(line, report.taskhash, unihash)
             plan.rows.append((position, created))
         plan.answers.append(unihash)
     return plan
+
+
+def _moment(report: Asked, line: Line, now: int) -> tuple[int, int]:
+    """When the row of a report is created, and the least for the next: of two rows the first reported is the older."""
+    if report.created is not None:
+        return report.created, now
+    created = max(now, line.latest + 1)
+    return created, created + 1
 
 
 def _has_mapping(line: Line, taskhash: bytes, unihash: bytes) -> None:
