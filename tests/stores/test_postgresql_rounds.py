@@ -130,3 +130,16 @@ async def test_a_server_that_was_killed_leaves_no_lock_behind(postgresql: Postgr
         assert row is not None
         answer = await store.report_equiv("m", secrets.token_hex(32), bytes.fromhex(row["unihash"] or ""))
         assert answer.hex() == row["unihash"]
+
+
+async def test_the_oldest_row_of_a_taskhash_is_the_one_that_a_batch_reports_first(served: Any) -> None:
+    """Also where its outhash is another's, too, whose report came between."""
+    first, second = "fe" * 32, "01" * 32
+    rows = [("aa" * 32, second), ("bb" * 32, first), ("bb" * 32, second)]
+    async with await create_async_client(served.server.address) as client:
+        await client.report_unihash_batch(
+            {"method": "m", "taskhash": task, "outhash": outhash, "unihash": "cc" * 32} for task, outhash in rows
+        )
+        row = await client.get_taskhash("m", "bb" * 32, True)
+    assert row is not None
+    assert row["outhash"] == first

@@ -20,7 +20,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from itertools import starmap
+from itertools import count, starmap
 from typing import Any, TypeAlias
 
 import orjson
@@ -103,10 +103,12 @@ on conflict do nothing
 class _UnderWay:
     """A report between request and acknowledgement."""
 
-    __slots__ = ("asked", "created", "elsewhere", "future", "otherwise", "outhash", "report")
+    __slots__ = ("created", "elsewhere", "future", "number", "otherwise", "outhash", "report")
 
-    def __init__(self, report: Report, otherwise: Otherwise | None, created: int | None) -> None:
+    def __init__(self, report: Report, otherwise: Otherwise | None, created: int | None, number: int) -> None:
+        """`number`: its place among all reports, as they came."""
         self.report = report
+        self.number = number
         self.otherwise = otherwise
         self.created = created
         self.elsewhere: bytes | None = None
@@ -136,6 +138,7 @@ class Reports:
         self._free: deque[Outhash] = deque()
         self._running = 0
         self._scheduled = False
+        self._numbers = count()
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
@@ -145,7 +148,7 @@ class Reports:
         self, reports: Sequence[Report], otherwise: Otherwise | None = None, created: int | None = None
     ) -> list[bytes]:
         """The unihashes in force, once all are durable. UnavailableError after `limit` seconds, perhaps stored."""
-        futures = [self._add(_UnderWay(report, otherwise, created)) for report in reports]
+        futures = [self._add(_UnderWay(report, otherwise, created, next(self._numbers))) for report in reports]
         if not futures:
             return []
         together = asyncio.gather(*futures)
@@ -177,6 +180,7 @@ class Reports:
                 line = self._lines[outhash]
                 while line and len(some) < MOST_REPORTS:
                     some.append(line.popleft())
+            some.sort(key=lambda report: report.number)  # the oldest row of a taskhash is the one reported first
             self._running += 1
             self._tasks.start(self._round(some, outhashes), "a round of reports")
 
