@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from shardhash import __version__
+from shardhash.base.command_line import parser_of
 from shardhash.base.options import DESCRIBE, Described, Options
 
 PROGRAMS = {
@@ -61,15 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def completion(arguments: Sequence[str]) -> int:
     """``shardhash completion``."""
-    known = Options(
-        argparse.ArgumentParser(
-            "shardhash completion",
-            description="Print what has a shell complete the commands and options of shardhash.",
-            epilog=_COMPLETION_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-    )
+    text = "Print what has a shell complete the commands and options of shardhash."
+    known = Options(parser_of("completion", text, _COMPLETION_EXAMPLES, usage=None))
     known.parser.add_argument("shell", metavar="bash|zsh|fish", choices=("bash", "zsh", "fish"), help="which shell")
     given = known.parse(arguments)
     from shardhash.base import completion as shells

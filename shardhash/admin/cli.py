@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardhash.base import options
+from shardhash.base.command_line import run_command
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
-from shardhash.base.owners import describe
 from shardhash.base.text import printable
-from shardhash.errors import ConfigError, DamageError, ShardhashError
+from shardhash.errors import ConfigError, DamageError
 
 PATIENCE = 2.0
 """Seconds that a command may work before it tells how far it is."""
@@ -55,7 +55,7 @@ def snapshot(arguments: Sequence[str]) -> int:
         print(f"{len(numbers)} snapshots are written")
         return 0
 
-    return _run("snapshot", run)
+    return run_command("snapshot", run)
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -67,7 +67,7 @@ def verify(arguments: Sequence[str]) -> int:
         " there; exit status 1 and the file and offset of each damage if there is any.",
     )
     given = known.parse(arguments)
-    return _run("verify", lambda: _verify(given.data))
+    return run_command("verify", lambda: _verify(given.data))
 
 
 def repair(arguments: Sequence[str]) -> int:
@@ -101,7 +101,7 @@ def repair(arguments: Sequence[str]) -> int:
             print(f"repaired; everything that was there is kept in {done.aside}")
         return 0
 
-    return _run("repair", run)
+    return run_command("repair", run)
 
 
 def backup(arguments: Sequence[str]) -> int:
@@ -126,7 +126,7 @@ def backup(arguments: Sequence[str]) -> int:
         )
         return 0
 
-    return _run("backup", run)
+    return run_command("backup", run)
 
 
 def restore(arguments: Sequence[str]) -> int:
@@ -163,7 +163,7 @@ def restore(arguments: Sequence[str]) -> int:
             print(f"what it held before is kept in {aside}")
         return 0
 
-    return _run("restore", run)
+    return run_command("restore", run)
 
 
 def _tell_difference(source: Path, data: Path, until: int | None) -> int:
@@ -202,7 +202,7 @@ def dump(arguments: Sequence[str]) -> int:
         say(f"dumped {_counted(counts)}")
         return 0
 
-    return _run("dump", run)
+    return run_command("dump", run)
 
 
 def load(arguments: Sequence[str]) -> int:
@@ -254,7 +254,7 @@ def load(arguments: Sequence[str]) -> int:
             print(f"of these {len(found.users):,} users were {taken}: {names}")
         return 0
 
-    return _run("load", run)
+    return run_command("load", run)
 
 
 def _refuse_database(file: Path, data: Path) -> None:
@@ -362,18 +362,3 @@ def _existing(text: str) -> Path:
     if not path.is_dir():
         raise ConfigError(f"there is no folder {path}")
     return path
-
-
-def _run(name: str, work: Callable[[], int]) -> int:
-    """The exit status of a command, its errors said."""
-    try:
-        return work()
-    except PermissionError as error:
-        print(f"shardhash {name}: {error.filename}: {describe(error)}", file=sys.stderr)
-        return 1
-    except (ShardhashError, OSError) as error:
-        print(f"shardhash {name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"shardhash {name}: interrupted", file=sys.stderr)
-        return 130

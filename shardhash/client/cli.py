@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from shardhash.base import options
+from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options, option
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import find_file
@@ -27,8 +28,6 @@ DEFAULT_ADDRESS = "unix://./hashserve.sock"
 BIND = option("--bind", "SHARDHASH_BIND", "HASHSERVER_BIND", repeatable=True)
 """Where servers listen."""
 SECRET = "SHARDHASH_PASSWORD"
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 DESCRIPTION = """\
 Ask a hash equivalence server, shardhash or another that speaks OEHASHEQUIV 1.1.
@@ -107,14 +106,7 @@ def _fail(text: str) -> int:
 
 
 def _options() -> Options:
-    parser = argparse.ArgumentParser(
-        "shardhash client",
-        usage="shardhash client [OPTIONS] COMMAND [ARGUMENTS]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # hide_secret looks for whole names
-    )
+    parser = parser_of("client", DESCRIPTION, EXAMPLES, usage="[OPTIONS] COMMAND [ARGUMENTS]")
     known = Options(parser)
     known.add(
         "--address",

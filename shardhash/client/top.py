@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import shutil
@@ -14,13 +13,13 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from shardhash.base import options
+from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options
 from shardhash.base.secrets import hide_secret
 from shardhash.base.text import printable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:9464"
 SECRET = "SHARDHASH_PASSWORD"
-INTERRUPTED = 130
 LIMIT = 30.0
 """Seconds that an answer may take."""
 BARS = " ▁▂▃▄▅▆▇█"
@@ -73,16 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> Options:
-    known = Options(
-        argparse.ArgumentParser(
-            "shardhash top",
-            usage="shardhash top [OPTIONS]",
-            description=DESCRIPTION,
-            epilog=EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # hide_secret looks for whole names
-        )
-    )
+    known = Options(parser_of("top", DESCRIPTION, EXAMPLES))
     known.add(
         "--address",
         "SHARDHASH_TOP_ADDRESS",

@@ -5,14 +5,13 @@ Exit status 0: done; 1: not done, and nothing has changed; 2: called wrongly.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.options import Options, whole
 from shardhash.base.secrets import hide_secret
-from shardhash.errors import ConfigError, ShardhashError
+from shardhash.errors import ConfigError
 
 STORE = ("--store", "SHARDHASH_STORE")
 URL_HELP = "postgresql://USER@HOST/DATABASE, as libpq takes it; better no password in it (PGPASSFILE, ~/.pgpass)"
@@ -35,7 +34,7 @@ examples:
 def migrate(arguments: Sequence[str]) -> int:
     """``shardhash migrate``."""
     hide_secret([STORE[0]], STORE[1], arguments)
-    known = _options("migrate", MIGRATE, MIGRATE_EXAMPLES)
+    known = Options(parser_of("migrate", MIGRATE, MIGRATE_EXAMPLES))
     known.add(*STORE, metavar="URL", help=f"the database: {URL_HELP}", secret=True)
     given = known.parse(arguments)
     if given.store is None:
@@ -53,7 +52,7 @@ def migrate(arguments: Sequence[str]) -> int:
             print(f"the tables have version {after} now (before: {before or 'none'})")
         return 0
 
-    return _run("migrate", run)
+    return run_command("migrate", run)
 
 
 COPY = """\
@@ -73,7 +72,7 @@ examples:
 
 def copy(arguments: Sequence[str]) -> int:
     """``shardhash copy``."""
-    known = _options("copy", COPY, COPY_EXAMPLES, "FROM TO [OPTIONS]")
+    known = Options(parser_of("copy", COPY, COPY_EXAMPLES, "FROM TO [OPTIONS]"))
     known.parser.add_argument("source", metavar="FROM", help="a data directory, a backup, or the URL of a database")
     known.parser.add_argument("target", metavar="TO", help="a new folder, or the URL of an empty database")
     known.add(
@@ -97,34 +96,9 @@ def copy(arguments: Sequence[str]) -> int:
         print(f"copied {done.describe()}; read back and found the same: digest {done.text}")
         return 0
 
-    return _run("copy", run)
+    return run_command("copy", run)
 
 
 def missing_extra() -> ConfigError:
     """What is told where psycopg is not installed."""
     return ConfigError("a store on PostgreSQL needs psycopg 3: pip install 'shardhash[postgresql]'")
-
-
-def _options(name: str, description: str, examples: str, usage: str = "[OPTIONS]") -> Options:
-    return Options(
-        argparse.ArgumentParser(
-            f"shardhash {name}",
-            usage=f"shardhash {name} {usage}",
-            description=description,
-            epilog=examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-    )
-
-
-def _run(name: str, work: Callable[[], int]) -> int:
-    """The exit status of a command, its errors said."""
-    try:
-        return work()
-    except (ShardhashError, OSError) as error:
-        print(f"shardhash {name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"shardhash {name}: interrupted", file=sys.stderr)
-        return 130

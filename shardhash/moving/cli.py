@@ -10,17 +10,16 @@ import argparse
 import json
 import os
 import shlex
-import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardhash.admin.cli import telling
 from shardhash.base import options
+from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
-from shardhash.errors import ConfigError, ShardhashError
+from shardhash.errors import ConfigError
 from shardhash.moving.report import describe, to_json
 from shardhash.moving.times import name_of_zone, to_zone
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from shardhash.moving.schema import SourceReport
 
 SECRET = "SHARDHASH_PASSWORD"
+NOTHING_CHANGED = "interrupted; nothing has changed"
 LIVE_TIMEOUT = 120.0
 """Seconds that a server may take for one batch."""
 
@@ -91,7 +91,7 @@ def import_(arguments: Sequence[str]) -> int:
                 print(f"start the server on it: shardhash serve --data {shlex.quote(str(given.data))}")
         return 0
 
-    return _run("import", run)
+    return run_command("import", run, interrupted=NOTHING_CHANGED, hint=_hint)
 
 
 def _import_live(given: argparse.Namespace, wish: Wish) -> list[SourceReport]:
@@ -134,11 +134,11 @@ def export(arguments: Sequence[str]) -> int:
         print(f"start the old server on it: bitbake-hashserv --database {shlex.quote(target.name)}")
         return 0
 
-    return _run("export", run)
+    return run_command("export", run, interrupted=NOTHING_CHANGED)
 
 
 def _export_options() -> Options:
-    known = _options("export", EXPORT, EXPORT_EXAMPLES)
+    known = Options(parser_of("export", EXPORT, EXPORT_EXAMPLES, usage=None))
     known.parser.add_argument("target", metavar="OUT", help="a file that is not there yet, or a URL postgresql://...")
     known.add(
         "--data",
@@ -162,7 +162,7 @@ def _export_options() -> Options:
 
 
 def _import_options() -> Options:
-    known = _options("import", IMPORT, IMPORT_EXAMPLES)
+    known = Options(parser_of("import", IMPORT, IMPORT_EXAMPLES, usage=None))
     known.parser.add_argument(
         "sources",
         metavar="SOURCE",
@@ -222,27 +222,5 @@ def _add_database_options(known: Options) -> None:
     )
 
 
-def _options(name: str, description: str, examples: str) -> Options:
-    return Options(
-        argparse.ArgumentParser(
-            f"shardhash {name}",
-            description=description,
-            epilog=examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-    )
-
-
-def _run(name: str, work: Callable[[], int]) -> int:
-    """The exit status of a command, its errors said."""
-    say = partial(print, file=sys.stderr)
-    try:
-        return work()
-    except (ShardhashError, OSError) as error:
-        hint = "; or import into the server that runs: --address" if "is in use by" in str(error) else ""
-        say(f"shardhash {name}: {error}{hint if name == 'import' else ''}")
-        return 1
-    except KeyboardInterrupt:
-        say(f"shardhash {name}: interrupted; nothing has changed")
-        return 130
+def _hint(error: str) -> str:
+    return "; or import into the server that runs: --address" if "is in use by" in error else ""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shardhash.base import options
+from shardhash.base.command_line import parser_of
 from shardhash.base.cores import default_workers
 from shardhash.base.options import DATABASE, Options
 from shardhash.base.secrets import hide_secret
@@ -123,17 +124,7 @@ def read_configuration(known: Options, flags: argparse.Namespace, environment: M
 
 def server_options(command: str, description: str, epilog: str) -> Options:
     """The options of a server, for a command that takes them."""
-    return Options(
-        argparse.ArgumentParser(
-            f"shardhash {command}",
-            usage=f"shardhash {command} [OPTIONS]",
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # hide_secret looks for whole names
-        ),
-        TABLE,
-    )
+    return Options(parser_of(command, description, epilog), TABLE)
 
 
 def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | None = None) -> Settings:

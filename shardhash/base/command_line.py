@@ -1,0 +1,44 @@
+"""What the command lines of all subcommands share: their parsers, and how their errors end them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from shardhash.base.owners import describe
+from shardhash.errors import ShardhashError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def parser_of(name: str, description: str, examples: str, usage: str | None = "[OPTIONS]") -> argparse.ArgumentParser:
+    """The parser of ``shardhash NAME``; its texts stay as they are. `usage` None: argparse makes it."""
+    return argparse.ArgumentParser(
+        f"shardhash {name}",
+        usage=None if usage is None else f"shardhash {name} {usage}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # hide_secret looks for whole names
+    )
+
+
+def run_command(
+    name: str,
+    work: Callable[[], int],
+    *,
+    interrupted: str = "interrupted",
+    hint: Callable[[str], str] = lambda _: "",
+) -> int:
+    """The exit status of a command, its errors said on standard error. `hint` is said behind the text of an error."""
+    try:
+        return work()
+    except (ShardhashError, OSError) as error:
+        text = f"{error.filename}: {describe(error)}" if isinstance(error, PermissionError) else str(error)
+        sys.stderr.write(f"shardhash {name}: {text}{hint(text)}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"shardhash {name}: {interrupted}\n")
+        return INTERRUPTED
