@@ -12,20 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import orjson
 
-from shardhash.client.connection import BLOCK, Connection
+from shardhash.client.connection import Connection
 from shardhash.client.exploring import Exploring
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
-from shardhash.client.reconnecting import Reconnecting
+from shardhash.client.reconnecting import ClientOptions, Reconnecting
 from shardhash.client.reports import ReportList
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import is_digest_text, join_digests
 
-TIMEOUT = 30.0
-"""Seconds without progress after which a connection counts as broken."""
 MARKS_AT_ONCE = 50_000
 """Rows of one gc_mark_stream exchange: bounds memory, and a round trip for so many costs nothing."""
 
@@ -36,32 +34,18 @@ async def create_async_client(
     address: str,
     username: str | None = None,
     password: str | None = None,
-    *,
-    timeout: float = TIMEOUT,
-    native: bool = True,
-    block: int = BLOCK,
-    netrc_hosts: bool = False,
-    deadline: float | None = None,
+    **options: Unpack[ClientOptions],
 ) -> AsyncClient:
     """A connected client of the server at ``unix://PATH``, ``HOST:PORT``, ``tls://HOST:PORT``, ``ws://...`` or ``wss://...``.
 
     `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address, as
     it is written here; with `netrc_hosts` also from an entry for its host.
     `native=False` does without native batches; `block` is the number of hashes in one request of them.
-    `timeout`: seconds that the server may be silent. `deadline`: seconds that a call may take as a whole, None for no
-    such limit: a large batch takes as long as it makes progress.
+    `timeout`: seconds that the server may be silent, 30 unless given. `deadline`: seconds that a call may take as a
+    whole, None for no such limit: a large batch takes as long as it makes progress.
     Raises ConfigError for a bad address, ConnectionError, and InvokeError for wrong credentials.
     """
-    client = AsyncClient(
-        address,
-        username,
-        password,
-        timeout=timeout,
-        native=native,
-        block=block,
-        netrc_hosts=netrc_hosts,
-        deadline=deadline,
-    )
+    client = AsyncClient(address, username, password, **options)
     await client.connect()
     return client
 
@@ -77,23 +61,9 @@ class AsyncClient(Exploring):
         address: str,
         username: str | None = None,
         password: str | None = None,
-        *,
-        timeout: float = TIMEOUT,
-        native: bool = True,
-        block: int = BLOCK,
-        netrc_hosts: bool = False,
-        deadline: float | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
-        self._server = Reconnecting(
-            address,
-            username,
-            password,
-            timeout=timeout,
-            native=native,
-            block=block,
-            netrc_hosts=netrc_hosts,
-            deadline=deadline,
-        )
+        self._server = Reconnecting(address, username, password, **options)
 
     # -- connecting and closing ----------------------------------------------------------------------------------------
 

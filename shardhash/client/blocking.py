@@ -20,10 +20,10 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from shardhash.client.asynchronous import TIMEOUT, AsyncClient
-from shardhash.client.connection import BLOCK
+from shardhash.client.asynchronous import AsyncClient
+from shardhash.client.reconnecting import ClientOptions
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,26 +33,10 @@ def create_client(
     address: str,
     username: str | None = None,
     password: str | None = None,
-    *,
-    timeout: float = TIMEOUT,
-    native: bool = True,
-    block: int = BLOCK,
-    netrc_hosts: bool = False,
-    deadline: float | None = None,
+    **options: Unpack[ClientOptions],
 ) -> Client:
     """A connected client; see `create_async_client`, which takes the same and raises the same."""
-    client = Client(
-        AsyncClient(
-            address,
-            username,
-            password,
-            timeout=timeout,
-            native=native,
-            block=block,
-            netrc_hosts=netrc_hosts,
-            deadline=deadline,
-        )
-    )
+    client = Client(AsyncClient(address, username, password, **options))
     try:
         client.connect()
     except BaseException:

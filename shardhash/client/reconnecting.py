@@ -10,14 +10,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from shardhash.client.connect import describe_error, open_transport
-from shardhash.client.connection import Connection
+from shardhash.client.connection import BLOCK, Connection
 from shardhash.client.credentials import find_credentials
 from shardhash.errors import ProtocolError, SilentHeadersError
 from shardhash.wire.address import parse_address
 
+TIMEOUT = 30.0
+"""Seconds without progress after which a connection counts as broken."""
 RETRY_PAUSES = (0.0, 0.05, 0.2)
 """Seconds before each retry. Short, because a dead server is found dead once for every wave of a build."""
 SILENCE_REMEMBERED = 600.0
@@ -29,20 +31,30 @@ _silent_until: dict[str, float] = {}
 """For the address of each server that did not answer with headers, the monotonic time until which it is not asked."""
 
 
+class ClientOptions(TypedDict, total=False):
+    """Options of every client; `create_async_client` says what they mean, `Reconnecting` has the defaults."""
+
+    timeout: float
+    native: bool
+    block: int
+    netrc_hosts: bool
+    deadline: float | None
+
+
 class Reconnecting:
     """See the module. `credentials`: (username, token) of each new connection; `become`: the user it then acts as."""
 
     def __init__(
         self,
         address: str,
-        username: str | None,
-        password: str | None,
+        username: str | None = None,
+        password: str | None = None,
         *,
-        timeout: float,
-        native: bool,
-        block: int,
-        netrc_hosts: bool,
-        deadline: float | None,
+        timeout: float = TIMEOUT,
+        native: bool = True,
+        block: int = BLOCK,
+        netrc_hosts: bool = False,
+        deadline: float | None = None,
     ) -> None:
         self.address = parse_address(address)
         self.credentials: tuple[str, str] | None
