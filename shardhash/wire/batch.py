@@ -72,6 +72,12 @@ class Found(NamedTuple):
             return list(digests)
         return [item if known else None for item, known in zip(digests, self.known, strict=True)]
 
+    def part(self, start: int, end: int) -> Found:
+        """The answers from one place to another."""
+        known = None if self.known is None else self.known[start:end]
+        digests = self.digests[start * DIGEST_SIZE : end * DIGEST_SIZE]
+        return Found(digests, known if known is not None and 0 in known else None)
+
     @classmethod
     def of(cls, unihashes: list[bytes | None]) -> Found:
         """The inverse of `unihashes`."""

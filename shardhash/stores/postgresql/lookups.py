@@ -71,7 +71,7 @@ class Lookups:
         """The unihashes of n * 32 bytes of taskhashes."""
         gatherer = self._gets.get(method)
         if gatherer is None:
-            gatherer = _Gatherer(lambda joined: self._ask_get(method, joined), _part, self._tasks)
+            gatherer = _Gatherer(lambda joined: self._ask_get(method, joined), Found.part, self._tasks)
             gatherer.idle = lambda: self._gets.pop(method, None)
             self._gets[method] = gatherer
         return gatherer.add(digests)
@@ -102,12 +102,6 @@ class Lookups:
             return row
 
         return await self._database.read(ask)
-
-
-def _part(found: Found, start: int, end: int) -> Found:
-    known = None if found.known is None else found.known[start:end]
-    digests = found.digests[start * DIGEST_SIZE : end * DIGEST_SIZE]
-    return Found(digests, known if known is not None and 0 in known else None)
 
 
 class _Gatherer(Generic[_Answer]):

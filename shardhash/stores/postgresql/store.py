@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.base.timestamps import from_iso
 from shardhash.errors import ServerFaultError
+from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.postgresql.addresses import Connection, connect
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
@@ -28,7 +28,7 @@ from shardhash.stores.postgresql.schema import check_version
 from shardhash.stores.postgresql.walks import MAPPINGS, ROWS, Condition, Table, condition_of, walk
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
-from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
+from shardhash.wire.rows import Columns, Report, Where
 
 log = logging.getLogger(__name__)
 
@@ -172,17 +172,10 @@ class PostgresqlStore:
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""
-        fields = {name: row.get(name) for name in (*DETAILS, SIGINFO)}
-        report = Report(
-            method=row["method"] or "",
-            taskhash=row["taskhash"] or "",
-            outhash=row["outhash"] or "",
-            unihash=row["unihash"] or "",
-            **fields,
-        )
+        report = report_of(row)
         # The mapping first: as a mere report, the row would get the unihash of its local equivalents.
         await self.report_equiv(report.method, report.taskhash, bytes.fromhex(report.unihash))
-        await self._reports.report([report], None, created=_microseconds(row.get("created")))
+        await self._reports.report([report], None, created=created_of(row))
 
     # -------------------------------------------------------------------------------------------- removals
 
@@ -258,11 +251,3 @@ class PostgresqlStore:
 
 async def _close(connection: Connection) -> None:
     await connection.execute(CLOSE)
-
-
-def _microseconds(created: str | None) -> int | None:
-    """A time of another server; None unless it is one from 1970 to 9999, UTC."""
-    try:
-        return from_iso(created or "")
-    except ValueError:
-        return None

@@ -136,9 +136,8 @@ class _GetRound:
             return
         start = 0
         for digests, future in self._callers:
-            end = start + len(digests)
-            known = None if found.known is None else found.known[start // DIGEST_SIZE : end // DIGEST_SIZE]
-            _set(future, Found(found.digests[start:end], known if known is not None and 0 in known else None))
+            end = start + len(digests) // DIGEST_SIZE
+            _set(future, found.part(start, end))
             start = end
 
     def _fail(self, error: BaseException) -> None:

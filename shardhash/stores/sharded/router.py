@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.base.timestamps import from_iso
 from shardhash.errors import InternalError, InvokeError, ServerFaultError, ShardhashError
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
+from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
@@ -26,7 +26,7 @@ from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
-from shardhash.wire.rows import DETAILS, SIGINFO, Columns, Report, Where
+from shardhash.wire.rows import Columns, Report, Where
 
 MARKS_AT_ONCE = 2000
 """Marks of one request to the workers: some 10 ms of work for each."""
@@ -129,17 +129,10 @@ class Router:
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""
-        fields = {name: row.get(name) for name in (*DETAILS, SIGINFO)}
-        report = Report(
-            method=row["method"] or "",
-            taskhash=row["taskhash"] or "",
-            outhash=row["outhash"] or "",
-            unihash=row["unihash"] or "",
-            **fields,
-        )
+        report = report_of(row)
         # The mapping first: as a mere report, the row would get the unihash of its local equivalents.
         await self.report_equiv(report.method, report.taskhash, bytes.fromhex(report.unihash))
-        await self._reports.report([report], None, created=_microseconds(row.get("created")))
+        await self._reports.report([report], None, created=created_of(row))
 
     async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
         """See TakesImports."""
@@ -378,11 +371,3 @@ async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:
 def _nobody() -> bool:
     """Nobody has left."""
     return False
-
-
-def _microseconds(created: str | None) -> int | None:
-    """A time of another server, whose ISO 8601 may lack the zone; None unless it is one from 1970 to 9999, UTC."""
-    try:
-        return from_iso(created or "")
-    except ValueError:
-        return None
