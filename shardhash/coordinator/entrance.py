@@ -34,4 +34,3 @@ class Entrance:
             elif caller.identity.username is None:
                 caller.identity = bind.anonymous
                 caller.identified()
-                caller.identified()

@@ -17,6 +17,7 @@ from pathlib import Path
 from shardhash import __version__
 from shardhash.base import descriptors
 from shardhash.base.malloc import give_back
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
@@ -61,7 +62,9 @@ async def serve(
         starting = asyncio.create_task(open_store(settings, workers, manager.tell_progress, running))
         stopping = asyncio.create_task(stop.wait())
         running.callback(stopping.cancel)
-        running.callback(asyncio.create_task(manager.ask_for_time()).cancel)
+        background = BackgroundTasks()
+        running.push_async_callback(background.close)
+        background.start(manager.ask_for_time(), "asking the service manager for time")
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             starting.cancel()
@@ -82,13 +85,13 @@ async def serve(
         running.callback(site.close)
         addresses = await _listen(listeners, settings, manager)
         if tls is not None:
-            running.callback(asyncio.create_task(tls.watch()).cancel)
+            background.start(tls.watch(), "watching the files of TLS")
         reload.add(partial(_take_over, listeners, tls))
         serving = f"serving at {', '.join(map(str, addresses))}; {settings.describe_data()}"
-        running.callback(asyncio.create_task(_reload_settings(reload, hangup, manager, serving)).cancel)
-        running.callback(asyncio.create_task(keep_fed(manager, addresses[0])).cancel)
-        running.callback(asyncio.create_task(_write_snapshots(store, wanted)).cancel)
-        running.callback(asyncio.create_task(give_back()).cancel)
+        background.start(_reload_settings(reload, hangup, manager, serving), "reading the settings again")
+        background.start(keep_fed(manager, addresses[0]), "the watchdog")
+        background.start(_write_snapshots(store, wanted), "snapshots")
+        background.start(give_back(), "giving memory back")
         gc.freeze()
         manager.tell_ready(serving)
         await stop.wait()

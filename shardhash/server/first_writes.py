@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import ServerFaultError, StorageError
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ async def do_or_retry(what: str, work: Callable[[], Awaitable[None]], running: A
         await work()
     except StorageError as error:
         log.error("%s cannot be stored yet, and that is tried again: %s", what, error)
-        running.callback(asyncio.create_task(_retry(what, work)).cancel)
+        attempts = BackgroundTasks()
+        running.push_async_callback(attempts.close)
+        attempts.start(_retry(what, work), what)
 
 
 async def _retry(what: str, work: Callable[[], Awaitable[None]]) -> None:
