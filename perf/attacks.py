@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -134,15 +134,22 @@ async def short_lines(target: Target) -> None:
     await crowd(target, 2, lambda at: _send(at, HELLO + b'{"get-stream": null}\n', lines, read=True))
 
 
+@contextlib.asynccontextmanager
+async def _native(at: Target) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A WebSocket that may send native batches."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(at.ws, max_msg_size=0, compress=0) as socket:
+        for line in ("OEHASHEQUIV 1.1", "needs-headers: true", ""):
+            await socket.send_str(line)
+        while await socket.receive_str():
+            pass
+        yield socket
+
+
 async def frames(target: Target) -> None:
     """Native batches as large as the server takes, over six WebSockets."""
 
     async def ask(at: Target) -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(at.ws, max_msg_size=0, compress=0) as socket:
-            for line in ("OEHASHEQUIV 1.1", "needs-headers: true", ""):
-                await socket.send_str(line)
-            while await socket.receive_str():
-                pass
+        async with _native(at) as socket:
             frame = encode_request(Batch(GET, METHOD, secrets.token_bytes(32 * 65_536)))
             while True:
                 await socket.send_bytes(frame)
@@ -156,11 +163,7 @@ async def huge_frames(target: Target) -> None:
     frame = encode_request(Batch(GET, METHOD, bytes(32 * 2_000_000)))
 
     async def ask(at: Target) -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(at.ws, max_msg_size=0, compress=0) as socket:
-            for line in ("OEHASHEQUIV 1.1", "needs-headers: true", ""):
-                await socket.send_str(line)
-            while await socket.receive_str():
-                pass
+        async with _native(at) as socket:
             await socket.send_bytes(frame)
             await socket.receive()
 
