@@ -7,6 +7,8 @@ permessage-deflate is not offered: hashes do not compress, and trying costs more
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from asyncio.trsock import TransportSocket
 from collections.abc import Sequence
 
 from aiohttp import (
@@ -27,6 +29,8 @@ from shardhash.client.transport import MESSAGE_LIMIT, Transport
 from shardhash.errors import ProtocolError
 from shardhash.wire.address import Address
 
+_LOOK_PAUSE = 0.001
+"""Seconds between looks at a socket that is being closed."""
 _CLOSE_WITHIN = 2.0
 """Seconds that a server gets to answer a goodbye."""
 _LINES_A_REPRIEVE = 64
@@ -120,14 +124,25 @@ class WebSocketTransport(Transport):
         raise ConnectionResetError("the server closed the connection")
 
     async def close(self) -> None:
+        raw = self._socket.get_extra_info("socket")
         await self._socket.close()
         await self._session.close()
+        if isinstance(raw, TransportSocket):  # uvloop's socket does not tell that it is closed
+            await _until_closed(raw)
 
     async def abort(self) -> None:
         # The session drops its connections without a word; a goodbye would wait for a peer that may be gone. After
         # that the socket has nobody to wait for, and only gives back what it holds.
         await self._session.close()
         await self._socket.close()
+
+
+async def _until_closed(raw: TransportSocket) -> None:
+    """Wait for the end of TLS, which aiohttp leaves to the event loop: one that ends before it leaves a socket open."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_WITHIN):
+            while raw.fileno() >= 0:  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(_LOOK_PAUSE)
 
 
 def _url(address: Address) -> str:
