@@ -29,7 +29,7 @@ from zlib import crc32
 import orjson
 
 from shardhash.admin.directory import manifest_of
-from shardhash.admin.moments import earliest_time, latest_time
+from shardhash.admin.timespan import earliest_time, latest_time
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.generations import remove_other_generations
 from shardhash.shard.directory.lock import lock_directory
@@ -126,10 +126,10 @@ def source_of(fs: FileSystem, directory: Path) -> Source:
         manifest = plausible_manifest(found["shards"], found["generation"])
         time, files = found["time"], found["files"]
         if type(time) is not int or not 0 <= time < 1 << 63:
-            raise ValueError(f"{time!r} is no time")
+            raise ValueError(f"{time!r} is not a time")
         _check_names(manifest, files)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"it is no list of what a backup holds: {error!r:.200}"
+        what = f"it is not the list of a backup's files: {error!r:.200}"
         raise DamageError(path, 0, what, "take another backup, or repair this one") from None
     return Source(manifest, time, files, _Listed(fs, directory, files))
 
@@ -140,9 +140,9 @@ def _check_names(manifest: Manifest, files: Files) -> None:
     for name, size in files.items():
         folder, _, file = name.rpartition("/")
         if folder not in folders or not is_shard_file(file):
-            raise ValueError(f"{name!r} is no file of a shard")
+            raise ValueError(f"{name!r} is not a file of a shard")
         if size is not None and (type(size) is not int or size < 0):
-            raise ValueError(f"{size!r} is no size of {name}")
+            raise ValueError(f"{size!r} is not a size of {name}")
 
 
 def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progress) -> Result:
@@ -175,7 +175,7 @@ def _old_backup(fs: FileSystem, destination: Path) -> Source | None:
     if BACKUP in names:
         return source_of(fs, destination)
     if any(not name.startswith("generation-") and name != BACKUP + TEMPORARY for name in names):
-        raise ConfigError(f"{destination} holds something that is no backup; name another folder")
+        raise ConfigError(f"{destination} holds something else than a backup; name another folder")
     return None
 
 

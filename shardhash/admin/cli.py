@@ -115,7 +115,7 @@ def backup(arguments: Sequence[str]) -> int:
     known.parser.add_argument("destination", metavar="DEST", type=Path, help="folder of the backup; made if need be")
     given = known.parse(arguments)
     from shardhash.admin.backup import backup as make_backup
-    from shardhash.admin.moments import text_of
+    from shardhash.admin.timespan import text_of
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     def run() -> int:
@@ -139,13 +139,13 @@ def restore(arguments: Sequence[str]) -> int:
         existing=False,
     )
     known.parser.add_argument("source", metavar="SRC", type=Path, help="backup or data directory to restore")
-    known.add("--until", metavar="TIME", convert=options.moment, help=AT_ITS_TIME)
+    known.add("--until", metavar="TIME", convert=options.timestamp, help=AT_ITS_TIME)
     known.switch("--force", help="also over a directory that holds something, which stays aside")
     known.switch("--dry-run", help="change nothing, and say what would go and come")
     given = known.parse(arguments)
-    from shardhash.admin.moments import text_of
     from shardhash.admin.restore import restore as restore_new
     from shardhash.admin.restore import restore_over
+    from shardhash.admin.timespan import text_of
     from shardhash.shard.storage.filesystem import OsFileSystem
     from shardhash.shard.storage.layout import MANIFEST
 
@@ -168,7 +168,7 @@ def restore(arguments: Sequence[str]) -> int:
 
 def _tell_difference(source: Path, data: Path, until: int | None) -> int:
     from shardhash.admin.difference import would_change
-    from shardhash.admin.moments import text_of
+    from shardhash.admin.timespan import text_of
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     found = would_change(OsFileSystem(), source, data, until, telling())
@@ -267,12 +267,12 @@ def _refuse_database(file: Path, data: Path) -> None:
 
 
 def say(text: str) -> None:
-    """Progress, which is no answer."""
+    """Print progress, on standard error."""
     print(text, file=sys.stderr)
 
 
 def telling() -> Callable[[str], None]:
-    """Progress of something that may be over at once: nothing for a while, then a text now and then."""
+    """Progress of work that may end at once: silent for a while, then a text now and then."""
     next_text = time.monotonic() + PATIENCE
 
     def tell(text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardhash.admin.restore import moment_of
+from shardhash.admin.restore import source_as_of
 from shardhash.admin.verify import iterate_rows
 from shardhash.errors import ConfigError
 from shardhash.shard.directory.manifest import read_manifest
@@ -34,7 +34,7 @@ def would_change(fs: FileSystem, source: Path, directory: Path, until: int | Non
 
     ConfigError as a restore raises it. Memory: a number for each thing of both states.
     """
-    found, moment = moment_of(fs, source, until)
+    found, moment = source_as_of(fs, source, until)
     after = _facts(recover(found.fs, folder, progress, moment).table for folder in found.manifest.folders(source))
     if not any(after.values()):
         raise ConfigError(f"{source} holds nothing; nothing would be restored")

@@ -26,7 +26,7 @@ def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
     """
     manifest = read_manifest(fs, directory)
     if manifest is None:
-        raise ConfigError(f"{directory} is no data directory: it has no {MANIFEST}")
+        raise ConfigError(f"{directory} is not a data directory: it has no {MANIFEST}")
     check_folders(fs, directory, manifest)
     return manifest
 

@@ -153,7 +153,7 @@ def _dump_hashes(fs: FileSystem, folder: Path, table: Table, put: Callable[[dict
 
 def _check_format(value: Any) -> None:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise ConfigError('this is no dump: {"format": "shardhash dump", ...} is due')
+        raise ConfigError('this is not a dump: its first line must be {"format": "shardhash dump", ...}')
     if value.get("version") != VERSION:
         raise ConfigError(f"version {value.get('version')} is not known, this shardhash reads {VERSION}")
 

@@ -46,7 +46,7 @@ class Repaired:
 def repair(fs: FileSystem, directory: Path, stamp: str | None, progress: Progress) -> Repaired:
     """Make a data directory whole again; only look when `stamp`, which names the folder of copies, is None.
 
-    The caller holds its lock. ConfigError when it is no data directory, StorageError when the disk refuses.
+    The caller holds its lock. ConfigError when it is not a data directory, StorageError when the disk refuses.
     """
     try:
         manifest, damage = _find_manifest(fs, directory)
@@ -97,7 +97,7 @@ def _find_manifest(fs: FileSystem, directory: Path) -> tuple[Manifest, list[str]
         found for name in generation_names(fs, directory) if (found := _manifest_of(fs, directory, name)) is not None
     ]
     if not candidates:
-        raise ConfigError(f"{directory} is no data directory: it has neither a {MANIFEST} nor shards")
+        raise ConfigError(f"{directory} is not a data directory: it has neither a {MANIFEST} nor shards")
     # Several are there when a replacement was cut short. Of the whole ones the newest counts: one that is not finished
     # has shards without their first snapshot, and one that is being removed has lost files.
     for candidate in reversed(candidates):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shardhash.admin.backup import Source, copy_file, source_of
 from shardhash.admin.directory import new_aside, new_directory, replacement
-from shardhash.admin.moments import check_moment, earliest_time, text_of
+from shardhash.admin.timespan import check_time, earliest_time, text_of
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.lock import lock_directory
@@ -54,7 +54,7 @@ def restore_over(
         if old is not None:
             check_folders(fs, directory, old)
         else:
-            raise ConfigError(f"{directory} is no data directory, and is left alone; name a new one")
+            raise ConfigError(f"{directory} is not a data directory, and is left alone; name a new one")
         same = source.resolve() == directory.resolve()
         with nullcontext() if same else kept_still(source):
             shards = source_of(fs, source).manifest.shards
@@ -67,13 +67,13 @@ def restore_over(
 
 def _write_state(fs: FileSystem, source: Path, new: list[Path], until: int | None, progress: Progress) -> int | None:
     """Write the state of a source to new shards, and verify them; the time it stands for."""
-    found, moment = moment_of(fs, source, until)
+    found, moment = source_as_of(fs, source, until)
     # The shards of a backup were copied one after the other: a row may be there before its index item.
     folders = found.manifest.folders(source)
     try:
         reshard(found.fs, folders, new, progress, read=partial(_read_until, until=moment), reindex=True)
     except MALFORMED as error:  # it was read, but cannot be written: a backup may come from anybody
-        what = f"something in it has a right checksum and says what cannot be: {error!r}"
+        what = f"an entry has a right checksum and impossible values: {error!r}"
         raise DamageError(source, 0, what, "take another backup") from error
     verdict = verify(fs, new, progress)
     if verdict.damage:
@@ -83,7 +83,7 @@ def _write_state(fs: FileSystem, source: Path, new: list[Path], until: int | Non
     return moment
 
 
-def moment_of(fs: FileSystem, source: Path, until: int | None) -> tuple[Source, int | None]:
+def source_as_of(fs: FileSystem, source: Path, until: int | None) -> tuple[Source, int | None]:
     """A source, and the time as of which it is to be read; None for its newest state.
 
     ConfigError for a time that its records do not reach.
@@ -91,7 +91,7 @@ def moment_of(fs: FileSystem, source: Path, until: int | None) -> tuple[Source, 
     found = source_of(fs, source)
     folders = found.manifest.folders(source)
     if until is not None:
-        check_moment(found.fs, source, folders, until, found.time)
+        check_time(found.fs, source, folders, until, found.time)
         return found, until
     if found.time is not None and found.time < (earliest := earliest_time(found.fs, folders)):
         raise ConfigError(f"{source} goes back to {text_of(earliest)}, not to {text_of(found.time)}")

@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 def parser_of(name: str, description: str, examples: str, usage: str | None = "[OPTIONS]") -> argparse.ArgumentParser:
-    """The parser of ``shardhash NAME``; its texts stay as they are. `usage` None: argparse makes it."""
+    """The parser of ``shardhash NAME``; help texts keep their line breaks. `usage` None: argparse writes it."""
     return argparse.ArgumentParser(
         f"shardhash {name}",
         usage=None if usage is None else f"shardhash {name} {usage}",

@@ -74,7 +74,7 @@ def _kind(action: argparse.Action) -> Kind:
 
 
 def _short(text: str) -> str:
-    """The beginning of a help text, without characters that shells take for something."""
+    """The beginning of a help text, without characters that have a meaning to shells."""
     first = re.split(r"[;(\[:]|\. |, in a variable", text)[0]
     return shorten(re.sub(r"[^\w ,./@=-]", "", first), _LONGEST, placeholder="")
 

@@ -17,7 +17,7 @@ def usable_cores(mount: Path = _MOUNT, own: Path = Path("/proc/self/cgroup")) ->
 
 
 def default_workers() -> int:
-    """The cores but one, which the coordinator keeps busy: on two, one worker takes 1.6 times the reports of two."""
+    """All cores but the coordinator's: on two cores, one worker takes 1.6 times the reports that two take."""
     return max(1, usable_cores() - 1)
 
 

@@ -1,11 +1,11 @@
-"""File descriptors: as many as the system allows, with some kept back for what must always work."""
+"""File descriptors: the limit raised as far as the system allows, some of them reserved."""
 
 from __future__ import annotations
 
 import resource
 
 RESERVED = 256
-"""Kept back from connections: workers and their pipes, the upstream, logs, files, and those being accepted."""
+"""Reserved, not for connections: workers and their pipes, the upstream, logs, files, connections being accepted."""
 
 
 def raise_limit() -> int:
@@ -17,6 +17,6 @@ def raise_limit() -> int:
 
 
 def limit() -> int:
-    """How many files this process may have open."""
+    """The number of files that this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft

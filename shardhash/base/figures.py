@@ -41,7 +41,7 @@ class Histogram:
 
 
 class ProcessFigures(NamedTuple):
-    """What a process takes. `memory` is resident, bytes; `started` seconds since 1970 UTC."""
+    """What a process uses. `memory` is resident, bytes; `started` seconds since 1970 UTC."""
 
     pid: int
     cpu_seconds: float
@@ -52,7 +52,7 @@ class ProcessFigures(NamedTuple):
 
 
 class ShardFigures(NamedTuple):
-    """How a shard stands.
+    """Figures of a shard.
 
     `log_bytes`: written since the last snapshot. `syncs`: counts of a histogram over `SECONDS`, of what an fsync of the
     log took, and `sync_seconds` their sum. `snapshot_time`: when the newest snapshot began, seconds since 1970 UTC, 0
@@ -74,7 +74,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def read_process() -> ProcessFigures:
-    """The figures of this process; some 50 us. Zeros for what a system without /proc does not tell."""
+    """The figures of this process; takes 50 us. Zero where the system has no /proc."""
     times = os.times()
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

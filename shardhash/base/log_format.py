@@ -36,7 +36,7 @@ def formatter_of(name: str, stream: int, environment: Mapping[str, str]) -> logg
 
 
 def goes_to_journal(stream: int, environment: Mapping[str, str]) -> bool:
-    """Whether systemd's journal reads what is written to a descriptor: it names the socket's device and inode."""
+    """Whether systemd's journal reads this descriptor: JOURNAL_STREAM names its device and inode."""
     try:
         found = os.fstat(stream)
     except OSError:

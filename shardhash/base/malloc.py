@@ -27,7 +27,7 @@ def keep_buffers() -> None:
 
 
 async def give_back() -> None:
-    """Give back what is free, again and again, until cancelled. Each time takes some 50 us for each free MiB."""
+    """Return free memory to the kernel at intervals, until cancelled. Each time takes some 50 us for each free MiB."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:
         await asyncio.sleep(PAUSE)

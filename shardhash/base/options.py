@@ -31,7 +31,7 @@ DEFAULT = "default"
 """The source of a value that nobody gave."""
 
 DESCRIBE: list[str] = []
-"""Arguments that make a command raise `Described` instead of doing anything: compare with ``is``."""
+"""Arguments that make a command raise `Described` and do nothing else; compare with ``is``."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SPANS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
@@ -162,7 +162,7 @@ class Option:
 
 
 def _with_unit(value: float, units: Mapping[str, float]) -> str:
-    """A number with the largest unit that leaves it whole."""
+    """A number written with the largest unit that divides it."""
     unit = max((unit for unit in units if value % units[unit] == 0), key=lambda unit: units[unit], default="")
     return f"{value / units[unit]:.12g}{unit}"
 
@@ -288,14 +288,14 @@ class Options:
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.85) -> str:
     """A hint at the known name that is nearest; "" if none is near."""
-    from difflib import get_close_matches  # takes a while, and only who mistypes needs it
+    from difflib import get_close_matches  # slow to import, and needed only after a typing error
 
     near = get_close_matches(name, list(known), 1, cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _describe(one: Option, suffix: str = "") -> str:
-    """The line of --help: what it is for, its default, its variables."""
+    """The line of --help: purpose, default, variables."""
     text = one.help
     if not callable(one.default) and one.default not in (None, False, [], ()) and "(default" not in text:
         shown = one.plain(one.default)
@@ -308,7 +308,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
     def convert(text: str) -> int:
         if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise ConfigError(f"{text!r} is no whole number from {low} to {high}")
+            raise ConfigError(f"{text!r} is not a whole number from {low} to {high}")
         return int(text)
 
     return convert
@@ -332,7 +332,7 @@ def seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd]?)", text, re.ASCII)
     value = float(match[1]) * _SPANS[match[2]] if match else 0.0
     if value <= 0:
-        raise ConfigError(f"{text!r} is no span of time: write seconds, or 90s, 15m, 2h, 1d")
+        raise ConfigError(f"{text!r} is not a span of time: write seconds, or 90s, 15m, 2h, 1d")
     return value
 
 
@@ -341,7 +341,7 @@ def size(text: str) -> int:
     match = re.fullmatch(r"(\d+)([KMG]?)", text.upper(), re.ASCII)
     value = int(match[1]) * _UNITS[match[2]] if match else 0
     if value <= 0:
-        raise ConfigError(f"{text!r} is no size: write bytes, or 512K, 64M, 1G")
+        raise ConfigError(f"{text!r} is not a size: write bytes, or 512K, 64M, 1G")
     return value
 
 
@@ -350,12 +350,12 @@ def size_or_none(text: str) -> int:
     return 0 if text == "0" else size(text)
 
 
-def moment(text: str) -> int:
-    """A point in time, ISO 8601, UTC unless it says otherwise; microseconds since 1970 UTC."""
+def timestamp(text: str) -> int:
+    """A timestamp, ISO 8601, UTC unless it has a zone; in microseconds since 1970 UTC."""
     try:
         return from_iso(text)
     except ValueError:
-        raise ConfigError(f"{text!r} is no time: write 2026-11-23T18:00, UTC, or 2026-11-23T18:00+01:00") from None
+        raise ConfigError(f"{text!r} is not a time: write 2026-11-23T18:00, UTC, or 2026-11-23T18:00+01:00") from None
 
 
 def truth(text: str) -> bool:

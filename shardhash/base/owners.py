@@ -1,4 +1,4 @@
-"""Refusals of permission, in words that say whose a file is and who asked."""
+"""Explain permission errors: who owns the file, and which user this process runs as."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe(error: OSError, path: Path | None = None) -> str:
-    """An error of the system, and what to do about one of permission. `path` when the error does not know it."""
+    """The text of an OSError; for a permission error also what to do. `path`: used when the error names none."""
     text = error.strerror or str(error)
     if not isinstance(error, PermissionError):
         return text
@@ -19,7 +19,7 @@ def describe(error: OSError, path: Path | None = None) -> str:
 
 
 def _owner_of(path: Path) -> tuple[Path, int] | None:
-    """The path, or the first folder above it that there is, and its owner."""
+    """The path, or its nearest existing parent, and the owner of that."""
     for known in (path, *path.absolute().parents):
         try:
             return known, known.lstat().st_uid

@@ -1,4 +1,4 @@
-"""Secrets of command lines, which every user of a machine can read (ps)."""
+"""Keep secrets off the command line, which every user of a machine can read (ps)."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ class File:
     values: Mapping[str, Any]
 
     def unknown(self, known: Mapping[str, Sequence[str]]) -> list[str]:
-        """What is wrong with keys that are none of `known`, a text each. `known`: for each key its variables."""
+        """A text for each key that is not in `known`, which maps keys to their variables."""
         return [
-            f"{self.name}: {key} is no setting{_hint(key, found, known)}"
+            f"{self.name}: {key} is not a setting{_hint(key, found, known)}"
             for key, found in self.values.items()
             if key not in known
         ]
@@ -47,7 +47,7 @@ def find_file(environment: Mapping[str, str], named: str | None = None) -> File 
 
 def read_file(path: Path) -> File:
     """The settings of a file. ConfigError when it cannot be read, or is no TOML: it says where."""
-    import tomllib  # takes a while, and few have a file
+    import tomllib  # slow to import, and few have a file
 
     try:
         text = path.read_bytes().decode()
@@ -62,13 +62,13 @@ def read_file(path: Path) -> File:
 
 
 def _hint(key: str, found: Any, known: Mapping[str, Sequence[str]]) -> str:
-    """What an unknown key may mean: a section, a variable's name, or a typing error."""
+    """A hint at what an unknown key may mean: a section, a variable's name, or a typing error."""
     if isinstance(found, dict):
         return "; the settings stand at the top level, without [sections]"
     for name, variables in known.items():
         if key in variables:
             return f"; in a file it is {name}"
-    from difflib import get_close_matches  # takes a while, and only who mistypes needs it
+    from difflib import get_close_matches  # slow to import, and needed only after a typing error
 
     near = get_close_matches(key.lower().replace("_", "-").lstrip("-"), list(known), 1, 0.6)
     return f"; did you mean {near[0]}?" if near else "; shardhash serve --help names them all"

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 log = logging.getLogger(__name__)
 
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
-"""Waits for so many seconds, like `asyncio.sleep`."""
+"""Waits for this many seconds, like `asyncio.sleep`."""
 
 
 class BackgroundTasks:

@@ -20,5 +20,5 @@ def from_iso(text: str) -> int:
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     if not _EPOCH <= time <= _LAST:
-        raise ValueError(f"{text!r} is no time from 1970 to 9999, UTC")
+        raise ValueError(f"{text!r} is not a time from 1970 to 9999, UTC")
     return (time - _EPOCH) // _MICROSECOND

@@ -25,7 +25,7 @@ from shardhash.wire.batch import Found
 from shardhash.wire.hashes import is_digest_text, join_digests
 
 MARKS_AT_ONCE = 50_000
-"""Rows of one gc_mark_stream exchange: bounds memory, and a round trip for so many costs nothing."""
+"""Rows of one gc_mark_stream exchange: bounds memory, and a round trip costs little beside them."""
 
 _T = TypeVar("_T")
 

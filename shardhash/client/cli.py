@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         known.parser.error(str(error))
     except InvokeError as error:
         return _fail(f"refused: {error}")
-    except (ConnectionError, ValueError) as error:  # ValueError: input that is no input
+    except (ConnectionError, ValueError) as error:  # ValueError: bad standard input or arguments
         return _fail(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -141,7 +141,7 @@ def _options() -> Options:
             "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", also={"WARN": "WARNING", "FATAL": "CRITICAL"}
         ),
         default="WARNING",
-        help="log what is at least this grave (default WARNING)",
+        help="minimum log level (default WARNING)",
     )
     known.switch("--json", "SHARDHASH_JSON", help="print the answer as one line of JSON")
     _add_commands(parser)

@@ -372,7 +372,7 @@ SUBCOMMANDS = (
         "gc-mark-stream",
         "keep what matches one of the lines on standard input, `COLUMN VALUE [COLUMN VALUE ...]`",
         _gc_mark_stream,
-        (_MARK, argument("--progress", action="store_true", help="show it even if standard error is no terminal")),
+        (_MARK, argument("--progress", action="store_true", help="show it even if standard error is not a terminal")),
     ),
     Subcommand("gc-sweep", "remove all hashes without the mark, which ends the collection", _gc_sweep, (_MARK,)),
     Subcommand("refresh-token", "replace a user's token", _refresh_token, (_USER_OR_SELF,)),

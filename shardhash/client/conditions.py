@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 def read_conditions(stream: Iterable[bytes], skipped: Callable[[str], None]) -> Iterator[dict[str, str]]:
     """The conditions in lines of ``COLUMN VALUE [COLUMN VALUE ...]``; empty lines hold none.
 
-    A line that is no such thing marks nothing; `skipped` is told which it is and why.
+    Any other line marks nothing; `skipped` is called with its number and what is wrong with it.
     """
     for number, line in enumerate(stream, 1):
         try:

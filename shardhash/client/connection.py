@@ -42,7 +42,7 @@ MOST_VALUES = 2_000_000
 BLOCK = 16384
 """Hashes in one request of a native batch: half a MiB of digests."""
 LINE_BLOCK = 1000
-"""Stream lines in one write; so many go out without waiting for answers, which fit into the socket's buffer."""
+"""Stream lines in one write: their answers fit into the socket's buffer, so nobody need read them meanwhile."""
 _Work: TypeAlias = Coroutine[Any, Any, None]
 _REFUSAL = b'{"invoke-error"'
 
@@ -86,7 +86,7 @@ class Connection:
                 raise ProtocolError(f"the server's headers are longer than {HEADER_SIZE} characters")
             tag, colon, value = line.partition(":")
             if not colon:
-                raise ProtocolError(f"the server sent {line!r} where a header line is due")
+                raise ProtocolError(f"the server sent {line!r} where a header line is expected")
             self.offers[tag.strip().lower()] = value.strip()
         raise ProtocolError(f"the server sent more than {HEADER_LIMIT} header lines")
 
@@ -197,12 +197,12 @@ class Connection:
         if self._mode is not None:
             await self._transport.send_lines(["END"])
             if (line := await self._receive_line()) != "ok":
-                raise ProtocolError(f"the server answered END by {line!r}; 'ok' is due")
+                raise ProtocolError(f"the server answered END by {line!r}; expected 'ok'")
             self._mode = None
         if mode is not None:
             await self._transport.send_message(orjson.dumps({mode: None}))
             if (answer := await self._receive_answer()) != "ok":
-                raise ProtocolError(f"the server answered {mode} by {answer!r}; 'ok' is due")
+                raise ProtocolError(f"the server answered {mode} by {answer!r}; expected 'ok'")
             self._mode = mode
 
     async def _receive_line(self) -> str:

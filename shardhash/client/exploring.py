@@ -1,4 +1,4 @@
-"""What people ask about the rows of a shardhash server; others close the connection at it."""
+"""Questions of the explorer about rows. Servers other than shardhash close the connection on them."""
 
 from __future__ import annotations
 

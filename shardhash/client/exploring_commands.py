@@ -145,7 +145,7 @@ def search_arguments() -> tuple[Argument, ...]:
 
 
 def _limit(most: int, default: int) -> Argument:
-    text = f"show so many at most (default {default})"
+    text = f"show at most this many (default {default})"
     return argument("--limit", type=checked(options.whole(1, most)), default=default, metavar="N", help=text)
 
 

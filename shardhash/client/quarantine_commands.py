@@ -155,7 +155,7 @@ def _read_undo_file(path: str) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
                 kind = line["format"] if number == 1 else line["type"]
             except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{path}, line {number}: this is no undo file") from None
+                raise ValueError(f"{path}, line {number}: this is not an undo file") from None
             if kind in ("mapping", "row"):
                 yield line
 

@@ -96,7 +96,7 @@ class DigestQuestion(Question):
     def __init__(self, digests: bytes, method: str = "") -> None:
         size, rest = divmod(len(digests), DIGEST_SIZE)
         if rest:
-            raise ValueError(f"digests are {DIGEST_SIZE} bytes each; {len(digests)} bytes are no whole number of them")
+            raise ValueError(f"digests are {DIGEST_SIZE} bytes each; {len(digests)} bytes are not a multiple of that")
         super().__init__(size)
         self.digests = digests
         self.method = method

@@ -41,9 +41,9 @@ def read_sigdata(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename}: not found (sigdata files are read with the program zstd)") from None
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise ValueError(f"{path} is no sigdata file of BitBake: {error}") from None
+        raise ValueError(f"{path} is not a sigdata file of BitBake: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is no sigdata file of BitBake: it holds no object")
+        raise ValueError(f"{path} is not a sigdata file of BitBake: it holds no object")
     return value
 
 

@@ -118,7 +118,7 @@ class WebSocketTransport(Transport):
             data: bytes = message.data
             return data
         if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            raise ProtocolError(f"the server sent a {message.type.name.lower()} message where another kind is due")
+            raise ProtocolError(f"the server sent a {message.type.name.lower()} message where another kind is expected")
         if message.type is WSMsgType.ERROR:
             raise ConnectionError(str(message.data))
         raise ConnectionResetError("the server closed the connection")

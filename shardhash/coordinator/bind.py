@@ -50,11 +50,11 @@ class Bind:
 
     @property
     def anonymous(self) -> Identity:
-        """Who has not logged in here."""
+        """The identity of anonymous users of this address."""
         return Identity(None, self.anon_perms, f"; {self.how_to_give_more()}" if self.cautious else "")
 
     def how_to_give_more(self) -> str:
-        """What to set where `cautious` gave less than wanted."""
+        """The option that gives anonymous users more, where `cautious` reduced their permissions."""
         more = "+".join(sorted(ANONYMOUS_DEFAULT))
         return (
             f"others than this machine reach {self.address}: log in, or have the server give anonymous users more by"

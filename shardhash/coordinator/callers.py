@@ -25,7 +25,7 @@ def _never() -> bool:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Caller:
-    """Who acts on a connection. `read_only` comes from the address it came in by.
+    """The client of a connection. `read_only` comes from the address it came in by.
 
     `identity` is who it acts as now, and what that user may do now; `login` is the user that logged in, None for an
     anonymous connection.

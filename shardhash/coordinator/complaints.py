@@ -16,7 +16,7 @@ quiet = ("shardhash.coordinator.session", "shardhash.coordinator.connections", "
 
 
 def one_line_of_scanners(record: logging.LogRecord) -> bool:
-    """Filter of aiohttp's log: what a peer sent or did is no error of ours, and takes one line."""
+    """Filter of aiohttp's log: what a peer did wrong is not an error of the server, and takes one line."""
     if record.exc_info and isinstance(error := record.exc_info[1], OSError | HttpProcessingError):
         if not log.isEnabledFor(logging.INFO):
             return False
@@ -27,7 +27,7 @@ def one_line_of_scanners(record: logging.LogRecord) -> bool:
 
 
 class Flood(logging.Filter):
-    """Lets so many lines a second pass that peers can cause, and tells how many it kept back."""
+    """Limits how many lines a second peers can cause, and logs how many it left out."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()

@@ -204,7 +204,7 @@ class Connections:
     # ----------------------------------------------------------------------------------------------- memory
 
     def keep(self, connection: Connection, held: int) -> None:
-        """It holds so many bytes that were received. It must not read while it is `paused`; `resume` ends that."""
+        """It holds this many received bytes. It must not read while `paused` is true; `resume` ends that."""
         if self._open.get(connection.fd) is not connection:
             return
         change = held - connection.held
@@ -222,7 +222,7 @@ class Connections:
         connection.paused = True
 
     def queue(self, connection: Connection, queued: int) -> None:
-        """So many bytes of it wait in aiohttp."""
+        """This many of its bytes wait in aiohttp."""
         if self._open.get(connection.fd) is not connection:
             return
         self._held += queued - connection.queued
@@ -231,7 +231,7 @@ class Connections:
             self._loop.call_soon(self._relieve)
 
     def keep_unsent(self, connection: Connection, unsent: int) -> None:
-        """So many bytes of its answers wait to be sent."""
+        """This many bytes of its answers wait to be sent."""
         if self._open.get(connection.fd) is not connection:
             return
         self._held += unsent - connection.unsent

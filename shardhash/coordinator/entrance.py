@@ -16,7 +16,7 @@ class Entrance:
         self._callers: WeakSet[Caller] = WeakSet()
 
     def caller(self) -> Caller:
-        """Somebody new, who has not logged in."""
+        """A new anonymous caller."""
         caller = Caller(self.bind.anonymous, self.bind.read_only)
         self._callers.add(caller)
         return caller

@@ -1,4 +1,4 @@
-"""Exploring: what people ask about the rows of a server, and why a task was not reused."""
+"""Exploring: questions of people about the rows of a server, and why a task was not reused."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ REPORTS_AT_ONCE = 4000
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the sessions of a server share."""
+    """Services that all sessions of a server share."""
 
     store: Store
     users: Users
@@ -54,7 +54,7 @@ class Services:
     slow: float = math.inf
     """Seconds from which on a request is logged as slow."""
     connected: set[Caller] = field(default_factory=set)
-    """Who is connected by the protocol."""
+    """Logged-in callers, by user."""
     turns: Turns = field(default_factory=Turns)
     upkeep: FairQueue = field(
         default_factory=lambda: FairQueue(MOST_WAITING, "too many removals of this host wait; try again later")

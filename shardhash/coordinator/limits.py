@@ -26,18 +26,18 @@ def _limit(default: float, public: float, kind: str, about: str) -> Any:
 class ServerLimits:
     """Every limit of a server: counts, bytes, and seconds where the name ends with `_time`."""
 
-    connections: int = _limit(10_000, 10_000, "count", "connections at one time; those that ask nothing give way first")
+    connections: int = _limit(10_000, 10_000, "count", "connections at one time; idle ones are closed first")
     peer_connections: int = _limit(4_000, 256, "count", "of them from one host")
     user_connections: int = _limit(4_000, 256, "count", "of them logged in as one user")
     hello_time: float = _limit(30.0, 10.0, "time", "until a client has shaken hands, TLS and HTTP included")
     first_time: float = _limit(120.0, 30.0, "time", "from there to its first request")
     idle_time: float = _limit(6 * 3600.0, 900.0, "time", "between requests; stock clients connect again by themselves")
     message_time: float = _limit(60.0, 30.0, "time", "for a message to come in, and 1 s for each 256 KiB of it")
-    write_time: float = _limit(60.0, 30.0, "time", "that a client reads nothing of its answers")
-    memory: int = _limit(512 << 20, 256 << 20, "size", "of what is received and unsent, in all; the largest gives way")
-    message: int = _limit(64 << 20, 64 << 20, "size", "of a request of one who is logged in")
-    guest_message: int = _limit(16 << 20, 4 << 20, "size", "of a request of one who is not")
-    login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of one who may nothing but log in")
+    write_time: float = _limit(60.0, 30.0, "time", "for which a client may leave its answers unread")
+    memory: int = _limit(512 << 20, 256 << 20, "size", "received and unsent, in all; the largest connection is dropped")
+    message: int = _limit(64 << 20, 64 << 20, "size", "of a request of a logged-in user")
+    guest_message: int = _limit(16 << 20, 4 << 20, "size", "of a request of an anonymous user")
+    login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of a client that may only log in")
     values: int = _limit(200_000, 100_000, "count", "JSON values in a request")
     batch: int = _limit(65_536, 65_536, "count", "hashes in a native batch")
     pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")
@@ -70,7 +70,7 @@ def parse(text: str) -> tuple[str, float]:
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
     known = ", ".join(each.name for each in fields(ServerLimits))
-    raise ConfigError(f"{text!r} is no limit; write NAME=VALUE, where NAME is one of {known}")
+    raise ConfigError(f"{text!r} is not a limit; write NAME=VALUE, where NAME is one of {known}")
 
 
 def describe() -> str:

@@ -1,4 +1,4 @@
-"""How a session writes to its client, whatever the transport."""
+"""The interface by which a session writes to its client, over any transport."""
 
 from __future__ import annotations
 

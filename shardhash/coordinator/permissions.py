@@ -61,7 +61,7 @@ def check(identity: Identity, command: Needs, named: str | None = None) -> None:
     """Refuse, with InvokeError, a command that this identity may not ask.
 
     `named` is the user that the request names, None when it names none: then it means the connected one.
-    An anonymous connection is nobody's self.
+    An anonymous connection is not a user, so never the one named.
     """
     if command.or_self and identity.username is not None and named in (None, identity.username):
         return

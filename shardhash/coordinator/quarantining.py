@@ -1,4 +1,4 @@
-"""Quarantining: entries that are poisoned, or feared to be, set aside or removed, and the trail of that."""
+"""Quarantining: bad entries are set aside or deleted, and the audit trail says so."""
 
 from __future__ import annotations
 

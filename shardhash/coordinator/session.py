@@ -1,4 +1,4 @@
-"""A session: answers what one connection asks, in order, whatever transport carries it.
+"""A session: answers the requests of one connection, in order, over any transport.
 
 The transport feeds events of the connection's state machine. The session answers one after the other; stream lines
 that came in while it was busy are one block. What waits unanswered is bounded: past the limit the transport is told
@@ -150,7 +150,7 @@ class Session:
         self._wakeup.wake()
 
     def revoke(self, reason: str) -> None:
-        """Answer nothing that is not under way: who acts here lost the right to."""
+        """Answer only what is under way: the user of this connection lost the right to more."""
         log.info("%s: closed: %s", self._peer, reason)
         self._revoked = True
         self._events.clear()

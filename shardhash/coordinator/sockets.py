@@ -36,13 +36,13 @@ def bind_unix(path: Path) -> tuple[socket.socket, int]:
 
 
 def _clear_stale(path: Path) -> None:
-    """Remove what a dead server left at the path. Raises ConfigError for a live one, or what is no socket."""
+    """Remove what a dead server left at the path. Raises ConfigError for a live one, or a file that is not a socket."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(f"cannot listen on unix://{path}: the file is there and is no socket; remove or rename it")
+        raise ConfigError(f"cannot listen on unix://{path}: the file exists and is not a socket; remove or rename it")
     node = os.open(path, os.O_PATH)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -26,7 +26,7 @@ MOST_AT_HAND = 16 * 1024
 
 
 class StreamAnswers:
-    """See the module. `turn`: the slice of time of the session that asks, `is_gone`: whether its client is."""
+    """Answers blocks of lines. `turn`: the time slice of the session; `is_gone`: whether its client has left."""
 
     def __init__(self, services: Services, caller: Caller, turn: Slice, is_gone: Callable[[], bool]) -> None:
         self._store = services.store
@@ -38,7 +38,7 @@ class StreamAnswers:
         self._marks = (0, 0)
         """Marks of the gc-mark-stream that is open, and the mappings that they were set on."""
         self._parsed: tuple[bytes, LookupBlock] | None = None
-        """What `at_hand` could not answer, parsed."""
+        """The block that `at_hand` could not answer, already parsed."""
 
     def at_hand(self, event: StreamLines) -> bytes | None:
         """The answers to a short block of get-stream, if all are at hand and the caller may ask; else None."""

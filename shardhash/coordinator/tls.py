@@ -101,7 +101,7 @@ def _no_password() -> NoReturn:
 
 
 def _stamps(files: TlsFiles) -> _Stamps:
-    """What tells whether the files changed; a symlink to another file is a change, too."""
+    """A stamp that differs when a file changed; a symlink to another file counts as a change."""
     stamps: _Stamps = []
     for path in (files.certificate, files.key, files.client_ca):
         if path is not None:

@@ -98,13 +98,13 @@ class Users:
         return _identity(username, entry)
 
     def _remember(self, username: str, entry: UserEntry, caller: Caller | None) -> None:
-        """Whoever is connected as this user came in by this entry; others are closed."""
+        """Remember by which entry connections of this user logged in; those by an earlier one are closed."""
         if not _same_login(self._logins.setdefault(username, entry), entry):
             self._logins[username] = entry
             self.logged_in.revoke(username, f"{username} got a new token", keep=caller)
 
     async def become(self, username: str) -> Identity:
-        """Who acts as another user."""
+        """Act as another user: the permissions to act with."""
         identity = await self.find(username)
         if identity is None:
             raise InvokeError(f"User {username} doesn't exist")

@@ -1,4 +1,4 @@
-"""What an event of a connection counts for while it waits, and as how many requests in the statistics."""
+"""The weight of a waiting event, for back-pressure, and how many requests it counts as in the statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KIB = 1024
 
 
 def weight_of(event: Event) -> int:
-    """What an event but StreamLines counts for: a KiB for itself, and its bytes."""
+    """The weight of an event other than StreamLines: 1 KiB, and its bytes."""
     if isinstance(event, Asked):
         return KIB + event.size
     return KIB + len(event.batch.digests) if isinstance(event, BatchAsked) else KIB
@@ -31,5 +31,5 @@ def questions(event: Asked | BatchAsked) -> int:
 
 
 def text_weight(text: bytes) -> int:
-    """The same for stream lines. It adds up, however they are cut into blocks."""
+    """The weight of stream lines. It is the same however they are cut into blocks."""
     return text.count(b"\n") * KIB + len(text)

@@ -41,7 +41,7 @@ class Place(Protocol):
 
 
 def place_of(text: str, shards: int) -> Place:
-    """A database, if it is a URL, or a data directory, which gets so many shards if it is made."""
+    """A database, if it is a URL, or a data directory, which gets this many shards if it is made."""
     if "://" in text:
         from shardhash.database.databases import DatabasePlace  # needs psycopg
 

@@ -41,5 +41,5 @@ class StateDigest:
         return f"{self._sum % _MODULUS:0{2 * _SIZE}x}"
 
     def describe(self) -> str:
-        """What there is, in words."""
+        """A line that says how many of each there are."""
         return ", ".join(f"{self.counts[kind]:,} {words}" for kind, words in KINDS.items())

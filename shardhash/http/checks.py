@@ -1,4 +1,4 @@
-"""Checks: whether a server is ready, and what of it is not well."""
+"""Checks: whether a server is ready, and which parts of it are not."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class History:
         return asyncio.shield(self._next)
 
     def close(self) -> None:
-        """Let go whoever waits."""
+        """Wake everyone who waits."""
         self._closed = True
         self._tell(None)
 

@@ -64,10 +64,10 @@ class Logins:
 
 
 def give_cookie(response: web.Response, name: str, *, secure: bool) -> None:
-    """Have a browser send `name` from now on, to this site and from its own pages alone."""
+    """Set the cookie `name`, which the browser sends to this site from its own pages only."""
     response.set_cookie(COOKIE, name, max_age=int(KEPT), path="/", httponly=True, samesite="Strict", secure=secure)
 
 
 def take_cookie(response: web.Response) -> None:
-    """Have a browser forget it."""
+    """Delete the cookie."""
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")

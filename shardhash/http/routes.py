@@ -77,11 +77,11 @@ class Route:
     body: Mapping[str, Json] = field(default_factory=dict)
     content: str = "application/json"
     any_host: bool = False
-    """Whether a Host that is not known as this server's may ask, as a balancer does."""
+    """Whether any Host header is accepted, as load balancers need."""
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
-    """A JSON answer, which nobody keeps."""
+    """A JSON answer, which no cache keeps."""
     return web.Response(
         body=orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS),
         status=status,

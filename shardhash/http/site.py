@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.handlers import Handlers, Services
 from shardhash.coordinator.origins import Browsers
@@ -60,19 +61,18 @@ class Site:
         self._streams = 0
         self._looked: tuple[float, Health, Disk | None] | None = None
         self._looking = asyncio.Lock()
-        self._sampling: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in self._routes():
             self._by_path.setdefault(route.path, {})[route.method] = route
 
     def start(self) -> None:
         """Begin to keep a history."""
-        self._sampling = asyncio.create_task(self._history.run())
+        self._background.start(self._history.run(), "the history of the page")
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the event streams."""
-        if self._sampling is not None:
-            self._sampling.cancel()
+        await self._background.close()
         self._history.close()
 
     async def answer(self, request: web.Request, bind: Bind, own: Collection[str]) -> web.StreamResponse | None:
@@ -199,7 +199,7 @@ class Site:
         return web.Response(body=body, headers={"Content-Type": kind})
 
     async def _look(self) -> tuple[Health, Disk | None]:
-        """How shards and disk stand now."""
+        """The present health of shards and disk."""
         return await self._services.store.health(), await read_disk(self._data)
 
     async def _look_lately(self) -> tuple[Health, Disk | None]:

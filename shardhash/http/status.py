@@ -1,4 +1,4 @@
-"""Status: how a server stands, as JSON for the page. What the viewer may not ask of the protocol is null."""
+"""Status: the state of a server, as JSON for the page. What the viewer may not ask through the protocol is null."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe_status(services: Services, health: Health, disk: Disk | None, visit
 
 
 def describe_viewer(caller: Caller) -> Json:
-    """Who looks at the page, and what they may do."""
+    """The viewer of the page, and their permissions."""
     return {
         "user": caller.identity.username,
         "permissions": sorted(caller.identity.permissions),

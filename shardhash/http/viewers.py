@@ -28,7 +28,7 @@ REALM = {"WWW-Authenticate": 'Basic realm="shardhash", charset="UTF-8"'}
 
 
 def anonymous(request: web.Request, bind: Bind) -> Caller:
-    """Somebody who came in by `bind`."""
+    """The anonymous viewer of an address."""
     return Caller(bind.anonymous, bind.read_only, peer=request.remote or "unknown", transport="http")
 
 

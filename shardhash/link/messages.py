@@ -31,7 +31,7 @@ EXIT_DAMAGED = 3
 MAX_MESSAGE = 1 << 30
 """Limit of a message on the link, bytes; a report carries its siginfo."""
 FULL_MESSAGE = 16 << 20
-"""Bytes from which on what would share a message is split: many clients may ask for long texts in one tick."""
+"""Size in bytes from which on a message is split: many clients may ask for long texts in one tick."""
 
 Refusal: TypeAlias = tuple[str, str]
 """Why an operation failed: the kind "storage" (the disk refuses a write, or holds damage) or "internal" (a bug, which

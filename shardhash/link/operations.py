@@ -222,7 +222,7 @@ class Counts(Operation[dict[str, int]]):
 
 @dataclass(slots=True)
 class Figures(Operation[ShardFigures]):
-    """How the shard stands, for those who watch it."""
+    """Figures of the shard, for monitoring."""
 
     name = "figures"
 

@@ -1,4 +1,4 @@
-"""Operations of searching: what the coordinator asks of a worker for people who look around (operations.py)."""
+"""Operations of the explorer: searches that the coordinator asks of a worker (operations.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shardhash.link.operation import Operation
 
 
 class FoundRows(NamedTuple):
-    """What a search found: how many rows, the newest of them, and whether it looked at all."""
+    """What a search found: how many rows, the newest of them, and whether it looked at everything."""
 
     total: int
     rows: list[dict[str, Any]]

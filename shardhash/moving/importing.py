@@ -42,7 +42,7 @@ class _NothingNewError(Exception):
 def import_into(fs: FileSystem, directory: Path, shards: int, wish: Wish, tell: Tell) -> list[SourceReport]:
     """Import into a directory, with this many shards if it is new; a report for each database.
 
-    Raises ConfigError for what is no database, or a directory that is in use; DamageError, StorageError. In each case,
+    Raises ConfigError for a source that is no database, or a directory in use; DamageError, StorageError. In each case,
     and when it is killed, the directory holds what it held.
     """
     if not fs.exists(directory / MANIFEST):

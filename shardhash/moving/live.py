@@ -32,8 +32,8 @@ _HASHES = 3
 def import_live(client: Client, wish: Wish, tell: Tell) -> list[SourceReport]:
     """Import into the server of a client; a report for each database.
 
-    Raises ConfigError for what is no database, ConnectionError, and InvokeError when the server refuses. What was told
-    before stays there.
+    Raises ConfigError for a source that is no database, ConnectionError, and InvokeError when the server refuses. What
+    was told before stays there.
     """
     reports = []
     for open_source in wish.sources:
@@ -94,7 +94,7 @@ def _sound_rows(source: Source, times: SourceTimes, report: SourceReport) -> Ite
                 report.rows, f"outhash row {' '.join(map(repr, values[:_HASHES]))}: no client can ask for it"
             )
             continue
-        row["created"] = times.moment(row["created"])
+        row["created"] = times.timestamp(row["created"])
         yield {
             name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
             for name, value in row.items()

@@ -121,7 +121,7 @@ class Merger:
             if number % EVERY == 0:
                 tell(f"{source.name}: {number:,} of about {total:,} mappings")
             if not (type(method) is str and type(taskhash) is str):
-                report.leave_out(counts, f"mapping {method!r} {taskhash!r}: it is no text")
+                report.leave_out(counts, f"mapping {method!r} {taskhash!r}: it is not text")
                 continue
             digest = to_key(unihash) if type(unihash) is str else ""
             if isinstance(digest, str):
@@ -149,13 +149,13 @@ class Merger:
             if number % EVERY == 0:
                 tell(f"{source.name}: {number:,} of about {total:,} outhash rows")
             if not (type(method) is str and type(taskhash) is str and type(outhash) is str):
-                report.leave_out(report.rows, f"outhash row {method!r} {taskhash!r} {outhash!r}: it is no text")
+                report.leave_out(report.rows, f"outhash row {method!r} {taskhash!r} {outhash!r}: it is not text")
                 continue
             text = rest.pop()
             details = self._details.get(tuple(rest)) or self._details_of(rest)
             key = to_key(taskhash)
             shard = self._owners[key[0] if type(key) is bytes else slot_of(key)]
-            row = (shard, method, key, to_key(outhash), times.moment(created), details)
+            row = (shard, method, key, to_key(outhash), times.timestamp(created), details)
             older = self._older(*row[:5])
             if older is None:
                 report.rows["known"] += 1

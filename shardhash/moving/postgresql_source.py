@@ -47,7 +47,7 @@ def _explain(error: Exception, url: str, password: str | None) -> str:
 def connect(url: str, username: str | None, password: str | None) -> psycopg.Connection[tuple[Any, ...]]:
     """A connection to the database of a URL as SQLAlchemy takes it. ConfigError says why there is none."""
     try:
-        import psycopg  # an extra, which few need
+        import psycopg  # an optional extra
     except ImportError:
         raise ConfigError(
             f"{hide_password(url)}: PostgreSQL needs psycopg 3: pip install 'shardhash[postgresql]'"

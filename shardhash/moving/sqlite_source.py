@@ -188,7 +188,7 @@ def check_tables(name: str, columns: dict[str, set[str]], tables: Sequence[str])
     if not columns.keys() & needed.keys():
         there = ", ".join(sorted(tables)) or "none"
         raise ConfigError(
-            f"{name} is no database of a hash equivalence server: it has none of the tables"
+            f"{name} is not a database of a hash equivalence server: it has none of the tables"
             f" {', '.join(needed)} (its tables: {there})"
         )
     for table, wanted in needed.items():

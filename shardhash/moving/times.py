@@ -30,12 +30,12 @@ class SourceTimes:
         self.bad = 0
         """Times that could not be read, and stand as 0, older than all others."""
 
-    def moment(self, created: object) -> int:
+    def timestamp(self, created: object) -> int:
         """Microseconds since 1970 UTC; about 1 us."""
         try:
             time = datetime.fromisoformat(created) if isinstance(created, str) else created
             if not isinstance(time, datetime):
-                raise ValueError(f"{created!r} is no time")  # one place counts them
+                raise ValueError(f"{created!r} is not a time")  # one place counts them
             if time.tzinfo is None:
                 self.naive += 1
                 time = time.astimezone() if self._zone is None else time.replace(tzinfo=self._zone)
@@ -65,7 +65,7 @@ def to_zone(text: str) -> tzinfo:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ConfigError(
-            f"{text!r} is no time zone that this machine knows: write Europe/Berlin (which needs the tzdata package),"
+            f"{text!r} is not a time zone that this machine knows: write Europe/Berlin (it needs the tzdata package),"
             " UTC, or an offset like +02:00"
         ) from None
 

@@ -82,7 +82,7 @@ async def serve(
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
         site.start()
-        running.callback(site.close)
+        running.push_async_callback(site.close)
         addresses = await _listen(listeners, settings, manager)
         if tls is not None:
             background.start(tls.watch(), "watching the files of TLS")
@@ -100,7 +100,7 @@ async def serve(
 
 
 async def _listen(listeners: Listeners, settings: Settings, manager: ServiceManager) -> list[Address]:
-    """Open every address, or take the socket that was passed for it; the addresses with their real ports."""
+    """Listen on every address, on a socket passed for it if there is one; the addresses with their real ports."""
     addresses = []
     for bind in settings.binds:
         addresses.append(await listeners.open(bind, manager.sockets.take(bind.address)))
@@ -114,7 +114,7 @@ async def _listen(listeners: Listeners, settings: Settings, manager: ServiceMana
 
 
 def _take_over(listeners: Listeners, tls: ServerTls | None, settings: Settings) -> list[str]:
-    """Take over settings that were read again; a text for each that takes a new start."""
+    """Apply settings that were read again; a text for each that needs a restart."""
     logging.getLogger().setLevel(settings.log_level)
     if tls is not None:
         tls.reload(settings.tls)
@@ -134,13 +134,13 @@ async def _reload_settings(reload: Reload, hangup: asyncio.Event, manager: Servi
         try:
             if (told := await asyncio.to_thread(reload.read)) is not None:
                 reload.apply(told)
-        except Exception:  # the next SIGHUP shall find somebody
+        except Exception:  # go on, for the next SIGHUP
             log.exception("internal error while the settings were read again; this is a bug")
         manager.tell_ready(serving)
 
 
 def _announce(address: str, bind: Bind) -> None:
-    """Say where the server answers: on standard output, for scripts, and in the log, with the rights there."""
+    """Print the addresses that the server answers on, for scripts; log them with the permissions there."""
     rule = "read-only, " if bind.read_only else ""
     rights = " ".join(sorted(bind.anon_perms)) or "@none"
     log.info("listening on %s: %sanonymous users hold %s", address, rule, rights)

@@ -1,4 +1,4 @@
-"""Texts of settings that are more than a number: addresses with rules, origins, limits."""
+"""Parsers of structured settings: addresses with rules, origins, limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_rules(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
 
 
 def check_bind(text: str) -> str:
-    """The text itself, if it is a bind address with rules."""
+    """Check that this is a bind address with rules; the text, unchanged."""
     parse_rules(text, False, permissions.ANONYMOUS_DEFAULT)
     return text
 
@@ -41,7 +41,7 @@ def parse_http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
 
 
 def check_http(text: str) -> str:
-    """The text itself, if `parse_http` takes it."""
+    """Check that `parse_http` accepts this; the text, unchanged."""
     parse_http(text, False, permissions.ANONYMOUS_DEFAULT)
     return text
 
@@ -50,11 +50,11 @@ def parse_origin(text: str) -> str:
     """An origin as browsers write it, lower case."""
     parts = urlsplit(text.lower().rstrip("/"))
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
-        raise ConfigError(f"{text!r} is no origin: write https://HOST or https://HOST:PORT")
+        raise ConfigError(f"{text!r} is not an origin: write https://HOST or https://HOST:PORT")
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def check_limit(text: str) -> str:
-    """The text itself, if it sets a limit."""
+    """Check that this sets a limit; the text, unchanged."""
     limits.parse(text)
     return text

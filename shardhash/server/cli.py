@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     told = _read(known, flags, environment)
     for secret in SECRETS:
         for variable in secret.variables:
-            os.environ.pop(variable, None)  # it is no business of the workers
+            os.environ.pop(variable, None)  # the workers have no use for it
     from shardhash.server.reload import Reload
     from shardhash.server.start import run  # takes a quarter of a second, which --help need not
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import ShardhashError
 from shardhash.shard.storage.layout import CONTROL
 from shardhash.stores.interface import Store
@@ -33,18 +34,19 @@ RETRY_PAUSE = 10.0
 
 @asynccontextmanager
 async def control_socket(directory: Path | None, store: Store) -> AsyncIterator[None]:
-    """Answer on the control socket meanwhile. On a disk that takes none it is tried again, and served all the same."""
+    """Answer on the control socket meanwhile. If the disk refuses to hold it, serve anyway and retry."""
     if directory is None:
         yield
         return
     control = _Control(directory, store)
     if not await control.open():
         log.warning("no control socket in %s yet: `shardhash snapshot` cannot reach this server", directory)
-    retrying = asyncio.create_task(control.keep_open())
+    background = BackgroundTasks()
+    background.start(control.keep_open(), "opening the control socket")
     try:
         yield
     finally:
-        retrying.cancel()
+        await background.close()
         control.close()
 
 
@@ -69,7 +71,7 @@ def _bind(directory: Path) -> socket.socket:
 
 
 class _Control:
-    """The socket, and what is asked over it."""
+    """The control socket, and the commands that it answers."""
 
     def __init__(self, directory: Path, store: Store) -> None:
         self._directory = directory
@@ -87,7 +89,7 @@ class _Control:
         return True
 
     async def keep_open(self) -> None:
-        """Try again until it listens."""
+        """Retry until the socket listens."""
         while self._server is None:
             await asyncio.sleep(RETRY_PAUSE)
             if await self.open():
@@ -128,7 +130,7 @@ def _request_of(line: bytes) -> str:
     try:
         command = orjson.loads(line)["command"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise ValueError("this is no request to a shardhash server") from None
+        raise ValueError("this is not a request to a shardhash server") from None
     if not isinstance(command, str):
         raise ValueError("a command must be text")
     return command

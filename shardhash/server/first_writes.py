@@ -1,4 +1,4 @@
-"""What a start writes: on a disk that refuses it, lookups are served all the same, and it is tried again."""
+"""Writes of a start: if the disk refuses them, the server serves lookups anyway and retries."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ RETRY_PAUSE = 1.0
 
 
 async def do_or_retry(what: str, work: Callable[[], Awaitable[None]], running: AsyncExitStack) -> None:
-    """Do some work now, or beside the server once that is possible; `running` ends the attempts."""
+    """Do the work now; if the disk refuses, retry in the background until `running` is closed."""
     try:
         await work()
     except StorageError as error:
-        log.error("%s cannot be stored yet, and that is tried again: %s", what, error)
+        log.error("%s cannot be stored yet; trying again: %s", what, error)
         attempts = BackgroundTasks()
         running.push_async_callback(attempts.close)
         attempts.start(_retry(what, work), what)

@@ -52,7 +52,7 @@ _LISTENING = (
         "HASHSERVER_READ_ONLY",
         short="-r",
         reloadable=True,
-        help="nothing can be stored, by any address",
+        help="refuse everything that stores or deletes, on every address",
     ),
     option(
         "--http",
@@ -66,7 +66,7 @@ _LISTENING = (
     switch(
         "--reuseport",
         in_file=False,
-        help="accepted for units of the stock server; workers share one address here anyway",
+        help="accepted and ignored, for units of the stock server; workers share one address here anyway",
     ),
     option(
         "--max-message",
@@ -90,7 +90,7 @@ _LISTENING = (
         "--public",
         "SHARDHASH_PUBLIC",
         reloadable=True,
-        help="begin with limits for a server that anyone reaches, instead of a team's",
+        help="start from the limits for a server that anyone reaches, instead of a team's",
     ),
     option(
         "--log",
@@ -175,13 +175,18 @@ _DATA = (
         short="-d",
         help="the file of the stock server; it is not read, data goes to FILE.shardhash unless --data says otherwise",
     ),
-    option("--db-username", "HASHSERVER_DB_USERNAME", in_file=False, help="accepted for units of the stock server"),
+    option(
+        "--db-username",
+        "HASHSERVER_DB_USERNAME",
+        in_file=False,
+        help="accepted and ignored, for units of the stock server",
+    ),
     option(
         "--db-password",
         "HASHSERVER_DB_PASSWORD",
         in_file=False,
         secret=True,
-        help="accepted for units of the stock server",
+        help="accepted and ignored, for units of the stock server",
     ),
     switch("--memory", "SHARDHASH_MEMORY", help="keep everything in memory only; it is lost at the end"),
     option(
@@ -208,7 +213,7 @@ _DATA = (
         metavar="TIME",
         convert=options.seconds,
         default=SYNC_INTERVAL,
-        help="most that a power cut costs with --sync interval",
+        help="with --sync interval: how many seconds of reports a power cut may lose",
     ),
     option(
         "--snapshot-interval",
@@ -240,7 +245,7 @@ _DATA = (
         metavar="SIZE",
         convert=options.size,
         default=SNAPSHOT_BYTES,
-        help="write one too when a worker's log has grown by this much",
+        help="also write a snapshot when a worker's log has grown by this much",
     ),
     option(
         "--keep-snapshots",
@@ -248,7 +253,7 @@ _DATA = (
         metavar="K",
         convert=options.whole(1, 1000),
         default=KEEP_SNAPSHOTS,
-        help="keep so many snapshots and the logs between them, for restoring an earlier time",
+        help="number of snapshots to keep, with the logs between them, to restore an earlier time",
     ),
 )
 
@@ -332,7 +337,7 @@ _UPSTREAM = (
         metavar="TIME",
         convert=options.seconds,
         default=5.0,
-        help="it counts as down, and is left alone for a while, after this",
+        help="how long it may take to answer; then it counts as down, and is not asked for a while",
     ),
     option(
         "--upstream-misses",
@@ -340,7 +345,7 @@ _UPSTREAM = (
         metavar="TIME",
         convert=options.seconds,
         default=60.0,
-        help="what it does not know is not asked again for so long",
+        help="how long a hash that it does not know is not asked for again",
     ),
 )
 

@@ -18,14 +18,14 @@ from shardhash.server.settings import Configuration, Settings
 log = logging.getLogger(__name__)
 
 Apply: TypeAlias = Callable[[Settings], Iterable[str]]
-"""Takes over what it knows of new settings. Gives what it cannot take over, a text each. It must not raise."""
+"""Applies the new settings it is concerned with; returns a text for each that it cannot apply. It must not raise."""
 
 
 class Reload:
     """The settings of a running server, and how it takes over others."""
 
     def __init__(self, told: Configuration, options: Iterable[Option], reread: Callable[[], Configuration]) -> None:
-        """`told`: what is in force. `reread` gives what is said now, or raises ConfigError."""
+        """`told`: the settings in force. `reread` returns the settings as given now, or raises ConfigError."""
         self._in_force = {name: found.value for name, found in told.values.items()}
         self._warnings = set(told.settings.warnings())
         self._options: Sequence[Option] = tuple(options)
@@ -33,11 +33,11 @@ class Reload:
         self._appliers: list[Apply] = []
 
     def add(self, apply: Apply) -> None:
-        """Have this called with the new settings at each reload, whether anything changed or not."""
+        """Call this with the new settings at each reload, whether anything changed or not."""
         self._appliers.append(apply)
 
     def read(self) -> Configuration | None:
-        """What is said now; None, with a line in the log, when it cannot be used. Reads files, which may take long."""
+        """The settings as given now; None, logged, when they cannot be used. Reads files, which may take long."""
         try:
             return self._reread()
         except ConfigError as error:
@@ -45,7 +45,7 @@ class Reload:
             return None
 
     def apply(self, told: Configuration) -> None:
-        """Take over what can be, and log what changed and what cannot."""
+        """Apply what can be applied; log what changed, and what needs a restart."""
         for warning in sorted(set(told.settings.warnings()) - self._warnings):
             log.warning("%s", warning)
         self._warnings = set(told.settings.warnings())

@@ -81,7 +81,7 @@ class ServiceManager:
         self.tell(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
 
     async def ask_for_time(self) -> None:
-        """Until the server is ready: tell now and then that the start goes on, however long a recovery takes."""
+        """Until the server is ready: tell now and then that the start goes on, however long recovery takes."""
         while not self.ready:
             self._send(0, {"EXTEND_TIMEOUT_USEC": MORE_TIME})
             await asyncio.sleep(PROGRESS_PAUSE)
@@ -114,7 +114,7 @@ def _take(number: int) -> socket.socket:
         raw = socket.socket(fileno=number)
         listens = raw.type == socket.SOCK_STREAM and raw.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise ConfigError(f"descriptor {number}, passed by LISTEN_FDS, is no socket: {error.strerror}") from None
+        raise ConfigError(f"descriptor {number}, passed by LISTEN_FDS, is not a socket: {error.strerror}") from None
     if not listens:
         raise ConfigError(f"descriptor {number}, passed by LISTEN_FDS, does not listen: write ListenStream=, Accept=no")
     raw.setblocking(False)

@@ -91,7 +91,7 @@ class Settings:
         return f"{self.workers} workers, data {where}"
 
     def warnings(self) -> list[str]:
-        """What the one who runs the server should know before a stranger finds out."""
+        """Security warnings for the operator."""
         notes = [*self.remarks]
         if self.tls is not None and not any(bind.address.encrypted for bind in self.binds):
             notes.append("a TLS certificate is given, but no address is tls:// or wss://: nothing is encrypted")
@@ -109,7 +109,7 @@ def _check_is_plain(address: Address) -> None:
 
 
 def _warning_of(bind: Bind) -> str:
-    """What strangers may do at an address that others reach; "" when they can only read."""
+    """A warning of what anonymous users may do where other machines reach; "" when they can only read."""
     if bind.read_only:
         return ""
     if DB_ADMIN in bind.anon_perms:

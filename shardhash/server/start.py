@@ -81,7 +81,7 @@ def run(settings: Settings, reload: Reload) -> int:
 
 
 def _leave_on_signals() -> None:
-    """Until the event loop takes signals over: end the start in order, and let nothing that means no end be one."""
+    """Until the event loop handles signals: a stop signal ends the start in order, and other signals do not end it."""
 
     def leave(_number: int, _frame: object) -> None:
         raise SystemExit(0)
@@ -126,7 +126,7 @@ def _prepare_data(settings: Settings, tell_progress: Callable[[str], None]) -> M
 
 
 def _clear_up(settings: Settings, manifest: Manifest | None) -> None:
-    """Remove what a replacement of the data left, now that every shard has recovered."""
+    """Remove the generation that a reshard or restore replaced, now that every shard has recovered."""
     if settings.data is not None and manifest is not None:
         try:
             remove_leftovers(OsFileSystem(), settings.data, manifest)
@@ -139,7 +139,7 @@ def _start_worker(arguments: Sequence[str], locks: Sequence[int], shard: int) ->
 
 
 def worker_options(settings: Settings, manifest: Manifest | None) -> WorkerOptions:
-    """What each worker is told besides its shard."""
+    """The options that every worker gets."""
     if manifest is None:
         return WorkerOptions(settings.workers, sync=settings.sync)
     return WorkerOptions(

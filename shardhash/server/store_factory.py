@@ -1,4 +1,4 @@
-"""Which Store is served: the one place that decides, from the settings.
+"""The Store that is served: chosen here, from the settings, and nowhere else.
 
 Worker processes, unless the settings name a database (`--store`); in front of either an upstream, if there is one.
 """
@@ -75,7 +75,7 @@ async def _open_workers(
 
 async def _open_database(url: str, limit: float, running: AsyncExitStack) -> Store:
     try:
-        from shardhash.stores.postgresql.store import PostgresqlStore  # an extra, which few need
+        from shardhash.stores.postgresql.store import PostgresqlStore  # an optional extra
     except ImportError:
         raise ConfigError("--store needs psycopg 3: pip install 'shardhash[postgresql]'") from None
     store = PostgresqlStore(url, limit)

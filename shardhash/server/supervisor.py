@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWebSocketResponse, ClientWSTimeout, UnixConnector
 
+from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import DamagedShardError
 from shardhash.link import messages
 from shardhash.link.worker_link import WorkerLink
@@ -70,14 +71,15 @@ class Supervisor:
         self._start_process = start
         self._durable = durable
         self._heartbeat = min(HEARTBEAT, max(LEAST_HEARTBEAT, limit / 1.5))
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
         self._stop = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Serve all links; returns once every shard has recovered. DamagedShardError when one cannot."""
         self._failure = asyncio.get_running_loop().create_future()
-        self._tasks = [asyncio.create_task(self._keep(link)) for link in self._links]
+        for link in self._links:
+            self._background.start(self._keep(link), f"keeping a worker of shard {link.shard}")
         connected = asyncio.ensure_future(self._all_connected())
         try:
             first: list[asyncio.Future[None]] = [connected, self._failure]
@@ -92,7 +94,7 @@ class Supervisor:
         await asyncio.gather(*(link.connected.wait() for link in self._links))
 
     async def stop(self) -> None:
-        """Let every worker finish its writes and end; kill what does not."""
+        """Let every worker finish its writes and end; kill those that do not."""
         self._stop.set()
         processes = list(self._processes.values())
         for process in processes:
@@ -102,10 +104,7 @@ class Supervisor:
         ):
             if not ended:
                 log.error("worker process %d does not end, though it was killed; its disk hangs", process.pid)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._background.close()
 
     async def _keep(self, link: WorkerLink) -> None:
         pause = 0.0
@@ -154,7 +153,7 @@ class Supervisor:
         return process.describe_end() or why
 
     async def _wait_for_end(self, link: WorkerLink, process: WorkerProcess) -> None:
-        """Until a worker without a link has ended: while it may still write, its successor must not begin."""
+        """Wait until a worker without a link has ended: its successor must not start while it may still write."""
         ended = await process.end(STOP_LIMIT if self._stop.is_set() else 0)
         while not ended and not self._stop.is_set():
             log.error(
@@ -232,7 +231,7 @@ async def _connect(session: ClientSession) -> ClientWebSocketResponse:
 
 
 async def _close_when_silent(link: WorkerLink, socket: ClientWebSocketResponse, heartbeat: float) -> None:
-    """Close a link that says nothing, not even to a ping, for one and a half heartbeats.
+    """Close a link on which nothing arrives, not even a pong, for one and a half heartbeats.
 
     Only time in which this process looked counts. When it was late itself, answers may have come in that it has not
     read yet: what overloads the coordinator must not cost a healthy worker its life.

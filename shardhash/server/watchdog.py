@@ -23,7 +23,7 @@ _HTTP = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 async def keep_fed(manager: ServiceManager, address: Address) -> None:
-    """Feed the watchdog, if the manager has one, whenever `address`, one of the server's own, answers."""
+    """Feed the manager's watchdog, if it has one, whenever `address`, one of the server's own, answers."""
     if manager.watchdog is None:
         return
     pause = manager.watchdog / 4

@@ -74,7 +74,7 @@ class WorkerProcess:
         return reader
 
     async def wait(self) -> None:
-        """Until it has ended."""
+        """Wait until it has ended."""
         if self._ended is None:
             descriptor = os.pidfd_open(self._process.pid)  # first, for it may fail
             self._ended = asyncio.get_running_loop().create_future()
@@ -88,7 +88,7 @@ class WorkerProcess:
                 self._process.stdin.close()
 
     async def end(self, limit: float = STOP_LIMIT) -> bool:
-        """Until it has ended; past the limit, seconds, it is killed. Whether it has ended within KILL_LIMIT of that."""
+        """Wait until it has ended, killing it after `limit` seconds; whether it ended within KILL_LIMIT of that."""
         if self.status is not None:
             return True
         try:
@@ -102,10 +102,7 @@ class WorkerProcess:
         return True
 
     def discard(self) -> None:
-        """Give back what it held here. It has ended, or it is killed now.
-
-        This waits, up to KILL_LIMIT, for the end of a process that is killed here, and for no other.
-        """
+        """Release its descriptors and its socket. If it still runs, kill it, and wait for its end up to KILL_LIMIT."""
         if self._process.poll() is None and not self._killed:
             self.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):

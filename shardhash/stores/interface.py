@@ -86,7 +86,7 @@ class TakesImports(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FoundRows:
-    """What a search found: how many rows, the newest of them, and whether it looked at all there is."""
+    """What a search found: how many rows, the newest of them, and whether it looked at everything."""
 
     count: int
     rows: list[dict[str, Any]]

@@ -139,7 +139,7 @@ def _parse_host_port(place: str, text: str, default_port: int | None) -> tuple[s
         if ":" in port:
             raise ConfigError(f"address {text!r}: an IPv6 address stands in brackets, as in [::1]:8686")
     if " " in host or "/" in host:
-        raise ConfigError(f"address {text!r}: {host!r} is no host name: {_FORMS}")
+        raise ConfigError(f"address {text!r}: {host!r} is not a host name: {_FORMS}")
     if not colon and default_port is not None:
         return host, default_port
     return host, _parse_port(port, text)
@@ -147,7 +147,7 @@ def _parse_host_port(place: str, text: str, default_port: int | None) -> tuple[s
 
 def _parse_port(port: str, text: str) -> int:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        what = f"port {port!r} is no number from 0 to 65535" if port else "the port is missing"
+        what = f"port {port!r} is not a number from 0 to 65535" if port else "the port is missing"
         raise ConfigError(f"address {text!r}: {what}: {_FORMS}")
     return int(port)
 

@@ -55,7 +55,7 @@ class Limits:
     `line` holds for lines and for each message of a handshake or stream; `message` for a request, chunked or not;
     `values` for the JSON values in it, about, because the smallest take thirty times their text in memory;
     `headers` is the number of header lines and `header_bytes` their sum; `batch` the hashes in a native batch.
-    `pipelined` is for the listener: it stops reading while so many stream lines or requests wait for answers; each
+    `pipelined` is for the listener: it stops reading while this many stream lines or requests wait for answers; each
     KiB of them counts as one more.
     """
 
@@ -129,7 +129,7 @@ class ServerConnection:
 
     @property
     def held(self) -> int:
-        """Bytes that came in and are no event yet."""
+        """Bytes received that have not made an event yet."""
         return self._buffer.size + self._pieces.size + len(self._text) - self._start
 
     def discard(self) -> None:
@@ -340,7 +340,7 @@ class ServerConnection:
     def _receive_binary(self, frame: bytes) -> None:
         offered = self._wants_headers and batch.OFFER in self._offers
         if self._state is not _State.COMMAND or not offered:
-            raise ProtocolError("a binary message where text is due")
+            raise ProtocolError("a binary message where text is expected")
         if len(frame) > self.limits.message:
             raise LimitError(f"a message is longer than {self.limits.message} bytes", "message")
         asked = batch.decode_request(frame)

@@ -10,7 +10,7 @@ reported text  an optional text of a report, which is never refused: other JSON 
 flag           true or false; null counts as absent
 seconds        a number, 0 or more; a fraction is rounded up
 objects        a list of objects, each with fields of its own
-where          an object of conditions, column to text; null values and names that are no column are dropped
+where          an object of conditions, column to text; null values, and names of no column, are dropped
 =============  =================================================================================================
 
 No other text may hold a NUL or half a surrogate pair: neither can be kept as the reference keeps it.
@@ -201,10 +201,10 @@ class Fields:
         """The same; no objects when the list is missing."""
         return self.objects(name) if name in self._values else Rows(self._command, [])
 
-    def moment(self, name: str) -> int:
+    def timestamp(self, name: str) -> int:
         """A time in microseconds since 1970 UTC, up to the year 9999."""
         value = self._required(name)
-        if not _are_moments([value]):
+        if not _are_timestamps([value]):
             raise self._error(f"'{name}' must be microseconds since 1970, up to the year 9999")
         return int(value)
 
@@ -276,10 +276,10 @@ class Rows:
         values = self._values(name)
         return values if _are_plain([value for value in values if value is not None], limit) else None
 
-    def moments(self, name: str) -> list[int] | None:
+    def timestamps(self, name: str) -> list[int] | None:
         """A column of times in microseconds since 1970 UTC."""
         values = self._values(name)
-        return values if _are_moments(values) else None
+        return values if _are_timestamps(values) else None
 
     def _values(self, name: str) -> list[Any]:
         # What is no object has False in each column, which no column takes: a text would pass for its own fields.
@@ -293,7 +293,7 @@ def _json_text(value: list[Any] | dict[str, Any]) -> str:
         return f"({describe(value)})"
 
 
-def _are_moments(values: list[Any]) -> bool:
+def _are_timestamps(values: list[Any]) -> bool:
     """Whether all are whole numbers of microseconds from 1970 to 9999."""
     return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= MAX_MOMENT)
 

@@ -96,7 +96,7 @@ def _read_mappings(rows: Rows) -> list[ImportedMapping]:
 def _read_rows(rows: Rows) -> list[ImportedRow]:
     columns: list[list[Any] | None] = [
         *(rows.tokens(name) for name in ("method", "taskhash", "outhash")),
-        rows.moments("created"),
+        rows.timestamps("created"),
         *map(rows.optional_texts, DETAILS),
         rows.optional_texts(SIGINFO, limit=None),
     ]
@@ -108,7 +108,7 @@ def _read_rows(rows: Rows) -> list[ImportedRow]:
             row.token("method"),
             row.token("taskhash"),
             row.token("outhash"),
-            row.moment("created"),
+            row.timestamp("created"),
             **{name: row.reported_text(name) for name in DETAILS},
             outhash_siginfo=row.reported_text(SIGINFO, limit=None),
         )

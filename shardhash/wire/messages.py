@@ -54,7 +54,7 @@ class ReportEquiv:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Conditions, column to text, ANDed; nulls and names that are no column are left out."""
+    """Conditions, column to text, ANDed; nulls, and names of no column, are left out."""
 
     where: dict[str, str]
 

@@ -39,7 +39,7 @@ OLDER: Final = "older"
 
 
 class Report(NamedTuple):
-    """A task's output, as a client reports it. `unihash` is 64 lowercase hex digits; an absent text is None.
+    """What a client reports of a task. `unihash` is 64 lowercase hex digits; an absent text is None.
 
     A tuple, because thousands come in one message: a dataclass takes four times as long to make.
     """

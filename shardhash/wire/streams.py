@@ -10,7 +10,7 @@ raises ProtocolError, and the connection closes.
 stream           a line                             its answer
 ===============  =================================  ==========================================================
 get-stream       METHOD TASKHASH                    the unihash, or an empty line
-exists-stream    UNIHASH                            ``true`` or ``false``; what is no unihash does not exist
+exists-stream    UNIHASH                            ``true`` or ``false``; a text that is not a unihash does not exist
 gc-mark-stream   ``{"mark": M, "where": {...}}``    ``{"count": n}``
 ===============  =================================  ==========================================================
 """

@@ -112,11 +112,11 @@ def test_what_is_no_backup_is_left_alone(data: Path, tmp_path: Path) -> None:
     Writer(FS, data).close()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").touch()
-    with pytest.raises(ConfigError, match="no backup"):
+    with pytest.raises(ConfigError, match="something else than a backup"):
         backup(FS, data, tmp_path / "home", silent)
-    with pytest.raises(ConfigError, match="no backup"):
+    with pytest.raises(ConfigError, match="something else than a backup"):
         backup(FS, data, data, silent)
-    with pytest.raises(ConfigError, match="no data directory"):
+    with pytest.raises(ConfigError, match="not a data directory"):
         backup(FS, tmp_path / "home", tmp_path / "backup", silent)
 
 
@@ -375,7 +375,7 @@ def test_a_hostile_manifest_is_refused_in_words(data: Path, tmp_path: Path, chan
     backup(FS, data, tmp_path / "backup", silent)
     path = tmp_path / "backup" / BACKUP
     path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | change))
-    with pytest.raises(DamageError, match="no list of what a backup holds"):
+    with pytest.raises(DamageError, match="not the list of a backup"):
         restore(FS, tmp_path / "backup", tmp_path / "new", None, silent)
     assert not (tmp_path / "new").exists()
 
@@ -393,7 +393,7 @@ def test_pipes_and_links_in_a_backup_are_refused_in_words(data: Path, tmp_path: 
         (tmp_path / "aim").write_bytes(content)
         path.unlink()
         make(path)
-        with pytest.raises((DamageError, StorageError, OSError), match=r"no regular file|no data directory"):
+        with pytest.raises((DamageError, StorageError, OSError), match=r"not a regular file|not a data directory"):
             restore(FS, tmp_path / "backup", tmp_path / "new", None, silent)
         assert not (tmp_path / "new" / "manifest.json").exists()
         path.rmdir() if path.is_dir() else path.unlink()

@@ -100,7 +100,7 @@ def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     assert facts(FS, shell.data) == saved
     assert shell("backup", tmp_path / "backup") == 0
     assert shell("backup", shell.data.parent) == 1
-    assert "is no backup; name another folder" in shell.err
+    assert "something else than a backup; name another folder" in shell.err
 
 
 def test_times(shell: Shell, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_is_no_data_directory(capsys: pytest.CaptureFixture[str], tmp_path:
     (tmp_path / "file").write_text("precious")
     for command in (["verify"], ["repair", "--yes"], ["backup", tmp_path / "b"], ["dump"]):
         assert shell(*command) == 1
-        assert "no data directory" in shell.err
+        assert "not a data directory" in shell.err
     assert {path.name for path in tmp_path.iterdir()} <= {"file", "lock"}
 
 

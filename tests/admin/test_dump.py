@@ -66,7 +66,7 @@ def changed(line: bytes, **fields: object) -> bytes:
     [
         (lambda lines: [], "cut off"),
         (lambda lines: lines[:-1], "cut off"),
-        (lambda lines: lines[1:], "line 1 of the dump: this is no dump"),
+        (lambda lines: lines[1:], "line 1 of the dump: this is not a dump"),
         (lambda lines: [changed(lines[0], version=2), *lines[1:]], "line 1 of the dump: version 2 is not known"),
         (lambda lines: [*lines[:5], *lines[6:]], "but .* are in it"),
         (lambda lines: [*lines, lines[1]], "something follows the end"),
@@ -90,7 +90,7 @@ def changed(line: bytes, **fields: object) -> bytes:
             "object",
         ),
         (lambda lines: [*lines[:-2], changed(lines[-2], created="noon"), lines[-1]], "Invalid isoformat"),
-        (lambda lines: [*lines[:-2], changed(lines[-2], created="1969-12-31"), lines[-1]], "no time from 1970"),
+        (lambda lines: [*lines[:-2], changed(lines[-2], created="1969-12-31"), lines[-1]], "not a time from 1970"),
     ],
 )
 def test_what_is_no_dump_is_refused(tmp_path: Path, lines: list[bytes], change: object, text: str) -> None:

@@ -269,5 +269,5 @@ def test_some_bits_of_the_manifest_flipped_loses_nothing(pristine: Path, tmp_pat
 
 
 def test_nothing_to_repair(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no data directory"):
+    with pytest.raises(ConfigError, match="not a data directory"):
         repair(FS, tmp_path, "now", silent)

@@ -89,7 +89,7 @@ def test_what_a_damaged_source_holds_replaces_nothing(data: Path, tmp_path: Path
 
 def test_refusals(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with pytest.raises(ConfigError, match="is no data directory"):
+    with pytest.raises(ConfigError, match="is not a data directory"):
         restore_over(FS, data, tmp_path / "other", None, STAMP, silent)
     with pytest.raises(ConfigError, match="is not empty"):
         restore(FS, data, data.parent, None, silent)

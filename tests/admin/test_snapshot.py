@@ -93,7 +93,8 @@ def test_the_server_says_at_once_why_there_is_none(data: Path, start_server: Cal
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"), [(b"hello\n", "no request"), (b'{"command":"dance"}\n', "does not know"), (b"x" * 9999, "")]
+    ("request_", "words"),
+    [(b"hello\n", "not a request"), (b'{"command":"dance"}\n', "does not know"), (b"x" * 9999, "")],
 )
 def test_what_is_no_request(
     data: Path, start_server: Callable[..., ServerProcess], request_: bytes, words: str

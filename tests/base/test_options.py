@@ -51,8 +51,8 @@ def test_white_space_of_a_secret_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["--count", "0"], {}, "--count: '0' is no whole number from 1 to 9"),
-        ([], {"OLD_COUNT": "many"}, "OLD_COUNT: 'many' is no whole number from 1 to 9"),
+        (["--count", "0"], {}, "--count: '0' is not a whole number from 1 to 9"),
+        ([], {"OLD_COUNT": "many"}, "OLD_COUNT: 'many' is not a whole number from 1 to 9"),
         ([], {"QUICK": "perhaps"}, "QUICK: 'perhaps' is neither 1 nor 0"),
     ],
 )
@@ -91,8 +91,8 @@ def test_no_size(text: str) -> None:
 
 
 def test_moments() -> None:
-    assert options.moment("1970-01-01T00:00:01") == 1_000_000
-    assert options.moment("1970-01-01T01:00+01:00") == 0
-    assert options.moment("2026-11-23") % 86_400_000_000 == 0
-    with pytest.raises(ConfigError, match="'yesterday' is no time: write 2026-11-23T18:00"):
-        options.moment("yesterday")
+    assert options.timestamp("1970-01-01T00:00:01") == 1_000_000
+    assert options.timestamp("1970-01-01T01:00+01:00") == 0
+    assert options.timestamp("2026-11-23") % 86_400_000_000 == 0
+    with pytest.raises(ConfigError, match="'yesterday' is not a time: write 2026-11-23T18:00"):
+        options.timestamp("yesterday")

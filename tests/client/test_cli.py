@@ -230,7 +230,7 @@ def test_load(shell: Shell) -> None:
     [
         ((), "required: COMMAND"),
         (("dance",), "invalid choice"),
-        (("clean-unused", "soon"), "'soon' is no whole number"),
+        (("clean-unused", "soon"), "'soon' is not a whole number"),
         (("--login", "admin", "ping"), "--login without a password"),
         (("--address", "nowhere", "ping"), "address 'nowhere'"),
         (("--log", "loud", "ping"), "--log: 'loud' is none of"),

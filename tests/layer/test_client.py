@@ -327,7 +327,7 @@ def test_servers_that_are_none(scripted: Callable[..., str], script: tuple[bytes
 
 
 def test_a_header_line_without_a_colon(scripted: Callable[..., str]) -> None:
-    with Client(scripted(b"header\n")) as client, pytest.raises(ProtocolError, match="where a header line is due"):
+    with Client(scripted(b"header\n")) as client, pytest.raises(ProtocolError, match="where a header line is expected"):
         client.get_unihash(METHOD, "t")
 
 

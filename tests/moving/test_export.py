@@ -105,7 +105,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "out.db").read_text() == "precious"
     assert run("export", tmp_path / "new.db", "--data", tmp_path / "nowhere") == 1
-    assert "is no data directory" in capsys.readouterr().err
+    assert "is not a data directory" in capsys.readouterr().err
     assert run("export", tmp_path / "no" / "folder.db", "--data", tmp_path / "data") == 1
     assert "cannot be written" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.tmp"))

@@ -403,7 +403,7 @@ def foreign(tmp_path: Path, kind: str) -> Path:
         ("empty", "is empty; name the file"),
         ("text", "is no SQLite database; name the file"),
         ("dump", "use shardhash load"),
-        ("other", "is no database of a hash equivalence server: .*its tables: things"),
+        ("other", "is not a database of a hash equivalence server: .*its tables: things"),
         ("columns", "its table unihashes_v3 lacks the columns taskhash"),
         ("broken", "cannot be read as a database: .*Nothing was imported"),
         ("cut", "cannot be read as a database: .*Nothing was imported"),
@@ -437,7 +437,7 @@ def test_a_wrong_zone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as exit_:
         cli.main(["import", "x.db", "--source-timezone", "Moon"])
     assert exit_.value.code == 2
-    assert "--source-timezone: 'Moon' is no time zone" in capsys.readouterr().err
+    assert "--source-timezone: 'Moon' is not a time zone" in capsys.readouterr().err
 
 
 def test_the_source_of_the_environment(

@@ -147,7 +147,7 @@ def test_an_export_that_fails_leaves_nothing(
     [
         (lambda url: url.replace(PASSWORD, "wrong"), "cannot be reached"),
         (lambda url: url.replace("/test_", "/nowhere_"), "cannot be reached"),
-        (lambda url: url, "is no database of a hash equivalence server: .*its tables: none"),
+        (lambda url: url, "is not a database of a hash equivalence server: .*its tables: none"),
     ],
 )
 def test_what_cannot_be_read(

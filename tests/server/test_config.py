@@ -120,14 +120,14 @@ def test_the_file_may_be_named_by_a_variable_or_be_the_usual_one(
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ("blind = ':8686'", ["blind is no setting; did you mean bind?"]),
-        ("read_only = true", ["read_only is no setting; did you mean read-only?"]),
-        ("HASHSERVER_ANON_PERMS = '@none'", ["HASHSERVER_ANON_PERMS is no setting; in a file it is anon-perms"]),
-        ("[serve]\nbind = ':1'", ["serve is no setting; the settings stand at the top level"]),
-        ("xyzzy = 1", ["xyzzy is no setting; shardhash serve --help names them all"]),
-        ("config = '/other'", ["config is no setting"]),
-        ("reuseport = true", ["reuseport is no setting"]),
-        ("workers = 0\nsync = 'never'\nblind = 1", ["workers: '0' is no whole", "sync: 'never' is none of", "blind"]),
+        ("blind = ':8686'", ["blind is not a setting; did you mean bind?"]),
+        ("read_only = true", ["read_only is not a setting; did you mean read-only?"]),
+        ("HASHSERVER_ANON_PERMS = '@none'", ["ANON_PERMS is not a setting; in a file it is anon-perms"]),
+        ("[serve]\nbind = ':1'", ["serve is not a setting; the settings stand at the top level"]),
+        ("xyzzy = 1", ["xyzzy is not a setting; shardhash serve --help names them all"]),
+        ("config = '/other'", ["config is not a setting"]),
+        ("reuseport = true", ["reuseport is not a setting"]),
+        ("workers = 0\nsync = 'never'\nblind = 1", ["'0' is not a whole", "sync: 'never' is none of", "blind"]),
         ("workers = true", ["workers: write a text in quotes"]),
         ("read-only = 'yes'", ["read-only: write true or false"]),
         ("data = ['a', 'b']", ["data: it takes one value, not a list"]),
@@ -240,7 +240,7 @@ def test_check_says_whether_a_server_would_start(
     path.write_text("blind = 1\nworkers = 'many'")
     _, err = told(["--check", str(path)], capsys, 1)
     assert "did you mean bind?" in err
-    assert "'many' is no whole number" in err
+    assert "'many' is not a whole number" in err
     _, err = told(["--check", str(tmp_path / "missing")], capsys, 1)
     assert "cannot be read" in err
 

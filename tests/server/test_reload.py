@@ -106,7 +106,7 @@ def test_the_log_level_changes(reloaded: Callable) -> None:
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ("blind = ':1'", "blind is no setting; did you mean bind?"),
+        ("blind = ':1'", "blind is not a setting; did you mean bind?"),
         ("anon-perms = '@all'", "anonymous users cannot be given @all"),
         ("anon-perms = ", "this is no TOML"),
         ("read-only = true\nupstream = 'h:1'", "an upstream and read-only do not go together"),

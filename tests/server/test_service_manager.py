@@ -218,7 +218,7 @@ def test_variables_for_another_process_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(socket.socket, "does not listen: write ListenStream="), (partial(open, os.devnull), "is no socket")],
+    [(socket.socket, "does not listen: write ListenStream="), (partial(open, os.devnull), "is not a socket")],
 )
 def test_a_descriptor_that_is_no_listening_socket_is_refused(make: Callable[[], IO[str]], words: str) -> None:
     with make() as passed:

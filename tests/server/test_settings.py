@@ -229,7 +229,7 @@ def test_read_only_holds_for_every_address() -> None:
         ("--tls-key k", {}, "no certificate (--tls-cert)"),
         ("--memory --data d", {}, "--memory keeps nothing"),
         ("--memory", {"SHARDHASH_DATA": "d"}, "--memory keeps nothing"),
-        ("--workers 0", {}, "--workers: '0' is no whole number"),
+        ("--workers 0", {}, "--workers: '0' is not a whole number"),
         ("--sync never", {}, "--sync: 'never' is none of always, interval, off"),
         ("--log loud", {}, "--log: 'loud' is none of"),
         ("--admin-user a", {}, "an admin user is given without an admin password"),

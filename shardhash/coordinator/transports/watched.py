@@ -15,7 +15,7 @@ SLACK = 1 << 20
 
 
 class WatchedProtocol(asyncio.Protocol):
-    """Passes everything on to another protocol."""
+    """Forwards every call to another protocol."""
 
     def __init__(self, inner: asyncio.Protocol, connection: Connection, connections: Connections, most: int) -> None:
         """`most`: bytes of a message that may be incomplete; it may change."""

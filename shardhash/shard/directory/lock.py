@@ -5,7 +5,7 @@ in it, too: network file systems know locks of files alone. The workers of a ser
 that none of them can write when a server that was killed has a successor.
 
 The file says who holds it, as JSON: ``pid`` and ``host``, ``boot`` (the kernel's boot id) and ``namespace`` (of process
-numbers), without which a number may be that of any other process, and ``since``. Nobody is signalled on its word.
+numbers), without which a number may be that of any other process, and ``since``. No process is signalled by it.
 
 To look whether a folder is locked takes the lock for a moment, shared. Whoever wants it therefore tries more than once.
 """

@@ -1,4 +1,4 @@
-"""Bags: few or many short byte strings in sorted order, as small as the case allows.
+"""Small sets: short byte strings in sorted order, in as little memory as possible.
 
 Most outhashes have one taskhash and most taskhashes one outhash row, while a task that leaves nothing behind
 shares its outhash with a hundred thousand others. So a bag is ``bytes`` when it holds one item, a sorted
@@ -22,7 +22,7 @@ SMALL = 16
 
 
 class BigBag:
-    """A bag of any size: ordered by a SortedList, found by name in a dict; each change O(log n)."""
+    """A set of any size: ordered by a SortedList, found by name in a dict; each change O(log n)."""
 
     __slots__ = ("by_name", "ordered")
 

@@ -211,7 +211,7 @@ def read_segment(fs: FileSystem, path: Path, number: int, *, newest: bool, tail:
         if entry is None:
             break
         if entry.number != number:
-            raise DamageError(path, offset, f"record {entry.number} stands where {number} is due", HINT)
+            raise DamageError(path, offset, f"record {entry.number} found where {number} is expected", HINT)
         tail.durable = max(tail.durable, entry.durable)
         yield entry
         number += 1
@@ -264,7 +264,7 @@ def _sound_header(data: bytes, path: Path, number: int, *, newest: bool) -> bool
         magic, first, checksum = _HEADER.unpack_from(data)
         if crc32(data[:16]) == checksum and magic == MAGIC:
             if first != number:
-                raise DamageError(path, 8, f"the segment begins with record {first}, where {number} is due", HINT)
+                raise DamageError(path, 8, f"the segment begins with record {first}; expected {number}", HINT)
             return True
         if crc32(data[:16]) == checksum:
             raise DamageError(path, 0, f"the file is of another kind or version: {magic!r}", "is shardhash too old?")

@@ -1,7 +1,7 @@
 """Recovery: from the files of a shard to its table, and the shard that goes on from there.
 
 1. Files that were never finished (``.tmp``) go.
-2. The newest snapshot that verifies is loaded. One that does not is said, set aside, and the one before it serves.
+2. The newest snapshot that verifies is loaded. One that does not is logged and set aside, and the one before it serves.
    Without any, the log must begin at segment 1. Only that of a shard that was begun with nothing does; one that
    started from a snapshot (a reshard, restore, repair or load) begins with segment 2: that its snapshot is missing is
    seen.
@@ -42,7 +42,7 @@ from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
 SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, struct.error)
-"""What a record or chunk raises that is sound by its checksum and says what cannot be."""
+"""Raised by a record or chunk whose checksum is right and whose values are impossible."""
 CLOCK_PATIENCE = 1_000_000
 """Microseconds by which a clock may be behind the last record before anybody is told."""
 EMPTY_SEGMENT = 20
@@ -51,7 +51,7 @@ BASE_SEGMENT = 2
 """The first segment, and the number of the first snapshot, of a shard that starts from a snapshot."""
 
 Progress: TypeAlias = Callable[[str], None]
-"""Told in words for people what is going on."""
+"""Called with a line of text about what is going on."""
 
 
 def ignore_progress(_text: str) -> None:
@@ -165,7 +165,7 @@ def _replay(fs: FileSystem, folder: Path, number: int, found: Recovered, *, newe
             try:
                 found.table.apply(orjson.loads(entry.payload))
             except MALFORMED as error:
-                what = f"record {entry.number} is sound but says nothing that can be applied: {error!r}"
+                what = f"record {entry.number} has a right checksum but cannot be applied: {error!r}"
                 raise DamageError(path, entry.end - len(entry.payload), what, HINT) from None
     if newest and tail.end <= EMPTY_SEGMENT:
         found.next_segment = number

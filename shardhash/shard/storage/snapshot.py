@@ -1,9 +1,9 @@
 """Snapshots: the table of a shard as a file of JSON lines, written while the shard goes on.
 
 A new log segment opens first; the snapshot is named by it: the first segment that it does not cover. Then the table is
-walked chunk by chunk (chunks.py) while it changes; the log from that segment on makes the image whole. Each line is
-eight hex digits, a space and JSON by orjson; the digits are the CRC-32 of the JSON, begun with the line's number, so a
-line that is missing, doubled or moved is seen::
+walked chunk by chunk (snapshot_chunks) while it changes; the log from that segment on makes the image whole. Each line
+is eight hex digits, a space and JSON by orjson; the digits are the CRC-32 of the JSON, begun with the line's number, so
+a line that is missing, doubled or moved is seen::
 
     {"format": "shardhash snapshot", "version": 1, "segment": S, "number": first record of segment S, "time": T,
      "siginfo": number of the next siginfo file}
@@ -166,7 +166,7 @@ def read_head(fs: FileSystem, path: Path) -> SnapshotHead:
     _check_format(path, first)
     numbers = [first.get(name) for name in ("segment", "number", "time", "siginfo")]
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
-        raise DamageError(path, 0, "its first line says what cannot be", HINT)
+        raise DamageError(path, 0, "its first line holds impossible values", HINT)
     if snapshot_path(path.parent, first["segment"]).name != path.name.removesuffix(TEMPORARY):
         raise DamageError(path, 0, f"it is snapshot {first['segment']}, by what it says", HINT)
     return SnapshotHead(first["segment"], first["number"], first["time"], first["siginfo"])
@@ -183,7 +183,7 @@ def read_end(fs: FileSystem, path: Path) -> SnapshotEnd:
         raise DamageError(path, size, "the snapshot is cut off", HINT)
     files = last.get("siginfo_files")
     if type(last.get("time")) is not int or not isinstance(files, list) or any(type(file) is not int for file in files):
-        raise DamageError(path, size, "its last line says what cannot be", HINT)
+        raise DamageError(path, size, "its last line holds impossible values", HINT)
     return SnapshotEnd(last["time"], last["siginfo_files"])
 
 

@@ -145,7 +145,7 @@ class Link:
                 await self._socket.send_bytes(message)
 
     def _refuse_long(self, item: list[Any]) -> None:
-        """Answer in words what cannot be answered in a message."""
+        """Refuse a request whose answer does not fit into a message."""
         say("ERROR", "an answer is too long for the link; its request is refused")
         self._answer([item[0], None, "internal", "the answer is too long for the link; ask for less at once"])
 

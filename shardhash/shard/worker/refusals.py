@@ -27,7 +27,7 @@ class Refusals:
         self._last = 0.0
 
     def refused(self, why: Exception, count: int = 1) -> None:
-        """The disk refused so many changes."""
+        """The disk refused this many changes."""
         self._count += count
         self._last = self._clock()
         if self._said is None:

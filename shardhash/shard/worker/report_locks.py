@@ -13,7 +13,7 @@ Place: TypeAlias = tuple[str, str]
 """(method, outhash)"""
 Grant: TypeAlias = Callable[[], None]
 _Queue: TypeAlias = OrderedDict[tuple[object, int], Grant]
-"""The holder of the lock, and behind it who waits. Each comes and goes in the same time, however many others wait."""
+"""The holder of the lock, and behind it who waits. Joining and leaving take constant time."""
 
 
 class ReportLocks:

@@ -138,7 +138,7 @@ class Service:
         return self._table.counts()
 
     def figures(self, _asked: op.Figures) -> ShardFigures:
-        """How the shard stands."""
+        """Figures of the shard."""
         counts, syncs = self._table.counts(), self._writer.sync_seconds
         return ShardFigures(
             counts["mappings"],

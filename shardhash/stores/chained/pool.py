@@ -30,7 +30,7 @@ from shardhash.wire.hashes import DIGEST_SIZE
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 8
-"""Connections to the upstream: so many questions are under way at one time."""
+"""Connections to the upstream, and so questions under way at one time."""
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 60.0
 """Seconds between attempts to reach an upstream that is down; each pause is twice the one before."""

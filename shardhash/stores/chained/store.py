@@ -171,7 +171,7 @@ class ChainedStore:
         return row
 
     def _worth_asking(self, kind: str, keys: Sequence[Key], known: bytes) -> list[int]:
-        """Positions of what is not known here and not remembered as unknown there."""
+        """Positions of the hashes that are unknown here and not remembered as unknown upstream."""
         self._misses.expire()
         unknown = self._misses.unknown
         return [i for i, key in enumerate(keys) if not known[i] and not unknown(kind, key)]
@@ -184,7 +184,7 @@ class ChainedStore:
         answers: list[bytes | None],
         unihashes: list[bytes | None],
     ) -> None:
-        """Put the upstream's answers in their places, queue the hits, remember the misses."""
+        """Fill in the upstream's answers, queue hits for backfill, remember misses."""
         self._misses.add(method, [keys[i] for i, unihash in zip(asked, answers, strict=True) if unihash is None])
         for position, unihash in zip(asked, answers, strict=True):
             if unihash is not None:

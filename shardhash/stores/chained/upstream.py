@@ -1,8 +1,8 @@
 """The upstream: a server that is asked what this one does not know (PROTOCOL, "Upstream").
 
 Lookups that miss together go up together: what is asked while all connections are busy is one question (a *round*) as
-soon as one is free, whoever asked. Nothing that the upstream says is taken on trust: the client checks the form of
-hashes, this module that a row is one that a client could have reported, and the one that was asked for.
+soon as one is free, whoever asked. Answers are checked: the client checks the form of hashes, this module that a
+row is well-formed, and the one that was asked for.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Upstream:
         digests: bytes,
         ask: Callable[[AsyncClient, bytes], Awaitable[_A]],
     ) -> tuple[_Round[_A], slice]:
-        """Ask in the open round of `key`, or open one; also which part of its answer is ours."""
+        """Join the open round of `key`, or open one; its future, and the slice of the answer that is ours."""
         if (joined := rounds.get(key)) is None:
             joined = rounds[key] = _Round()
             self._pool.spawn(self._run(kind, rounds, key, ask))
@@ -143,7 +143,7 @@ class Upstream:
 
 
 class _Round(Generic[_A]):
-    """Digests of several callers that are one question."""
+    """Digests of several callers, asked as one question."""
 
     def __init__(self) -> None:
         self.digests: list[bytes] = []
@@ -151,7 +151,7 @@ class _Round(Generic[_A]):
         self.answer: asyncio.Future[_A | None] = asyncio.get_running_loop().create_future()
 
     def add(self, digests: bytes) -> slice:
-        """Which of the answers belong to these."""
+        """The slice of the answers that belongs to these."""
         start = self.size
         self.size += len(digests) // DIGEST_SIZE
         self.digests.append(digests)
@@ -163,7 +163,7 @@ async def _existence(client: AsyncClient, digests: bytes) -> bytes:
 
 
 def _checked(row: dict[str, object] | None, columns: tuple[str, ...], **asked: str) -> Columns | None:
-    """A row that the upstream sent, unless it is not the one asked for, or no client could have reported it."""
+    """A row that the upstream sent; None, with a warning, when it is not the one asked for, or malformed."""
     if row is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Entries that are no hashes: users and settings, JSON values by kind and name."""
+"""Entries, which are not hashes: users and settings, JSON values by kind and name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reports change, decided before it is stored: PROTOCOL, "report, exactly", for reports that go together.
+"""What reports change, computed before anything is stored: PROTOCOL, "report, exactly", for reports that go together.
 
 Pure. The reports of a round are decided one after the other, each seeing what those before it store, from what the
 database had when their outhashes were locked: their own rows and mappings, and of each outhash the two oldest rows with
@@ -37,7 +37,7 @@ class Mapped(NamedTuple):
 
 @dataclass
 class Line:
-    """What is known of an outhash: its latest row's `created` (-1: it has none), its oldest rows with a mapping."""
+    """An outhash in the database: its latest row's `created` (-1: it has none), its oldest rows with a mapping."""
 
     latest: int = -1
     oldest: list[Mapped] = field(default_factory=list)

@@ -180,7 +180,7 @@ class Reports:
     # ---------------------------------------------------------------------------------------------- lines
 
     def join_line(self, report: _UnderWay) -> None:
-        """Let a report of a known outhash go together with all that wait for the same lock."""
+        """Join the queue of an outhash: its reports share one lock, and are carried out together."""
         line = self._lines.get(report.outhash)
         if line is not None:
             line.append(report)
@@ -201,7 +201,7 @@ class Reports:
                 report.failed(UnavailableError("the server is shutting down"))
 
     async def _go_together(self, outhash: Outhash, together: list[_UnderWay]) -> None:
-        """Carry out reports of one outhash. Each is told how it went, whatever happens."""
+        """Carry out reports of one outhash. Each gets a result or an error, whatever happens."""
         index = self.link_of(outhash[1])
         lock = Lock(*outhash, [report.item for report in together], together[0].number)
         try:
@@ -226,7 +226,7 @@ class Reports:
             _fail_all(together, InternalError(f"internal error in a report: {bug!r}; this is a bug, see the log"))
 
     async def _retime(self, index: WorkerLink, outhash: Outhash, together: list[_UnderWay], older: list[str]) -> None:
-        """Give items whose report was refused by the disk, and is made again now, the time of now."""
+        """Give the present time to items whose report the disk refused before and which is repeated now."""
         if not older:
             return
         rows = await self.equivalents(*outhash, older)
@@ -254,7 +254,7 @@ class Reports:
 
 
 class _UnderWay:
-    """A report between request and acknowledgement: what is done when each of its steps is answered.
+    """A report between request and acknowledgement: a state machine, driven by the answers to its steps.
 
     Nothing waits for it in a task of its own unless it joins a line; at tens of thousands a second tasks would be half
     of what a report costs here.
@@ -278,7 +278,7 @@ class _UnderWay:
 
     @property
     def outhash(self) -> Outhash:
-        """What its line is known by."""
+        """The (method, outhash) that names its queue."""
         return self._report.method, self._report.outhash
 
     @property

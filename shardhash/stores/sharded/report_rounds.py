@@ -71,7 +71,7 @@ class Rounds:
             self._end(asked, future.result(), None)
 
     def _end(self, asked: _Asked, answers: list[StepAnswer] | None, error: BaseException | None) -> None:
-        """Ask the next round, so that the worker has it while this one's clients are answered; then tell everyone."""
+        """Send the next round first, so that the worker is busy meanwhile; then answer the callers of this one."""
         self._under_way = bool(self._waiting)
         if self._under_way:
             self._loop.call_soon(self._ask)

@@ -56,7 +56,7 @@ class Connection:
                 return
             tag, colon, value = line.decode("utf-8", "replace").partition(":")
             if not colon:
-                raise ProtocolError(f"the server sent {line[:80]!r} where a header line is due")
+                raise ProtocolError(f"the server sent {line[:80]!r} where a header line is expected")
             self.native = self.native or (tag.strip().lower(), value.strip()) == batch.OFFER
         raise ProtocolError(f"the server sent more than {HEADER_LIMIT} header lines")
 
@@ -145,13 +145,13 @@ class Connection:
             self._channel.send_lines([b"END"])
             line = self._channel.receive_line()
             if line != b"ok":
-                raise ProtocolError(f"the server answered END by {line[:80]!r}; 'ok' is due")
+                raise ProtocolError(f"the server answered END by {line[:80]!r}; expected 'ok'")
             self._mode = None
         if mode is not None:
             self._send({mode: None})
             answer = _unwrap(self._channel.receive_message())
             if answer != "ok":
-                raise ProtocolError(f"the server answered {mode} by {str(answer)[:80]!r}; 'ok' is due")
+                raise ProtocolError(f"the server answered {mode} by {str(answer)[:80]!r}; expected 'ok'")
             self._mode = mode
 
     def _send(self, request: object) -> None:

@@ -1,4 +1,4 @@
-"""Moments: from when to when the files of shards tell what there was, in microseconds since 1970 UTC."""
+"""The timespan for which the files of shards tell the state, in microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def text_of(time: int) -> str:
     return to_iso(time, "seconds")
 
 
-def check_moment(fs: FileSystem, source: Path, folders: Sequence[Path], until: int, last: int | None) -> None:
-    """ConfigError for a moment before the first record that is kept or after the last; `last` if that is known."""
+def check_time(fs: FileSystem, source: Path, folders: Sequence[Path], until: int, last: int | None) -> None:
+    """ConfigError for a time before the first record that is kept or after the last; `last` if that is known."""
     first = earliest_time(fs, folders) or _first_record(fs, folders)
     if last is None:
         last = latest_time(fs, folders)
