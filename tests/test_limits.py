@@ -247,6 +247,36 @@ async def test_a_batch_over_the_limit_is_refused_in_words(start_server: Callable
         assert await client.get_unihash_batch([("m", "00" * 32)] * 1001) == [None] * 1001
 
 
+async def test_what_nothing_uses_any_more_is_dropped(tmp_path: Path) -> None:
+    """Details and methods by the thousand, before and after a restart; details are cut off at their limit."""
+    data, count = str(tmp_path / "data"), 400
+    options = ("--data", data, "--workers", "2", "--limit", "detail=2K")
+    for _ in range(2):
+        with ServerProcess(*options) as server:
+            workers = psutil.Process(server.process.pid).children()
+            async with await create_async_client(server.address) as client:
+                await client.report_unihash("ab" * 32, "kept", "ab" * 32, "ab" * 32, {"PN": "k" * 5000})
+                before = sum(worker.memory_info().rss for worker in workers)
+                rows = [
+                    {"taskhash": f"{n:064x}", "method": f"m{n}", "outhash": f"{n:064x}", "unihash": f"{n:064x}"}
+                    | {name: f"{n} {name} ".ljust(60_000, "x") for name in ("owner", "PN", "PV", "PR", "task")}
+                    for n in range(count)
+                ]
+                for start in range(0, count, 10):
+                    await client.report_unihash_batch(rows[start : start + 10])
+                    if start % 100 == 90:
+                        for row in rows[start - 90 : start + 10]:
+                            assert (await client.remove({"method": row["method"]}))["count"] == 2
+                await client.remove({"taskhash": f"{0:064x}"})
+                assert await client.unihash_exists_batch([f"{n:064x}" for n in range(count)]) == [False] * count
+                kept = await client.get_taskhash("kept", "ab" * 32, all_properties=True)
+                assert kept is not None
+                assert kept["PN"] == "k" * 2048
+                assert (await client.get_db_usage())["outhashes_v2"]["rows"] == 1
+                after = sum(worker.memory_info().rss for worker in workers)
+                assert after - before < 30 << 20  # their texts have 120 MB as they were sent
+
+
 async def test_a_removal_ends_when_its_client_leaves(
     start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ class ServerLimits:
     guest_message: int = _limit(16 << 20, 4 << 20, "size", "of a request of an anonymous user")
     login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of a client that may only log in")
     values: int = _limit(200_000, 100_000, "count", "JSON values in a request")
+    detail: int = _limit(1024, 1024, "size", "of the recipe, version, task or owner of a report; the rest is cut off")
     batch: int = _limit(65_536, 65_536, "count", "hashes in a native batch")
     pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")
     log_lines: int = _limit(50, 20, "count", "lines a second in the log about refused and closed connections")
@@ -51,7 +52,9 @@ class ServerLimits:
             message = min(self.message, self.guest_message)
         else:
             message = min(self.message, self.guest_message, self.login_message)
-        return Limits(message=message, values=self.values, batch=self.batch, pipelined=self.pipelined)
+        return Limits(
+            message=message, values=self.values, batch=self.batch, detail=self.detail, pipelined=self.pipelined
+        )
 
 
 def choose(given: Iterable[str], *, public: bool = False, **others: float) -> ServerLimits:

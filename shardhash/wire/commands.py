@@ -56,6 +56,8 @@ from shardhash.wire.messages import (
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
 from shardhash.wire.search import MOST_FOUND, MOST_WHOLE
 
+_FIRST_DETAIL: Final = Report._fields.index(DETAILS[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -156,6 +158,23 @@ def _report_batch(fields: Fields) -> ReportBatch:
     if len(sound) < len(columns):
         return ReportBatch(list(map(_report, rows)))
     return ReportBatch(list(map(Report._make, zip(*sound, strict=True))))
+
+
+def cut_details(request: Request, most: int) -> Request:
+    """The request; if it is of reports, with at most so many characters of each detail. 0.5 us a report."""
+    if isinstance(request, Report):
+        return _cut([request], most)[0]
+    return ReportBatch(_cut(request.reports, most)) if isinstance(request, ReportBatch) else request
+
+
+def _cut(reports: list[Report], most: int) -> list[Report]:
+    columns = list(zip(*reports, strict=True))[_FIRST_DETAIL : _FIRST_DETAIL + len(DETAILS)]
+    if all(max(map(len, filter(None, column)), default=0) <= most for column in columns):
+        return reports
+    return [
+        report._replace(**{name: text[:most] for name in DETAILS if (text := getattr(report, name)) is not None})
+        for report in reports
+    ]
 
 
 def _report_equiv(fields: Fields) -> ReportEquiv:

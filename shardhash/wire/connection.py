@@ -34,8 +34,9 @@ from enum import Enum, auto
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
-from shardhash.wire.commands import COMMANDS, Command, describe_unknown, parse_request
+from shardhash.wire.commands import COMMANDS, Command, cut_details, describe_unknown, parse_request
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
+from shardhash.wire.fields import MAX_TEXT
 from shardhash.wire.framing import CHUNK_STREAM, DEFAULT_LINE_LIMIT, ChunkAssembler, LineBuffer
 from shardhash.wire.hashes import DIGEST_SIZE
 
@@ -54,6 +55,7 @@ class Limits:
 
     `line` holds for lines and for each message of a handshake or stream; `message` for a request, chunked or not;
     `values` for the JSON values in it, about, because the smallest take thirty times their text in memory;
+    `detail` for the characters of each detail of a report, the rest of which is cut off;
     `headers` is the number of header lines and `header_bytes` their sum; `batch` the hashes in a native batch.
     `pipelined` is for the listener: it stops reading while this many stream lines or requests wait for answers; each
     KiB of them counts as one more.
@@ -63,6 +65,7 @@ class Limits:
     message: int = 64 * 1024 * 1024
     values: int = 2_000_000
     batch: int = 1_000_000
+    detail: int = MAX_TEXT
     headers: int = 64
     header_bytes: int = 16 * 1024
     pipelined: int = 100_000
@@ -273,6 +276,8 @@ class ServerConnection:
             self._end(describe_unknown(self._commands, message))
             return
         command, request = asked
+        if len(text) > self.limits.detail:
+            request = cut_details(request, self.limits.detail)
         self._emit(Asked(command, request, len(text)))
         if command.stream:
             self._stream = command

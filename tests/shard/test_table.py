@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardhash.shard.state import records
+from shardhash.shard.state import records, search, selection
+from shardhash.shard.state import table as table_module
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot_chunks
@@ -53,6 +55,14 @@ record = st.one_of(
     ),
 )
 some_records = st.lists(record, max_size=60)
+
+
+@pytest.fixture(params=[table_module.MOST_SCANNED, 1], autouse=True, scope="module")
+def most_scanned(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything holds for methods that are rare as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_module, "MOST_SCANNED", request.param)
+        yield
 
 
 class Model:
@@ -129,6 +139,14 @@ def compare(table: Table, model: Model) -> None:
             assert [created for created, _ in items] == sorted(created for created, _ in items)
     digests = b"".join(bytes.fromhex(unihash) for unihash in UNIHASHES)
     assert [bool(flag) for flag in table.exists(digests)] == [u in model.mappings.values() for u in UNIHASHES]
+    for wanted in UNIHASHES:
+        holders = {place for place, mapped in model.mappings.items() if mapped == wanted}
+        (named,) = selection.find_named(table, [{"unihash": wanted}])
+        assert {(m, to_text(key)) for m, keys in named for key in keys} == holders
+        selected = selection.select_mappings(table, {"unihash": wanted})
+        assert {(m, to_text(key)) for m, keys in selected for key in keys} == holders
+    assert set(table.methods) == {place[0] for place in (*model.mappings, *model.rows, *model.index)}
+    assert set(table.details.numbers) == {fields[1:6] for fields in model.rows.values()}
     entries = {(kind, name): value for kind, named in table.entries.items() for name, value in named.items()}
     assert entries == model.entries
 
@@ -220,3 +238,63 @@ def test_a_unihash_is_in_memory_once() -> None:
     assert len({id(mappings[to_key(f"{n:064x}")]) for n in range(3)}) == 1
     (key,) = [key for key in mappings if key == to_key(f"{9:064x}")]
     assert mappings[key] is key
+
+
+def report(number: int, *details: str, method: str = "m") -> Record:
+    hashes = [f"{number:064x}"] * 2
+    return (records.REPORT, method, *hashes, number, *details, *[None] * (5 - len(details)), 0, hashes[0], "")
+
+
+def forget(number: int, method: str = "m") -> list[Record]:
+    text = f"{number:064x}"
+    return [
+        (records.UNMAP, method, [text]),
+        (records.UNROW, method, [[text, text]]),
+        (records.UNIDX, method, [[text, text]]),
+    ]
+
+
+def test_what_nothing_uses_takes_no_memory() -> None:
+    """However many details and methods there ever were."""
+    table = Table()
+    for number in range(300):
+        table.apply(report(number, "owner " * 1000 + str(number), method=f"m{number}"))
+        if number:
+            for one in forget(number - 1, f"m{number - 1}"):
+                table.apply(one)
+    table.check()
+    assert list(table.methods) == ["m299"]
+    assert len(table.details.by_number) == 2
+    assert sum(details[0] is not None for details in table.details.by_number) == 1
+    assert len(table.details.numbers) == 1
+
+
+def test_a_search_is_not_misled_by_a_number_that_others_have_now() -> None:
+    table = Table()
+    for number in range(search.SLICE):
+        table.apply(report(number, "owner", "zlib" if number == 3 else "bash"))
+    table.apply(report(500, "owner", "zlib"))
+    found = search.find(table, {"PN": "zlib"})
+    assert [hit.created for hit in next(found)] == [3]
+    for number in (3, 500):
+        for one in forget(number):
+            table.apply(one)
+    table.apply(report(500, "owner", "busybox"))  # in the place of another zlib, and with its number
+    assert table.details.numbers[("owner", "busybox", None, None, None)] == 1
+    assert [hit for hits in found for hit in hits] == []
+
+
+def test_rows_that_change_while_their_taskhash_is_cut_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "SLICE", 2)
+    table = Table()
+    for number in range(6):
+        row = report(number, "owner", "zlib")
+        table.apply((*row[:2], "task", *row[3:]))
+    slices = selection.select_rows(table, {"PN": "zlib"}, lambda _: None)
+    _, first = next(slices)
+    assert len(first) == 2
+    table.apply((records.UNROW, "m", [["task", f"{number:064x}"] for number in (2, 3)]))
+    row = report(3, "owner", "bash")
+    table.apply((*row[:2], "task", *row[3:]))
+    rest = [int(outhash, 16) for _, pairs in slices for _, outhash in pairs]
+    assert rest == [4, 5]

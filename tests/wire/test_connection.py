@@ -17,7 +17,8 @@ from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS
 from shardhash.wire.connection import Limits, ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import encode_json
-from shardhash.wire.messages import Get, GetBatch, Ping
+from shardhash.wire.messages import Get, GetBatch, Ping, ReportBatch
+from shardhash.wire.rows import Report
 
 HELLO = ["OEHASHEQUIV 1.1", ""]
 HELLO_HEADERS = ["OEHASHEQUIV 1.1", "needs-headers: true", ""]
@@ -351,3 +352,20 @@ def test_what_came_in_is_forgotten_when_the_connection_is_over() -> None:
     assert held > 3_000_000
     assert left < 100_000
     assert connection.receive_data(b'{"ping": {}}\n') == []
+
+
+def test_long_details_of_reports_are_cut_off() -> None:
+    unihash = "ab" * 32
+    row = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": unihash, "PN": "p" * 50, "PV": "1.0"}
+    row["outhash_siginfo"] = "s" * 50
+    limits = Limits(detail=20)
+    for message in ({"report": row}, {"report-batch": {"reports": [row, row | {"PN": None, "owner": "o" * 21}]}}):
+        machine = ServerConnection(limits=limits)
+        (event,) = machine.receive_data(b"OEHASHEQUIV 1.1\n\n" + json.dumps(message).encode() + b"\n")
+        assert isinstance(event, Asked)
+        reports = event.request.reports if isinstance(event.request, ReportBatch) else [event.request]
+        assert isinstance(reports[0], Report)
+        assert (reports[0].PN, reports[0].PV, reports[0].outhash_siginfo) == ("p" * 20, "1.0", "s" * 50)
+        if len(reports) > 1:
+            assert isinstance(reports[1], Report)
+            assert (reports[1].PN, reports[1].owner, reports[1].task) == (None, "o" * 20, None)

@@ -13,9 +13,8 @@ def same_state(one: Table, other: Table) -> bool:
     entries = [{kind: values for kind, values in table.entries.items() if values} for table in (one, other)]
     if entries[0] != entries[1] or one.counts() != other.counts():
         return False
-    numbers = {details: number for number, details in enumerate(other.details())}
-    unknown = len(numbers)
-    renumbered = [numbers.get(details, unknown) for details in one.details()]
+    unknown = len(other.details.by_number)
+    renumbered = [other.details.numbers.get(details, unknown) for details in one.details.by_number]
     empty = MethodTable()
     for method in one.methods.keys() | other.methods.keys():
         mine, theirs = one.methods.get(method, empty), other.methods.get(method, empty)

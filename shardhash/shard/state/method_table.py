@@ -8,6 +8,8 @@
 - ``unmapped``: the taskhashes that have rows and no mapping, which are few;
 - ``index``: outhash -> set of taskhashes, oldest first. Its taskhashes may belong to any shard.
 
+``rare`` is the method's name if the table knows what it maps by unihash (table.py), else None.
+
 A unihash that equals its taskhash or another mapping's unihash is the same object.
 """
 
@@ -22,7 +24,7 @@ from shardhash.wire.hashes import Buffer, Key, split_digests
 class MethodTable:
     """The dicts of one method; see the module."""
 
-    __slots__ = ("index", "mappings", "marks", "reverse", "rows", "unmapped")
+    __slots__ = ("index", "mappings", "marks", "rare", "reverse", "rows", "unmapped")
 
     def __init__(self) -> None:
         self.mappings: dict[Key, bytes] = {}
@@ -31,6 +33,7 @@ class MethodTable:
         self.rows: dict[Key, Bag] = {}
         self.unmapped: set[Key] = set()
         self.index: dict[Key, Bag] = {}
+        self.rare: str | None = None
 
     def holders(self, unihash: Key) -> list[Key]:
         """The taskhashes that have a unihash; none for a text."""

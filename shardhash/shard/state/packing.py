@@ -6,7 +6,7 @@
     index item   created u64 | packed taskhash
     packed key   u8 0 and the digest, or 1 and the text
 
-Integers are big-endian, so that bytes sort by time. ``details`` numbers what tasks share (table.py). A row of digests
+Integers are big-endian, so that bytes sort by time. ``details`` numbers what tasks share (details.py). A row of digests
 without siginfo takes 80 bytes as a Python object; eight bytes more would make it 96.
 """
 
@@ -33,6 +33,12 @@ def unpack_row(item: bytes) -> tuple[int, int, Key, int]:
     """(created, details, outhash, siginfo) of a row."""
     created, details = _ROW.unpack_from(item)
     return created, details & ~_HAS_SIGINFO, unpack_key(row_name(item)), siginfo_of(item)
+
+
+def details_of(item: bytes) -> int:
+    """The number of the details of a row."""
+    number: int = _ROW.unpack_from(item)[1]
+    return number & ~_HAS_SIGINFO
 
 
 def renumber_row(item: bytes, numbers: list[int]) -> bytes:

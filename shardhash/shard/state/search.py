@@ -66,8 +66,7 @@ def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]
 
 def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, int]]]:
     """(PN, begin of the week) of the tasks reported since then that were given another task's unihash; how many."""
-    for method in list(table.methods):
-        part = table.methods[method]
+    for part in list(table.methods.values()):
         keys = list(part.mappings)
         for start in range(0, len(keys), 2 * SLICE):
             counts: Counter[tuple[str | None, int]] = Counter()
@@ -110,8 +109,8 @@ class _Wanted:
             _hash_matcher(search.get(name)) for name in ("taskhash", "outhash", "unihash")
         )
         self._since, self._until = search.get("since", 0), search.get("until", 1 << 62)
-        named = {position: search[name] for position, name in enumerate(DETAILS) if name in search}
-        self._numbers = None if not named else table.detail_numbers(lambda details: _details_match(details, named))
+        self._named = named = {position: search[name] for position, name in enumerate(DETAILS) if name in search}
+        self._numbers = None if not named else table.details.matching(lambda details: _details_match(details, named))
         self._bare = not named and self._outhash is None and "since" not in search and "until" not in search
         """Whether a mapping without a row is wanted, too."""
 
@@ -134,13 +133,16 @@ class _Wanted:
                 and (self._numbers is None or number in self._numbers)
                 and (self._outhash is None or self._outhash(outhash))
             ):
-                found.append(Hit(created, method, key, self._table.unpack_row(item)))
+                row = self._table.unpack_row(item)
+                if self._numbers is None or _details_match(row.details, self._named):  # its number was others' before
+                    found.append(Hit(created, method, key, row))
         return found
 
 
 def _methods(table: Table, search: Conditions) -> list[tuple[str, MethodTable]]:
-    wanted = search.get("method")
-    return [(name, part) for name, part in list(table.methods.items()) if wanted is None or _text_matches(name, wanted)]
+    wanted, unihash = search.get("method"), search.get("unihash", "")
+    parts = table.methods_with(to_key(unihash)) if len(unihash) == WHOLE else list(table.methods.items())
+    return [(name, part) for name, part in parts if wanted is None or _text_matches(name, wanted)]
 
 
 def _candidates(part: MethodTable, search: Conditions) -> list[Key]:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from shardhash.base.timestamps import to_iso
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.packing import row_name
 from shardhash.shard.state.table import Row, Table
 from shardhash.wire.hashes import Key, join_digests, split_digests, to_key, to_text
 from shardhash.wire.rows import COLUMNS, DETAILS, MAPPING_CONDITIONS, ROW_CONDITIONS, SIGINFO, Columns, Where
@@ -71,9 +72,12 @@ def find_named(table: Table, wheres: Sequence[Where]) -> Iterable[list[tuple[str
     if digests is None:
         return [_find_one(table, where) for where in wheres]
     found: list[list[tuple[str, list[Key]]]] = [[] for _ in wheres]
-    for method, part in table.methods.items():
+    for method, part in table.scanned.items():
         for position, unihash in compress(enumerate(split_digests(digests)), part.held(digests)):
             found[position].append((method, part.holders(unihash)))
+    for position, unihash in enumerate(split_digests(digests)) if table.rare else ():
+        for method in table.rare.methods(unihash):
+            found[position].append((method, table.methods[method].holders(unihash)))
     return found
 
 
@@ -95,8 +99,7 @@ def _find_one(table: Table, where: Where) -> list[tuple[str, list[Key]]]:
 
 def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
     """(method, taskhashes) of the mappings that do not carry the mark."""
-    for method in list(table.methods):
-        part = table.methods[method]
+    for method, part in list(table.methods.items()):
         for keys in _slices(list(part.mappings)):
             yield method, [key for key in keys if part.marks.get(key) != mark]
 
@@ -107,7 +110,9 @@ def select_rows(table: Table, where: Where, read_siginfo: ReadSiginfo) -> Iterat
     if not conditions:
         return
     others = {name: value for name, value in conditions.items() if name not in ("method", "taskhash")}
-    for method, part in _methods(table, conditions):
+    for number, (method, part) in enumerate(_methods(table, conditions), 1):
+        if number % SLICE == 0:
+            yield method, []
         keys = [to_key(conditions["taskhash"])] if "taskhash" in conditions else list(part.rows)
         for some in _row_slices(table, part, keys):
             matching = ((key, row) for key, row in some if _row_matches(row, others, read_siginfo))
@@ -116,16 +121,19 @@ def select_rows(table: Table, where: Where, read_siginfo: ReadSiginfo) -> Iterat
 
 def select_unused(table: Table, before: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """The rows created before this time (microseconds) whose taskhash has no mapping."""
-    for method in list(table.methods):
-        part = table.methods[method]
+    for number, (method, part) in enumerate(list(table.methods.items()), 1):
+        if number % SLICE == 0:
+            yield method, []
         for some in _row_slices(table, part, list(part.unmapped)):
             unused = ((key, row) for key, row in some if row.created < before and key not in part.mappings)
             yield method, [(to_text(key), to_text(row.outhash)) for key, row in unused]
 
 
 def _methods(table: Table, conditions: Where) -> list[tuple[str, MethodTable]]:
-    names = [conditions["method"]] if "method" in conditions else list(table.methods)
-    return [(name, table.methods[name]) for name in names if name in table.methods]
+    if "method" in conditions:
+        part = table.methods.get(conditions["method"])
+        return [] if part is None else [(conditions["method"], part)]
+    return table.methods_with(to_key(conditions["unihash"])) if "unihash" in conditions else list(table.methods.items())
 
 
 def _mapping_keys(part: MethodTable, conditions: Where) -> list[Key]:
@@ -156,15 +164,18 @@ def _column(row: Row, name: str, read_siginfo: ReadSiginfo) -> str | None:
 def _row_slices(table: Table, part: MethodTable, keys: list[Key]) -> Iterator[list[tuple[Key, Row]]]:
     """The rows of these taskhashes, at most SLICE a list, and a list at least every SLICE taskhashes.
 
-    One taskhash may have a hundred thousand rows. Those of one that is cut are as they were when it was come to.
+    One taskhash may have a hundred thousand rows. Of one that is cut, rows that go or change meanwhile are left out.
     """
     found: list[tuple[Key, Row]] = []
     for position, key in enumerate(keys, 1):
+        cut = False
         for item in tuple(small_sets.iterate(part.rows.get(key))):  # 10 ns a row; they may change at each yield
+            if cut and small_sets.find(part.rows.get(key), row_name(item), row_name) != item:
+                continue
             found.append((key, table.unpack_row(item)))
             if len(found) >= SLICE:
                 yield found
-                found = []
+                found, cut = [], True
         if position % SLICE == 0:
             yield found
             found = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sortedcontainers import SortedList
 
@@ -106,3 +106,28 @@ def _fit(items: list[bytes], name_of: NameOf) -> Bag:
     if len(items) == 1:
         return items[0]
     return tuple(items) if len(items) <= SMALL else BigBag(items, name_of)
+
+
+def put_into(where: dict[Any, Bag], key: object, item: bytes, name_of: NameOf) -> bytes | None:
+    """Put an item into the bag under a key; the item whose place it took, None if it is one more."""
+    bag = where.get(key)
+    if bag is None:
+        where[key] = item
+        return None
+    replaced = find(bag, name_of(item), name_of)
+    where[key] = put(bag, item, name_of)
+    return replaced
+
+
+def discard_from(where: dict[Any, Bag], key: object, name: bytes, name_of: NameOf) -> bytes | None:
+    """Drop an item from the bag under a key; the item, None when it was not there."""
+    bag = where.get(key)
+    gone = find(bag, name, name_of)
+    if gone is None:
+        return None
+    left = discard(bag, name, name_of)
+    if left is None:
+        del where[key]
+    else:
+        where[key] = left
+    return gone

@@ -4,7 +4,10 @@ For each method it holds a `MethodTable` (method_table.py), and besides, ``entri
 (kind -> name -> value).
 
 Memory is what limits a shard, so the items of bags are packed (packing.py); their details number the tuple (owner, PN,
-PV, PR, task), which tasks share.
+PV, PR, task), which tasks share (details.py). A method of which nothing is left goes.
+
+Questions by unihash concern every method. The first methods, all of real traffic, are looked through one by one; the
+others are `RareMethods`.
 
 Changes come only through `apply`, one record at a time (records.py), in life as in recovery.
 """
@@ -15,21 +18,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import orjson
 
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import packing, records, small_sets
+from shardhash.shard.state.checking import check
+from shardhash.shard.state.details import Details, SharedDetails
 from shardhash.shard.state.method_table import MethodTable, either
 from shardhash.shard.state.packing import pack_item, pack_key, unpack_item
+from shardhash.shard.state.rare_methods import RareMethods
 from shardhash.shard.state.records import Record
-from shardhash.shard.state.small_sets import Bag, NameOf
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, split_digests, to_key, to_text
 
-Details: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None]
-"""owner, PN, PV, PR, task of a row."""
+__all__ = ("Candidate", "Details", "Row", "Table")
+
+MOST_SCANNED = 32
+"""Methods that a question by unihash looks through one by one."""
 
 
 class Row(NamedTuple):
@@ -54,11 +61,14 @@ class Table:
     def __init__(self) -> None:
         self.methods: dict[str, MethodTable] = {}
         self.entries: dict[str, dict[str, Any]] = {}
+        self.mapping_count = 0
         self.row_count = 0
         self.index_count = 0
         self.mark_counts: Counter[str] = Counter()
-        self._details: list[Details] = []
-        self._detail_numbers: dict[Details, int] = {}
+        self.details = SharedDetails()
+        self.rare = RareMethods()
+        self.scanned: dict[str, MethodTable] = {}
+        """The methods that are not rare."""
         self._appliers: dict[str, Callable[..., None]] = {
             records.ROW: self._apply_row,
             records.REPORT: self._apply_report,
@@ -88,9 +98,13 @@ class Table:
     def exists(self, digests: Buffer) -> bytes:
         """For each unihash a byte: 1 when a mapping of any method has it."""
         status = bytes(len(digests) // DIGEST_SIZE)
-        for table in self.methods.values():
+        for table in self.scanned.values():
             status = either(status, table.held(digests))
-        return status
+        return either(status, self.rare.held(digests)) if self.rare else status
+
+    def methods_with(self, unihash: Key) -> list[tuple[str, MethodTable]]:
+        """The methods in which some taskhash may have a unihash; all others have none that does."""
+        return [*self.scanned.items(), *((method, self.methods[method]) for method in self.rare.methods(unihash))]
 
     def mark(self, method: str, taskhash: Key) -> str:
         """The GC mark of a mapping, '' when none."""
@@ -140,14 +154,10 @@ class Table:
         items = small_sets.after(table.index.get(outhash), start)
         return [Candidate(*unpack_item(item)) for item in islice(items, limit)]
 
-    def detail_numbers(self, matches: Callable[[Details], bool]) -> set[int]:
-        """The numbers of the details that match, as rows are packed with them."""
-        return {number for number, details in enumerate(self._details) if matches(details)}
-
     def counts(self) -> dict[str, int]:
         """How many mappings, rows, index items, users and config entries it holds."""
         return {
-            "mappings": sum(len(table.mappings) for table in self.methods.values()),
+            "mappings": self.mapping_count,
             "rows": self.row_count,
             "index": self.index_count,
             "users": len(self.entries.get("user", {})),
@@ -187,28 +197,7 @@ class Table:
 
     def check(self) -> None:
         """Assert every invariant, one by one; for tests and verify. Raises AssertionError with the place."""
-        marks: Counter[str] = Counter()
-        rows = index = 0
-        for method, table in self.methods.items():
-            for taskhash, unihash in table.mappings.items():
-                assert len(unihash) == DIGEST_SIZE, (method, taskhash, "unihash size")
-                assert taskhash in table.holders(unihash), (method, taskhash, "missing in reverse")
-            reversed_count = sum(len(v) if isinstance(v, set) else 1 for v in table.reverse.values())
-            others = sum(taskhash != unihash for taskhash, unihash in table.mappings.items())
-            assert reversed_count == others, (method, "reverse holds more than mappings")
-            assert not any(isinstance(v, set) and len(v) < 2 for v in table.reverse.values()), (method, "small set")
-            assert table.unmapped == table.rows.keys() - table.mappings.keys(), (method, "unmapped")
-            for taskhash in table.marks:
-                assert taskhash in table.mappings, (method, taskhash, "mark without mapping")
-            marks.update(table.marks.values())
-            for bag in (*table.rows.values(), *table.index.values()):
-                items = list(small_sets.iterate(bag))
-                assert items, (method, "empty bag")
-                assert items == sorted(items), (method, "bag out of order")
-            rows += sum(map(small_sets.size, table.rows.values()))
-            index += sum(map(small_sets.size, table.index.values()))
-        assert (rows, index) == (self.row_count, self.index_count), "counts of rows or index"
-        assert marks == +self.mark_counts, "counts of marks"
+        check(self)
 
     # --------------------------------------------------------------------------------------------- changes
 
@@ -221,7 +210,17 @@ class Table:
         table = self.methods.get(method)
         if table is None:
             table = self.methods[method] = MethodTable()
+            if len(self.scanned) < MOST_SCANNED:
+                self.scanned[method] = table
+            else:
+                table.rare = method
         return table
+
+    def _drop_if_empty(self, method: str, table: MethodTable) -> None:
+        """Forget a method of which nothing is left. Whoever walks over its dicts just finds no more in them."""
+        if not (table.mappings or table.rows or table.index) and self.methods.get(method) is table:
+            del self.methods[method]
+            self.scanned.pop(method, None)
 
     def _apply_row(  # the fields of one record
         self,
@@ -255,25 +254,37 @@ class Table:
         self.set_mapping(self.method(method), to_key(taskhash), bytes.fromhex(unihash), mark)
 
     def _apply_unmap(self, method: str, taskhashes: Iterable[str]) -> None:
-        table = self.method(method)
+        table = self.methods.get(method)
+        if table is None:
+            return
         for taskhash in map(to_key, taskhashes):
             unihash = table.mappings.pop(taskhash, None)
             if unihash is not None:
-                table.unlink(taskhash, unihash)
+                self.mapping_count -= 1
+                self._unlink(table, taskhash, unihash)
                 self._set_mark(table, taskhash, "")
                 if taskhash in table.rows:
                     table.unmapped.add(taskhash)
+        self._drop_if_empty(method, table)
 
     def _apply_unrow(self, method: str, pairs: Iterable[tuple[str, str]]) -> None:
-        table = self.method(method)
+        table = self.methods.get(method)
+        if table is None:
+            return
         for text, outhash in pairs:
             taskhash = to_key(text)
-            self.row_count -= _discard(table.rows, taskhash, pack_key(to_key(outhash)), packing.row_name)
+            gone = small_sets.discard_from(table.rows, taskhash, pack_key(to_key(outhash)), packing.row_name)
+            if gone is not None:
+                self.row_count -= 1
+                self.details.give_back(packing.details_of(gone))
             if taskhash not in table.rows:
                 table.unmapped.discard(taskhash)
+        self._drop_if_empty(method, table)
 
     def _apply_mark(self, mark: str, method: str, taskhashes: Iterable[str]) -> None:
-        table = self.method(method)
+        table = self.methods.get(method)
+        if table is None:
+            return
         for taskhash in map(to_key, taskhashes):
             if taskhash in table.mappings:
                 self._set_mark(table, taskhash, mark)
@@ -282,9 +293,13 @@ class Table:
         self.put_index(self.method(method), to_key(outhash), to_key(taskhash), created)
 
     def _apply_unidx(self, method: str, pairs: Iterable[tuple[str, str]]) -> None:
-        table = self.method(method)
+        table = self.methods.get(method)
+        if table is None:
+            return
         for outhash, taskhash in pairs:
-            self.index_count -= _discard(table.index, to_key(outhash), pack_key(to_key(taskhash)), packing.item_name)
+            gone = small_sets.discard_from(table.index, to_key(outhash), pack_key(to_key(taskhash)), packing.item_name)
+            self.index_count -= gone is not None
+        self._drop_if_empty(method, table)
 
     def _apply_set(self, kind: str, name: str, value: Any) -> None:
         entries = self.entries.setdefault(kind, {})
@@ -298,16 +313,27 @@ class Table:
         old = table.mappings.get(taskhash)
         if old != unihash:
             if old is not None:
-                table.unlink(taskhash, old)
-            elif table.unmapped:
-                table.unmapped.discard(taskhash)
+                del table.mappings[taskhash]
+                self._unlink(table, taskhash, old)
+            else:
+                self.mapping_count += 1
+                if table.unmapped:
+                    table.unmapped.discard(taskhash)
             if unihash == taskhash:
                 table.mappings[taskhash] = taskhash  # one object
             else:
                 unihash = table.mappings[taskhash] = table.shared(unihash)
                 table.link(taskhash, unihash)
+            if table.rare is not None:
+                self.rare.add(unihash, table.rare)
         if mark or table.marks:
             self._set_mark(table, taskhash, mark)
+
+    def _unlink(self, table: MethodTable, taskhash: Key, unihash: bytes) -> None:
+        """A mapping is gone from ``mappings``: forget the way back."""
+        table.unlink(taskhash, unihash)
+        if table.rare is not None and not table.holders(unihash):
+            self.rare.discard(unihash, table.rare)
 
     def _set_mark(self, table: MethodTable, taskhash: Key, mark: str) -> None:
         old = table.marks.pop(taskhash, "")
@@ -321,49 +347,22 @@ class Table:
         self, table: MethodTable, taskhash: Key, outhash: Key, created: int, details: Details, siginfo: int
     ) -> None:
         """The row of (taskhash, outhash) is this."""
-        number = self._detail_numbers.get(details)
-        if number is None:
-            number = self._detail_numbers[details] = len(self._details)
-            self._details.append(details)
-        item = packing.pack_row(created, number, outhash, siginfo)
-        self.row_count += _put(table.rows, taskhash, item, packing.row_name)
+        item = packing.pack_row(created, self.details.take(details), outhash, siginfo)
+        replaced = small_sets.put_into(table.rows, taskhash, item, packing.row_name)
+        if replaced is None:
+            self.row_count += 1
+        else:
+            self.details.give_back(packing.details_of(replaced))
         if taskhash not in table.mappings:
             table.unmapped.add(taskhash)
 
     def put_index(self, table: MethodTable, outhash: Key, taskhash: Key, created: int) -> None:
         """The index of outhash holds taskhash."""
-        self.index_count += _put(table.index, outhash, pack_item(created, taskhash), packing.item_name)
-
-    def details(self) -> list[Details]:
-        """What tasks share, by the number that rows have for it."""
-        return self._details
+        self.index_count += (
+            small_sets.put_into(table.index, outhash, pack_item(created, taskhash), packing.item_name) is None
+        )
 
     def unpack_row(self, item: bytes) -> Row:
-        """The row that an item of ``rows`` stands for."""
+        """The row that an item of ``rows`` stands for; with the details of others, or none, if it is not there now."""
         created, number, outhash, siginfo = packing.unpack_row(item)
-        return Row(created, self._details[number], siginfo, outhash)
-
-
-def _put(where: dict[Key, Bag], key: Key, item: bytes, name_of: NameOf) -> int:
-    """Put an item into the bag under a key; by how many the count grew (0 when it took an equal's place)."""
-    bag = where.get(key)
-    if bag is None:
-        where[key] = item
-        return 1
-    before = small_sets.size(bag)
-    bag = where[key] = small_sets.put(bag, item, name_of)
-    return small_sets.size(bag) - before
-
-
-def _discard(where: dict[Key, Bag], key: Key, name: bytes, name_of: NameOf) -> int:
-    """Drop an item from the bag under a key; by how many the count fell."""
-    bag = where.get(key)
-    if bag is None:
-        return 0
-    before = small_sets.size(bag)
-    left = small_sets.discard(bag, name, name_of)
-    if left is None:
-        del where[key]
-        return before
-    where[key] = left
-    return before - small_sets.size(left)
+        return Row(created, self.details.by_number[number], siginfo, outhash)

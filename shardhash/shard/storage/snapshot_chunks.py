@@ -44,8 +44,7 @@ def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
     for kind in list(table.entries):
         if table.entries[kind]:
             yield {"kind": "set", "entry": kind, "values": dict(table.entries[kind])}
-    for method in list(table.methods):
-        part = table.methods[method]
+    for method, part in list(table.methods.items()):
         # Copying the keys costs 10 ns each. It is what lets the dicts change meanwhile; both at once, lest a taskhash
         # that gets its mapping in between be in neither.
         mapped, unmapped = list(part.mappings), list(part.unmapped)

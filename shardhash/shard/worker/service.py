@@ -16,6 +16,7 @@ from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
 from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
+from shardhash.shard.state.table import MOST_SCANNED
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
@@ -165,8 +166,11 @@ class Service:
             await self._write(partial(Transaction.set_entry, kind="config", name=op.GC_MARK, value=mark))
             wheres = [where for _, where in some]
             if named:
-                for start in range(0, len(wheres), MARKS_PAGE):
-                    counts += await self._write(partial(self._mark_named, mark, wheres[start : start + MARKS_PAGE]))
+                page = MARKS_PAGE
+                if any("unihash" not in where for where in wheres):  # each is looked for in each method
+                    page = max(1, MARKS_PAGE * MOST_SCANNED // max(MOST_SCANNED, len(self._table.methods)))
+                for start in range(0, len(wheres), page):
+                    counts += await self._write(partial(self._mark_named, mark, wheres[start : start + page]))
             else:
                 counts += [await self._mark_found(mark, where) for where in wheres]
         return counts
