@@ -24,7 +24,7 @@ from shardhash.coordinator.counters import FAILED, OK, REFUSED
 from shardhash.coordinator.handlers import Handlers, Services
 from shardhash.coordinator.output import Output
 from shardhash.coordinator.stream_answers import StreamAnswers
-from shardhash.coordinator.weights import KIB, questions, text_weight, weight_of
+from shardhash.coordinator.weights import KIB, lines_weight, questions, weight_of
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch
 from shardhash.wire.commands import Command
@@ -94,7 +94,7 @@ class Session:
         if type(event) is StreamLines and event.command.name == "get-stream":
             answer = self._lines.at_hand(event)
             if answer is not None:
-                self._count_lines("get-stream", event.text.count(b"\n"), perf_counter() - started)
+                self._count_lines("get-stream", event.count, perf_counter() - started)
             return answer
         if type(event) is BatchAsked:
             answer = self._handlers.frame_at_hand(self._caller, event.batch)
@@ -115,7 +115,7 @@ class Session:
         self._events.extend(events)
         for event in events:
             if type(event) is StreamLines:
-                self._weight += text_weight(event.text)
+                self._weight += lines_weight(event.count, len(event.text))
                 self.held += len(event.text)
             else:
                 self._weight += (weight := weight_of(event))
@@ -300,41 +300,40 @@ class Session:
         return True
 
     async def _answer_lines(self, event: StreamLines, started: float) -> None:
-        text = self._take_block(event)
-        await self._send_answers(event.command.name, await self._lines.answer(event.command.name, text), text, started)
+        block = self._take_block(event)
+        await self._send_answers(block, await self._lines.answer(block), started)
 
     async def _answer_ahead(self, event: StreamLines) -> None:
         """Answer a block, and those that come in before it is answered; the oldest first."""
         under_way = deque([self._begin(event)])
         try:
             while under_way:
-                answers, text, started = under_way[0]
+                block, answers, started = under_way[0]
                 if answers.done():
-                    await self._send_answers(event.command.name, answers.result(), text, started)
+                    await self._send_answers(block, answers.result(), started)
                     under_way.popleft()
                 elif len(under_way) < BLOCKS_AHEAD and self._events and isinstance(self._events[0], StreamLines):
                     under_way.append(self._begin(self._events.popleft()))
                 else:
                     await self._wakeup.wait()
         finally:
-            for answers, _, _ in under_way:
+            for _, answers, _ in under_way:
                 answers.cancel()
-            await asyncio.gather(*(answers for answers, _, _ in under_way), return_exceptions=True)
+            await asyncio.gather(*(answers for _, answers, _ in under_way), return_exceptions=True)
 
-    def _begin(self, event: Event) -> tuple[asyncio.Task[bytes], bytes, float]:
-        """Begin to answer a block: the answers, the block's text, and when it began."""
+    def _begin(self, event: Event) -> tuple[StreamLines, asyncio.Task[bytes], float]:
+        """Begin to answer a block: the block, its answers, and when it began."""
         assert isinstance(event, StreamLines)
-        text = self._take_block(event)
-        answers = asyncio.get_running_loop().create_task(self._lines.answer(event.command.name, text))
+        block = self._take_block(event)
+        answers = asyncio.get_running_loop().create_task(self._lines.answer(block))
         answers.add_done_callback(lambda _: self._wakeup.wake())
-        return answers, text, perf_counter()
+        return block, answers, perf_counter()
 
-    async def _send_answers(self, stream: str, answers: bytes, text: bytes, started: float) -> None:
+    async def _send_answers(self, block: StreamLines, answers: bytes, started: float) -> None:
         await self._output.send_lines(answers)
-        count = text.count(b"\n")
-        self._weight -= text_weight(text)
-        self.held -= len(text)
-        self._count_lines(stream, count, perf_counter() - started)
+        self._weight -= lines_weight(block.count, len(block.text))
+        self.held -= len(block.text)
+        self._count_lines(block.command.name, block.count, perf_counter() - started)
 
     def _count_lines(self, stream: str, count: int, seconds: float) -> None:
         self._stats.add(seconds / count, count)
@@ -342,16 +341,17 @@ class Session:
         if seconds >= self._slow:
             self._tell_slow(stream, count, seconds)
 
-    def _take_block(self, event: StreamLines) -> bytes:
-        """The text of an event and of those of its stream mode that follow at once."""
+    def _take_block(self, event: StreamLines) -> StreamLines:
+        """An event, and those of its stream mode that follow at once, as one."""
         if not self._events or type(self._events[0]) is not StreamLines:
-            return event.text
-        texts, size = [event.text], len(event.text)
+            return event
+        texts, size, count = [event.text], len(event.text), event.count
         while size < BLOCK_SIZE and self._events and isinstance(following := self._events[0], StreamLines):
             texts.append(following.text)
             size += len(following.text)
+            count += following.count
             self._events.popleft()
-        return b"".join(texts)
+        return StreamLines(event.command, b"".join(texts), count)
 
     async def _fail(self, error: Exception, command: Command) -> None:
         """The client did not cause this error (PROTOCOL, "On purpose different", 7).

@@ -59,17 +59,18 @@ class StreamAnswers:
             else streams.encode_found_lines(self._counters.looked_up(block.join([found]), self._caller.build))
         )
 
-    async def answer(self, stream: str, text: bytes) -> bytes:
+    async def answer(self, block: StreamLines) -> bytes:
         """The answers to a block of lines, each ended by a newline. ProtocolError when there are none."""
+        stream, text = block.command.name, block.text
         if len(text) > BULK_TEXT and stream != "gc-mark-stream" and not self._store.remote:
             async with self._bulk:
                 if self._is_gone():
                     raise ConnectionResetError("the client left")
-                return await self._answers_in_parts(stream, text)
-        return await self._answers_in_parts(stream, text)
+                return await self._answers_in_parts(stream, text, block.count)
+        return await self._answers_in_parts(stream, text, block.count)
 
-    async def _answers_in_parts(self, stream: str, text: bytes) -> bytes:
-        if text.count(b"\n") <= max(SHORT_LINES, len(text) // SHORT_LINE):
+    async def _answers_in_parts(self, stream: str, text: bytes, count: int) -> bytes:
+        if count <= max(SHORT_LINES, len(text) // SHORT_LINE):
             return await self._answer_at_once(stream, text)
         answers = []
         while text:

@@ -30,6 +30,6 @@ def questions(event: Asked | BatchAsked) -> int:
             return 1
 
 
-def text_weight(text: bytes) -> int:
-    """The weight of stream lines. It is the same however they are cut into blocks."""
-    return text.count(b"\n") * KIB + len(text)
+def lines_weight(count: int, size: int) -> int:
+    """The weight of so many stream lines and bytes. It is the same however they are cut into blocks."""
+    return count * KIB + size

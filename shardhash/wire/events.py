@@ -43,6 +43,8 @@ class StreamLines:
 
     command: Command
     text: bytes
+    count: int
+    """How many lines it has."""
 
     @property
     def lines(self) -> list[bytes]:

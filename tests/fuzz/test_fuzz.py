@@ -32,7 +32,7 @@ def told(events: list[Event]) -> list[object]:
     result: list[object] = []
     for event in events:
         if isinstance(event, StreamLines) and result and isinstance(last := result[-1], StreamLines):
-            result[-1] = StreamLines(event.command, last.text + event.text)
+            result[-1] = StreamLines(event.command, last.text + event.text, last.count + event.count)
         elif isinstance(event, BatchAsked):
             result.append((event.batch.op, event.batch.method, bytes(event.batch.digests)))
         else:

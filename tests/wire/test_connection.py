@@ -33,7 +33,7 @@ def told(events: Iterable[Event]) -> list[object]:
     result: list[object] = []
     for event in events:
         if isinstance(event, StreamLines) and result and isinstance(last := result[-1], StreamLines):
-            result[-1] = StreamLines(event.command, last.text + event.text)
+            result[-1] = StreamLines(event.command, last.text + event.text, last.count + event.count)
         elif isinstance(event, Refused):
             result.append(f"refused: {event.error}")
         elif isinstance(event, Ended):
@@ -65,7 +65,7 @@ def over_both(lines: Sequence[str], limits: Limits | None = None) -> list[object
 
 def block(*lines: str, command: str = "get-stream") -> StreamLines:
     """A block of stream lines."""
-    return StreamLines(COMMANDS[command], "".join(line + "\n" for line in lines).encode())
+    return StreamLines(COMMANDS[command], "".join(line + "\n" for line in lines).encode(), len(lines))
 
 
 # The handshake
