@@ -20,6 +20,9 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._scheduled = False
+        self.tick = 0
+        """The number of a tick of the event loop in which slices begin; slices of an earlier tick are over."""
+        self._ticking = False
 
     def next(self) -> asyncio.Future[None]:
         """Wait for a turn."""
@@ -30,6 +33,16 @@ class Turns:
             self._scheduled = True
             loop.call_soon(self._grant)
         return future
+
+    def begin_tick(self) -> None:
+        """Have `tick` grow in the next tick of the event loop. One callback does for all slices of a tick."""
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_soon(self._end_tick)
+
+    def _end_tick(self) -> None:
+        self.tick += 1
+        self._ticking = False
 
     def _grant(self) -> None:
         while self._waiting:
@@ -45,24 +58,23 @@ class Turns:
 class Slice:
     """What one task has used of its slice. It begins anew whenever the task waited for anything."""
 
-    __slots__ = ("_began", "_turns")
+    __slots__ = ("_began", "_tick", "_turns")
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._began: float | None = None
+        self._tick = -1
+        self._began = 0.0
 
     @property
     def used(self) -> bool:
         """Whether it is used up; wait for `turn` then."""
-        if self._began is None:
+        if self._tick != self._turns.tick:  # the task waited since then
+            self._turns.begin_tick()
+            self._tick = self._turns.tick
             self._began = perf_counter()
-            asyncio.get_running_loop().call_soon(self._end)  # runs as soon as the task waits
             return False
         return perf_counter() - self._began > SLICE
 
     def turn(self) -> asyncio.Future[None]:
         """Let others run."""
         return self._turns.next()
-
-    def _end(self) -> None:
-        self._began = None

@@ -19,7 +19,7 @@ from shardhash.base.turns import Turns
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
-from shardhash.wire.events import Event, Send
+from shardhash.wire.events import Event, Send, StreamLines
 from shardhash.wire.framing import encode_json
 
 LINGER = 1.0
@@ -29,6 +29,8 @@ HEAVY = 64 * 1024
 reads of each connection in a row."""
 _TCP_CLOSE = 7
 """The state of a connection that was reset, the first byte of TCP_INFO."""
+UNCOUNTED = 8 * 1024
+"""Bytes that a connection may hold without a word to the memory budget: small requests are answered at once."""
 MOST_UNPARSED = 256 * 1024
 """Bytes that wait to be parsed, from which on nothing more is read."""
 
@@ -86,11 +88,13 @@ class LineProtocol(asyncio.Protocol):
             self._unparsed_size += len(data)
         else:
             events = self._machine.receive_data(data)
-            if not self._connection.fresh and (answer := self._at_hand(events)) is not None:
+            if len(events) == 1 and type(events[0]) is StreamLines and (answer := self._at_hand(events)) is not None:
                 self._transport.write(answer)
                 events = []
             self._take(events)
-        self._connections.keep(self._connection, self._held())
+        held = self._held()
+        if held > UNCOUNTED or self._connection.held:
+            self._connections.keep(self._connection, held)
         if not self._paused and self._must_pause():
             self._paused = True
             self._transport.pause_reading()
@@ -140,7 +144,7 @@ class LineProtocol(asyncio.Protocol):
     # ----------------------------------------------------------------------------------------------- parsing
 
     def _at_hand(self, events: list[Event]) -> bytes | None:
-        if self._machine.more or not self._writable.is_set() or self._transport.is_closing():
+        if self._connection.fresh or self._machine.more or not self._writable.is_set() or self._transport.is_closing():
             return None
         return self._session.answer_at_hand(events)
 
@@ -209,8 +213,10 @@ class LineProtocol(asyncio.Protocol):
                 await self._peer_ended.wait()
 
     def _drained(self) -> None:
-        self._connections.keep(self._connection, self._held())
-        self._read_on()
+        if self._connection.held:
+            self._connections.keep(self._connection, self._held())
+        if self._paused:
+            self._read_on()
 
     def _rested(self, _turn: asyncio.Future[None]) -> None:
         self._rests = False
