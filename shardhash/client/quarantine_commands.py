@@ -116,7 +116,7 @@ def _undo_file(path: str) -> Iterator[Callable[[Mapping[str, Any] | None], None]
             write(None)
 
 
-_NOT_OF_A_ROW = ("unihash", "gc_mark", "siginfo")
+_NOT_OF_A_ROW = ("unihash", "gc_mark", "siginfo", "asked")
 
 
 def _write_line(file: IO[str], value: Mapping[str, Any]) -> None:

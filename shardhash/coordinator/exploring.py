@@ -80,12 +80,13 @@ class Exploring:
             "taskhash": request.taskhash,
             "method": method,
             "unihash": unihash,
+            "asked": first.get("asked"),
             "rows": rows,
             "sharers": asdict(sharers) if sharers is not None else {"count": 0, "rows": [], "complete": True},
             "outhashes": outhashes,
             "near": near,
         }
-        return {"findings": await self._findings(story, first.get("gc_mark")), **story}
+        return {"findings": await self._findings(story, first.get("gc_mark"), first.get("asked")), **story}
 
     async def _others(self, where: Mapping[str, str], taskhash: str, limit: int = SHOWN) -> FoundRows:
         """The newest rows that match, of other taskhashes."""
@@ -93,7 +94,7 @@ class Exploring:
         rows = [row for row in found.rows if row["taskhash"] != taskhash]
         return FoundRows(found.count - len(found.rows) + len(rows), rows[:limit], found.complete)
 
-    async def _findings(self, story: Mapping[str, Any], mark: str | None) -> list[str]:
+    async def _findings(self, story: Mapping[str, Any], mark: str | None, asked: str | None) -> list[str]:
         """The story in sentences, what matters most first."""
         rows, unihash, near = story["rows"], story["unihash"], story["near"]
         said = []
@@ -114,6 +115,8 @@ class Exploring:
             said.append(f"{story['sharers']['count']} other rows have the same unihash.")
         if len(rows) > 1:
             said.append(f"It had {len(rows)} different outhashes: the task is not reproducible. Compare their siginfo.")
+        if unihash is not None:
+            said.append(_last_asked(rows[0] if rows else None, asked))
         said += self._missed(story)
         status = await self._store.gc_status()
         if status.mark and unihash is not None and mark != status.mark:
@@ -134,6 +137,14 @@ class Exploring:
                     " is written once, and this one's came first from elsewhere."
                 )
         return said
+
+
+def _last_asked(newest: Mapping[str, Any] | None, asked: str | None) -> str:
+    """When a mapping was last asked for, in a sentence; it is noted by the day, in UTC."""
+    if asked is not None:
+        return f"It was last asked for on {asked}."
+    reported = f" It was reported on {newest['created'][:10]}." if newest is not None else ""
+    return f"Nobody asked for it since it came here, as far as is noted.{reported}"
 
 
 def times_of(search: Search) -> dict[str, Any]:

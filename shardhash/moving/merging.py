@@ -78,6 +78,7 @@ class Merger:
         for number, (folder, table, texts) in enumerate(zip(self._folders, self._tables, self._texts, strict=True)):
             tell(f"writing shard {number + 1} of {len(self._folders)}")
             texts.close()
+            table.asked_from = 0  # today: nobody knows when what is new was asked for
             write_start(self._fs, folder, table, texts.next_number)
 
     # ------------------------------------------------------------------------------------------ settings, users

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,16 @@ def test_find(shell: Shell) -> None:
     assert "2026-11-28" in shell.error
 
 
-def test_why_a_task_is_reused(shell: Shell) -> None:
+def test_why_a_task_is_reused(shell: Shell, server: ServerProcess) -> None:
     text = shell("why", digits(2))
     assert f"It is known, and reused as {digits(1)}." in text
     assert "1 other rows have the same unihash" in text
+    assert "Nobody asked for it since it came here" in text
+    with create_client(server.address) as client:
+        assert client.get_unihash(METHOD, digits(2)) == digits(1)
+    today = datetime.now(UTC).date().isoformat()
+    assert f"It was last asked for on {today}." in shell("why", digits(2))
+    assert shell.json("find", "--taskhash", digits(2))["rows"][0]["asked"] == today
     assert "by builder" in text
 
 

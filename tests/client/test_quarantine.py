@@ -95,7 +95,10 @@ def test_discard_and_back(shell: Shell, server: ServerProcess, data: Path, tmp_p
         address = again.address
         shell.options = ["--address", address]
     assert lookup(address, 1, 2, 3, 4) == [digits(1), digits(1), digits(3), digits(4)]
-    assert shell.json("find", "--pn", "*", "--limit", "100") == before
+    after = shell.json("find", "--pn", "*", "--limit", "100")
+    for row in (*before["rows"], *after["rows"]):
+        del row["asked"]  # what is taken back counts as asked for on that day
+    assert after == before
     with create_client(address) as client:
         row = client.get_row(METHOD, digits(3), digits(103))
         assert row is not None

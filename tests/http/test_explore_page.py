@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from shardhash.client import create_client
 from tests.client.test_exploring import siginfo
 from tests.http.browser import browsing, watching
 from tests.http.conftest import server_with_http
-from tests.http.test_page import HOSTILE, METHOD, digits, picture
+from tests.http.test_page import HOSTILE, METHOD, aside, digits, picture
 from tests.servers import IN_MEMORY, ServerProcess
 
 
@@ -27,6 +28,11 @@ def server() -> Iterator[ServerProcess]:
                 hostile = {"PN": HOSTILE, "task": HOSTILE, "owner": HOSTILE, "outhash_siginfo": f"{HOSTILE}\n{outhash}"}
                 client.report_unihash(digits(5), METHOD, digits(outhash), digits(5), hostile)
         yield server
+
+
+def look_up(address: str) -> None:
+    with create_client(address) as client:
+        client.get_unihash(METHOD, digits(2))
 
 
 def test_search_compare_and_why(server: ServerProcess) -> None:
@@ -56,6 +62,11 @@ def test_search_compare_and_why(server: ServerProcess) -> None:
         watched.until("document.getElementById('why-findings').textContent.includes('reused as')")
         assert page.locator("#why-rows tbody tr").count() == 1
         assert digits(1)[:16] in page.locator("#why-sharers").inner_text()
+        assert "Nobody asked for it since it came here" in page.locator("#why-findings").inner_text()
+        aside(look_up, server.address)
+        page.reload()
+        watched.until("document.getElementById('why-findings').textContent.includes('last asked for on 20')")
+        assert re.search(r"20\d\d-\d\d-\d\d$", page.locator("#why-rows tbody tr td:nth-child(8)").inner_text())
         picture(page, "why")
         assert watched.barriers() == []
         assert watched.overflow() == 0

@@ -183,10 +183,20 @@ def test_a_file_of_a_newer_version_is_named_as_such() -> None:
     _, fs = lived(snapshots=1)
     path = snapshot_path(FOLDER, list_shard(fs, FOLDER).snapshots[-1])
     first = bytes(fs.file(path).data).split(b"\n", 1)[0]
-    newer = first[9:].replace(b'"version":1', b'"version":2')
+    newer = first[9:].replace(b'"version":2', b'"version":3')
     assert newer != first[9:]
     fs.file(path).data[: len(first)] = b"%08x %b" % (crc32(newer, 0), newer)
-    with pytest.raises(DamageError, match=r"version 2 .*too old"):
+    with pytest.raises(DamageError, match=r"version 3 .*too old"):
+        next(snapshot.read_snapshot(fs, path))
+
+
+def test_a_snapshot_of_before_days_were_kept_is_refused_in_words() -> None:
+    _, fs = lived(snapshots=1)
+    path = snapshot_path(FOLDER, list_shard(fs, FOLDER).snapshots[-1])
+    first = bytes(fs.file(path).data).split(b"\n", 1)[0]
+    older = first[9:].replace(b'"version":2', b'"version":1')
+    fs.file(path).data[: len(first)] = b"%08x %b" % (crc32(older, 0), older)
+    with pytest.raises(DamageError, match=r"version 1 .*shardhash dump"):
         next(snapshot.read_snapshot(fs, path))
 
 

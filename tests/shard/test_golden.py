@@ -85,6 +85,7 @@ def write_all(directory: Path) -> None:
     table = Table()
     for record in records:
         table.apply(record)
+    table.method("sstate").days.note([bytes.fromhex(A), "text"], 19_000)
     writer = SnapshotWriter(FS, folder, SnapshotHead(2, log.number, TIME + 2, 3))
     for chunk in snapshot_chunks.freeze(table, 2):
         writer.add(chunk)
@@ -141,6 +142,9 @@ def test_golden_files_are_read(data: Path, without_snapshot: bool) -> None:
     shard = open_shard(FS, data / FOLDER, progress=said.append)
     assert state(shard.table) == expected_state()
     shard.table.check()
+    if not without_snapshot:
+        assert [shard.table.last_asked("sstate", key) for key in (bytes.fromhex(A), "text")] == [19_000, 19_000]
+        assert shard.table.asked_from == 19_675
     assert not any("not" in text for text in said), said
     kept = [row for taskhash in (A, B) for row in shard.table.rows("sstate", bytes.fromhex(taskhash))]
     assert [shard.get_siginfo(row.siginfo) for row in kept] == TEXTS

@@ -94,7 +94,7 @@ async def test_a_row_says_what_it_is(store: Router) -> None:
     del row["created"]
     assert row == {
         "method": A, "taskhash": digits(2), "outhash": digits(101), "owner": "me", "PN": "zlib", "PV": "1", "PR": "r0",
-        "task": "do_compile", "unihash": digits(1), "gc_mark": "", "siginfo": True,
+        "task": "do_compile", "unihash": digits(1), "gc_mark": "", "siginfo": True, "asked": None,
     }  # fmt: skip
     (bare,) = (await store.explorer.find({"taskhash": digits(9)}, 10)).rows
     assert (bare["outhash"], bare["created"], bare["unihash"]) == (None, None, digits(8))

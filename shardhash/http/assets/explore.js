@@ -2,11 +2,11 @@
 
 import { byId, command, compareHref, counted, day, element, fill, filled, hash, tell, whyLink } from "./tools.js";
 
-const COLUMNS = [["Reported"], ["Recipe"], ["Task"], ["Taskhash"], ["Outhash"], ["Unihash"], ["Owner"]];
+const COLUMNS = [["Reported"], ["Recipe"], ["Task"], ["Taskhash"], ["Outhash"], ["Unihash"], ["Owner"], ["Last asked for"]];
 let chosen = [];
 
 function cells(row) {
-  return [day(row.created), row.PN ?? "–", row.task ?? "–", whyLink(row), hash(row.outhash), row.unihash ? hash(row.unihash) : "nothing", row.owner ?? "–"];
+  return [day(row.created), row.PN ?? "–", row.task ?? "–", whyLink(row), hash(row.outhash), row.unihash ? hash(row.unihash) : "nothing", row.owner ?? "–", row.asked ?? "–"];
 }
 
 function choose(row, box) {

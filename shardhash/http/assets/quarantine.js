@@ -70,7 +70,7 @@ async function discard() {
       const { rows } = await command("find", { where: chosen, limit: AT_ONCE, whole: true });
       const some = rows.filter((row) => row.outhash !== null);
       if (!some.length) break;
-      for (const { unihash, gc_mark, siginfo, ...row } of some) {
+      for (const { unihash, gc_mark, siginfo, asked, ...row } of some) {
         const task = `${row.method} ${row.taskhash}`;
         if (unihash !== null && !seen.has(task)) {
           lines.push({ type: "mapping", method: row.method, taskhash: row.taskhash, unihash, gc_mark });

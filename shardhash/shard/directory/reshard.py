@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from shardhash.errors import DamageError, StorageError
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import small_sets
+from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.comparing import same_state
 from shardhash.shard.state.packing import unpack_item
 from shardhash.shard.state.table import Row, Table
@@ -40,6 +41,15 @@ class NewShards:
         self._tables = [Table() for _ in folders]
         self._shards = ShardMap(len(self._tables))
         self._texts = [SiginfoFiles(fs, folder) for folder in folders]
+
+    def keep_days_from(self, day: int) -> None:
+        """All that is added comes with its day, or was asked for on this one at the latest; else: today."""
+        for table in self._tables:
+            table.asked_from = day
+
+    def add_day(self, method: str, taskhash: Key, day: int) -> None:
+        """The day on which a mapping was last asked for."""
+        self._tables[self._home(taskhash)].method(method).days.note((taskhash,), day)
 
     def add_mapping(self, method: str, taskhash: Key, unihash: bytes, mark: str) -> None:
         """A mapping."""
@@ -95,7 +105,7 @@ def reshard(
     from the rows instead of taken over.
     """
     shards = NewShards(fs, new)
-    gather(fs, old, shards, progress, read=read, read_text=read_text, reindex=reindex)
+    shards.keep_days_from(gather(fs, old, shards, progress, read=read, read_text=read_text, reindex=reindex))
     shards.finish(progress)
 
 
@@ -108,8 +118,12 @@ def gather(
     read: ReadTable = read_table,
     read_text: ReadText = read_siginfo,
     reindex: bool = False,
-) -> None:
-    """Add what all old shards hold, in the place of what is there; see `reshard`."""
+) -> int:
+    """Add what all old shards hold, in the place of what is there; see `reshard`.
+
+    The day until which all of that counts as asked for (Table.asked_from), today if one does not know.
+    """
+    asked_from = []
     for number, folder in enumerate(old):
         table = read(fs, folder, progress)
         _add_hashes(table, shards, partial(read_text, fs, folder))
@@ -119,13 +133,19 @@ def gather(
             _add_index(table, shards)
         if number == 0:
             _add_entries(table, shards)
+        asked_from.append(table.asked_from or day_of(now()))
         progress(f"read shard {number + 1} of {len(old)}")
+    return max(asked_from, default=0)
 
 
 def _add_hashes(table: Table, shards: NewShards, text_of: Callable[[int], str | None]) -> None:
+    today = day_of(now())
     for method, part in table.methods.items():
+        part.days.note(part.take_asked(), today)  # what the log replayed counts as asked for now
         for taskhash, unihash in part.mappings.items():
             shards.add_mapping(method, taskhash, unihash, part.marks.get(taskhash, ""))
+            if day := part.days.day(taskhash):
+                shards.add_day(method, taskhash, day)
         for taskhash in part.rows:
             for row in table.rows(method, taskhash):
                 shards.add_row(method, taskhash, row, text_of(row.siginfo))
@@ -154,7 +174,7 @@ def _add_entries(table: Table, shards: NewShards) -> None:
 
 def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
     """Write a table as the first snapshot of a new shard, whose log holds nothing."""
-    writer = SnapshotWriter(fs, folder, SnapshotHead(BASE_SEGMENT, 1, now(), siginfo))
+    writer = SnapshotWriter(fs, folder, SnapshotHead(BASE_SEGMENT, 1, now(), siginfo, table.asked_from))
     for chunk in snapshot_chunks.freeze(table):
         writer.add(chunk)
     writer.seal(now())

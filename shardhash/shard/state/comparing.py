@@ -18,7 +18,7 @@ def same_state(one: Table, other: Table) -> bool:
     empty = MethodTable()
     for method in one.methods.keys() | other.methods.keys():
         mine, theirs = one.methods.get(method, empty), other.methods.get(method, empty)
-        if mine.mappings != theirs.mappings or mine.marks != theirs.marks:
+        if mine.mappings != theirs.mappings or mine.marks != theirs.marks or mine.days != theirs.days:
             return False
         if mine.index.keys() != theirs.index.keys() or mine.rows.keys() != theirs.rows.keys():
             return False

@@ -6,7 +6,9 @@
   its own unihash, as most are, is not in there: ``mappings`` says so itself;
 - ``rows``: taskhash -> set of outhash rows of that taskhash, oldest first (small_sets.py);
 - ``unmapped``: the taskhashes that have rows and no mapping, which are few;
-- ``index``: outhash -> set of taskhashes, oldest first. Its taskhashes may belong to any shard.
+- ``index``: outhash -> set of taskhashes, oldest first. Its taskhashes may belong to any shard;
+- ``asked``, ``asked_unihashes``: mappings that were looked up, unihashes that were found to exist, and not yet
+  noted in ``days`` (asked_days.py): looking up costs no more than to put them aside.
 
 ``rare`` is the method's name if the table knows what it maps by unihash (table.py), else None.
 
@@ -15,8 +17,10 @@ A unihash that equals its taskhash or another mapping's unihash is the same obje
 
 from __future__ import annotations
 
+from itertools import compress
 from operator import eq
 
+from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.small_sets import Bag
 from shardhash.wire.hashes import Buffer, Key, split_digests
 
@@ -24,7 +28,18 @@ from shardhash.wire.hashes import Buffer, Key, split_digests
 class MethodTable:
     """The dicts of one method; see the module."""
 
-    __slots__ = ("index", "mappings", "marks", "rare", "reverse", "rows", "unmapped")
+    __slots__ = (
+        "asked",
+        "asked_unihashes",
+        "days",
+        "index",
+        "mappings",
+        "marks",
+        "rare",
+        "reverse",
+        "rows",
+        "unmapped",
+    )
 
     def __init__(self) -> None:
         self.mappings: dict[Key, bytes] = {}
@@ -34,6 +49,20 @@ class MethodTable:
         self.unmapped: set[Key] = set()
         self.index: dict[Key, Bag] = {}
         self.rare: str | None = None
+        self.asked: set[Key] = set()
+        self.asked_unihashes: set[bytes] = set()
+        self.days = AskedDays()
+
+    def take_asked(self) -> set[Key]:
+        """The taskhashes that were asked for since this was last called.
+
+        A unihash that was found to exist stands for one of the mappings that have it: one is enough for it to exist.
+        """
+        asked, self.asked = self.asked, set()
+        unihashes, self.asked_unihashes = self.asked_unihashes, set()
+        for unihash in unihashes:
+            asked.update(self.holders(unihash)[-1:])
+        return asked
 
     def holders(self, unihash: Key) -> list[Key]:
         """The taskhashes that have a unihash; none for a text."""
@@ -44,9 +73,15 @@ class MethodTable:
         return holders
 
     def held(self, digests: Buffer) -> bytes:
-        """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it; 60 ns each, half if all are their own."""
-        own = bytes(map(eq, map(self.mappings.get, split_digests(digests)), split_digests(digests)))
-        return either(own, bytes(map(self.reverse.__contains__, split_digests(digests)))) if self.reverse else own
+        """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it. Some 100 ns each; it was asked for."""
+        keys = list(split_digests(digests))
+        own = bytes(map(eq, map(self.mappings.get, keys), keys))
+        self.asked.update(compress(keys, own))
+        if not self.reverse:
+            return own
+        others = bytes(map(self.reverse.__contains__, keys))
+        self.asked_unihashes.update(compress(keys, others))
+        return either(own, others)
 
     def link(self, taskhash: Key, unihash: bytes) -> None:
         """Note the way back from a unihash to a taskhash, unless they are equal."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from shardhash.base.timestamps import to_iso
 from shardhash.shard.state import packing, small_sets
+from shardhash.shard.state.asked_days import DAY
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.table import Details, Row, Table
 from shardhash.wire.hashes import Key, to_key, to_text
@@ -96,8 +97,13 @@ def describe(table: Table, hit: Hit, read_siginfo: Callable[[int], str | None] |
         **dict(zip(DETAILS, details, strict=True)),
         "unihash": None if unihash is None else unihash.hex(),
         "gc_mark": table.mark(hit.method, hit.taskhash),
+        "asked": _date_of(table.last_asked(hit.method, hit.taskhash)),
         "siginfo": row is not None and row.siginfo != 0,
     }
+
+
+def _date_of(day: int) -> str | None:
+    return to_iso(day * DAY)[:10] if day else None
 
 
 class _Wanted:

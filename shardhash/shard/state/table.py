@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, NamedTuple
 
 import orjson
 
 from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import packing, records, small_sets
+from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.checking import check
 from shardhash.shard.state.details import Details, SharedDetails
 from shardhash.shard.state.method_table import MethodTable, either
@@ -62,6 +63,8 @@ class Table:
         self.methods: dict[str, MethodTable] = {}
         self.entries: dict[str, dict[str, Any]] = {}
         self.mapping_count = 0
+        self.asked_from = 0
+        """The day from which on it is known what was asked for; until then everything was. 0 if that is not known."""
         self.row_count = 0
         self.index_count = 0
         self.mark_counts: Counter[str] = Counter()
@@ -84,11 +87,14 @@ class Table:
     # ------------------------------------------------------------------------------------------- questions
 
     def lookup(self, method: str, digests: Buffer) -> Found:
-        """The unihash of each taskhash (n * 32 bytes); about 80 ns each with 500,000 mappings."""
+        """The unihash of each taskhash (n * 32 bytes); about 100 ns each with 500,000 mappings."""
         table = self.methods.get(method)
         if table is None:
             return Found(bytes(len(digests)), bytes(len(digests) // DIGEST_SIZE))
-        return Found.of(list(map(table.mappings.get, split_digests(digests))))
+        keys = list(split_digests(digests))
+        found = list(map(table.mappings.get, keys))
+        table.asked.update(compress(keys, found))
+        return Found.of(found)
 
     def unihash(self, method: str, taskhash: Key) -> bytes | None:
         """The unihash of one taskhash."""
@@ -115,6 +121,18 @@ class Table:
         """The mark that new mappings carry; '' when no collection runs."""
         mark = self.entries.get("config", {}).get(GC_MARK)
         return mark if isinstance(mark, str) else ""
+
+    def last_asked(self, method: str, taskhash: Key) -> int:
+        """The day on which a mapping was last asked for, as far as that is noted; 0 when it was not."""
+        table = self.methods.get(method)
+        return table.days.day(taskhash) if table else 0
+
+    def last_used(self, table: MethodTable, taskhash: Key) -> int:
+        """The last day on which a mapping was asked for or reported, or may have been: what is not known was."""
+        newest = 0
+        for item in small_sets.iterate(table.rows.get(taskhash)):
+            newest = packing.unpack_row(item)[0]
+        return max(table.days.day(taskhash), self.asked_from, day_of(newest))
 
     def row(self, method: str, taskhash: Key, outhash: Key) -> Row | None:
         """One outhash row."""
@@ -251,7 +269,9 @@ class Table:
         self._apply_row(*fields, indexed=True)
 
     def _apply_map(self, method: str, taskhash: str, unihash: str, mark: str) -> None:
-        self.set_mapping(self.method(method), to_key(taskhash), bytes.fromhex(unihash), mark)
+        table, key = self.method(method), to_key(taskhash)
+        self.set_mapping(table, key, bytes.fromhex(unihash), mark)
+        table.asked.add(key)  # whoever had it stored asked for it; no row says when
 
     def _apply_unmap(self, method: str, taskhashes: Iterable[str]) -> None:
         table = self.methods.get(method)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Sequence
 
 from shardhash.errors import StorageError
+from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.snapshot_job import SnapshotJob
@@ -21,6 +23,7 @@ class MemoryShard:
 
     def __init__(self) -> None:
         self.table = Table()
+        self.table.asked_from = day_of(time.time_ns() // 1000)
         self._siginfo: list[bytes] = []
 
     def make_ready(self) -> None:

@@ -27,6 +27,7 @@ import orjson
 
 from shardhash.base.owners import describe
 from shardhash.errors import DamageError, StorageError
+from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot, snapshot_chunks
@@ -134,6 +135,7 @@ def _load_snapshot(
             found.remarks.append(f"snapshot {number} does not verify ({error}); going back to the one before")
             progress(found.remarks[-1])
             continue
+        table.asked_from = head.asked_from
         found.table, found.next_number, found.snapshot_time = table, head.number, head.time
         found.last_time = snapshot.read_end(fs, path).time
         progress(f"loaded snapshot {number}: {table.counts()['mappings']:,} mappings")
@@ -194,6 +196,7 @@ class Shard:
         self, fs: FileSystem, folder: Path, found: Recovered, *, segment_size: int, keep_snapshots: int
     ) -> None:
         self.table = found.table
+        self.table.asked_from = self.table.asked_from or day_of(now())
         self.snapshot_time = found.snapshot_time
         """When the newest snapshot began, microseconds since 1970 UTC; 0 without one."""
         self._fs = fs
@@ -265,7 +268,9 @@ class Shard:
         log = self._written_log()
         log.rotate()
         self._bytes_at_snapshot = log.bytes_written
-        head = SnapshotHead(log.segment, log.number, self._clock.now(), self._siginfo.next_number)
+        head = SnapshotHead(
+            log.segment, log.number, self._clock.now(), self._siginfo.next_number, self.table.asked_from
+        )
         self._snapshot = FileSnapshot(
             self._fs, self._folder, self.table, head, self._keep_snapshots, self._clock.now, self._sealed
         )

@@ -5,8 +5,8 @@ walked chunk by chunk (snapshot_chunks) while it changes; the log from that segm
 is eight hex digits, a space and JSON by orjson; the digits are the CRC-32 of the JSON, begun with the line's number, so
 a line that is missing, doubled or moved is seen::
 
-    {"format": "shardhash snapshot", "version": 1, "segment": S, "number": first record of segment S, "time": T,
-     "siginfo": number of the next siginfo file}
+    {"format": "shardhash snapshot", "version": 2, "segment": S, "number": first record of segment S, "time": T,
+     "siginfo": number of the next siginfo file, "asked_from": day from which on it is known what was asked for}
     a chunk
     ...
     {"end": number of chunks, "time": T, "siginfo_files": [numbers of the siginfo files that its rows refer to]}
@@ -28,13 +28,15 @@ from zlib import crc32
 import orjson
 
 from shardhash.errors import DamageError, StorageError
+from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import TEMPORARY, snapshot_path
 from shardhash.shard.storage.siginfo import file_of
 from shardhash.shard.storage.snapshot_chunks import Chunk
 
 FORMAT = "shardhash snapshot"
-VERSION = 1
+VERSION = 2
+"""Version 1 did not say when mappings were last asked for."""
 HINT = "see: shardhash verify --data DIR"
 
 _PREFIX = 9
@@ -51,6 +53,8 @@ class SnapshotHead:
     number: int
     time: int
     siginfo: int
+    asked_from: int = 0
+    """See Table; 0 stands for the day of `time`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class SnapshotWriter:
                     "number": head.number,
                     "time": head.time,
                     "siginfo": head.siginfo,
+                    "asked_from": head.asked_from or day_of(head.time),
                 }
             )
         except OSError as error:
@@ -164,12 +169,12 @@ def read_head(fs: FileSystem, path: Path) -> SnapshotHead:
     with fs.read(path) as file:
         first = _parse(path, 0, _checked(path, 0, file.readline(), 0))
     _check_format(path, first)
-    numbers = [first.get(name) for name in ("segment", "number", "time", "siginfo")]
+    numbers = [first.get(name) for name in ("segment", "number", "time", "siginfo", "asked_from")]
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         raise DamageError(path, 0, "its first line holds impossible values", HINT)
     if snapshot_path(path.parent, first["segment"]).name != path.name.removesuffix(TEMPORARY):
         raise DamageError(path, 0, f"it is snapshot {first['segment']}, by what it says", HINT)
-    return SnapshotHead(first["segment"], first["number"], first["time"], first["siginfo"])
+    return SnapshotHead(first["segment"], first["number"], first["time"], first["siginfo"], first["asked_from"])
 
 
 def read_end(fs: FileSystem, path: Path) -> SnapshotEnd:
@@ -190,7 +195,10 @@ def read_end(fs: FileSystem, path: Path) -> SnapshotEnd:
 def _check_format(path: Path, first: dict[str, Any]) -> None:
     if first.get("format") != FORMAT or first.get("version") != VERSION:
         found = f"{first.get('format')!r} version {first.get('version')!r}"
-        raise DamageError(path, 0, f"{found} is not a snapshot that this shardhash reads", "is shardhash too old?")
+        hint = "is shardhash too old?"
+        if first.get("format") == FORMAT and first.get("version") == 1:
+            hint = "it is of a shardhash before any release: `shardhash dump` of that one, and `shardhash load` of this"
+        raise DamageError(path, 0, f"{found} is not a snapshot that this shardhash reads", hint)
 
 
 def _values(fs: FileSystem, path: Path) -> Iterator[dict[str, Any]]:

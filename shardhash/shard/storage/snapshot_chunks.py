@@ -15,6 +15,7 @@ kind       fields
            these taskhashes as columns: row_task (positions in taskhashes), row_outhash (hashes), row_created,
            row_details (positions in details), row_siginfo. A taskhash with many rows is in several chunks.
 ``index``  method, outhashes, taskhashes (hashes), created: an item each.
+``asked``  method, parts ({number: entries in hex}): on which days mappings were last asked for (asked_days.py).
 ``set``    entry ("user", "config"), values ({name: value}).
 =========  =====================================================================================================
 """
@@ -39,6 +40,10 @@ ROWS = 5
 """Rows of a chunk, times its entries; a taskhash with more has its rows in several chunks."""
 
 
+PARTS = 16
+"""Parts of the days that a chunk holds: 20,000 entries with 10 million mappings in two shards."""
+
+
 def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
     """The chunks of a table, which may change between one and the next."""
     for kind in list(table.entries):
@@ -53,6 +58,10 @@ def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
         for taskhashes in _slices(unmapped, size):
             yield from _tasks(table, method, part, taskhashes, size * ROWS)
         yield from _indexes(method, part, size)
+        numbers = part.days.numbers()
+        for start in range(0, len(numbers), PARTS):
+            some = numbers[start : start + PARTS]
+            yield {"kind": "asked", "method": method, "parts": {str(n): part.days.pack(n).hex() for n in some}}
 
 
 def load(table: Table, chunk: Chunk) -> None:
@@ -69,6 +78,9 @@ def load(table: Table, chunk: Chunk) -> None:
         for outhash, taskhash, created in zip(*columns, strict=True):
             last = last if outhash == last else outhash  # items of one outhash stand together: one key object
             table.put_index(part, last, taskhash, created)
+    elif kind == "asked":
+        for number, packed in chunk["parts"].items():
+            table.method(chunk["method"]).days.unpack(int(number), bytes.fromhex(packed))
     else:
         raise ValueError(f"chunk kind {kind!r} is not known")
 

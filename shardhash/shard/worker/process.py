@@ -32,10 +32,11 @@ from shardhash.errors import DamageError, InternalError, ServerFaultError, Shard
 from shardhash.link import messages
 from shardhash.link.operations import OPERATIONS, Snapshot
 from shardhash.link.worker_options import WorkerOptions, WorkerPlace, parse_options
+from shardhash.shard.state.asked_days import DAY
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
 from shardhash.shard.storage.memory import MemoryShard
-from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, open_shard
+from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, now, open_shard
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer, describe_bug
 
@@ -221,7 +222,11 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
             writer.sync_soon()
         if not shard.has_log:
             await _begin_log(shard, writer)
-        if shard.log_bytes >= options.snapshot_bytes or (loop.time() >= due and shard.log_bytes > EMPTY_SEGMENT):
+        await service.asking.note_sometimes()
+        days_due = shard.durable and not service.asking.days_written and now() - shard.snapshot_time > DAY
+        if shard.log_bytes >= options.snapshot_bytes or (
+            loop.time() >= due and (shard.log_bytes > EMPTY_SEGMENT or days_due)
+        ):
             due = loop.time() + options.snapshot_interval
             try:
                 await service.snapshot(Snapshot())

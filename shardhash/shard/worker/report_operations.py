@@ -13,6 +13,7 @@ from shardhash.link.messages import refusal_of
 from shardhash.shard.state.packing import pack_item
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.asking import Asking
 from shardhash.shard.worker.report_locks import Place, ReportLocks
 from shardhash.shard.worker.writer import DecideAgainError, Writer, describe_bug
 from shardhash.wire.hashes import Key, to_key, to_text
@@ -26,8 +27,9 @@ _Answers: TypeAlias = list[op.StepAnswer]
 class ReportOperations:
     """What `Service` does for the operations of reports."""
 
-    def __init__(self, shard: AnyShard, writer: Writer, locks: ReportLocks) -> None:
+    def __init__(self, shard: AnyShard, writer: Writer, locks: ReportLocks, asking: Asking) -> None:
         self._shard = shard
+        self._asking = asking
         self._table = shard.table
         self._write = writer.write
         self._refusals = writer.refusals
@@ -107,6 +109,8 @@ class ReportOperations:
         if siginfo is not None and not transaction.has_row(method, to_key(taskhash), to_key(outhash)):
             reference = self._shard.put_siginfo(siginfo)
         part = self._table.methods.get(method)
+        if part is not None and ((key := to_key(taskhash)) in part.mappings or self._asking.followed):
+            part.asked.add(key)  # reported again is as good as asked for; a row tells of the first time alone
         older = transaction.older_rows(method, to_key(taskhash)) if part is not None and part.unmapped else None
         in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force
@@ -116,6 +120,7 @@ class ReportOperations:
 
         def change(transaction: Transaction) -> op.Stored:
             older = transaction.older_rows(asked.method, to_key(asked.taskhash))
+            self._asking.put_aside(asked.method, to_key(asked.taskhash))
             unihash = bytes.fromhex(asked.unihash)
             in_force = transaction.insert_mapping(asked.method, asked.taskhash, unihash).hex()
             return (in_force, [to_text(one) for one in older]) if older else in_force

@@ -22,6 +22,7 @@ from shardhash.link.search_operations import (
 from shardhash.shard.state import search
 from shardhash.shard.state.search import Hit
 from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.asking import Asking
 from shardhash.wire.hashes import to_text
 
 REST = 9
@@ -40,8 +41,9 @@ _T = TypeVar("_T")
 class Searches:
     """What `Service` does for the operations of searching."""
 
-    def __init__(self, shard: AnyShard) -> None:
+    def __init__(self, shard: AnyShard, asking: Asking) -> None:
         self._shard = shard
+        self._asking = asking
         self._table = shard.table
         self._one = asyncio.Lock()
 
@@ -50,6 +52,7 @@ class Searches:
         newest = _Newest[Hit](asked.limit)
         complete = True
         async with self._one:
+            await self._asking.note()  # rows tell when they were last asked for
             async for hits in _with_rests(search.find(self._table, asked.search, asked.taskhashes)):
                 if hits is None:
                     complete = False

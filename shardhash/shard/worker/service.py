@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +20,7 @@ from shardhash.shard.state.table import MOST_SCANNED
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
+from shardhash.shard.worker.asking import MOST, Asking
 from shardhash.shard.worker.import_operations import ImportOperations
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
@@ -27,7 +28,7 @@ from shardhash.shard.worker.report_operations import ReportOperations
 from shardhash.shard.worker.searches import Searches
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
-from shardhash.wire.hashes import Buffer, to_key
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, to_key
 from shardhash.wire.rows import Columns, Where
 
 MARKS_PAGE = 2000
@@ -47,10 +48,11 @@ class Service:
         self._write = writer.write
         self._alone = writer.alone
         self._locks = ReportLocks()
-        self.reports = reports = ReportOperations(shard, writer, self._locks)
+        self.asking = asking = Asking(shard.table)
+        self.reports = reports = ReportOperations(shard, writer, self._locks, asking)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
         imports = ImportOperations(shard, writer)
-        searches = Searches(shard)
+        searches = Searches(shard, asking)
         self._snapshot_lock = asyncio.Lock()
         self._snapshot_seconds = 0.0
         self.operations: dict[type[Operation[Any]], Callable[..., Any]] = dict(
@@ -103,7 +105,10 @@ class Service:
         asked = batch.decode_request(frame)
         if asked.op == batch.EXISTS:
             return batch.encode_exists(self._table.exists(asked.digests), head)
-        return batch.encode_found(self._table.lookup(asked.method, asked.digests), head)
+        found = self._table.lookup(asked.method, asked.digests)
+        if (part := self._table.methods.get(asked.method)) is not None and len(part.asked) > MOST:
+            self.asking.make_room(asked.method, part, len(found.digests) // DIGEST_SIZE)
+        return batch.encode_found(found, head)
 
     def drop_link(self, link: object) -> None:
         """A link is gone: its locks are free, and its removals are over."""
@@ -114,7 +119,10 @@ class Service:
 
     def unihashes(self, asked: op.Unihashes) -> list[str | None]:
         """Lookups of taskhashes of any form."""
-        found = [self._table.unihash(asked.method, to_key(taskhash)) for taskhash in asked.taskhashes]
+        keys = [to_key(taskhash) for taskhash in asked.taskhashes]
+        found = [self._table.unihash(asked.method, key) for key in keys]
+        for key in compress(keys, found):
+            self.asking.put_aside(asked.method, key)
         return [None if unihash is None else unihash.hex() for unihash in found]
 
     def read_row(self, asked: op.ReadRow) -> Columns | None:
@@ -123,6 +131,8 @@ class Service:
         row = self._table.row(method, key, to_key(asked.outhash))
         if row is None or (asked.joined and self._table.unihash(method, key) is None):
             return None
+        if asked.joined:
+            self.asking.put_aside(method, key)
         found = columns(method, key, row, self._shard.get_siginfo)
         return joined(self._table, method, key, found) if asked.joined else found
 
@@ -132,6 +142,7 @@ class Service:
         rows = self._table.rows(method, key)
         if not rows or self._table.unihash(method, key) is None:
             return None
+        self.asking.put_aside(method, key)
         return joined(self._table, method, key, columns(method, key, rows[0], self._shard.get_siginfo))
 
     def counts(self, _asked: op.Counts) -> dict[str, int]:
@@ -215,6 +226,8 @@ class Service:
         if not self._shard.durable:
             raise StorageError("the server keeps everything in memory; there is nowhere to write a snapshot")
         async with self._snapshot_lock:
+            await self.asking.note()
+            self.asking.days_written = True
             # By the writer, since the log rotates, which must not happen while it is written or synced.
             job: SnapshotJob = await self._alone(self._shard.begin_snapshot)
             started = began = perf_counter()
@@ -225,5 +238,6 @@ class Service:
                 await asyncio.get_running_loop().run_in_executor(None, job.seal)
             except BaseException:
                 job.abandon()
+                self.asking.days_written = False
                 raise
             self._snapshot_seconds = perf_counter() - started

@@ -10,6 +10,7 @@ answered again, under these rules:
 4. That a taskhash is unknown holds until a report of it ends, which forgets it before it is acknowledged (`written`),
    and it is remembered only if no report ended since it was asked for. It holds for `UNKNOWN_TIME` at most, because a
    report that ran into its time limit may be stored later. All reports of a server pass by here.
+5. At the end of each day all is forgotten (end_of_day.py): workers note on which day something was last asked for.
 
 Memory is bounded by two generations: when the younger is full it becomes the older, whose entries are forgotten unless
 they were asked for meanwhile.

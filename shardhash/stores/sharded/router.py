@@ -18,6 +18,7 @@ from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
+from shardhash.stores.sharded.end_of_day import EndOfDay
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
@@ -57,6 +58,7 @@ class Router:
         self.quarantine = ShardedQuarantine(
             links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard
         )
+        self._end_of_day = EndOfDay(self._answers.forget)
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
         for link in links:
@@ -313,6 +315,7 @@ class Router:
 
     async def close(self) -> None:
         """End the reports and removals that still run; nobody waits for them any more."""
+        self._end_of_day.cancel()
         await self._removals.close()
         await self._reports.close()
 

@@ -1,0 +1,120 @@
+"""Asking: on which day each mapping was last asked for, noted beside lookups.
+
+1. A lookup puts what it found aside (`Table.lookup`), one call for a batch of any size.
+2. Every few seconds, and before anybody wants to know, what was put aside is noted with the day (asked_days.py), a
+   slice at a time. Asked for again and again, it was put aside once.
+3. What answers without this worker, the coordinator's answers at hand, is forgotten at the end of each day
+   (stores/sharded/end_of_day.py), so that it is asked for here at least once a day.
+4. Snapshots hold the days; the log does not. A crash or a restart loses what was asked for since the last snapshot, at
+   most; mappings that the log replays without a row count as asked for at the start.
+
+A collection follows what is asked for while it runs (`follow`): that stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter, time_ns
+from typing import TypeAlias
+
+from shardhash.shard.state.asked_days import day_of
+from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.table import Table
+from shardhash.wire.hashes import Key
+
+SLICE = 400
+"""Mappings noted between one look at other things and the next: 0.3 ms."""
+REST = 5
+"""How many times as long as a slice took the worker then rests from it."""
+EVERY = 10.0
+"""Seconds between two times of noting."""
+MOST = 50_000
+"""Mappings of a method that may be put aside; past that each lookup notes as many as it adds."""
+
+Followed: TypeAlias = dict[str, set[Key]]
+"""By method, the mappings that were asked for since the following began."""
+
+
+class Asking:
+    """Notes what was asked for in a shard. Use from one event loop."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._taken: deque[tuple[str, list[Key]]] = deque()
+        self._followed: dict[str, Followed] = {}
+        self._noted_at = 0.0
+        self.days_written = True
+        """Whether the newest snapshot holds all that is noted."""
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody follows what is asked for."""
+        return bool(self._followed)
+
+    def put_aside(self, method: str, key: Key) -> None:
+        """One mapping was asked for, or reported again."""
+        part = self._table.methods.get(method)
+        if part is not None:
+            part.asked.add(key)
+
+    def make_room(self, method: str, part: MethodTable, count: int) -> None:
+        """Note twice as many as a lookup has put aside, since there are more than `MOST`."""
+        some = [part.asked.pop() for _ in range(min(2 * count, len(part.asked)))]
+        self._tell(method, some)
+        self._note(method, some)
+
+    async def note_sometimes(self) -> None:
+        """Note what was put aside, if that was not done lately."""
+        if perf_counter() - self._noted_at > EVERY:
+            await self.note()
+
+    async def note(self) -> None:
+        """Note all that was put aside until now, beside lookups."""
+        self._noted_at = perf_counter()
+        self._take()
+        while self._taken:
+            began = perf_counter()
+            method, keys = self._taken[0]
+            some, keys[:] = keys[-SLICE:], keys[:-SLICE]
+            if not keys:
+                self._taken.popleft()
+            self._note(method, some)
+            await asyncio.sleep(REST * (perf_counter() - began) if self._taken else 0)
+
+    def note_now(self) -> None:
+        """The same at once."""
+        self._take()
+        while self._taken:
+            self._note(*self._taken.popleft())
+
+    def follow(self, name: str) -> Followed:
+        """What is asked for from now on, until `unfollow`; complete after each `note` and `note_now`."""
+        self.note_now()
+        return self._followed.setdefault(name, {})
+
+    def unfollow(self, name: str) -> None:
+        """End that."""
+        self._followed.pop(name, None)
+
+    def _take(self) -> None:
+        rare = self._table.rare
+        unihashes, rare.asked = rare.asked, set()
+        for unihash in unihashes:
+            for method in rare.methods(unihash):
+                self._table.methods[method].asked_unihashes.add(unihash)
+        for method, part in self._table.methods.items():
+            if part.asked or part.asked_unihashes:
+                keys = list(part.take_asked())
+                self._tell(method, keys)
+                self._taken.append((method, keys))
+
+    def _tell(self, method: str, keys: list[Key]) -> None:
+        for followed in self._followed.values():
+            followed.setdefault(method, set()).update(keys)
+
+    def _note(self, method: str, keys: list[Key]) -> None:
+        part = self._table.methods.get(method)
+        if part is not None:  # else all of it was removed meanwhile
+            part.days.note((key for key in keys if key in part.mappings), day_of(time_ns() // 1000))
+            self.days_written = False

@@ -1,0 +1,212 @@
+"""What was asked for: put aside by lookups, noted by the day, kept by snapshots and by another number of shards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import time_ns
+from typing import Any
+
+import pytest
+
+from shardhash.link import operations as op
+from shardhash.link.search_operations import FindRows
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.state.asked_days import day_of
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.layout import shard_folder
+from shardhash.shard.storage.recovery import open_shard, recover
+from shardhash.shard.worker import asking as asking_module
+from shardhash.shard.worker import service as service_module
+from shardhash.shard.worker.service import Service
+from shardhash.shard.worker.writer import Writer
+from shardhash.wire import batch
+from shardhash.wire.batch import Batch
+
+FS = OsFileSystem()
+A, B, C, D = (f"{number:02x}" * 32 for number in (0xA1, 0xB2, 0xC3, 0xD4))
+OUT = "0e" * 32
+LINK = object()
+
+
+@pytest.fixture
+def day(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The present day, as a worker sees it; a test may change it."""
+    days = [day_of(time_ns() // 1000)]
+    monkeypatch.setattr(asking_module, "time_ns", lambda: days[0] * 86_400_000_000_000)
+    return days
+
+
+@asynccontextmanager
+async def serving(directory: Path) -> AsyncIterator[Service]:
+    """One shard with files. Leaving stops it in order, without a snapshot."""
+    prepare_directory(FS, directory, 1, print)
+    shard = open_shard(FS, shard_folder(directory, 1, 0))
+    writer = Writer(shard, wait_for_sync=True)
+    writing = asyncio.create_task(writer.run())
+    yield Service(shard, writer)
+    writer.stop()
+    await writing
+    shard.table.check()
+    shard.close()
+
+
+async def report(service: Service, taskhash: str, outhash: str = OUT, created: int = 1) -> None:
+    steps: list[Any] = [("commit", 1, created, "m", taskhash, outhash, taskhash, None, "zlib", None, None, None, None)]
+    answers = service.reports.round(LINK, op.Round(steps))
+    assert not isinstance(answers, list)
+    await answers
+
+
+def ask(service: Service, *taskhashes: str) -> None:
+    service.lookup(batch.encode_request(Batch(batch.GET, "m", b"".join(map(bytes.fromhex, taskhashes)))))
+
+
+def exists(service: Service, *unihashes: str) -> None:
+    service.lookup(batch.encode_request(Batch(batch.EXISTS, "", b"".join(map(bytes.fromhex, unihashes)))))
+
+
+def last(table: Table, taskhash: str) -> int:
+    return table.last_asked("m", bytes.fromhex(taskhash))
+
+
+async def test_lookups_reports_again_and_checks_are_noted_by_the_day(tmp_path: Path, day: list[int]) -> None:
+    async with serving(tmp_path) as service:
+        table, today = service._table, day[0]
+        for taskhash in (A, B, C):
+            await report(service, taskhash)
+        await service.reports.map(op.Map("m", D, A))
+        await service.asking.note()
+        assert [last(table, taskhash) for taskhash in (A, B, C, D)] == [0, 0, 0, today]
+        ask(service, A, "ee" * 32)
+        await service.asking.note()
+        assert [last(table, taskhash) for taskhash in (A, B, C, "ee" * 32)] == [today, 0, 0, 0]
+        day[0] += 1
+        exists(service, B, "ee" * 32)
+        await report(service, C)
+        service.unihashes(op.Unihashes("m", [A, "text"]))
+        service.asking.note_now()
+        assert [last(table, taskhash) for taskhash in (A, B, C, D)] == [today + 1, today + 1, today + 1, today]
+
+
+async def test_who_answers_a_check_is_one_of_those_that_share_the_unihash(tmp_path: Path, day: list[int]) -> None:
+    async with serving(tmp_path) as service:
+        for taskhash in (B, C):
+            await service.reports.map(op.Map("m", taskhash, D))
+        service.asking.note_now()
+        day[0] += 1
+        exists(service, D)
+        service.asking.note_now()
+        assert sorted(last(service._table, taskhash) for taskhash in (B, C)) == [day[0] - 1, day[0]]
+
+
+async def test_days_survive_a_restart_by_a_snapshot(tmp_path: Path, day: list[int]) -> None:
+    """What the last snapshot did not hold is lost, but for mappings that the log tells of: they count as used."""
+    async with serving(tmp_path) as service:
+        await report(service, A)
+        ask(service, A)
+        await service.snapshot(op.Snapshot())
+        assert service.asking.days_written
+        await report(service, B)
+        await service.reports.map(op.Map("m", C, A))
+        ask(service, B)
+        service.asking.note_now()
+        assert [service.asking.days_written] == [False]
+    day[0] += 5
+    async with serving(tmp_path) as service:
+        service.asking.note_now()
+        assert [last(service._table, taskhash) for taskhash in (A, B, C)] == [day[0] - 5, 0, day[0]]
+        assert service._table.asked_from == day[0] - 5
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_another_number_of_shards_keeps_the_days(tmp_path: Path, day: list[int], shards: int) -> None:
+    async with serving(tmp_path) as service:
+        for taskhash in (A, B, C):
+            await report(service, taskhash)
+        ask(service, A, B)
+        await service.snapshot(op.Snapshot())
+        await service.reports.map(op.Map("m", "any text", A))
+    began = recover(FS, shard_folder(tmp_path, 1, 0)).table.asked_from
+    prepare_directory(FS, tmp_path, 2, print)
+    manifest = prepare_directory(FS, tmp_path, shards, print)
+    tables = [recover(FS, folder).table for folder in manifest.folders(tmp_path)]
+    assert {table.asked_from for table in tables} == {began}
+    for taskhash in (A, B):
+        assert sum(last(table, taskhash) for table in tables) == day[0]
+    assert sum(table.last_asked("m", "any text") for table in tables) >= day[0]
+    assert sum(last(table, C) for table in tables) == 0
+
+
+async def test_what_is_put_aside_is_bounded(tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MOST", 10)
+    async with serving(tmp_path) as service:
+        hashes = [f"{number:064x}" for number in range(100)]
+        for taskhash in hashes:
+            await service.reports.map(op.Map("m", taskhash, taskhash))
+        service.asking.note_now()
+        day[0] += 1
+        for taskhash in hashes:
+            ask(service, taskhash)
+            assert len(service._table.method("m").asked) <= 11
+        service.asking.note_now()
+        assert {last(service._table, taskhash) for taskhash in hashes} == {day[0]}
+
+
+async def test_whoever_follows_learns_what_is_asked_for_from_then_on(tmp_path: Path) -> None:
+    async with serving(tmp_path) as service:
+        for taskhash in (A, B, C, D):
+            await report(service, taskhash)
+        ask(service, A)
+        followed = service.asking.follow("one")
+        ask(service, B)
+        await report(service, C)
+        await service.asking.note()
+        assert followed == {"m": {bytes.fromhex(B), bytes.fromhex(C)}}
+        service.asking.unfollow("one")
+        ask(service, D)
+        await service.asking.note()
+        assert bytes.fromhex(D) not in followed["m"]
+
+
+async def test_a_search_tells_when_a_mapping_was_last_asked_for(tmp_path: Path, day: list[int]) -> None:
+    day[0] = 20_786
+    async with serving(tmp_path) as service:
+        for taskhash in (A, B):
+            await report(service, taskhash)
+        ask(service, A)
+        find = service.operations[FindRows]
+        rows = (await find(FindRows({"method": "m"}, None, 10, False))).rows
+        assert {row["taskhash"]: row["asked"] for row in rows} == {A: "2026-11-29", B: None}
+
+
+async def test_unknown_counts_as_used_and_rows_count_as_reported() -> None:
+    table = Table()
+    part = table.method("m")
+    key = bytes.fromhex(A)
+    table.set_mapping(part, key, key, "")
+    assert table.last_used(part, key) == 0
+    table.put_row(part, key, key, 5 * 86_400_000_000, (None,) * 5, 0)
+    assert table.last_used(part, key) == 5
+    table.asked_from = 7
+    assert table.last_used(part, key) == 7
+    part.days.note((key,), 9)
+    assert table.last_used(part, key) == 9
+
+
+async def test_checks_that_rare_methods_answer_are_noted_too(tmp_path: Path) -> None:
+    async with serving(tmp_path) as service:
+        methods = [f"method {number}" for number in range(40)]
+        for method in methods:
+            await service.reports.map(op.Map(method, A, A if method < "method 2" else B))
+        service.asking.note_now()
+        table = service._table
+        for part in table.methods.values():
+            part.days.forget([bytes.fromhex(A)])
+        assert table.rare
+        exists(service, A, B)
+        service.asking.note_now()
+        assert all(table.last_asked(method, bytes.fromhex(A)) for method in methods)
