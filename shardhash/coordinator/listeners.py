@@ -279,7 +279,7 @@ class Listeners:
             await response.prepare(request)
             machine = self._machine(entrance, lines=False)
             handler = WebSocketHandler(
-                response, request.transport, machine, connection, self._connections, self._services.turns
+                response, transport, machine, connection, self._connections, self._services.turns
             )
             session = self._session(entrance, connection, machine, handler, transport)
             task = asyncio.current_task()

@@ -20,6 +20,9 @@ class WatchedProtocol(asyncio.Protocol):
     def __init__(self, inner: asyncio.Protocol, connection: Connection, connections: Connections, most: int) -> None:
         """`most`: bytes of a message that may be incomplete; it may change."""
         self.most = most
+        self.writable = asyncio.Event()
+        self.writable.set()
+        """Whether the peer reads what is sent to it, or is gone."""
         self._inner = inner
         self._connection = connection
         self._connections = connections
@@ -61,11 +64,14 @@ class WatchedProtocol(asyncio.Protocol):
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
+        self.writable.clear()
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
+        self.writable.set()
         self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self._connection)
+        self.writable.set()
         self._inner.connection_lost(exc)

@@ -25,7 +25,7 @@ class WebSocketHandler:
     def __init__(
         self,
         socket: web.WebSocketResponse,
-        transport: asyncio.Transport | None,
+        transport: asyncio.Transport,
         machine: ServerConnection,
         connection: Connection,
         connections: Connections,
@@ -99,12 +99,15 @@ class WebSocketHandler:
 
     async def send_lines(self, lines: bytes) -> None:
         """See Output. A message for each line, all in one write: a system call for each would cost 5 us."""
-        *texts, last = lines.split(b"\n")[:-1]
-        if texts and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(text_frames(texts))
-            texts = []
-        for text in (*texts, last):
-            await self._socket.send_str(text.decode())  # waits while the peer is slow, and raises if it is gone
+        if self._transport.is_closing() or self._socket.closed:
+            raise ConnectionResetError("the peer is gone")
+        self._transport.write(text_frames(lines.split(b"\n")[:-1]))
+        writable = self._connection.watched.writable
+        if not writable.is_set():
+            self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
+            await writable.wait()
+            if not self._transport.is_closing():
+                self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
         if self._writing.used:
             await self._writing.turn()
 
