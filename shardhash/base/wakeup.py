@@ -7,6 +7,7 @@ at tens of thousands of wake-ups a second that is 5 % of a coordinator.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 
 class Wakeup:
@@ -31,3 +32,9 @@ class Wakeup:
             self._waiter = self._loop.create_future()
             await self._waiter
         self._woken = False
+
+    async def wait_for(self, seconds: float) -> None:
+        """The same, or return after so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wait()

@@ -13,9 +13,13 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+from shardhash.base.networks import UNIX
 from shardhash.base.tasks import BackgroundTasks
+from shardhash.coordinator.callers import peer_of
 from shardhash.coordinator.complaints import Complaints
 from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.proxies import Proxies, receive_proxy_header, refusal_of_header
+from shardhash.errors import ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,9 @@ class Acceptor:
         complaints: Complaints,
         make: Callable[[Connection], asyncio.Protocol],
         context: ssl.SSLContext | None,
+        proxies: Proxies,
     ) -> None:
+        self._proxies = proxies
         self._listening = listening
         self._connections = connections
         self._complaints = complaints
@@ -90,23 +96,38 @@ class Acceptor:
         self._loop.call_later(REST, self._start)
 
     def _admit(self, raw: socket.socket, where: Any) -> None:
-        host, peer = (where[0], f"{where[0]}:{where[1]}") if isinstance(where, tuple) else ("unix", "unix client")
-        connection = self._connections.admit(raw.fileno(), host, peer)
+        address, peer = (where[0], peer_of(*where[:2])) if isinstance(where, tuple) else (UNIX, "unix client")
+        proxy = address in self._proxies.named
+        connection = self._connections.admit(raw.fileno(), address, peer, shared=proxy)
         if connection is None:
             raw.close()
             return
         raw.setblocking(False)
-        self._tasks.start(self._serve(raw, connection), "accepting a connection")
+        self._tasks.start(self._serve(raw, connection, proxy), "accepting a connection")
 
-    async def _serve(self, raw: socket.socket, connection: Connection) -> None:
+    async def _serve(self, raw: socket.socket, connection: Connection, proxy: bool) -> None:
         limit = None if self._context is None else self._connections.limits.hello_time
         try:
+            if (proxy or self._context is not None) and not await self._read_proxy_header(raw, connection, proxy):
+                raw.close()
+                self._connections.remove(connection)
+                return
             await self._loop.connect_accepted_socket(
                 lambda: self._make(connection), raw, ssl=self._context, ssl_handshake_timeout=limit
             )
-        except OSError as error:  # TLS errors and limits of time are among them
-            log.info(
-                "%s: closed: no TLS connection could be made: %s", connection.peer, str(error) or type(error).__name__
-            )
+        except (OSError, ProtocolError) as error:  # TLS errors and limits of time are among them
+            what = "no PROXY header can be read" if isinstance(error, ProtocolError) else "no TLS connection is made"
+            log.info("%s: closed: %s: %s", connection.peer, what, str(error) or type(error).__name__)
             raw.close()
             self._connections.remove(connection)
+
+    async def _read_proxy_header(self, raw: socket.socket, connection: Connection, proxy: bool) -> bool:
+        """Learn the client of a connection from a PROXY header, if it begins with one; whether it may go on."""
+        async with asyncio.timeout(self._connections.limits.hello_time):
+            header = await receive_proxy_header(raw)
+        if header is not None and not proxy:
+            self._connections.complain("proxy", refusal_of_header(connection.peer, connection.address))
+            return False
+        if header is not None and header.host is not None:
+            return self._connections.move(connection, header.host, peer_of(header.host, header.port))
+        return self._connections.holds(connection)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address
 from time import time
 from weakref import WeakSet
 
+from shardhash.base.networks import group_of
 from shardhash.coordinator.counters import Build
 from shardhash.coordinator.permissions import Identity
 
@@ -53,7 +56,28 @@ class Caller:
     @property
     def host(self) -> str:
         """The peer without its port: who has many connections is one."""
-        return self.peer.rpartition(":")[0] or self.peer
+        return host_of(self.peer)
+
+    @property
+    def group(self) -> str:
+        """What limits and queues take for one with it."""
+        return group_of(self.host)
+
+
+def peer_of(host: str, port: int) -> str:
+    """How logs call a peer."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@lru_cache(8192)
+def host_of(peer: str) -> str:
+    """The host in HOST, HOST:PORT or [V6]:PORT, as logs call peers."""
+    if peer.startswith("["):
+        return peer[1:].partition("]")[0]
+    try:
+        return str(ip_address(peer))
+    except ValueError:
+        return peer.rpartition(":")[0] or peer
 
 
 class LoggedIn:

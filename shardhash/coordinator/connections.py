@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from shardhash.base.networks import group_of
 from shardhash.coordinator.complaints import Complaints
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.errors import InvokeError
@@ -35,6 +36,7 @@ class Connection:
     """One connection. Its transport keeps `heard`, `held` and `partial` up to date."""
 
     __slots__ = (
+        "address",
         "busy",
         "fd",
         "fresh",
@@ -57,9 +59,12 @@ class Connection:
         "watched",
     )
 
-    def __init__(self, fd: int, host: str, peer: str, now: float) -> None:
+    def __init__(self, fd: int, address: str, peer: str, now: float) -> None:
         self.fd = fd
-        self.host = host
+        self.address = address
+        """Where it comes from; "unix" for a unix socket."""
+        self.host = group_of(address)
+        """What limits take for one with it."""
         self.peer = peer
         """How the log calls it."""
         self.since = now
@@ -114,16 +119,11 @@ class Connections:
 
     # ------------------------------------------------------------------------------------- coming and going
 
-    def admit(self, fd: int, host: str, peer: str) -> Connection | None:
-        """A new connection; None when it must be closed."""
+    def admit(self, fd: int, address: str, peer: str, *, shared: bool = False) -> Connection | None:
+        """A new connection; None when it must be closed. `shared`: a proxy, which any number of hosts come by."""
         if (before := self._open.get(fd)) is not None:  # its end was not told yet
             self.remove(before)
-        if self._of_host[host] >= self.limits.peer_connections and not self.give_way(host):
-            self._complaints.add(
-                "peer_connections",
-                f"{peer}: refused: {host} has {self.limits.peer_connections} connections open already;"
-                " --limit peer_connections=N allows more",
-            )
+        if not shared and not self._may_come(group_of(address), peer):
             return None
         if len(self._open) >= self._most and not self.give_way():
             self._complaints.add(
@@ -132,11 +132,43 @@ class Connections:
                 " allows more, as far as the limit of open files (ulimit -n) does",
             )
             return None
-        connection = self._open[fd] = Connection(fd, host, peer, self._loop.time())
+        connection = self._open[fd] = Connection(fd, address, peer, self._loop.time())
         self._fresh[connection] = None
-        self._fresh_of_host.setdefault(host, {})[connection] = None
-        self._of_host[host] += 1
+        self._fresh_of_host.setdefault(connection.host, {})[connection] = None
+        self._of_host[connection.host] += 1
         return connection
+
+    def _may_come(self, host: str, peer: str) -> bool:
+        """Whether a host may have one more connection."""
+        if self._of_host[host] < self.limits.peer_connections or self.give_way(host):
+            return True
+        self._complaints.add(
+            "peer_connections",
+            f"{peer}: refused: {host} has {self.limits.peer_connections} connections open already;"
+            " --limit peer_connections=N allows more",
+        )
+        return False
+
+    def move(self, connection: Connection, address: str, peer: str) -> bool:
+        """A proxy said that it is from another address. False when that host has too many."""
+        if not self.holds(connection) or not self._may_come(group_of(address), peer):
+            return False
+        fresh = connection in self._fresh
+        self._forget_fresh(connection)
+        _count_down(self._of_host, connection.host)
+        connection.address, connection.host, connection.peer = address, group_of(address), peer
+        self._of_host[connection.host] += 1
+        if fresh:
+            self._fresh_of_host.setdefault(connection.host, {})[connection] = None
+        return True
+
+    def holds(self, connection: Connection) -> bool:
+        """Whether it is open."""
+        return self._open.get(connection.fd) is connection
+
+    def complain(self, kind: str, text: str) -> None:
+        """Count and log what a peer did."""
+        self._complaints.add(kind, text)
 
     def of(self, fd: int) -> Connection:
         """The connection with this descriptor."""
@@ -155,7 +187,7 @@ class Connections:
 
     def remove(self, connection: Connection) -> None:
         """It is closed."""
-        if self._open.get(connection.fd) is not connection:
+        if not self.holds(connection):
             return
         del self._open[connection.fd]
         self.asked(connection)
@@ -177,11 +209,14 @@ class Connections:
         connection.fresh = False
         if connection not in self._fresh:
             return
+        self._forget_fresh(connection)
         del self._fresh[connection]
-        of_host = self._fresh_of_host[connection.host]
-        del of_host[connection]
+
+    def _forget_fresh(self, connection: Connection) -> None:
+        of_host = self._fresh_of_host.get(connection.host, {})
+        of_host.pop(connection, None)
         if not of_host:
-            del self._fresh_of_host[connection.host]
+            self._fresh_of_host.pop(connection.host, None)
 
     def claim(self, connection: Connection, user: str | None) -> None:
         """It logged in. InvokeError when the user has too many connections."""
@@ -205,7 +240,7 @@ class Connections:
 
     def keep(self, connection: Connection, held: int) -> None:
         """It holds this many received bytes. It must not read while `paused` is true; `resume` ends that."""
-        if self._open.get(connection.fd) is not connection:
+        if not self.holds(connection):
             return
         change = held - connection.held
         connection.held = held
@@ -223,7 +258,7 @@ class Connections:
 
     def queue(self, connection: Connection, queued: int) -> None:
         """This many of its bytes wait in aiohttp."""
-        if self._open.get(connection.fd) is not connection:
+        if not self.holds(connection):
             return
         self._held += queued - connection.queued
         connection.queued = queued
@@ -232,7 +267,7 @@ class Connections:
 
     def keep_unsent(self, connection: Connection, unsent: int) -> None:
         """This many bytes of its answers wait to be sent."""
-        if self._open.get(connection.fd) is not connection:
+        if not self.holds(connection):
             return
         self._held += unsent - connection.unsent
         connection.unsent = unsent
@@ -276,7 +311,7 @@ class Connections:
                 self._look_at(connection, self._loop.time())
 
     def _look_at(self, connection: Connection, now: float) -> None:
-        if self._open.get(connection.fd) is not connection:
+        if not self.holds(connection):
             return
         if (connection.paused or connection.busy()) and connection.is_gone():
             self._drop(connection)

@@ -33,7 +33,7 @@ class Exploring:
 
     async def find(self, caller: Caller, request: m.Find) -> Any:
         """The newest rows that match."""
-        async with self._turns.turn(caller.host):
+        async with self._turns.turn(caller.group):
             return asdict(await self._store.explorer.find(times_of(request.where), request.limit, whole=request.whole))
 
     async def get_row(self, _caller: Caller, request: m.GetRow) -> Any:
@@ -42,19 +42,19 @@ class Exploring:
 
     async def diverging(self, caller: Caller, request: m.Diverging) -> Any:
         """Taskhashes with more than one outhash."""
-        async with self._turns.turn(caller.host):
+        async with self._turns.turn(caller.group):
             return asdict(await self._store.explorer.diverging(times_of(request.where), request.limit))
 
     async def saved(self, caller: Caller, request: m.Saved) -> Any:
         """Tasks that reused another's output, by recipe and week."""
         since = times_of({"since": request.since})["since"]
-        async with self._turns.turn(caller.host):
+        async with self._turns.turn(caller.group):
             counts = await self._store.explorer.saved(since)
         return {"saved": [{"PN": recipe, "week": to_iso(week)[:10], "count": count} for recipe, week, count in counts]}
 
     async def why(self, caller: Caller, request: m.Why) -> Any:
         """The story of a taskhash, and what keeps it from being reused."""
-        async with self._turns.turn(caller.host):
+        async with self._turns.turn(caller.group):
             return await self._why(request)
 
     async def _why(self, request: m.Why) -> dict[str, Any]:

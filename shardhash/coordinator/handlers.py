@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-from shardhash.base.turns import Turns
 from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.counters import Counters
-from shardhash.coordinator.exploring import Exploring
 from shardhash.coordinator.quarantining import Quarantining
-from shardhash.coordinator.queues import FairQueue
-from shardhash.coordinator.stats import Stats
-from shardhash.coordinator.users import Users
+from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError, ShardhashError
 from shardhash.stores.interface import Store, TakesImports
 from shardhash.wire import batch, streams
@@ -29,44 +22,12 @@ from shardhash.wire.messages import Request
 from shardhash.wire.rows import NEW, QUERY_COLUMNS, Columns, Report
 from shardhash.wire.streams import LookupBlock, LookupGroup
 
-MOST_WAITING = 20
-"""Removals, marks and sweeps of one host that may wait at one time."""
-ROWS_AT_ONCE = 2
-"""Rows with siginfo that are read from workers at one time."""
 BULK = 16_384
 """Hashes of a batch from which on few go at one time: a worker that looks up 100,000 answers nobody for 8 ms."""
-BULKS_AT_ONCE = 3
 METHODS_AT_ONCE = 64
 """Methods of one block that are looked up at one time; 1 ms. Real traffic has one or two."""
 REPORTS_AT_ONCE = 4000
 """Reports of one message that are under way at one time. It bounds the memory that a long message takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """Services that all sessions of a server share."""
-
-    store: Store
-    users: Users
-    stats: Stats
-    counters: Counters = field(default_factory=Counters)
-    exploring: Exploring = field(init=False)
-    slow: float = math.inf
-    """Seconds from which on a request is logged as slow."""
-    connected: set[Caller] = field(default_factory=set)
-    """Logged-in callers, by user."""
-    turns: Turns = field(default_factory=Turns)
-    upkeep: FairQueue = field(
-        default_factory=lambda: FairQueue(MOST_WAITING, "too many removals of this host wait; try again later")
-    )
-    """For what looks at everything."""
-    bulk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BULKS_AT_ONCE))
-    """For batches of more than BULK hashes."""
-    rows: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROWS_AT_ONCE))
-    """For rows with their siginfo, which may be large."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "exploring", Exploring(self.store))  # the one way to, in what does not change
 
 
 class Handlers:
@@ -127,7 +88,7 @@ class Handlers:
         """The JSON value that answers a request."""
         permissions.check(caller.identity, command, getattr(request, "username", None))
         if command.long:
-            async with self._upkeep.turn(caller.host):
+            async with self._upkeep.turn(caller.group):
                 return await self._by_type[type(request)](caller, request)
         return await self._by_type[type(request)](caller, request)
 
@@ -315,12 +276,15 @@ class Handlers:
 
     async def _refresh_token(self, caller: Caller, request: m.RefreshToken) -> Any:
         username = _named(caller, request.username)
+        self._users.guesses.ask_token(caller.identity.name, caller.group)
         token = await self._users.refresh_token(username, caller)
         audit.record(caller, "refresh-token", username=username)
         return {"username": username, "token": token}
 
     async def _new_user(self, caller: Caller, request: m.NewUser) -> Any:
-        granted, token = await self._users.new(request.username, permissions.parse(request.permissions))
+        wanted = permissions.parse(request.permissions)
+        self._users.guesses.ask_token(caller.identity.name, caller.group)
+        granted, token = await self._users.new(request.username, wanted)
         audit.record(caller, "new-user", username=request.username, permissions=granted)
         return _user(request.username, granted) | {"token": token}
 

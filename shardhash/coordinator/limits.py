@@ -42,6 +42,14 @@ class ServerLimits:
     detail: int = _limit(1024, 1024, "size", "of the recipe, version, task or owner of a report; the rest is cut off")
     batch: int = _limit(65_536, 65_536, "count", "hashes in a native batch")
     pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")
+    peer_requests: int = _limit(100_000, 2_000, "count", "requests a second of a host, 10 s in one go; then they wait")
+    user_requests: int = _limit(100_000, 2_000, "count", "of them of one user; 16 stream lines or hashes count as one")
+    peer_bytes: int = _limit(512 << 20, 8 << 20, "size", "a second from one host, 10 s in one go; then they wait")
+    user_bytes: int = _limit(512 << 20, 8 << 20, "size", "of them from one user")
+    peer_logins: int = _limit(600, 20, "count", "wrong logins a minute from one host, until its passwords are refused")
+    user_logins: int = _limit(600, 60, "count", "as one user, from hosts where it did not log in before")
+    peer_tokens: int = _limit(600, 30, "count", "new tokens a minute that are asked for from one host")
+    user_tokens: int = _limit(600, 30, "count", "of them by one user")
     log_lines: int = _limit(50, 20, "count", "lines a second in the log about refused and closed connections")
 
     def of(self, identity: Identity) -> Limits:

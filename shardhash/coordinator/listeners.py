@@ -15,17 +15,19 @@ from typing import TypeAlias
 
 from aiohttp import web
 
+from shardhash.base.networks import group_of
 from shardhash.base.sockets import keep_alive
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.acceptor import Acceptor
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.complaints import Complaints, Flood, one_line_of_scanners, quiet
+from shardhash.coordinator.complaints import Flood, one_line_of_scanners, quiet
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.entrance import Entrance
-from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
 from shardhash.coordinator.output import Output
+from shardhash.coordinator.proxies import Proxies
+from shardhash.coordinator.services import Services
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.sockets import bind_tcp, bind_unix
 from shardhash.coordinator.tls import ServerTls, name_in_certificate
@@ -72,13 +74,15 @@ class Listeners:
         tls: ServerTls | None = None,
         plain: Plain = _nothing_there,
         descriptors: int = 1 << 20,
+        proxies: Proxies | None = None,
     ) -> None:
         """`tls` must be given for addresses of TLS. `descriptors`: how many connections there can be."""
-        self._complaints = Complaints(services.counters.limits_hit)
+        services.set_limits(limits)
+        self._proxies = proxies or Proxies()
         self._flood = Flood(limits.log_lines)
         for name in quiet:
             logging.getLogger(name).addFilter(self._flood)
-        self._connections = Connections(limits, self._complaints, descriptors)
+        self._connections = Connections(limits, services.complaints, descriptors)
         self._watching = BackgroundTasks()
         self._browsers = browsers or Browsers()
         self._plain = plain
@@ -111,8 +115,7 @@ class Listeners:
         own = own_names(bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            self._begin_plain(request)
-            response = await self._plain(request, entrance.bind, own)
+            response = await self._plain(await self._begin_plain(request), entrance.bind, own)
             return response or web.Response(status=404, text="There is nothing here. Metrics are at /metrics.\n")
 
         self._accept(sockets, await self._http(entrance, handle), None)
@@ -128,12 +131,14 @@ class Listeners:
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
 
-    def set_rules(self, binds: Sequence[Bind], limits: ServerLimits) -> list[str]:
+    def set_rules(self, binds: Sequence[Bind], limits: ServerLimits, proxies: Proxies | None = None) -> list[str]:
         """Take over rules of the open addresses at once, and limits for connections to come.
 
         Gives a text for each address that is open and not among `binds`, or the other way around.
         """
         self._limits = self._connections.limits = limits
+        self._services.set_limits(limits)
+        self._proxies.named = (proxies or Proxies()).named
         self._flood.most = limits.log_lines
         texts, unnamed = [], list(self._entrances)
         for bind in binds:
@@ -180,7 +185,8 @@ class Listeners:
     ) -> None:
         if not self._acceptors:
             self._watching.start(self._connections.watch(), "watching connections")
-        self._acceptors += [Acceptor(raw, self._connections, self._complaints, make, context) for raw in sockets]
+        complaints, proxies = self._services.complaints, self._proxies
+        self._acceptors += [Acceptor(raw, self._connections, complaints, make, context, proxies) for raw in sockets]
 
     def _session(
         self,
@@ -246,15 +252,23 @@ class Listeners:
             raise ConfigError(f"cannot listen on {bind.address} without a certificate")
         return self._tls.context
 
-    def _begin_plain(self, request: web.Request) -> None:
-        """A plain HTTP request came in. From then on aiohttp sees to the limits of time."""
-        if request.transport is not None:
-            connection = self._connections.of(request.transport.get_extra_info("socket").fileno())
-            connection.greeted = True
-            connection.busy = _always
-            connection.partial = 0
-            self._connections.queue(connection, 0)
-            self._connections.asked(connection)
+    async def _begin_plain(self, request: web.Request) -> web.Request:
+        """A plain HTTP request came in: the same as its client sent it, when that may be answered.
+
+        From then on aiohttp sees to the limits of time.
+        """
+        if request.transport is None:
+            raise ConnectionResetError("the client left")
+        connection = self._connections.of(request.transport.get_extra_info("socket").fileno())
+        connection.greeted = True
+        connection.busy = _always
+        connection.partial = 0
+        self._connections.queue(connection, 0)
+        self._connections.asked(connection)
+        client = self._proxies.client_of(connection.address, request)
+        if wait := self._services.rates.charge(group_of(client), client):
+            await asyncio.sleep(wait)
+        return self._proxies.seen_by(connection.address, request)
 
     def _websocket_handler(self, entrance: Entrance) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         track, own = self._tracker(entrance.bind), own_names(entrance.bind)
@@ -267,10 +281,13 @@ class Listeners:
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 told = web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
-                self._begin_plain(request)
-                return await self._plain(request, entrance.bind, own) or told
+                return await self._plain(await self._begin_plain(request), entrance.bind, own) or told
             raw = transport.get_extra_info("socket")
             connection = self._connections.of(raw.fileno())
+            client = self._proxies.client_of(connection.address, request)
+            if client != connection.address and not self._connections.move(connection, client, client):
+                text = f"{client} has too many connections (the server's limit peer_connections)\n"
+                return web.Response(status=429, text=text)
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
             if refusal := refusal_of_origin(origin, host, self._browsers, own):
                 log.warning("%s: refused: %s", connection.peer, refusal)

@@ -21,10 +21,12 @@ from shardhash.base.turns import Slice
 from shardhash.base.wakeup import Wakeup
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import FAILED, OK, REFUSED
-from shardhash.coordinator.handlers import Handlers, Services
+from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.output import Output
+from shardhash.coordinator.rates import TOGETHER
+from shardhash.coordinator.services import Services
 from shardhash.coordinator.stream_answers import StreamAnswers
-from shardhash.coordinator.weights import KIB, lines_weight, questions, weight_of
+from shardhash.coordinator.weights import KIB, lines_weight, questions, take_block, weight_of
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch
 from shardhash.wire.commands import Command
@@ -34,8 +36,6 @@ log = logging.getLogger(__name__)
 
 BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
-BLOCK_SIZE = 1 << 20
-"""Bytes of stream lines from which on no more are taken into a block: 1 ms for those of real traffic."""
 BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
 """Messages that hold many hashes or reports."""
 ROWS = frozenset(("get", "get-outhash"))
@@ -55,6 +55,7 @@ class Session:
         caller.peer = peer
         caller.build = services.counters.build_of(caller.host)
         caller.revoke = self.revoke
+        self._purse = services.rates.purse(caller.group)
         caller.gone = lambda: self._input_ended
         self._output = output
         self._peer = peer
@@ -87,14 +88,14 @@ class Session:
         Otherwise None, and they are to be fed. Most waves of a build that others went before end here: no task is
         woken and no worker is asked.
         """
-        if not self._idle or self._events or self._ending or len(events) != 1:
+        if not self._idle or self._events or self._ending or len(events) != 1 or self._must_wait:
             return None
         event = events[0]
         started = perf_counter()
         if type(event) is StreamLines and event.command.name == "get-stream":
             answer = self._lines.at_hand(event)
             if answer is not None:
-                self._count_lines("get-stream", event.count, perf_counter() - started)
+                self._count_lines("get-stream", event.count, len(event.text), perf_counter() - started)
             return answer
         if type(event) is BatchAsked:
             answer = self._handlers.frame_at_hand(self._caller, event.batch)
@@ -102,6 +103,11 @@ class Session:
                 self._count(event, OK, perf_counter() - started)
             return answer
         return None
+
+    @property
+    def _must_wait(self) -> bool:
+        """Whether the host or the user sent enough for a while."""
+        return self._purse.requests <= 0 or self._purse.bytes <= 0
 
     @property
     def caller(self) -> Caller:
@@ -162,6 +168,9 @@ class Session:
             if self._caller.certified is not None:
                 await self._handlers.certify(self._caller, self._caller.certified)
             while await self._next_ready():
+                if self._must_wait:
+                    await self._pause(self._purse.refill(self._caller.identity.username, self._peer))
+                    continue  # who acts here may have lost the right to meanwhile
                 if not await self._answer(self._events.popleft()):
                     return
                 drained()
@@ -177,8 +186,15 @@ class Session:
             log.exception("%s: closed by an internal error; this is a bug", self._peer)
         finally:
             self._idle = False
+            self._purse.close()
             self._lines.record_marks()
             self._events.clear()  # the collector may be a long time in coming
+
+    async def _pause(self, seconds: float) -> None:
+        """Answer nothing for so long, or until the connection ends."""
+        end = perf_counter() + seconds
+        while (left := end - perf_counter()) > 0 and not (self._stopping or self._revoked or self._lost):
+            await self._wakeup.wait_for(left)
 
     async def _next_ready(self) -> bool:
         while not self._events:
@@ -234,6 +250,8 @@ class Session:
 
     def _count(self, event: Asked | BatchAsked, result: str, seconds: float) -> None:
         count = questions(event)
+        self._purse.requests -= 1 + (count - 1) / TOGETHER
+        self._purse.bytes -= weight_of(event)
         self._stats.add(seconds / count, count)
         if isinstance(event, BatchAsked):
             name = "native-exists" if event.batch.op == batch.EXISTS else "native-get"
@@ -300,7 +318,7 @@ class Session:
         return True
 
     async def _answer_lines(self, event: StreamLines, started: float) -> None:
-        block = self._take_block(event)
+        block = take_block(event, self._events)
         await self._send_answers(block, await self._lines.answer(block), started)
 
     async def _answer_ahead(self, event: StreamLines) -> None:
@@ -312,7 +330,7 @@ class Session:
                 if answers.done():
                     await self._send_answers(block, answers.result(), started)
                     under_way.popleft()
-                elif len(under_way) < BLOCKS_AHEAD and self._events and isinstance(self._events[0], StreamLines):
+                elif len(under_way) < BLOCKS_AHEAD and self._more_lines and not self._must_wait:
                     under_way.append(self._begin(self._events.popleft()))
                 else:
                     await self._wakeup.wait()
@@ -321,10 +339,14 @@ class Session:
                 answers.cancel()
             await asyncio.gather(*(answers for _, answers, _ in under_way), return_exceptions=True)
 
+    @property
+    def _more_lines(self) -> bool:
+        return bool(self._events) and isinstance(self._events[0], StreamLines)
+
     def _begin(self, event: Event) -> tuple[StreamLines, asyncio.Task[bytes], float]:
         """Begin to answer a block: the block, its answers, and when it began."""
         assert isinstance(event, StreamLines)
-        block = self._take_block(event)
+        block = take_block(event, self._events)
         answers = asyncio.get_running_loop().create_task(self._lines.answer(block))
         answers.add_done_callback(lambda _: self._wakeup.wake())
         return block, answers, perf_counter()
@@ -333,25 +355,15 @@ class Session:
         await self._output.send_lines(answers)
         self._weight -= lines_weight(block.count, len(block.text))
         self.held -= len(block.text)
-        self._count_lines(block.command.name, block.count, perf_counter() - started)
+        self._count_lines(block.command.name, block.count, len(block.text), perf_counter() - started)
 
-    def _count_lines(self, stream: str, count: int, seconds: float) -> None:
+    def _count_lines(self, stream: str, count: int, size: int, seconds: float) -> None:
+        self._purse.requests -= 1 + count / TOGETHER
+        self._purse.bytes -= size
         self._stats.add(seconds / count, count)
         self._counters.answered_lines(stream, count, seconds)
         if seconds >= self._slow:
             self._tell_slow(stream, count, seconds)
-
-    def _take_block(self, event: StreamLines) -> StreamLines:
-        """An event, and those of its stream mode that follow at once, as one."""
-        if not self._events or type(self._events[0]) is not StreamLines:
-            return event
-        texts, size, count = [event.text], len(event.text), event.count
-        while size < BLOCK_SIZE and self._events and isinstance(following := self._events[0], StreamLines):
-            texts.append(following.text)
-            size += len(following.text)
-            count += following.count
-            self._events.popleft()
-        return StreamLines(event.command, b"".join(texts), count)
 
     async def _fail(self, error: Exception, command: Command) -> None:
         """The client did not cause this error (PROTOCOL, "On purpose different", 7).

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from shardhash.base.turns import Slice
 from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.handlers import Services, lookup_block
+from shardhash.coordinator.handlers import lookup_block
+from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError
 from shardhash.wire import streams
 from shardhash.wire.events import StreamLines

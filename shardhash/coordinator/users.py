@@ -29,6 +29,9 @@ from shardhash.base.tasks import Sleep
 from shardhash.base.tokens import ALGORITHM, SALTED, from_stock, salted_hash
 from shardhash.coordinator import permissions
 from shardhash.coordinator.callers import Caller, LoggedIn
+from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.guesses import Guesses
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.permissions import ALL, Identity
 from shardhash.coordinator.queues import FairQueue
 from shardhash.errors import InvokeError
@@ -50,6 +53,8 @@ MOST_WAITING = 20
 UserEntry: TypeAlias = dict[str, Any]
 
 _USER = "user"
+_PASSWORD = "scrypt"
+"""The scheme of passwords, which people make and others might guess."""
 _ADMINISTRATOR = ("config", "administrator")
 
 
@@ -57,6 +62,7 @@ class Users:
     """Users on top of a Store. `clock` gives seconds that never go back."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
+        self.guesses = Guesses(ServerLimits(), Complaints(), clock)
         self.logged_in = LoggedIn()
         self._store = store
         self._clock = clock
@@ -80,14 +86,19 @@ class Users:
         The caller's identity must be set before anything else is awaited.
         """
         entry = await self._store.get_entry(_USER, username)
-        if await self._matches(entry, token, caller):
+        group = "" if caller is None else caller.group
+        refusal = self.guesses.refusal(username, group)
+        guessable = entry is None or entry["scheme"] == _PASSWORD
+        if not (refusal and guessable) and await self._matches(entry, token, caller):
             # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
             current = await self._store.get_entry(_USER, username)
             if current is not None and _same_login(entry, current):
                 self._remember(username, current, caller)
+                self.guesses.succeeded(username, group)
                 return _identity(username, current), sorted(current["permissions"])
+        self.guesses.failed(username, group)
         await self._sleep(FAILED_LOGIN_PAUSE)
-        raise InvokeError(f"Unable to authenticate as {username}")
+        raise InvokeError(refusal or f"Unable to authenticate as {username}")
 
     async def find(self, username: str) -> Identity | None:
         """A user; None when there is none of this name."""
@@ -126,7 +137,7 @@ class Users:
                 )
             salt = secrets.token_bytes(16)
             digest = await self._scrypt(password, salt)
-            entry = _entry([ALL], "scrypt", salt, digest)
+            entry = _entry([ALL], _PASSWORD, salt, digest)
             await self._store.set_entry(_USER, username, entry)
             await self._store.set_entry(*_ADMINISTRATOR, entry | {"username": username})
 
@@ -245,8 +256,8 @@ class Users:
         proof = hashlib.blake2b(f"{entry['hash']} {token}".encode(errors="surrogatepass"), key=self._proof_key).digest()
         if proof in self._proofs:
             return True
-        if entry["scheme"] == "scrypt":
-            async with self._passwords.turn("" if caller is None else caller.host):
+        if entry["scheme"] == _PASSWORD:
+            async with self._passwords.turn("" if caller is None else caller.group):
                 if caller is not None and caller.gone():
                     return False
                 digest = await self._scrypt(token, salt)

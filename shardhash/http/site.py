@@ -15,8 +15,9 @@ from aiohttp import web
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.handlers import Handlers, Services
+from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.origins import Browsers
+from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.http.assets import HEADERS, answer_asset
 from shardhash.http.checks import Disk, checks, read_disk

@@ -9,7 +9,7 @@ from shardhash import __version__
 from shardhash.base.figures import read_process
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Build, Counters
-from shardhash.coordinator.handlers import Services
+from shardhash.coordinator.services import Services
 from shardhash.http.checks import Disk, checks
 from shardhash.http.routes import Json, Visit
 from shardhash.stores.interface import Health, ShardHealth

@@ -19,8 +19,8 @@ from aiohttp import web
 
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.origins import Browsers, is_own_host, refusal_of_origin
+from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError
 from shardhash.http.logins import COOKIE, Logins
 

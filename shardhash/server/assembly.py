@@ -19,8 +19,9 @@ from shardhash.base import descriptors
 from shardhash.base.malloc import give_back
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.listeners import Listeners
+from shardhash.coordinator.proxies import Proxies
+from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
@@ -76,9 +77,9 @@ async def serve(
             store=store, users=await _users(settings, store, running), stats=Stats(), slow=settings.slow or math.inf
         )
         site = Site(services, settings.browsers, settings.data)
-        listeners = Listeners(
-            services, settings.limits, settings.browsers, tls, site.answer, descriptors.limit() - descriptors.RESERVED
-        )
+        most = descriptors.limit() - descriptors.RESERVED
+        proxies = Proxies(settings.trust_proxies)
+        listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer, most, proxies)
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
         site.start()
@@ -119,7 +120,7 @@ def _take_over(listeners: Listeners, tls: ServerTls | None, settings: Settings) 
     if tls is not None:
         tls.reload(settings.tls)
     binds = [*settings.binds, *([settings.http] if settings.http is not None else [])]
-    texts = listeners.set_rules(binds, settings.limits)
+    texts = listeners.set_rules(binds, settings.limits, Proxies(settings.trust_proxies))
     if (tls is None) != (settings.tls is None):
         texts.append(f"TLS stays {'off' if tls is None else 'on'}")
     return texts

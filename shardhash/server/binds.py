@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from shardhash.base.networks import parse_named
 from shardhash.coordinator import limits, permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.errors import ConfigError
@@ -52,6 +53,12 @@ def parse_origin(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path:
         raise ConfigError(f"{text!r} is not an origin: write https://HOST or https://HOST:PORT")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def check_proxy(text: str) -> str:
+    """The text itself, if it names hosts."""
+    parse_named(text)
+    return text.strip()
 
 
 def check_limit(text: str) -> str:

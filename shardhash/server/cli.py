@@ -158,6 +158,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         log_level=given.log,
         log_format=given.log_format,
         slow=given.slow,
+        trust_proxies=tuple(given.trust_proxy),
         notices=notices,
         remarks=(*remarks, *_stock_remarks(given, data)),
     )

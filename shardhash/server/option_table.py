@@ -86,6 +86,18 @@ _LISTENING = (
         reloadable=True,
         help="change a limit of what clients may take; may be given several times. The names are at the end",
     ),
+    option(
+        "--trust-proxy",
+        "SHARDHASH_TRUST_PROXY",
+        metavar="ADDRESS",
+        convert=binds.check_proxy,
+        default=[],
+        repeatable=True,
+        reloadable=True,
+        help="a proxy in front of the server: an IP address, a network (10.0.0.0/8), or unix. What it tells of its"
+        " clients counts, by a PROXY header (version 1 or 2) at any address, or by X-Forwarded-For or Forwarded at ws://"
+        " and wss:// ones: limits, logs, page and audit trail then name the client. Give several times for several",
+    ),
     switch(
         "--public",
         "SHARDHASH_PUBLIC",

@@ -60,6 +60,8 @@ class Settings:
     """Where plain HTTP is answered, beside the WebSocket binds; its address is of kind tcp."""
     log_level: str = "INFO"
     log_format: str = "text"
+    trust_proxies: tuple[str, ...] = ()
+    """Hosts whose word on their clients counts (base/networks.py)."""
     slow: float | None = None
     """Requests that take so long are logged; None: none are."""
     notices: tuple[str, ...] = ()

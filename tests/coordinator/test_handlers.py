@@ -8,8 +8,9 @@ import pytest
 
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
-from shardhash.coordinator.handlers import Handlers, Services
+from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
+from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.errors import InvokeError, StorageError

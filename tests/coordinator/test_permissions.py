@@ -20,11 +20,11 @@ import pytest
 
 from shardhash.client import create_async_client
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.handlers import Services
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.origins import Browsers
 from shardhash.coordinator.permissions import expand
+from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.wire import batch

@@ -10,8 +10,9 @@ import pytest
 
 from shardhash.coordinator import session as session_module
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.handlers import REPORTS_AT_ONCE, Handlers, Services
+from shardhash.coordinator.handlers import REPORTS_AT_ONCE, Handlers
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
+from shardhash.coordinator.services import Services
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.stream_answers import MOST_AT_HAND

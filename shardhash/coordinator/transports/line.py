@@ -17,10 +17,12 @@ import orjson
 from shardhash.base.sockets import keep_alive
 from shardhash.base.turns import Turns
 from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.proxies import refusal_of_header
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Event, Send, StreamLines
 from shardhash.wire.framing import encode_json
+from shardhash.wire.proxy_header import is_proxy_header
 
 LINGER = 1.0
 """Seconds that a peer whose connection we end has to end its side."""
@@ -79,7 +81,12 @@ class LineProtocol(asyncio.Protocol):
         self._track(self._loop.create_task(self._run()), self._session)
 
     def data_received(self, data: bytes) -> None:
-        self._connection.heard = self._loop.time()
+        connection = self._connection
+        connection.heard = self._loop.time()
+        if not connection.greeted and is_proxy_header(data):
+            self._connections.complain("proxy", refusal_of_header(connection.peer, connection.address))
+            self._transport.abort()
+            return
         if len(data) >= HEAVY and not self._rests:
             self._rests = True
             self._turns.next().add_done_callback(self._rested)

@@ -7,6 +7,8 @@ import logging
 from typing import cast
 
 from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.proxies import refusal_of_header
+from shardhash.wire.proxy_header import is_proxy_header
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,12 @@ class WatchedProtocol(asyncio.Protocol):
 
     def _sniff(self, data: bytes) -> bool:
         """Whether this begins like HTTP. A scanner that speaks something else need not get as far as aiohttp."""
+        if is_proxy_header(data):
+            connection = self._connection
+            self._connections.complain("proxy", refusal_of_header(connection.peer, connection.address))
+            assert connection.transport is not None
+            connection.transport.abort()
+            return False
         self._http = data[:1].isupper() and data[:9].isascii()
         if not self._http:
             log.info("%s: closed: %r is no HTTP", self._connection.peer, data[:40])
