@@ -11,12 +11,13 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
 from shardhash.client import create_async_client
 from shardhash.errors import InvokeError, ProtocolError
-from shardhash.wire.batch import GET, Batch, encode_request
+from shardhash.wire.batch import EXISTS, GET, Batch, encode_request
 from shardhash.wire.framing import encode_json
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
@@ -79,6 +80,17 @@ async def _send(target: Target, *parts: bytes, read: bool = False, rate: float =
         writer.transport.abort()
 
 
+def _auth(name: str, token: str) -> bytes:
+    return json.dumps({"auth": {"username": name, "token": token}}).encode() + b"\n"
+
+
+async def _user(target: Target, *permissions: str) -> tuple[str, str]:
+    """The name and token of a new user."""
+    async with await create_async_client(target.tcp, ADMIN, PASSWORD) as client:
+        name = f"builder-{secrets.token_hex(4)}"
+        return name, (await client.new_user(name, list(permissions)))["token"]
+
+
 async def _swallow(reader: asyncio.StreamReader) -> None:
     while await reader.read(1 << 20):
         pass
@@ -128,6 +140,48 @@ async def large_messages(target: Target) -> None:
     await asyncio.gather(*(again(target, lambda at, m=m: send(at, m)) for m in (siginfo, values, digits)))  # type: ignore[misc]
 
 
+async def large_requests(target: Target) -> None:
+    """The same of one who is logged in, and batches of as many reports and hashes as are taken."""
+    name, token = await _user(target, "@read", "@report")
+    hashes = [secrets.token_hex(32) for _ in range(60_000)]
+    rows = [{"method": METHOD, "taskhash": one, "outhash": one, "unihash": one, "PN": "zlib"} for one in hashes[:9000]]
+    requests: tuple[Any, ...] = (
+        {"report": rows[0] | {"outhash_siginfo": "x" * 60_000_000}},
+        {"report": rows[0] | {"outhash_siginfo": "x" * 7_900_000}},
+        {"report-batch": {"reports": rows}},
+        {"get-batch": {"method": METHOD, "taskhashes": hashes}},
+        {"gc-mark": {"mark": "x" * 4_000_000, "where": {}}},
+    )
+    texts = [json.dumps(one).encode() for one in requests]
+    texts += [b'{"ping": [' + b"1," * 2_000_000 + b"1]}", b'{"ping": [' + b",".join([b"9" * 4299] * 14_600) + b"]}"]
+    texts += [b'{"ping": ["\\ud800"' + b",1" * 40_000 + b"]}"]
+
+    async def send(at: Target, text: bytes) -> None:
+        await _send_once(at, HELLO + _auth(name, token) + encode_json(text), 2.0)
+
+    await asyncio.gather(*(again(target, lambda at, t=t: send(at, t)) for t in texts))  # type: ignore[misc]
+
+
+async def huge_blocks(target: Target) -> None:
+    """One client that asks for 100,000 lines, again and again, as fast as it is answered."""
+    lines = b"".join(b"%s %s\n" % (METHOD.encode(), secrets.token_hex(32).encode()) for _ in range(100_000))
+    await crowd(target, 1, lambda at: _send(at, HELLO + b'{"get-stream": null}\n', lines, read=True))
+
+
+async def report_batches(target: Target) -> None:
+    """Two clients that report what is new, a thousand tasks in a message."""
+
+    async def work(at: Target) -> None:
+        async with await create_async_client(at.tcp) as client:
+            while True:
+                hashes = [secrets.token_hex(32) for _ in range(1000)]
+                row = {"method": METHOD, "PN": "zlib", "task": "do_compile"}
+                rows = [row | {"taskhash": one, "outhash": one, "unihash": one} for one in hashes]
+                await client.report_unihash_batch(rows)
+
+    await crowd(target, 2, work)
+
+
 async def short_lines(target: Target) -> None:
     """Stream lines of a few bytes, and as many methods as lines."""
     lines = b"".join(b"m%d t\n" % number for number in range(90_000))
@@ -158,6 +212,35 @@ async def frames(target: Target) -> None:
     await crowd(target, 6, ask)
 
 
+async def exists_frames(target: Target) -> None:
+    """The same of existence checks, which every worker answers."""
+
+    async def ask(at: Target) -> None:
+        async with _native(at) as socket:
+            frame = encode_request(Batch(EXISTS, "", secrets.token_bytes(32 * 65_536)))
+            while True:
+                await socket.send_bytes(frame)
+                await socket.receive_bytes()
+
+    await crowd(target, 6, ask)
+
+
+async def many_methods(target: Target) -> None:
+    """A hundred thousand methods stored, then existence checks, which concern all of them."""
+    async with await create_async_client(target.tcp) as client:
+        hashes = [secrets.token_hex(32) for _ in range(max(1, round(100_000 * target.scale)))]
+        await client.report_unihash_batch(
+            [{"method": f"m{one}", "taskhash": one, "outhash": one, "unihash": one} for one in hashes]
+        )
+
+    async def check(at: Target) -> None:
+        async with await create_async_client(at.tcp) as client:
+            while True:
+                await client.unihash_exists_batch([secrets.token_hex(32) for _ in range(10)])
+
+    await crowd(target, 4, check)
+
+
 async def huge_frames(target: Target) -> None:
     """Native batches of two million digests, which are refused, over six WebSockets."""
     frame = encode_request(Batch(GET, METHOD, bytes(32 * 2_000_000)))
@@ -177,6 +260,21 @@ async def removals(target: Target) -> None:
         await _send_once(at, HELLO + b'{"remove": {"where": {"PN": "no such"}}}\n', 0.05)
 
     await crowd(target, 20, remove)
+
+
+async def removals_by_siginfo(target: Target) -> None:
+    """The same by siginfo, which lies on the disk."""
+
+    async def remove(at: Target) -> None:
+        await _send_once(at, HELLO + b'{"remove": {"where": {"outhash_siginfo": "no such"}}}\n', 0.05)
+
+    await crowd(target, 20, remove)
+
+
+async def scanning_marks(target: Target) -> None:
+    """Marks that alternate and look at every mapping, whose clients leave at once."""
+    lines = b"".join(b'{"mark": "m%d", "where": {"gc_mark": "none"}}\n' % (number % 2) for number in range(2000))
+    await crowd(target, 4, lambda at: _send_once(at, HELLO + b'{"gc-mark-stream": null}\n' + lines, 0.1))
 
 
 async def marks(target: Target) -> None:
@@ -210,6 +308,24 @@ async def unread_rows(target: Target) -> None:
     await host.close()
     asked = json.dumps({"get": {"method": METHOD, "taskhash": "ab" * 32, "all": True}}).encode() + b"\n"
     await crowd(target, 40, lambda at: _send(at, HELLO, asked * 20, rate=20_000))
+
+
+async def unique_siginfo(target: Target) -> None:
+    """Reports of 1 MB of siginfo each, all different."""
+    await crowd(target, 4, lambda at: _report_for_ever(at, lambda mark: {"outhash_siginfo": mark * 16_384}))
+
+
+async def unique_details(target: Target) -> None:
+    """Reports whose recipe, version, task and owner have 60 KB each, all different."""
+    names = ("owner", "PN", "PV", "PR", "task")
+    await crowd(target, 4, lambda at: _report_for_ever(at, lambda mark: {name: name + mark * 900 for name in names}))
+
+
+async def _report_for_ever(target: Target, details: Callable[[str], dict[str, str]]) -> None:
+    async with await create_async_client(target.tcp) as client:
+        while True:
+            one = secrets.token_hex(32)
+            await client.report_unihash(one, METHOD, one, one, details(one))
 
 
 # ------------------------------------------------------------------------------------------------ connections
@@ -279,11 +395,7 @@ async def logins(target: Target) -> None:
 
 async def refreshes(target: Target) -> None:
     """A user that takes a hundred and fifty new tokens at one time."""
-    client = await create_async_client(target.tcp, ADMIN, PASSWORD)
-    name = f"builder-{secrets.token_hex(4)}"
-    token = (await client.new_user(name, ["@read"]))["token"]
-    await client.close()
-    auth = json.dumps({"auth": {"username": name, "token": token}}).encode() + b"\n"
+    auth = _auth(*await _user(target, "@read"))
     await crowd(target, 150, lambda at: _send_once(at, HELLO + auth + b'{"refresh-token": {}}\n', 3.0))
 
 
@@ -299,13 +411,22 @@ ATTACKS: dict[str, tuple[Work, str]] = {
         (scanners, "no login"),
         (logins, "no login"),
         (short_lines, "@read"),
+        (huge_blocks, "@read"),
         (frames, "@read"),
+        (exists_frames, "@read"),
         (huge_frames, "@read"),
         (unread_streams, "@read"),
         (restart, "@read"),
         (unread_rows, "@report"),
+        (many_methods, "@report"),
+        (report_batches, "@report"),
+        (unique_siginfo, "@report"),
+        (unique_details, "@report"),
+        (large_requests, "@report"),
         (removals, "@db-admin"),
+        (removals_by_siginfo, "@db-admin"),
         (marks, "@db-admin"),
+        (scanning_marks, "@db-admin"),
         (refreshes, "any user"),
     )
 }

@@ -140,6 +140,22 @@ async def test_unfinished_messages_are_dropped_before_memory_is_spent(tight: Ser
             writer.close()
 
 
+async def test_who_asks_little_goes_on_while_others_hold_much(start_server: Callable[..., ServerProcess]) -> None:
+    """Over half of the budget nothing is read from those who hold much, for as long as they have time."""
+    server = start_server(*limits("memory=8M"))
+    ends = [await connect(server.address) for _ in range(8)]
+    for _, writer in ends:
+        writer.write(HELLO + b'{"chunk-stream": null}\n' + (b"x" * 32767 + b"\n") * 20)  # 5 of 8 MiB together
+        await writer.drain()
+    async with asyncio.timeout(LIMIT), await create_async_client(server.address) as client:
+        for number in range(50):  # none of these is known, nor at hand
+            assert await client.get_unihash("m", f"{number:064x}") is None
+            await client.report_unihash(f"{number:064x}", "m", f"{number:064x}", f"{number:064x}")
+    assert not any(reader.at_eof() for reader, _ in ends)
+    for _, writer in ends:
+        writer.transport.abort()
+
+
 async def test_a_host_has_its_share_of_connections_and_gets_it_back(tight: ServerProcess) -> None:
     async with witness(tight) as answered:
         ends = []

@@ -2,8 +2,9 @@
 
 A connection is *fresh* until its first request. When there are too many, the oldest fresh one gives way to a new one;
 a new one is refused only when there is none. What connections hold is counted as it changes: bytes received and not
-answered yet, bytes of answers not sent yet. Over half of the budget no more is read from those that hold anything;
-over the whole of it the largest is dropped, until all is below again.
+answered yet, bytes of answers not sent yet. Over half of the budget no more is read from those that hold more than
+their share of it, so that who asks little goes on; over the whole of it the largest is dropped, until all is below
+again.
 """
 
 from __future__ import annotations
@@ -247,7 +248,8 @@ class Connections:
         self._held += change
         if change < 0:
             self._read_on()
-        if self._held <= self.limits.memory // 2 or not held or connection.paused:
+        half = self.limits.memory // 2
+        if self._held <= half or held <= half // len(self._open) or connection.paused:
             return
         if self._held > self.limits.memory:
             self._loop.call_soon(self._relieve)

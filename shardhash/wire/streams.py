@@ -37,6 +37,8 @@ Mark: TypeAlias = tuple[str, dict[str, str]]
 
 _ZERO_LINE = b"0" * (2 * DIGEST_SIZE)
 _HASH_LINE_SIZE = 2 * DIGEST_SIZE + 1
+FEW_UNKNOWN = 64
+"""Unknown hashes of a block that are always left out by replacing text."""
 
 
 class LookupGroup(NamedTuple):
@@ -167,13 +169,21 @@ def encode_found_lines(found: Found) -> bytes:
     """A line for each lookup: the unihash, empty where unknown. At C speed, about 60 ns each."""
     if not found.digests:
         return b""
+    unknown = 0 if found.known is None else found.known.count(0)
+    count = len(found.digests) // DIGEST_SIZE
+    if unknown == count:
+        return b"\n" * count
     text = hexlify(found.digests, b"\n", DIGEST_SIZE) + b"\n"
-    if found.known is None:
+    if found.known is None or not unknown:
         return text
-    # Unknown digests are zero. Replacing zeros is right unless there is a known unihash of all zeros as well.
-    if text.count(_ZERO_LINE) == found.known.count(0):
+    # Unknown digests are zero. Replacing zeros is right unless there is a known unihash of all zeros as well, and fast
+    # where there are few.
+    if unknown < max(FEW_UNKNOWN, count // 8) and text.count(_ZERO_LINE) == unknown:
         return text.replace(_ZERO_LINE, b"")
-    return b"".join([line if known else b"\n" for line, known in zip(text.splitlines(True), found.known, strict=True)])
+    lines = np.frombuffer(text, np.uint8).reshape(count, _HASH_LINE_SIZE)
+    kept = np.ones(lines.shape, np.bool_)
+    kept[:, :-1] = np.frombuffer(found.known, np.bool_)[:, None]
+    return lines[kept].tobytes()
 
 
 def encode_exists_lines(status: bytes) -> bytes:

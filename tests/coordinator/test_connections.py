@@ -111,6 +111,17 @@ async def test_over_half_of_the_memory_nothing_is_read_and_over_it_the_largest_g
     assert connections._held == 0
 
 
+async def test_who_holds_less_than_a_share_of_the_memory_goes_on() -> None:
+    connections = Connections(ServerLimits(memory=1000), Complaints())
+    few, many = opened(connections, 0), [opened(connections, fd) for fd in range(1, 5)]
+    for connection in many:
+        connections.keep(connection, 150)
+    connections.keep(few, 100)
+    assert not few.paused, "a fifth of the half is its share"
+    connections.keep(few, 101)
+    assert few.paused
+
+
 @pytest.mark.parametrize(
     ("state", "age", "reason"),
     [

@@ -144,6 +144,17 @@ def test_found_lines(unihashes: list[bytes | None]) -> None:
     assert lines == b"".join(b"%b\n" % (unihash or b"").hex().encode() for unihash in unihashes)
 
 
+@pytest.mark.parametrize("unknown", [0, 3, 150, 1100, 1200])
+@pytest.mark.parametrize("zeros", [0, 2])
+def test_found_lines_of_a_long_block(unknown: int, zeros: int) -> None:
+    """However many are unknown, and where known unihashes look like unknown ones."""
+    unihashes = [None if place * 7 % 1200 < unknown else bytes([place % 255 + 1]) * 32 for place in range(1200)]
+    for place in [place for place, unihash in enumerate(unihashes) if unihash][:zeros]:
+        unihashes[place] = bytes(32)
+    lines = streams.encode_found_lines(Found.of(unihashes))
+    assert lines == b"".join(b"%b\n" % (unihash or b"").hex().encode() for unihash in unihashes)
+
+
 def test_mark_lines() -> None:
     text = b'{"mark": "a", "where": {"unihash": "x"}}\n{"where": {"id": 1, "task": null}, "mark": "b c"}\n'
     assert streams.parse_mark_lines(text) == [("a", {"unihash": "x"}), ("b c", {})]
