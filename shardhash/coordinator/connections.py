@@ -27,7 +27,7 @@ LOOK_PAUSE = 0.25
 LOOKS_AT_ONCE = 500
 """Connections looked at before others run; 1 ms."""
 STANDSTILL = 2.0
-"""Seconds for which nothing may be read for want of memory, before the largest connection is dropped."""
+"""Seconds for which those that wait for memory may stand still, before the largest connections are dropped."""
 SLOWEST = 256 * 1024
 """Bytes a second at which a message has to come in, beyond the limit of time for small ones."""
 _MIB = 1 << 20
@@ -198,6 +198,7 @@ class Connections:
             connection.user = None
         self._held -= connection.held + connection.queued + connection.unsent
         connection.held = connection.queued = connection.unsent = 0
+        self._move(connection)
         self._read_on()
 
     def _drop(self, connection: Connection) -> None:
@@ -247,6 +248,7 @@ class Connections:
         connection.held = held
         self._held += change
         if change < 0:
+            self._move(connection)
             self._read_on()
         half = self.limits.memory // 2
         if self._held <= half or held <= half // len(self._open) or connection.paused:
@@ -271,14 +273,21 @@ class Connections:
         """This many bytes of its answers wait to be sent."""
         if not self.holds(connection):
             return
+        if unsent < connection.unsent:
+            self._move(connection)
         self._held += unsent - connection.unsent
         connection.unsent = unsent
         if self._held > self.limits.memory:
             self._loop.call_soon(self._relieve)
 
+    def _move(self, connection: Connection) -> None:
+        """It holds less than before. Only of one that waits does that say that there will be room again."""
+        if connection.paused:
+            self._moved = self._loop.time()
+
     def _read_on(self) -> None:
-        self._moved = self._loop.time()
         while self._waiting and self._held <= self.limits.memory // 2:
+            self._moved = self._loop.time()
             connection = self._waiting.popleft()
             connection.paused = False
             connection.resume()
@@ -286,6 +295,11 @@ class Connections:
     def _relieve(self) -> None:
         """Drop the largest connections until the budget holds."""
         while self._held > self.limits.memory and self._open:
+            self._drop_largest()
+
+    def _make_room(self) -> None:
+        """Drop the largest connections until those that wait may go on."""
+        while self._waiting and self._open:
             self._drop_largest()
 
     def _drop_largest(self) -> None:
@@ -304,9 +318,8 @@ class Connections:
         """Close what is over a limit of time, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_PAUSE)
-            if self._waiting and self._open and self._loop.time() - self._moved > STANDSTILL:
-                self._moved = self._loop.time()
-                self._drop_largest()
+            if self._waiting and self._loop.time() - self._moved > STANDSTILL:
+                self._make_room()
             for number, connection in enumerate(list(self._open.values())):
                 if not number % LOOKS_AT_ONCE:
                     await asyncio.sleep(0)
