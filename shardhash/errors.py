@@ -56,6 +56,10 @@ class StorageError(ServerFaultError):
     """The disk refused a write (full, for example); nothing of the request was stored."""
 
 
+class NoRoomError(ServerFaultError):
+    """A report is not stored: the disk is nearly full, or its user stored enough for today."""
+
+
 class TextError(StorageError):
     """The disk refused an outhash_siginfo; what does not refer to it may be stored."""
 

@@ -225,14 +225,11 @@ async def test_too_many_new_tokens_are_refused_in_words(start_server: Start) -> 
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "ws://127.0.0.1:0"])
 async def test_who_is_fast_waits_and_is_answered_and_counted(start_server: Start, kind: str) -> None:
     """Nothing is refused: a build that asks in waves never notices but by the time."""
-    few = ("--limit", "peer_requests=50", "--http", "127.0.0.1:0")
+    few = ("--limit", "peer_requests=5", "--http", "127.0.0.1:0")
     server = start_server(*IN_MEMORY, *few, binds=[kind], listening=2)
-    loop = asyncio.get_running_loop()
     async with await create_async_client(server.address) as client:
-        began = loop.time()
-        for number in range(560):  # of 500 that may be asked in one go
+        for number in range(60):  # of 50 that may be asked in one go
             assert await client.get_unihash("m", f"{number:064x}") is None
-        assert loop.time() - began > 0.2
     url = server.addresses[1].removeprefix("tcp://")
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
         text = await response.text()

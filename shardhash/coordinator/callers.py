@@ -42,6 +42,8 @@ class Caller:
     """The name in the client's certificate, which an authority that the settings name signed."""
     build: Build = field(default_factory=Build, repr=False)
     """What it asks is counted here, too."""
+    in_words: bool = False
+    """Whether the client asked for the server's headers. Stock clients of builds do not, and fail by refusals."""
     transport: str = ""
     """The kind of the address that it came in by."""
     since: float = field(default_factory=time)

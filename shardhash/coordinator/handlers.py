@@ -10,7 +10,7 @@ from shardhash.coordinator import audit, permissions
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.quarantining import Quarantining
 from shardhash.coordinator.services import Services
-from shardhash.errors import InvokeError, ShardhashError
+from shardhash.errors import InvokeError, NoRoomError, ShardhashError
 from shardhash.stores.interface import Store, TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
@@ -39,6 +39,8 @@ class Handlers:
         self._stats = services.stats
         self._counters = services.counters
         self._upkeep = services.upkeep
+        self._quotas = services.quotas
+        self._room = services.room
         self._rows = services.rows
         self._bulk = services.bulk
         exploring, quarantining = services.exploring, Quarantining(services.store)
@@ -167,6 +169,8 @@ class Handlers:
         if caller.read_only or m.REPORT not in caller.identity.permissions:
             self._counters.reports_dropped["read-only" if caller.read_only else "permission"] += len(reports)
             return await self._would_get(reports)
+        if not self._may_store(caller, reports):
+            return await self._would_get(reports)
         if caller.identity.username is not None:
             reports = [report._replace(owner=caller.identity.username) for report in reports]
         unihashes: list[bytes] = []
@@ -174,11 +178,27 @@ class Handlers:
             unihashes += await self._store_some(caller, some)
         return unihashes
 
+    def _may_store(self, caller: Caller, reports: list[Report]) -> bool:
+        """Whether there is room for reports of somebody, which counts them. NoRoomError to who is told in words.
+
+        A build would fail by a refusal, and at a closed connection try again three times for each task. It is answered
+        as one who may not report.
+        """
+        reason, text = ("disk-low", self._room.refuse()) if self._room.low else ("quota", None)
+        text = text or self._quotas.take(caller, reports)
+        if text is None:
+            return True
+        self._counters.reports_dropped[reason] += len(reports)
+        if caller.in_words:
+            raise NoRoomError(text)
+        return False
+
     async def _store_some(self, caller: Caller, reports: list[Report]) -> list[bytes]:
         try:
             unihashes = await self._store.report(reports)
         except ShardhashError as error:
             self._counters.dropped(len(reports), error)
+            self._quotas.give_back(caller, reports)
             raise
         self._counters.stored(reports, unihashes, caller.build)
         return unihashes
@@ -195,7 +215,12 @@ class Handlers:
             for row, (method, _, outhash, unihash, *_) in zip(rows, reports, strict=True)
         ]
 
-    async def _report_equiv(self, _caller: Caller, request: m.ReportEquiv) -> Any:
+    async def _report_equiv(self, caller: Caller, request: m.ReportEquiv) -> Any:
+        stored = [Report(request.method, request.taskhash, "", request.unihash)]
+        if not self._may_store(caller, stored):
+            block = streams.group_taskhashes(request.method, [request.taskhash])
+            found = (await lookup_block(self._store, block)).unihashes()[0]
+            return _mapping(request.method, request.taskhash, found or to_digest(request.unihash))
         unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))
         return _mapping(request.method, request.taskhash, unihash)
 
@@ -207,6 +232,8 @@ class Handlers:
     async def _import_batch(self, caller: Caller, request: ImportBatch) -> Any:
         if not isinstance(self._store, TakesImports):
             raise InvokeError("what keeps the hashes of this server takes no imports")
+        if self._room.low:
+            raise NoRoomError(self._room.refuse())
         if request.users:
             permissions.check(caller.identity, COMMANDS["new-user"])
         mappings = await self._store.take_mappings(request.mappings)

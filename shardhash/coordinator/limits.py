@@ -15,7 +15,13 @@ from shardhash.coordinator.permissions import Identity
 from shardhash.errors import ConfigError
 from shardhash.wire.connection import Limits
 
-_CONVERT = {"count": options.whole(1, 1_000_000_000), "size": options.size, "time": options.seconds}
+
+def _room(text: str) -> int:
+    """A size, or 0 for auto: what suits the disk."""
+    return 0 if text.lower() in ("0", "auto") else options.size(text)
+
+
+_CONVERT = {"count": options.whole(1, 1_000_000_000), "size": options.size, "room": _room, "time": options.seconds}
 
 
 def _limit(default: float, public: float, kind: str, about: str) -> Any:
@@ -50,6 +56,14 @@ class ServerLimits:
     user_logins: int = _limit(600, 60, "count", "as one user, from hosts where it did not log in before")
     peer_tokens: int = _limit(600, 30, "count", "new tokens a minute that are asked for from one host")
     user_tokens: int = _limit(600, 30, "count", "of them by one user")
+    user_rows: int = _limit(20_000_000, 1_000_000, "count", "rows that a user stores in a day (UTC)")
+    user_siginfo: int = _limit(64 << 30, 4 << 30, "size", "of outhash_siginfo that a user stores in a day")
+    user_methods: int = _limit(1_000, 50, "count", "different methods of rows that a user stores in a day")
+    peer_rows: int = _limit(20_000_000, 200_000, "count", "rows in a day from one host, of those who do not log in")
+    peer_siginfo: int = _limit(64 << 30, 1 << 30, "size", "of their outhash_siginfo")
+    peer_methods: int = _limit(1_000, 20, "count", "different methods of their rows")
+    disk_warn: int = _limit(0, 0, "room", "free on the disk of the data, below which the log warns; auto: 2G or 10 %")
+    disk_refuse: int = _limit(0, 0, "room", "below which reports are answered and not stored; auto: 512M or 5 %")
     log_lines: int = _limit(50, 20, "count", "lines a second in the log about refused and closed connections")
 
     def of(self, identity: Identity) -> Limits:
@@ -94,9 +108,20 @@ def describe() -> str:
     return "\n".join(lines)
 
 
+def in_force(limits: ServerLimits) -> dict[str, str]:
+    """The value of each limit by its name, as `parse` takes it."""
+    return {each.name: _shown(getattr(limits, each.name), each.metadata["kind"]) for each in fields(limits)}
+
+
 def _shown(value: Any, kind: str) -> str:
-    if kind == "size":
-        return f"{int(value) >> 20}M" if value >= 1 << 20 else f"{int(value) >> 10}K"
+    if kind == "room" and not value:
+        return "auto"
+    if kind in ("size", "room") and value % 1024:
+        return str(int(value))
+    if kind in ("size", "room") and value % (1 << 20):
+        return f"{int(value) >> 10}K"
+    if kind in ("size", "room"):
+        return f"{int(value) >> 30}G" if value % (1 << 30) == 0 else f"{int(value) >> 20}M"
     if kind == "time":
         return f"{value / 3600:g}h" if value >= 3600 else f"{value:g}s"
     return f"{int(value)}"

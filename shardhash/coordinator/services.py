@@ -14,7 +14,9 @@ from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.exploring import Exploring
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.queues import FairQueue
+from shardhash.coordinator.quotas import Quotas
 from shardhash.coordinator.rates import Rates
+from shardhash.coordinator.room import Room
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.stores.interface import Store
@@ -37,6 +39,8 @@ class Services:
     counters: Counters = field(default_factory=Counters)
     complaints: Complaints = field(init=False)
     rates: Rates = field(init=False)
+    quotas: Quotas = field(init=False)
+    room: Room = field(init=False)
     exploring: Exploring = field(init=False)
     slow: float = math.inf
     """Seconds from which on a request is logged as slow."""
@@ -56,9 +60,12 @@ class Services:
         put = partial(object.__setattr__, self)  # the one way to, in what does not change
         put("exploring", Exploring(self.store))
         put("complaints", Complaints(self.counters.limits_hit))
-        put("rates", Rates(ServerLimits(), self.complaints))
+        limits = ServerLimits()
+        put("rates", Rates(limits, self.complaints))
+        put("quotas", Quotas(limits, self.complaints))
+        put("room", Room(limits, self.complaints))
         self.users.guesses.complaints = self.complaints
 
     def set_limits(self, limits: ServerLimits) -> None:
         """Take over other limits, from now on."""
-        self.rates.limits = self.users.guesses.limits = limits
+        self.rates.limits = self.users.guesses.limits = self.quotas.limits = self.room.limits = limits

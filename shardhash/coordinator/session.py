@@ -67,8 +67,6 @@ class Session:
         self._revoked = False
         self.refused = False
         """Whether it ended by a refusal, which the peer should get to read."""
-        self._told_in_words = False
-        """Whether the client asked for the server's headers. Stock clients of builds do not."""
         self._weight = 0
         self.held = 0
         """Bytes of what waits for an answer."""
@@ -231,7 +229,7 @@ class Session:
                 await self._output.send_lines(b"ok\n")
                 self._lines.record_marks()
             case Send():
-                self._told_in_words = True
+                self._caller.in_words = True
                 await self._output.send_raw(event.data)
             case Refused():
                 await self._refuse(event.error)
@@ -371,7 +369,7 @@ class Session:
         To a build's task a closed connection is a warning, while an `invoke-error` fails it. Whoever asked for headers,
         or sent a command of administration, is told in words.
         """
-        if self._told_in_words or not command.from_builds:
+        if self._caller.in_words or not command.from_builds:
             await self._refuse(error)
         else:
             # Of a disk that refuses writes the shard has told, once for all of its reports.

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardhash.coordinator.room import Room
 from shardhash.stores.interface import Health
-
-LEAST_FREE = 64 << 20
-"""Bytes on the disk, below which a server is not ready: the next reports may be refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ async def read_disk(data: Path | None) -> Disk | None:
     return Disk(usage.free, usage.total)
 
 
-def checks(health: Health, disk: Disk | None) -> Iterator[Check]:
+def checks(health: Health, disk: Disk | None, room: Room) -> Iterator[Check]:
     """Every check of a server, in the order in which people read them."""
     for shard in health.shards:
         restarts = f"; its worker was started again {shard.restarts}x" if shard.restarts else ""
@@ -56,17 +54,19 @@ def checks(health: Health, disk: Disk | None) -> Iterator[Check]:
     if health.database is not None:
         yield Check("database", not health.database, health.database or "answers")
     if disk is not None:
-        yield _check_disk(disk)
+        yield _check_disk(disk, room)
     if health.upstream is not None:
         down = health.upstream.down
         text = "down: it is not asked, and what is known here answers" if down else "answers"
         yield Check("upstream", not down, text, needed=False)
 
 
-def _check_disk(disk: Disk) -> Check:
+def _check_disk(disk: Disk, room: Room) -> Check:
     if disk.why:
         return Check("disk", False, f"cannot be asked: {disk.why}")
     free = f"{disk.free / 2**30:.1f} of {disk.total / 2**30:.1f} GiB free"
-    if disk.free < LEAST_FREE:
-        return Check("disk", False, f"{free}: reports are about to be refused; make room")
+    if room.low:
+        return Check("disk", False, f"{free}: reports are not stored (limit disk_refuse); make room")
+    if room.scarce:
+        return Check("disk", False, f"{free}: soon reports are not stored (limit disk_warn)", needed=False)
     return Check("disk", True, free)

@@ -84,7 +84,12 @@ def _of_requests(counters: Counters) -> Iterator[Metric]:
     yield sizes
     yield _counter("shardhash_stream_lines", "Stream lines that were answered.", counters.stream_lines)
     yield _counter("shardhash_auth_failures", "Logins that were refused.", counters.auth_failures)
-    yield _by_label("shardhash_limits_hit", "Connections closed at a limit.", "limit", counters.limits_hit)
+    yield _by_label(
+        "shardhash_limits_hit",
+        "How often a limit closed, refused or slowed down somebody.",
+        "limit",
+        counters.limits_hit,
+    )
 
 
 def _of_hashes(counters: Counters) -> Iterator[Metric]:

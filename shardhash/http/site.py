@@ -183,7 +183,7 @@ class Site:
         return web.Response(text="ok\n")
 
     async def _readyz(self, visit: Visit) -> web.Response:
-        found = list(checks(*await self._look()))
+        found = list(checks(*await self._look(), self._services.room))
         ready = all(check.well for check in found if check.needed)
         text = "ready\n" if ready else "not ready\n"
         if "verbose" in visit.request.query:

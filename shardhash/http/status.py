@@ -22,7 +22,7 @@ MOST_SHOWN = 200
 
 def describe_status(services: Services, health: Health, disk: Disk | None, visit: Visit) -> Json:
     """Everything that the page shows of the present."""
-    found = list(checks(health, disk))
+    found = list(checks(health, disk, services.room))
     administrator = visit.may(DB_ADMIN)
     figures = [shard.figures for shard in health.shards if shard.figures is not None]
     return {

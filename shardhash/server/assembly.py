@@ -30,6 +30,7 @@ from shardhash.http.site import Site
 from shardhash.server.control import control_socket
 from shardhash.server.first_writes import do_or_retry
 from shardhash.server.reload import Reload
+from shardhash.server.room_watch import load_quotas, save_quotas, watch_room
 from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
 from shardhash.server.store_factory import Workers, open_store
@@ -76,12 +77,17 @@ async def serve(
         services = Services(
             store=store, users=await _users(settings, store, running), stats=Stats(), slow=settings.slow or math.inf
         )
+        if settings.data is not None:
+            load_quotas(settings.data, services.quotas)
+            running.callback(save_quotas, settings.data, services.quotas)
         site = Site(services, settings.browsers, settings.data)
         most = descriptors.limit() - descriptors.RESERVED
         proxies = Proxies(settings.trust_proxies)
         listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer, most, proxies)
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
+        if settings.data is not None:
+            background.start(watch_room(settings.data, services.room, services.quotas), "watching the disk")
         site.start()
         running.push_async_callback(site.close)
         addresses = await _listen(listeners, settings, manager)

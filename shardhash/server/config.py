@@ -10,10 +10,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shardhash.base.options import DEFAULT, DESCRIBE, Option, Options, Value
+from shardhash.coordinator import limits
 from shardhash.errors import ConfigError
 from shardhash.server.cli import hide_secrets, read_configuration, server_options
 from shardhash.server.settings import Configuration
@@ -89,7 +90,24 @@ def _shown(option: Option, value: Any) -> Any:
 
 def _object(known: Options, found: Configuration) -> dict[str, Any]:
     in_force = _in_force(known, found)
-    return {"settings": {key: {"value": value, "source": source} for key, (value, source) in in_force.items()}}
+    return {
+        "settings": {key: {"value": value, "source": source} for key, (value, source) in in_force.items()},
+        "limits": {name: {"value": value, "source": source} for name, value, source in _limits(found)},
+    }
+
+
+def _limits(found: Configuration) -> Iterator[tuple[str, str, str]]:
+    """Name, value and source of each limit that is in force."""
+    given, largest, public = (found.values[name] for name in ("limit", "max_message", "public"))
+    told = {text.partition("=")[0] for text in given.value}
+    for name, value in limits.in_force(found.settings.limits).items():
+        if name in told:
+            source = given.source
+        elif name in ("message", "guest_message") and largest.value is not None:
+            source = largest.source
+        else:
+            source = f"--public ({public.source})" if public.value and public.source != "--public" else public.source
+        yield name, value, source
 
 
 def _text(known: Options, found: Configuration) -> str:
@@ -103,4 +121,6 @@ def _text(known: Options, found: Configuration) -> str:
             line = "#" + line
         where = "not set" if value is None else source
         lines.append(f"{line:<{COLUMN}} # {where}")
+    lines.append(f"{'## each limit:':<{COLUMN}} # limit = ['NAME=VALUE'] changes one, public = true all")
+    lines += [f"{f'##   {name}={value}':<{COLUMN}} # {source}" for name, value, source in _limits(found)]
     return "\n".join(lines)

@@ -6,6 +6,7 @@
       manifest.json                          format version, shard count, generation (manifest.py)
       lock                                   held by the running server, names it (directory/lock.py)
       control                                unix socket of the running server (server/control.py)
+      quotas.json                            what users stored today (server/room_watch.py); may be missing
       unfinished                             while a restore or load into the directory goes on
       generation-000001/                     the generation that the manifest names; another one is a leftover,
                                              which goes once all shards of that one have recovered (generations.py)
@@ -36,6 +37,7 @@ BACKUP = "backup.json"
 LOCK = "lock"
 CONTROL = "control"
 UNFINISHED = "unfinished"
+QUOTAS = "quotas.json"
 ASIDE = "aside-"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"

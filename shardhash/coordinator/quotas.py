@@ -1,0 +1,117 @@
+"""Quotas: the rows, bytes of siginfo and methods that a user may store in a day, or a host of those who do not log in.
+
+Days are those of UTC. What was stored is counted here as it is reported, whether a row was new or not, and kept in a
+file of the data directory (server/quota_file.py), so that a restart does not begin the day anew; a crash forgets some
+seconds. With all in memory, or in a database, each server counts from its own start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.limits import ServerLimits
+from shardhash.wire.rows import Report
+
+DAY = 86_400
+MOST_KEYS = 10_000
+"""Users and hosts whose day is known; the one that came first is forgotten first."""
+MOST_KEPT = 2_000
+"""Of these, those that a restart remembers: the ones with the most rows."""
+
+
+@dataclass(slots=True)
+class _Used:
+    rows: int = 0
+    siginfo: int = 0
+    methods: set[str] = field(default_factory=set)
+    """Hashes of their names."""
+
+
+class Quotas:
+    """What everybody stored today. `limits` may change; `clock` gives seconds since 1970 UTC."""
+
+    def __init__(self, limits: ServerLimits, complaints: Complaints, clock: Callable[[], float] = time.time) -> None:
+        self.limits = limits
+        self.changed = False
+        """Whether anything was counted since `dump`."""
+        self._complaints = complaints
+        self._clock = clock
+        self._day = self._today()
+        self._used: dict[str, _Used] = {}
+
+    def take(self, caller: Caller, reports: Sequence[Report]) -> str | None:
+        """Count what somebody is about to store; if that is too much, nothing is counted, and it says why, in words."""
+        who, name = _who(caller)
+        used = self._of(f"{who}:{name}")
+        rows, siginfo = used.rows + len(reports), used.siginfo + _siginfo(reports)
+        methods = used.methods | _methods(reports)
+        for what, value, unit in (
+            ("rows", rows, "rows"),
+            ("siginfo", siginfo, "bytes of siginfo"),
+            ("methods", len(methods), "different methods"),
+        ):
+            limit = f"{who}_{what}"
+            most = getattr(self.limits, limit)
+            if value > most:
+                text = (
+                    f"{name} stores no more than {most:,} {unit} in a day, the server's limit {limit}: reports are not"
+                    f" stored until midnight UTC; --limit {limit}=N allows more"
+                )
+                self._complaints.add(limit, text)
+                return text
+        used.rows, used.siginfo, used.methods = rows, siginfo, methods
+        self.changed = True
+        return None
+
+    def give_back(self, caller: Caller, reports: Sequence[Report]) -> None:
+        """They were not stored after all."""
+        used = self._of(":".join(_who(caller)))
+        used.rows = max(0, used.rows - len(reports))
+        used.siginfo = max(0, used.siginfo - _siginfo(reports))
+
+    def dump(self) -> Any:
+        """The day, as JSON."""
+        self.changed = False
+        most = sorted(self._used.items(), key=lambda item: -item[1].rows)[:MOST_KEPT]
+        return {"day": self._day, "used": {key: [of.rows, of.siginfo, sorted(of.methods)] for key, of in most}}
+
+    def load(self, dumped: Any) -> None:
+        """Go on with what `dump` gave, if it is of today. Raises ValueError, KeyError or TypeError else."""
+        if int(dumped["day"]) != self._today():
+            return
+        for key, (rows, siginfo, methods) in dumped["used"].items():
+            self._used[key] = _Used(int(rows), int(siginfo), set(map(str, methods)))
+
+    def _today(self) -> int:
+        return int(self._clock() // DAY)
+
+    def _of(self, key: str) -> _Used:
+        if (today := self._today()) != self._day:
+            self._day = today
+            self._used.clear()
+        used = self._used.get(key)
+        if used is None:
+            used = self._used[key] = _Used()
+            if len(self._used) > MOST_KEYS:
+                del self._used[next(iter(self._used))]
+        return used
+
+
+def _who(caller: Caller) -> tuple[str, str]:
+    user = caller.identity.username
+    return ("peer", caller.group) if user is None else ("user", user)
+
+
+def _siginfo(reports: Iterable[Report]) -> int:
+    return sum(len(report.outhash_siginfo) for report in reports if report.outhash_siginfo is not None)
+
+
+def _methods(reports: Iterable[Report]) -> set[str]:
+    names = {report.method for report in reports}
+    return {blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest() for name in names}
