@@ -20,7 +20,7 @@ import pytest
 from shardhash.link.worker_link import WorkerLink
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
-from shardhash.stores.sharded.answers import Answers
+from shardhash.stores.answers import Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.report_order import Reports

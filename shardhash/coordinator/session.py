@@ -47,6 +47,7 @@ class Session:
 
     def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
         self._store = services.store
+        self._users = services.users
         self._stats = services.stats
         self._counters = services.counters
         self._slow = services.slow
@@ -165,7 +166,7 @@ class Session:
         try:
             if self._caller.certified is not None:
                 await self._handlers.certify(self._caller, self._caller.certified)
-            while await self._next_ready():
+            while await self._next_ready() and await self._may_go_on():
                 if self._must_wait:
                     await self._pause(self._purse.refill(self._caller.identity.username, self._peer))
                     continue  # who acts here may have lost the right to meanwhile
@@ -208,6 +209,16 @@ class Session:
                 await self._wakeup.wait()
                 self._idle = False
         return True
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether other servers may have changed the user of this connection unheard."""
+        return self._caller.identity.username is not None and self._store.lapsed
+
+    async def _may_go_on(self) -> bool:
+        if self._unheard:
+            await self._users.check_again(self._caller)
+        return not self._revoked
 
     @property
     def _ending(self) -> bool:
@@ -339,7 +350,7 @@ class Session:
 
     @property
     def _more_lines(self) -> bool:
-        return bool(self._events) and isinstance(self._events[0], StreamLines)
+        return bool(self._events) and isinstance(self._events[0], StreamLines) and not self._unheard
 
     def _begin(self, event: Event) -> tuple[StreamLines, asyncio.Task[bytes], float]:
         """Begin to answer a block: the block, its answers, and when it began."""

@@ -71,6 +71,8 @@ class Users:
         self._logins: dict[str, UserEntry] = {}
         """The entries of users by whose tokens connections came in, or who were acted as."""
         self._changes = asyncio.Lock()
+        self._heard = 0
+        """Changes of users by other servers that were told here."""
         self._patient = ThreadPoolExecutor(1, "passwords", _give_way)
         self._proofs: set[bytes] = set()
         """Passwords that were right, as keyed hashes: who has one does not wait behind those who guess."""
@@ -91,7 +93,7 @@ class Users:
         guessable = entry is None or entry["scheme"] == _PASSWORD
         if not (refusal and guessable) and await self._matches(entry, token, caller):
             # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
-            current = await self._store.get_entry(_USER, username)
+            current = await self._read(username)
             if current is not None and _same_login(entry, current):
                 self._remember(username, current, caller)
                 self.guesses.succeeded(username, group)
@@ -102,11 +104,19 @@ class Users:
 
     async def find(self, username: str) -> Identity | None:
         """A user; None when there is none of this name."""
-        entry = await self._store.get_entry(_USER, username)
+        entry = await self._read(username)
         if entry is None:
             return None
         self._logins.setdefault(username, entry)
         return _identity(username, entry)
+
+    async def _read(self, username: str) -> UserEntry | None:
+        """A user's entry as no change that was told here came after, since the caller is not yet known to `follow`."""
+        while True:
+            heard = self._heard
+            entry: UserEntry | None = await self._store.get_entry(_USER, username)
+            if heard == self._heard:
+                return entry
 
     def _remember(self, username: str, entry: UserEntry, caller: Caller | None) -> None:
         """Remember by which entry connections of this user logged in; those by an earlier one are closed."""
@@ -158,6 +168,7 @@ class Users:
         """
         if kind != _USER:
             return
+        self._heard += 1
         logged_in = self.logged_in.usernames()
         for username in logged_in if name is None else logged_in & {name}:
             async with self._changes:
@@ -168,6 +179,11 @@ class Users:
                     self.logged_in.revoke(username, f"{username} got a new token")
                 else:
                     self.logged_in.set_identity(_identity(username, entry))
+
+    async def check_again(self, caller: Caller) -> None:
+        """Read again what the users of a caller may do: other servers may have changed it unheard (Store.lapsed)."""
+        for username in {caller.login, caller.identity.username} - {None}:
+            await self.follow(_USER, username)
 
     # ------------------------------------------------------------------------------------------------- users
 
@@ -206,7 +222,8 @@ class Users:
                 token = await self._give_token(username, entry["permissions"], entry["id"])
                 self._logins[username] = await self._entry(username)
                 self.logged_in.revoke(username, f"{username} got a new token", keep=caller)
-                return token
+            await self._store.settled()
+            return token
 
     async def set_permissions(self, username: str, granted: frozenset[str]) -> list[str]:
         """Change what a user may do, on open connections, too."""
@@ -214,6 +231,7 @@ class Users:
             entry = await self._entry(username) | {"permissions": sorted(granted)}
             await self._store.set_entry(_USER, username, entry)
             self.logged_in.set_identity(_identity(username, entry))
+        await self._store.settled()  # without the lock, which a change of another server waits for here
         return sorted(granted)
 
     async def get(self, username: str) -> list[str] | None:
@@ -232,6 +250,7 @@ class Users:
             await self._entry(username)
             await self._store.set_entry(_USER, username, None)
             self.logged_in.revoke(username, f"{username} was deleted")
+        await self._store.settled()
 
     async def _entry(self, username: str) -> UserEntry:
         entry: UserEntry | None = await self._store.get_entry(_USER, username)

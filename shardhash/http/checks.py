@@ -53,6 +53,9 @@ def checks(health: Health, disk: Disk | None, room: Room) -> Iterator[Check]:
         yield Check(f"shard {shard.shard}", not shard.why, (shard.why or "answers") + restarts)
     if health.database is not None:
         yield Check("database", not health.database, health.database or "answers")
+    if health.lease is not None:
+        text = "followed" if health.lease else "not heard: nothing is answered from memory until they are"
+        yield Check("other servers", health.lease, text, needed=False)
     if disk is not None:
         yield _check_disk(disk, room)
     if health.upstream is not None:

@@ -47,6 +47,12 @@ class _Scrape(Collector):
         if seen.disk is not None and not seen.disk.why:
             yield _gauge("shardhash_disk_free_bytes", "Free in the file system of the data directory.", seen.disk.free)
             yield _gauge("shardhash_disk_size_bytes", "Size of that file system.", seen.disk.total)
+        if seen.health.lease is not None:
+            yield _gauge(
+                "shardhash_lease",
+                "Whether changes of other servers are followed, so that lookups may be answered from memory.",
+                float(seen.health.lease),
+            )
         if seen.health.upstream is not None:
             yield from _of_upstream(seen.health.upstream)
         yield from _of_processes(seen.health.shards)

@@ -35,7 +35,11 @@ def anonymous(request: web.Request, bind: Bind) -> Caller:
 async def identify(request: web.Request, bind: Bind, services: Services, logins: Logins) -> Caller:
     """Who asks. Raises InvokeError when a user and token are given and wrong."""
     caller = anonymous(request, bind)
-    if (login := logins.find(request.cookies.get(COOKIE))) is not None:
+    login = logins.find(request.cookies.get(COOKIE))
+    if login is not None and services.store.lapsed:
+        await services.users.check_again(login)
+        login = logins.find(request.cookies.get(COOKIE))
+    if login is not None:
         caller.identity, caller.login = login.identity, login.login
     elif (given := request.headers.get("Authorization")) is not None:
         username, token = _credentials(given)

@@ -149,6 +149,8 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         shard_timeout=given.shard_timeout,
         answer_cache=given.answer_cache,
         store=given.store,
+        read_replica=given.read_replica,
+        answer_lease=given.answer_lease,
         upstream=_upstream(given),
         admin_user=given.admin_user,
         admin_password=_admin_password(given),

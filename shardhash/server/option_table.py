@@ -17,7 +17,7 @@ from shardhash.base.settings_file import DEFAULT_FILE, VARIABLE
 from shardhash.coordinator import permissions
 from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
 from shardhash.server import binds
-from shardhash.stores.sharded.answers import ANSWER_CACHE
+from shardhash.stores.answers import ANSWER_CACHE, LEASE
 from shardhash.wire.address import parse_address
 
 DEFAULT_BIND = "unix://./hashserve.sock"
@@ -180,6 +180,24 @@ _DATA = (
         " tables",
     ),
     option(
+        "--read-replica",
+        "SHARDHASH_READ_REPLICA",
+        metavar="URL",
+        secret=True,
+        help="for a public, read-only server on --store: ask this standby of the database for lookups instead, so that"
+        " strangers are no load for builds. What was just reported may be unknown here, and what was just removed still"
+        " be known, for as long as the standby is behind; name one standby, not several that take turns",
+    ),
+    option(
+        "--answer-lease",
+        "SHARDHASH_ANSWER_LEASE",
+        metavar="TIME",
+        convert=options.seconds,
+        default=LEASE,
+        help="how long this server answers from its --answer-cache while it hears nothing from the database of --store;"
+        " if it freezes or is cut off, a removal at another server waits that long, at most 60s",
+    ),
+    option(
         "--database",
         "SHARDHASH_DATABASE",
         DATABASE,
@@ -249,7 +267,7 @@ _DATA = (
         metavar="SIZE",
         convert=options.size_or_none,
         default=ANSWER_CACHE,
-        help="memory for answers to small lookups, so that workers need not be asked again, 0 for none",
+        help="memory for answers to small lookups, so that workers, or a database, need not be asked again, 0 for none",
     ),
     option(
         "--snapshot-bytes",

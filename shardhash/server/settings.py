@@ -13,8 +13,8 @@ from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers
 from shardhash.errors import ConfigError
 from shardhash.link import worker_options
+from shardhash.stores.answers import ANSWER_CACHE, LEASE, MOST_LEASE
 from shardhash.stores.chained.settings import UpstreamSettings
-from shardhash.stores.sharded.answers import ANSWER_CACHE
 from shardhash.wire.address import Address
 from shardhash.wire.messages import DB_ADMIN, REPORT
 
@@ -51,6 +51,10 @@ class Settings:
     answer_cache: int = ANSWER_CACHE
     """Bytes that the coordinator keeps answers in, 0 for none."""
     store: str | None = field(default=None, repr=False)
+    read_replica: str | None = field(default=None, repr=False)
+    """A standby of `store`, for lookups."""
+    answer_lease: float = LEASE
+    """For how long answers are kept in use that other servers may have made wrong; see stores/postgresql/changes.py."""
     upstream: UpstreamSettings | None = None
     admin_user: str | None = None
     admin_password: str | None = field(default=None, repr=False)
@@ -73,6 +77,12 @@ class Settings:
             raise ConfigError("there is no address to listen on; give one with --bind")
         if (self.workers < 1) is (self.store is None):
             raise ConfigError("a server needs one worker at least, or a database and no workers")
+        if self.read_replica is not None and self.store is None:
+            raise ConfigError("--read-replica names a standby of a database, but there is no database; give --store")
+        if self.answer_lease > MOST_LEASE:
+            raise ConfigError(
+                f"--answer-lease is at most {MOST_LEASE:g}s: a removal waits that long for a server that ended silently"
+            )
         if self.tls is None:
             for bind in self.binds:
                 _check_is_plain(bind.address)
@@ -95,6 +105,11 @@ class Settings:
     def warnings(self) -> list[str]:
         """Security warnings for the operator."""
         notes = [*self.remarks]
+        if self.read_replica is not None and not all(bind.read_only for bind in self.binds):
+            notes.append(
+                "lookups go to a replica (--read-replica), but clients may report here: what they just reported may be"
+                " unknown to them for as long as the replica is behind. Such a server should be --read-only"
+            )
         if self.tls is not None and not any(bind.address.encrypted for bind in self.binds):
             notes.append("a TLS certificate is given, but no address is tls:// or wss://: nothing is encrypted")
         return [*notes, *filter(None, [_warning_of(bind) for bind in self.binds if not bind.local])]

@@ -47,7 +47,7 @@ async def open_store(
 ) -> Store:
     """The Store of a server, which `running` closes. Raises ConfigError when a shard or the database cannot be had."""
     if settings.store is not None:
-        store = await _open_database(settings.store, settings.shard_timeout, running)
+        store = await _open_database(settings.store, settings, running)
     else:
         store = await _open_workers(settings, workers, tell_progress, running)
     if settings.upstream is None:
@@ -73,12 +73,14 @@ async def _open_workers(
     return router
 
 
-async def _open_database(url: str, limit: float, running: AsyncExitStack) -> Store:
+async def _open_database(url: str, settings: Settings, running: AsyncExitStack) -> Store:
     try:
         from shardhash.stores.postgresql.store import PostgresqlStore  # an optional extra
     except ImportError:
         raise ConfigError("--store needs psycopg 3: pip install 'shardhash[postgresql]'") from None
-    store = PostgresqlStore(url, limit)
+    store = PostgresqlStore(
+        url, settings.shard_timeout, settings.answer_cache, settings.answer_lease, settings.read_replica
+    )
     running.push_async_callback(store.close)
     await store.open()
     return store

@@ -64,6 +64,8 @@ class Health:
     shards: Sequence[ShardHealth]
     upstream: UpstreamHealth | None = None
     database: str | None = None
+    lease: bool | None = None
+    """Whether what this server knows of other servers' changes is current; None where nobody else changes anything."""
 
 
 EntryChanged: TypeAlias = Callable[[str, str | None], Awaitable[None]]
@@ -162,6 +164,10 @@ class Store(Protocol):
     """Whether a lookup may have to ask another server. A stream's blocks are then asked side by side."""
 
     @property
+    def lapsed(self) -> bool:
+        """Whether other servers may have changed entries unheard: what was read of a user has to be read again."""
+
+    @property
     def quarantine(self) -> Quarantine:
         """What is set aside here."""
 
@@ -231,6 +237,9 @@ class Store(Protocol):
 
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """Set an entry, durably; None deletes it."""
+
+    async def settled(self) -> None:
+        """Wait until other servers act by the entries that were set here so far."""
 
     async def backfilled(self) -> int:
         """Wait until every mapping that an upstream gave is stored; how many were not when this was called."""

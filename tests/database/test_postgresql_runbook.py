@@ -79,6 +79,7 @@ def test_the_runbook(tmp_path: Path, postgresql: PostgresqlServer, start_server:
     assert "50" in looked
     assert "127.0.0.1" in looked
     assert "outrow" in looked
+    shell.walk("What servers remember of each other")
     dumped, saved, restored = shell.walk("Backup")
     assert int(dumped) >= 5
     assert "read back and found the same" in saved

@@ -281,7 +281,10 @@ def test_every_setting_has_a_variable_of_its_own() -> None:
         assert own in one.variables or not one.in_file
         assert [name for name in one.variables if name.startswith("SHARDHASH_")] in ([own], [])
         assert one.help
-    assert {one.key for one in SECRETS} == {one.key for one in table if one.key.endswith("password")} | {"store"}
+    assert {one.key for one in SECRETS} == {one.key for one in table if one.key.endswith("password")} | {
+        "store",
+        "read-replica",
+    }
 
 
 # ------------------------------------------------------------------------- forms that people use, and what they mean

@@ -21,6 +21,7 @@ class DictStore:
     """`model` holds rows and mappings; `trouble`, when set, is raised by whatever writes."""
 
     remote = False
+    lapsed = False
     explorer = NoExplorer()
     quarantine = PlainQuarantine([])
 
@@ -134,6 +135,9 @@ class DictStore:
         self.entries[kind, name] = value
         if value is None:
             del self.entries[kind, name]
+
+    async def settled(self) -> None:
+        pass
 
     async def backfilled(self) -> int:
         return 0

@@ -63,6 +63,7 @@ class PlainQuarantine:
 
 class PlainStore:
     remote = False
+    lapsed = False
 
     explorer = NoExplorer()
 
@@ -144,6 +145,9 @@ class PlainStore:
             self.entries.pop((kind, name), None)
         else:
             self.entries[kind, name] = copy.deepcopy(value)
+
+    async def settled(self) -> None:
+        pass
 
     async def backfilled(self) -> int:
         return 0

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardhash.stores.sharded import answers as answers_module
-from shardhash.stores.sharded.answers import ENTRY_SIZE, LARGE, Answers
+from shardhash.stores import answers as answers_module
+from shardhash.stores.answers import ENTRY_SIZE, LARGE, Answers
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.batch import Found
 from shardhash.wire.rows import Report

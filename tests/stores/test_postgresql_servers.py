@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from shardhash.client import Client, InvokeError, create_client
+from shardhash.stores.postgresql import schema
 from tests import test_report_order as order
 from tests.player import CONFORMANCE, Player
 from tests.servers import ROOT, ServerProcess
@@ -114,19 +117,41 @@ def test_a_change_of_users_reaches_the_other_server(
         admin.delete_user("bob")
         admin.refresh_token("eve")
         for client in clients.values():
-            refused_in_the_end(client)
+            refused(client)
             client.close()
         with create_client(other.address, username="ann", password=users["ann"]) as client:
             assert client.get_user() == {"username": "ann", "permissions": ["@report"]}
 
 
-def refused_in_the_end(client: Client) -> None:
-    """Wait until a client may not ask any more."""
-    try:
-        while True:
-            client.get_unihash(METHOD, "c1" * 32)
-    except (InvokeError, ConnectionError):
-        pass
+def refused(client: Client) -> None:
+    """The first request after a change that was acknowledged at another server is refused."""
+    with pytest.raises((InvokeError, ConnectionError)):
+        client.get_unihash(METHOD, "c1" * 32)
+
+
+def test_users_who_change_each_other_at_two_servers_wait_for_nobody(
+    migrated: Callable[[], str], start_server: Callable[..., ServerProcess]
+) -> None:
+    """Each change waits until the other server has followed it."""
+    environment = {"SHARDHASH_STORE": migrated(), "SHARDHASH_ANSWER_LEASE": "60s"}
+    servers = [start_server(*ADMIN, binds=["ws://127.0.0.1:0"], environment=environment) for _ in range(2)]
+    admins = [create_client(server.address, username="admin", password="password") for server in servers]
+    names = ["ann", "bob"]
+    watched = []
+    for name in names:
+        token = admins[0].new_user(name, ["@read"])["token"]
+        watched += [create_client(one.address, username=name, password=token) for one in servers]
+
+    def change(admin: Client, name: str) -> None:
+        for number in range(30):
+            admin.set_user_perms(name, ["@read", "@report"] if number % 2 else ["@report"])
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(change, *pair) for pair in zip(admins, names, strict=True)]:
+            done.result(60)
+    for client in (*watched, *admins):
+        assert client.get_unihash(METHOD, "c1" * 32) is None
+        client.close()
 
 
 # ---------------------------------------------------------------------------------------------- set-up and errors
@@ -138,13 +163,13 @@ def test_a_server_needs_the_tables_of_its_version(postgresql: PostgresqlServer) 
     assert started.returncode == 1
     assert "has no tables. Make them with: shardhash migrate" in started.stderr
     done = run("migrate", "--store", url)
-    assert (done.returncode, done.stdout) == (0, "the tables have version 1 now (before: none)\n")
+    assert (done.returncode, done.stdout) == (0, "the tables have version 2 now (before: none)\n")
     assert "already; nothing was changed" in run("migrate", "--store", url).stdout
     postgresql.execute("update shardhash.version set version = 99", url.rpartition("/")[2])
     for command in (["migrate"], ["serve", "--bind", "127.0.0.1:0"]):
         refused = run(*command, SHARDHASH_STORE=url)
         assert refused.returncode == 1
-        assert "has version 99 of the tables, and this shardhash knows 1" in refused.stderr
+        assert "has version 99 of the tables, and this shardhash knows 2" in refused.stderr
         assert PASSWORD not in refused.stderr + refused.stdout
 
 
@@ -172,6 +197,30 @@ def test_a_wrong_password_is_told_without_any(postgresql: PostgresqlServer) -> N
     assert refused.returncode == 1
     assert "password authentication failed" in refused.stderr
     assert "another-word" not in refused.stderr
+
+
+def test_tables_of_the_first_version_are_brought_up(postgresql: PostgresqlServer) -> None:
+    url = postgresql.create_database()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        patch.setattr(schema, "VERSION", 1)
+        assert asyncio.run(schema.migrate(url)) == (0, 1)
+    refused = run("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
+    assert "has version 1 of the tables, and this shardhash needs 2" in refused.stderr
+    assert "have version 2 now (before: 1)" in run("migrate", "--store", url).stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--read-replica", "postgresql://host/db", "--memory"], "there is no database; give --store"),
+        (["--store", "postgresql://host/db", "--answer-lease", "2m"], "--answer-lease is at most 60s"),
+    ],
+)
+def test_settings_of_a_database_that_make_no_sense(flags: list[str], told: str) -> None:
+    refused = run("serve", *flags)
+    assert refused.returncode == 2
+    assert told in refused.stderr
 
 
 @pytest.mark.parametrize("flags", [["--memory"], ["--data", "d"], ["--workers", "2"]])

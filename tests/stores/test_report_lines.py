@@ -8,7 +8,7 @@ import pytest
 
 from shardhash.errors import InternalError
 from shardhash.link import operations as op
-from shardhash.stores.sharded.answers import Answers
+from shardhash.stores.answers import Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_order import MOST_TOGETHER, Reports
 from shardhash.wire.rows import Report

@@ -11,7 +11,7 @@ from shardhash.errors import InternalError, StorageError, UnavailableError
 from shardhash.link.messages import FULL_MESSAGE
 from shardhash.link.operations import IndexStep
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.sharded.answers import Answers
+from shardhash.stores.answers import Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.stores.sharded.report_rounds import MOST_STEPS, Rounds

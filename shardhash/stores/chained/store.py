@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import compress
 from typing import Any
 
@@ -282,7 +283,7 @@ class ChainedStore:
         """See Store."""
         local, upstream = await self._local.health(), self._upstream
         figures = UpstreamHealth(upstream.down, upstream.questions, upstream.seconds, self._backfill.qsize())
-        return Health(local.shards, figures, local.database)
+        return replace(local, upstream=figures)
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""
@@ -295,6 +296,15 @@ class ChainedStore:
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
         await self._local.set_entry(kind, name, value)
+
+    async def settled(self) -> None:
+        """See Store."""
+        await self._local.settled()
+
+    @property
+    def lapsed(self) -> bool:
+        """See Store."""
+        return self._local.lapsed
 
     def follow_entries(self, changed: EntryChanged) -> None:
         """See Store."""

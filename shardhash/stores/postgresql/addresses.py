@@ -36,8 +36,8 @@ def describe(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def connection_string(url: str) -> str:
-    """What libpq is given for a URL. ConfigError unless it is one of PostgreSQL."""
+def connection_string(url: str, *, read_only: bool = False) -> str:
+    """What libpq is given for a URL. ConfigError unless it is one of PostgreSQL. `read_only`: a standby will do."""
     scheme, _, rest = url.partition("://")
     if scheme.partition("+")[0] not in ("postgresql", "postgres") or not rest:
         raise ConfigError(f"{hide_password(url)!r} names no database: write postgresql://USER@HOST/DATABASE")
@@ -45,12 +45,13 @@ def connection_string(url: str) -> str:
         given = conninfo.conninfo_to_dict(f"postgresql://{rest}")
     except psycopg.ProgrammingError as error:
         raise ConfigError(f"{hide_password(url)!r} cannot be used: {describe(error)}") from None
-    return conninfo.make_conninfo(**(DEFAULTS | {name: str(value) for name, value in given.items()}))
+    defaults = DEFAULTS | ({"target_session_attrs": "any"} if read_only else {})
+    return conninfo.make_conninfo(**(defaults | {name: str(value) for name, value in given.items()}))
 
 
-async def connect(url: str) -> Connection:
+async def connect(url: str, *, read_only: bool = False) -> Connection:
     """One connection, in autocommit. ConfigError says why there is none; never with the password."""
     try:
-        return await AsyncConnection.connect(connection_string(url), autocommit=True)
+        return await AsyncConnection.connect(connection_string(url, read_only=read_only), autocommit=True)
     except psycopg.Error as error:
         raise ConfigError(f"{hide_password(url)} cannot be reached: {describe(error)}") from None

@@ -14,6 +14,7 @@ from typing import Any
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import CollectionStatus
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.changes import Changes
 from shardhash.stores.postgresql.codec import pack_hash, pack_text
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import MARK, read_entry, write_entry
@@ -41,8 +42,9 @@ _COUNT = b"select count(*) filter (where mark = %b::bytea), count(*) from shardh
 class Collections:
     """Marks, and sweeps what has none."""
 
-    def __init__(self, database: Database, methods: Methods) -> None:
+    def __init__(self, database: Database, methods: Methods, changes: Changes) -> None:
         self._database = database
+        self._changes = changes
         self._methods = methods
 
     async def mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
@@ -96,9 +98,8 @@ class Collections:
     async def sweep(self, mark: str) -> int:
         """See Store.gc_sweep."""
 
-        async def close_and_check(connection: Connection) -> None:
-            await connection.execute(CLOSE)
-            if await read_entry(connection, *MARK) != mark:
+        async def check(connection: Connection) -> None:
+            if not mark or await read_entry(connection, *MARK) != mark:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
 
         async def forget_mark(connection: Connection) -> None:
@@ -106,10 +107,15 @@ class Collections:
             if await read_entry(connection, *MARK) == mark:  # else another server has finished this sweep
                 await write_entry(connection, *MARK, None)
 
-        if not mark:
-            raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
+        await self._database.read(check)
         unmarked = Condition("t.mark <> %(mark)b::bytea", {"mark": pack_text(mark)})
-        count = await walk(self._database, MAPPINGS, unmarked, _DELETE, close_and_check, {})
+        async with self._changes.removal() as begin:
+
+            async def begin_and_check(connection: Connection) -> None:
+                await begin(connection)
+                await check(connection)
+
+            count = await walk(self._database, MAPPINGS, unmarked, _DELETE, begin_and_check, {})
         await self._database.write(forget_mark)
         return count
 

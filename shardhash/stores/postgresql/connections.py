@@ -75,12 +75,12 @@ class NotReplicatedError(psycopg.OperationalError):
 class Database:
     """Connections to the database of a URL; `limit` seconds is the longest that it may be away.
 
-    Use from one event loop.
+    `read_only`: it may be a standby. Use from one event loop.
     """
 
-    def __init__(self, url: str, limit: float, connections: int) -> None:
+    def __init__(self, url: str, limit: float, connections: int, *, read_only: bool = False) -> None:
         self.name = hide_password(url)
-        self._conninfo = connection_string(url)
+        self._conninfo = connection_string(url, read_only=read_only)
         self._limit = limit
         self._most = connections
         self._free = asyncio.Semaphore(connections)

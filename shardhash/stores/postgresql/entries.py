@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.changes import Changes, tell
 from shardhash.stores.postgresql.codec import pack_text, unpack_text
 from shardhash.stores.postgresql.connections import Database
-from shardhash.stores.postgresql.following import notify
 
 MARK = ("config", "gc-mark")
 """The entry of the current GC mark."""
@@ -46,8 +46,11 @@ async def write_entry(connection: Connection, kind: str, name: str, value: Any) 
 class Entries:
     """Entries, each read and written in a transaction of its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
+        self._changes = changes
+        self._latest = 0
+        """The latest change of an entry that was told here."""
 
     async def get(self, kind: str, name: str) -> Any:
         """See Store.get_entry."""
@@ -66,8 +69,12 @@ class Entries:
     async def set(self, kind: str, name: str, value: Any) -> None:
         """See Store.set_entry."""
 
-        async def write(connection: Connection) -> None:
+        async def write(connection: Connection) -> int:
             await write_entry(connection, kind, name, value)
-            await notify(connection, kind, name)
+            return await tell(connection, kind, pack_text(name))
 
-        await self._database.write(write)
+        self._latest = max(self._latest, await self._database.write(write))
+
+    async def settled(self) -> None:
+        """See Store.settled."""
+        await self._changes.until_followed(self._latest)

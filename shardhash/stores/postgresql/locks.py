@@ -18,6 +18,9 @@ from typing import Final
 ENTER: Final = b"select pg_advisory_xact_lock_shared(7563, 1)"
 CLOSE: Final = b"select pg_advisory_xact_lock(7563, 1)"
 
+ORDER_CHANGES: Final = b"select pg_advisory_xact_lock(7563, 2)"
+"""Taken before a change is numbered (changes.py): numbers grow in the order of commits."""
+
 LOCK_OUTHASHES: Final = b"select pg_advisory_xact_lock(key) from unnest(%b::bigint[]) as key"
 """Takes the locks of outhashes; give their keys in ascending order, so that no two transactions wait for each other."""
 

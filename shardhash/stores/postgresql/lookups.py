@@ -9,6 +9,7 @@ statements run, questions gather for the next.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
@@ -25,10 +26,11 @@ MOST_AT_ONCE = 4
 MOST_HASHES = 8192
 """Hashes of one statement, some 20 ms of work; one caller's question is never cut."""
 
+_POSITION = b", (select coalesce(max(seq), 0) from shardhash.change)"
 _GET = b"""
 select coalesce(string_agg(coalesce(unihash, %(zero)b::bytea), ''), ''),
     case when count(unihash) < count(*)
-        then string_agg(case when unihash is null then '\\x00'::bytea else '\\x01'::bytea end, '') end
+        then string_agg(case when unihash is null then '\\x00'::bytea else '\\x01'::bytea end, '') end{more}
 from (
     select (
         select unihash from shardhash.mapping
@@ -39,7 +41,7 @@ from (
 ) as found
 """
 _EXISTS = b"""
-select coalesce(string_agg(case when there is not null then '\\x01'::bytea else '\\x00'::bytea end, ''), '')
+select coalesce(string_agg(case when there is not null then '\\x01'::bytea else '\\x00'::bytea end, ''), ''){more}
 from (
     select (
         select true from shardhash.mapping
@@ -56,7 +58,14 @@ _Answer = TypeVar("_Answer")
 class Lookups:
     """Gathers the questions of a tick and asks them. Use from the event loop's thread."""
 
-    def __init__(self, database: Database, methods: Methods) -> None:
+    def __init__(self, database: Database, methods: Methods, *, behind: bool = False) -> None:
+        """`behind`: the database is a standby that may be behind; `position` says how far."""
+        self.position: float = -1 if behind else math.inf
+        """The number of the last change (changes.py) that lookups asked for from now on are certain to see."""
+        self._behind = behind
+        self._get, self._is_there = (
+            statement.replace(b"{more}", _POSITION if behind else b"") for statement in (_GET, _EXISTS)
+        )
         self._database = database
         self._methods = methods
         self._tasks = BackgroundTasks()
@@ -85,11 +94,11 @@ class Lookups:
         count = len(digests) // DIGEST_SIZE
         if number is None:
             return Found(bytes(len(digests)), bytes(count) if count else None)
-        unihashes, known = await self._ask(_GET, digests, method=number, zero=_ZERO)
+        unihashes, known = await self._ask(self._get, digests, method=number, zero=_ZERO)
         return Found(unihashes, known)
 
     async def _ask_exists(self, digests: Buffer) -> bytes:
-        (status,) = await self._ask(_EXISTS, digests)
+        (status,) = await self._ask(self._is_there, digests)
         return bytes(status)
 
     async def _ask(self, statement: bytes, digests: Buffer, **more: Any) -> tuple[Any, ...]:
@@ -101,7 +110,11 @@ class Lookups:
             assert row is not None, "an aggregate has a row"
             return row
 
-        return await self._database.read(ask)
+        row = await self._database.read(ask)
+        if not self._behind:
+            return row
+        self.position = row[-1]
+        return row[:-1]
 
 
 class _Gatherer(Generic[_Answer]):

@@ -5,6 +5,9 @@ method     a method's name and the number that stands for it everywhere else
 mapping    (method, taskhash) -> unihash, with its GC mark ('' when none)
 outrow     outhash rows; `created` is microseconds since 1970 UTC
 entry      users and settings: (kind, name) -> a JSON value; the current GC mark is the setting "gc-mark"
+change     what makes other servers' answers wrong, in the order of commits: (seq, kind, key); see changes.py
+removal    removals that are under way, each with a counter that says that it goes on
+follower   servers that answer by what they followed of `change`: how far, and for how long they trust in it
 version    the one row that says which migrations were made
 =========  ==============================================================================================
 
@@ -61,7 +64,23 @@ create table shardhash.entry (
     primary key (kind, name)
 );
 """
-MIGRATIONS: Final = (FIRST,)
+SECOND = """
+create table shardhash.change (
+    seq bigint generated always as identity primary key,
+    kind text not null,
+    key bytea not null default ''
+);
+create table shardhash.removal (
+    id bytea primary key,
+    beat bigint not null default 0
+);
+create table shardhash.follower (
+    id bytea primary key,
+    followed bigint not null,
+    lease double precision not null
+);
+"""
+MIGRATIONS: Final = (FIRST, SECOND)
 VERSION: Final = len(MIGRATIONS)
 _LOCK = b"select pg_advisory_xact_lock(7563, 0)"
 """One migration at a time."""

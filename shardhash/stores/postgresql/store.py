@@ -8,26 +8,27 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
-from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import ServerFaultError
+from shardhash.stores.answers import ANSWER_CACHE, LEASE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.postgresql.addresses import Connection, connect
+from shardhash.stores.postgresql.changes import Changes
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
 from shardhash.stores.postgresql.collection import Collections
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, read_mark
 from shardhash.stores.postgresql.explorer import NoExplorer, NoQuarantine
-from shardhash.stores.postgresql.following import follow
+from shardhash.stores.postgresql.following import Follower
 from shardhash.stores.postgresql.imports import Imports
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.stores.postgresql.report_rounds import Reports
 from shardhash.stores.postgresql.schema import check_version
-from shardhash.stores.postgresql.walks import MAPPINGS, ROWS, Condition, Table, condition_of, walk
+from shardhash.stores.postgresql.walks import MAPPINGS, ROWS, Condition, condition_of, walk
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import Buffer, Key
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key
 from shardhash.wire.rows import Columns, Report, Where
 
 log = logging.getLogger(__name__)
@@ -80,45 +81,78 @@ class PostgresqlStore:
     quarantine = NoQuarantine()
     remote = True
 
-    def __init__(self, url: str, limit: float) -> None:
-        """`limit`: seconds that a request waits for the database, which may be failing over."""
+    def __init__(
+        self,
+        url: str,
+        limit: float,
+        answer_cache: int = ANSWER_CACHE,
+        lease: float = LEASE,
+        replica: str | None = None,
+    ) -> None:
+        """`limit`: seconds that a request waits for the database, which may be failing over.
+
+        `answer_cache`: bytes that answers may take which are kept at hand; `lease`: seconds for which they may be
+        trusted in without hearing from the database. `replica`: the URL of a standby, which is asked what is not at
+        hand, and which may be behind.
+        """
         self._url = url
+        self._replica = replica
         self._database = database = Database(url, limit, CONNECTIONS)
         self._methods = Methods(database)
-        self._lookups = Lookups(database, self._methods)
+        self._reading = database if replica is None else Database(replica, limit, CONNECTIONS, read_only=True)
+        self._known_methods = self._methods if replica is None else Methods(self._reading)
+        self._answers = Answers(answer_cache, unknown=False)
+        self._follower = Follower(url, lease, self._answers)
+        self._lookups = Lookups(self._reading, self._known_methods, behind=replica is not None)
         self._reports = Reports(database, self._methods, limit)
-        self._collections = Collections(database, self._methods)
-        self._entries = Entries(database)
-        self._tasks = BackgroundTasks()
+        self._changes = Changes(database)
+        self._collections = Collections(database, self._methods, self._changes)
+        self._entries = Entries(database, self._changes)
         imports = Imports(database, self._methods)
         self.take_mappings = imports.take_mappings
         self.take_rows = imports.take_rows
 
     async def open(self) -> None:
-        """Connect. ConfigError when the database cannot be reached, or its tables are not those of this program."""
-        async with await connect(self._url) as connection:
-            await check_version(connection, self._url)
+        """Connect. ConfigError when a database cannot be reached, or its tables are not those of this program."""
+        for url in filter(None, (self._url, self._replica)):
+            async with await connect(url, read_only=url is self._replica) as connection:
+                await check_version(connection, url)
+        self._follower.start()
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
-        await self._tasks.close()
+        await self._follower.close()
         await self._reports.close()
         await self._lookups.close()
         await self._database.close()
+        if self._reading is not self._database:
+            await self._reading.close()
+
+    @property
+    def lapsed(self) -> bool:
+        """See Store."""
+        return self._follower.lapsed
 
     # ------------------------------------------------------------------------------------------- questions
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """See Store."""
-        return await self._lookups.get(method, digests)
+        found = self.find(method, digests)
+        if found is None:
+            asked = self._answers.asked()
+            current = self._lookups.position >= self._follower.followed
+            found = await self._lookups.get(method, digests)
+            if current:
+                self._answers.remember(method, digests, found, asked)
+        return found
 
-    def find(self, _method: str, _digests: Buffer) -> Found | None:
-        """See Store. Another server may have removed what was answered before."""
-        return None
+    def find(self, method: str, digests: Buffer) -> Found | None:
+        """See Store."""
+        return None if self._follower.lapsed else self._answers.find(method, digests)
 
     async def lookup_keys(self, method: str, taskhashes: Sequence[Key]) -> list[bytes | None]:
         """See Store."""
-        number = await self._methods.find(method)
+        number = await self._known_methods.find(method)
         if number is None or not taskhashes:
             return [None] * len(taskhashes)
         found = await self._rows(_LOOKUP_KEYS, [number, [pack_key(key) for key in taskhashes]])
@@ -126,7 +160,14 @@ class PostgresqlStore:
 
     async def exists(self, digests: Buffer) -> bytes:
         """See Store."""
-        return await self._lookups.exists(digests)
+        if not self._follower.lapsed and self._answers.exist(digests):
+            return b"\1" * (len(digests) // DIGEST_SIZE)
+        asked = self._answers.asked()
+        current = self._lookups.position >= self._follower.followed
+        status = await self._lookups.exists(digests)
+        if current:
+            self._answers.remember_existing(digests, status, asked)
+        return status
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """See Store."""
@@ -137,7 +178,7 @@ class PostgresqlStore:
         return await self._row(_MAPPED_ROW_OF_OUTHASH if with_unihash else _ROW_OF_OUTHASH, method, outhash)
 
     async def _row(self, statement: bytes, method: str, key: str) -> Columns | None:
-        number = await self._methods.find(method)
+        number = await self._known_methods.find(method)
         found = [] if number is None else await self._rows(statement, [number, pack_hash(key)])
         return unpack_row(method, found[0]) if found else None
 
@@ -146,7 +187,7 @@ class PostgresqlStore:
             cursor = connection.cursor(binary=True)
             return await (await cursor.execute(statement, given)).fetchall()
 
-        return await self._database.read(read)
+        return await self._reading.read(read)
 
     # --------------------------------------------------------------------------------------------- reports
 
@@ -181,11 +222,15 @@ class PostgresqlStore:
 
     async def remove(self, where: Where) -> int:
         """See Store."""
-        return await self._remove(MAPPINGS, where) + await self._remove(ROWS, where)
-
-    async def _remove(self, table: Table, where: Where) -> int:
-        condition = await condition_of(table, where, self._methods)
-        return 0 if condition is None else await walk(self._database, table, condition, _DELETE, _close, {})
+        count = 0
+        mappings = await condition_of(MAPPINGS, where, self._methods)
+        if mappings is not None:
+            async with self._changes.removal() as begin:
+                count = await walk(self._database, MAPPINGS, mappings, _DELETE, begin, {})
+        rows = await condition_of(ROWS, where, self._methods)
+        if rows is not None:
+            count += await walk(self._database, ROWS, rows, _DELETE, _close, {})
+        return count
 
     async def clean_unused(self, max_age_seconds: int) -> int:
         """See Store."""
@@ -215,14 +260,10 @@ class PostgresqlStore:
 
     async def health(self) -> Health:
         """See Store."""
-        try:
-            async with asyncio.timeout(HEALTH_LIMIT):
-                await self._rows(b"select 1", [])
-        except TimeoutError:
-            return Health([], database=f"it did not answer within {HEALTH_LIMIT:g} s")
-        except ServerFaultError as error:
-            return Health([], database=str(error))
-        return Health([], database="")
+        why = await _state_of(self._database)
+        if not why and self._reading is not self._database and (of_replica := await _state_of(self._reading)):
+            why = f"the replica: {of_replica}"
+        return Health([], database=why, lease=not self._follower.lapsed)
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""
@@ -242,11 +283,31 @@ class PostgresqlStore:
 
     def follow_entries(self, changed: EntryChanged) -> None:
         """See Store."""
-        self._tasks.start(follow(self._url, changed), "following other servers")
+        self._follower.changed = changed
+
+    async def settled(self) -> None:
+        """See Store."""
+        await self._entries.settled()
 
     async def snapshot(self) -> None:
         """See Store. The database has backups of its own."""
         log.info("there is nothing to write: %s keeps everything, and has backups of its own", self._database.name)
+
+
+async def _state_of(database: Database) -> str:
+    """Why a database does not answer; "" when it does."""
+    try:
+        async with asyncio.timeout(HEALTH_LIMIT):
+            await database.read(_ask_for_nothing)
+    except TimeoutError:
+        return f"it did not answer within {HEALTH_LIMIT:g} s"
+    except ServerFaultError as error:
+        return str(error)
+    return ""
+
+
+async def _ask_for_nothing(connection: Connection) -> None:
+    await connection.execute(b"select 1")
 
 
 async def _close(connection: Connection) -> None:

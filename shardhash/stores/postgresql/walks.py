@@ -8,11 +8,11 @@ touched (PROTOCOL, "remove, exactly").
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.changes import Begin
 from shardhash.stores.postgresql.codec import pack_hash, pack_text
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.methods import Methods
@@ -71,10 +71,6 @@ async def condition_of(table: Table, where: Where, methods: Methods) -> Conditio
     text = " and ".join(texts)
     indexed = not table.indexed.isdisjoint(named)
     return Condition(text, given, text if indexed else of_method, indexed)
-
-
-Begin: TypeAlias = Callable[[Connection], Awaitable[None]]
-"""What each slice's transaction begins with; it may raise to end the walk."""
 
 
 async def walk(

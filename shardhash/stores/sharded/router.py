@@ -14,9 +14,9 @@ from shardhash.errors import InternalError, InvokeError, ServerFaultError, Shard
 from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
+from shardhash.stores.answers import ANSWER_CACHE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise, ShardHealth
-from shardhash.stores.sharded.answers import ANSWER_CACHE, Answers
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.end_of_day import EndOfDay
 from shardhash.stores.sharded.explorer import ShardedExplorer
@@ -45,6 +45,7 @@ class Router:
     """A Store whose hashes lie in workers, one link each; shard 0 also keeps users and settings."""
 
     remote = False
+    lapsed = False
 
     def __init__(self, links: Sequence[WorkerLink], answer_cache: int = ANSWER_CACHE) -> None:
         """`answer_cache`: bytes that answers may take which are kept at hand, 0 for none."""
@@ -312,6 +313,9 @@ class Router:
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
         await self._links[0].request(op.SetEntry(kind, name, value))
+
+    async def settled(self) -> None:
+        """See Store. There are no other servers."""
 
     async def close(self) -> None:
         """End the reports and removals that still run; nobody waits for them any more."""

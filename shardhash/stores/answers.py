@@ -1,4 +1,4 @@
-"""Answers at hand: what workers answered lately, so that a small lookup need not travel to them again.
+"""Answers at hand: what workers or a database answered lately, so that a small lookup need not travel to them again.
 
 A mapping is written once: the unihash of a taskhash stays what it is until a removal. So a unihash once answered may be
 answered again, under these rules:
@@ -11,6 +11,9 @@ answered again, under these rules:
    and it is remembered only if no report ended since it was asked for. It holds for `UNKNOWN_TIME` at most, because a
    report that ran into its time limit may be stored later. All reports of a server pass by here.
 5. At the end of each day all is forgotten (end_of_day.py): workers note on which day something was last asked for.
+
+Where other servers store, too, rule 4 cannot hold: there only what is known is remembered (`unknown`), and removals are
+told by whoever follows the other servers (`begin_removal`, `end_removal`).
 
 Memory is bounded by two generations: when the younger is full it becomes the older, whose entries are forgotten unless
 they were asked for meanwhile.
@@ -28,6 +31,9 @@ from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests, to_key
 
 ANSWER_CACHE = 64 << 20
 """Bytes for answers at hand: a quarter of a million of them, about what the builds of some months ask for."""
+LEASE = 10.0
+"""Seconds for which a server among others answers from here without hearing of removals."""
+MOST_LEASE = 60.0
 ENTRY_SIZE = 256
 """Bytes that an entry takes at most: two digests of 65 bytes, their place in a dict, and a share of growth."""
 LARGE = 1024
@@ -49,9 +55,11 @@ class Asked(NamedTuple):
 
 
 class Answers:
-    """See the module. `size`: bytes that they may take, 0 to remember nothing. Use from one event loop."""
+    """See the module. Use from one event loop."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, unknown: bool = True) -> None:
+        """`size`: bytes that they may take, 0 to remember nothing. `unknown`: remember, too, what is unknown."""
+        self._keep_unknown = unknown
         self._most = size // ENTRY_SIZE // 2  # of a generation
         self._young: _Known = {}
         self._old: _Known = {}
@@ -97,7 +105,7 @@ class Answers:
                 if unihash is not None
             },
         )
-        if found.known is not None and asked.reports == self._reports:
+        if found.known is not None and self._keep_unknown and asked.reports == self._reports:
             self._add_unknown(method, [key for key, unihash in zip(keys, unihashes, strict=True) if unihash is None])
 
     def remember_existing(self, digests: Buffer, status: bytes, asked: Asked) -> None:
@@ -115,13 +123,21 @@ class Answers:
     @contextmanager
     def removing(self) -> Iterator[None]:
         """A removal of any kind, from before its first mapping goes until none goes any more."""
-        self._running += 1
-        self.forget()
+        self.begin_removal()
         try:
             yield
         finally:
-            self._running -= 1
-            self._removals += 1
+            self.end_removal()
+
+    def begin_removal(self) -> None:
+        """Answer and remember nothing until each removal that began has ended."""
+        self._running += 1
+        self.forget()
+
+    def end_removal(self) -> None:
+        """None of its mappings goes any more."""
+        self._running -= 1
+        self._removals += 1
 
     def forget(self) -> None:
         """Forget everything, what is under way included."""
