@@ -125,7 +125,7 @@ async def ping_flood(target: Target) -> None:
 
 async def pieces(target: Target) -> None:
     """A chunk-stream in pieces of one byte."""
-    await crowd(target, 4, lambda at: _send(at, HELLO + b'{"chunk-stream": null}\n', b"x\n" * 50_000))
+    await crowd(target, 4, lambda at: _send(at, HELLO + b'{"chunk-stream": null}\n{"report": "\n', b"x\n" * 50_000))
 
 
 async def large_messages(target: Target) -> None:
@@ -291,7 +291,7 @@ async def unfinished(target: Target) -> None:
     await crowd(
         target,
         30,
-        lambda at: _send_once(at, HELLO + b'{"chunk-stream": null}\n' + (b"x" * 32767 + b"\n") * 1900),
+        lambda at: _send_once(at, HELLO + b'{"chunk-stream": null}\n{"report": "' + (b"x" * 32000 + b"\n") * 1900),
     )
 
 

@@ -132,7 +132,7 @@ async def test_who_reads_nothing_is_closed_and_leaves_nothing(tight: ServerProce
 async def test_unfinished_messages_are_dropped_before_memory_is_spent(tight: ServerProcess) -> None:
     async with witness(tight):
         ends = [await connect(tight.address) for _ in range(8)]
-        pieces = (b"x" * 32767 + b"\n") * 64  # 2 MiB of each, of 8 that all may hold
+        pieces = b'{"report": "\n' + (b"x" * 32767 + b"\n") * 64  # 2 MiB of each, of 8 that all may hold
         for _, writer in ends:
             writer.write(HELLO + b'{"chunk-stream": null}\n' + pieces)
         assert await asyncio.gather(*(closed(reader) for reader, _ in ends)) == [b""] * 8
@@ -145,7 +145,8 @@ async def test_who_asks_little_goes_on_while_others_hold_much(start_server: Call
     server = start_server(*limits("memory=8M"))
     ends = [await connect(server.address) for _ in range(8)]
     for _, writer in ends:
-        writer.write(HELLO + b'{"chunk-stream": null}\n' + (b"x" * 32767 + b"\n") * 20)  # 5 of 8 MiB together
+        writer.write(HELLO + b'{"chunk-stream": null}\n{"report": "\n')
+        writer.write((b"x" * 30_000 + b"\n") * 20)  # 5 of 8 MiB together
         await writer.drain()
     async with asyncio.timeout(LIMIT), await create_async_client(server.address) as client:
         for number in range(50):  # none of these is known, nor at hand
@@ -235,6 +236,36 @@ async def test_messages_that_are_costly_to_parse_are_refused(server: ServerProce
         writer.close()
 
 
+async def test_who_logged_in_sends_no_more_than_its_rights_allow(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(*IN_MEMORY, "--admin-user", "admin", "--admin-password", "secret", "--anon-perms", "")
+    row = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": "ab" * 32}
+    async with await create_async_client(server.address, "admin", "secret") as admin:
+        reader = await admin.new_user("reader", ["@read", "@report"])
+        siginfo = "".join(secrets.token_hex(1000) for _ in range(3000))
+        await admin.report_unihash("t", "m", "o", "ab" * 32, {"outhash_siginfo": siginfo})
+        found = await admin.get_taskhash("m", "t", all_properties=True)
+        assert found is not None
+        assert found["outhash_siginfo"] == siginfo
+        for login, message, said in (
+            (None, {"report": row | {"outhash_siginfo": "x" * 300_000}}, b"needs @read; log in"),
+            (reader, {"report": row | {"outhash_siginfo": "x" * 60_000_000}}, b""),
+            (reader, {"import-batch": {"mappings": ["x" * 300_000]}}, b"needs @db-admin"),
+            (reader, {"get": "x" * 300_000}, b"get: a request has at most 256 KiB"),
+        ):
+            stream, writer = await connect(server.address)
+            writer.write(HELLO)
+            if login is not None:
+                asked = {"username": login["username"], "token": login["token"]}
+                writer.write(json.dumps({"auth": asked}).encode() + b"\n")
+                assert b"true" in await asyncio.wait_for(stream.readline(), LIMIT)
+            writer.write(encode_json(json.dumps(message).encode()))
+            answer = await closed(stream)
+            assert said in answer
+            assert bool(said) == (b"invoke-error" in answer)
+            writer.transport.abort()
+        assert (await admin.get_user())["username"] == "admin"  # type: ignore[index]
+
+
 async def test_tiny_pieces_and_many_methods_are_answered(server: ServerProcess) -> None:
     """They are legal; they cost their sender time, and nobody else."""
     async with witness(server):
@@ -265,7 +296,7 @@ async def test_a_batch_over_the_limit_is_refused_in_words(start_server: Callable
 
 async def test_what_nothing_uses_any_more_is_dropped(tmp_path: Path) -> None:
     """Details and methods by the thousand, before and after a restart; details are cut off at their limit."""
-    data, count = str(tmp_path / "data"), 400
+    data, count = str(tmp_path / "data"), 200
     options = ("--data", data, "--workers", "2", "--limit", "detail=2K")
     for _ in range(2):
         with ServerProcess(*options) as server:
@@ -290,7 +321,7 @@ async def test_what_nothing_uses_any_more_is_dropped(tmp_path: Path) -> None:
                 assert kept["PN"] == "k" * 2048
                 assert (await client.get_db_usage())["outhashes_v2"]["rows"] == 1
                 after = sum(worker.memory_info().rss for worker in workers)
-                assert after - before < 30 << 20  # their texts have 120 MB as they were sent
+                assert after - before < 30 << 20  # their texts have 60 MB as they were sent
 
 
 async def test_a_removal_ends_when_its_client_leaves(

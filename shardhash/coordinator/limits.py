@@ -13,7 +13,8 @@ from typing import Any
 from shardhash.base import options
 from shardhash.coordinator.permissions import Identity
 from shardhash.errors import ConfigError
-from shardhash.wire.connection import Limits
+from shardhash.wire.limits import Limits
+from shardhash.wire.messages import DB_ADMIN
 
 
 def _room(text: str) -> int:
@@ -41,10 +42,10 @@ class ServerLimits:
     message_time: float = _limit(60.0, 30.0, "time", "for a message to come in, and 1 s for each 256 KiB of it")
     write_time: float = _limit(60.0, 30.0, "time", "for which a client may leave its answers unread")
     memory: int = _limit(512 << 20, 256 << 20, "size", "received and unsent, in all; the largest connection is dropped")
-    message: int = _limit(64 << 20, 64 << 20, "size", "of a request of a logged-in user")
-    guest_message: int = _limit(16 << 20, 4 << 20, "size", "of a request of an anonymous user")
+    message: int = _limit(64 << 20, 64 << 20, "size", "of a request of a user with @db-admin who logged in")
+    guest_message: int = _limit(8 << 20, 4 << 20, "size", "of a request of any other client")
     login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of a client that may only log in")
-    values: int = _limit(200_000, 100_000, "count", "JSON values in a request")
+    values: int = _limit(70_000, 70_000, "count", "JSON values in a request")
     detail: int = _limit(1024, 1024, "size", "of the recipe, version, task or owner of a report; the rest is cut off")
     batch: int = _limit(65_536, 65_536, "count", "hashes in a native batch")
     pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")
@@ -68,14 +69,19 @@ class ServerLimits:
 
     def of(self, identity: Identity) -> Limits:
         """What one connection may send while it acts as somebody."""
-        if identity.username is not None:
+        if identity.username is not None and DB_ADMIN in identity.permissions:
             message = self.message
-        elif identity.permissions:
+        elif identity.username is not None or identity.permissions:
             message = min(self.message, self.guest_message)
         else:
             message = min(self.message, self.guest_message, self.login_message)
         return Limits(
-            message=message, values=self.values, batch=self.batch, detail=self.detail, pipelined=self.pipelined
+            message=message,
+            values=self.values,
+            batch=self.batch,
+            detail=self.detail,
+            permissions=identity.permissions,
+            pipelined=self.pipelined,
         )
 
 

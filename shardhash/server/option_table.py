@@ -74,7 +74,7 @@ _LISTENING = (
         metavar="SIZE",
         convert=options.size,
         reloadable=True,
-        help="largest request of any client (default 64M, 16M of those who do not log in); see --limit message=SIZE",
+        help="largest request of any client (default 64M, 8M of those without @db-admin); see --limit message=SIZE",
     ),
     option(
         "--limit",

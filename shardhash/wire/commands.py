@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -56,6 +57,11 @@ from shardhash.wire.messages import (
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
 from shardhash.wire.search import MOST_FOUND, MOST_WHOLE
 
+LARGE: Final = frozenset(("report", "report-batch", "get-batch", "exists-batch", "import-batch", "discard"))
+"""The commands whose requests may be long."""
+MOST_SMALL: Final = 256 * 1024
+"""Bytes of a request of any other."""
+_FIRST_KEY = re.compile(rb'\s*\{\s*"([a-z-]{1,40})"\s*:')
 _FIRST_DETAIL: Final = Report._fields.index(DETAILS[0])
 
 
@@ -96,6 +102,23 @@ FROM_BUILDS: Final = frozenset(
      "report-equiv")
 )  # fmt: skip
 """The commands that a build's tasks send."""
+
+
+def check_large(commands: Mapping[str, Command], begin: bytes, permissions: frozenset[str] | None) -> None:
+    """Refuse a request of more than `MOST_SMALL` bytes by how it begins, before it is parsed, which takes 1 ms a MB.
+
+    `permissions` are those of who asks; None: any. Raises InvalidRequestError.
+    """
+    named = _FIRST_KEY.match(begin)
+    name = named[1].decode() if named else ""
+    command = commands.get(name)
+    if command is None:
+        raise InvalidRequestError(f"a request of more than {MOST_SMALL >> 10} KiB must begin with its command")
+    if name not in LARGE:
+        raise InvalidRequestError(f"{name}: a request has at most {MOST_SMALL >> 10} KiB")
+    if permissions is not None and not command.needs <= permissions:
+        needs = " ".join(sorted(command.needs))
+        raise InvalidRequestError(f"{name}: needs {needs}; log in before a request of more than {MOST_SMALL >> 10} KiB")
 
 
 def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Request] | None:

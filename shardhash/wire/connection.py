@@ -29,46 +29,33 @@ command, it closes the connection, and what the machine made of the lines behind
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
-from shardhash.wire.commands import COMMANDS, Command, cut_details, describe_unknown, parse_request
+from shardhash.wire.commands import (
+    COMMANDS,
+    MOST_SMALL,
+    Command,
+    check_large,
+    cut_details,
+    describe_unknown,
+    parse_request,
+)
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
-from shardhash.wire.fields import MAX_TEXT
-from shardhash.wire.framing import CHUNK_STREAM, DEFAULT_LINE_LIMIT, ChunkAssembler, LineBuffer
+from shardhash.wire.framing import CHUNK_STREAM, ChunkAssembler, LineBuffer, count_values
 from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.limits import Limits
 
 PROTOCOL = ("OEHASHEQUIV", "1.1")
 """The first line, its words."""
 NEEDS_HEADERS = "needs-headers"
 """The header by which a client asks for the server's headers."""
 
+_BEGIN = 100
+"""Bytes of a request that hold the name of its command."""
 _END = b"END"
 _END_LINE = _END + b"\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may make the server hold, in bytes unless said.
-
-    `line` holds for lines and for each message of a handshake or stream; `message` for a request, chunked or not;
-    `values` for the JSON values in it, about, because the smallest take thirty times their text in memory;
-    `detail` for the characters of each detail of a report, the rest of which is cut off;
-    `headers` is the number of header lines and `header_bytes` their sum; `batch` the hashes in a native batch.
-    `pipelined` is for the listener: it stops reading while this many stream lines or requests wait for answers; each
-    KiB of them counts as one more.
-    """
-
-    line: int = DEFAULT_LINE_LIMIT
-    message: int = 64 * 1024 * 1024
-    values: int = 2_000_000
-    batch: int = 1_000_000
-    detail: int = MAX_TEXT
-    headers: int = 64
-    header_bytes: int = 16 * 1024
-    pipelined: int = 100_000
 
 
 class _State(Enum):
@@ -261,8 +248,12 @@ class ServerConnection:
                 self._emit(Send(header))
 
     def _receive_request(self, text: bytes, *, chunked: bool = False) -> None:
-        self._check_values(text)
         try:
+            if len(text) > MOST_SMALL:
+                check_large(self._commands, text[:_BEGIN], self.limits.permissions)
+            # Each value takes a byte or more, so the usual request passes without being counted. Pieces are counted.
+            if not chunked and len(text) > self.limits.values:
+                self._check_values(count_values(text))
             message = jsontext.decode(text)
             if self._lines and not chunked and isinstance(message, dict) and CHUNK_STREAM in message:
                 self._pieces = ChunkAssembler(self.limits.message)
@@ -283,9 +274,8 @@ class ServerConnection:
             self._stream = command
             self._state = _State.STREAM
 
-    def _check_values(self, text: bytes) -> None:
-        # Each value takes a byte or more, so the usual request passes without being counted.
-        if len(text) > self.limits.values and sum(map(text.count, (b",", b"[", b"{"))) > self.limits.values:
+    def _check_values(self, count: int) -> None:
+        if count > self.limits.values:
             raise LimitError(f"a request holds more than {self.limits.values} JSON values", "values")
 
     def _receive_stream(self, text: bytes, start: int) -> int:
@@ -307,7 +297,11 @@ class ServerConnection:
         Without a step for each piece: they may be of one byte.
         """
         end = start if text.startswith(b"\n", start) else text.find(b"\n\n", start) + 1 or len(text)
+        short = self._pieces.size <= MOST_SMALL
         self._pieces.add(text[start:end].replace(b"\n", b""))
+        self._check_values(self._pieces.values)
+        if short and self._pieces.size > MOST_SMALL and not self._may_be_large():
+            return len(text)
         if end == len(text):
             return end
         message = self._pieces.finish()
@@ -315,6 +309,16 @@ class ServerConnection:
         self._state = _State.COMMAND
         self._receive_request(message, chunked=True)
         return end + 1
+
+    def _may_be_large(self) -> bool:
+        """Whether a message in pieces may be as long as it is; else it is refused, before all of it is here."""
+        try:
+            check_large(self._commands, self._pieces.begin(_BEGIN), self.limits.permissions)
+        except InvalidRequestError as error:
+            self._pieces = ChunkAssembler(self.limits.message)
+            self._refuse(error)
+            return False
+        return True
 
     def _end_stream(self) -> None:
         self._emit(StreamEnd())

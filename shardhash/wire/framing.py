@@ -102,9 +102,11 @@ class LineSplitter:
 class ChunkAssembler:
     """Collects the pieces of one chunked message of at most `limit` bytes."""
 
-    __slots__ = ("_limit", "_message")
+    __slots__ = ("_limit", "_message", "values")
 
     def __init__(self, limit: int) -> None:
+        self.values = 0
+        """Commas and opening brackets so far."""
         self._limit = limit
         self._message = bytearray()  # not a list: pieces of a byte or two would cost thirty times their size
 
@@ -119,6 +121,11 @@ class ChunkAssembler:
             self._message.clear()
             raise LimitError(f"a message is longer than {self._limit} bytes", "message")
         self._message += pieces
+        self.values += count_values(pieces)
+
+    def begin(self, size: int) -> bytes:
+        """The first bytes."""
+        return bytes(self._message[:size])
 
     def finish(self) -> bytes:
         """The whole message."""
@@ -133,6 +140,11 @@ class ChunkAssembler:
             return self.finish()
         self.add(line)
         return None
+
+
+def count_values(text: bytes) -> int:
+    """No fewer than there are JSON values in a text, but for the first; 1 ms a MB."""
+    return sum(map(text.count, (b",", b"[", b"{")))
 
 
 def encode_json(message: bytes) -> bytes:

@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 
 from shardhash.client import AsyncClient, InvokeError
-from shardhash.wire.connection import Limits, ServerConnection
+from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, StreamLines
+from shardhash.wire.limits import Limits
 from tests.fuzz.inputs import Inputs
 from tests.servers import IN_MEMORY, ServerProcess
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import batch
 from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS
-from shardhash.wire.connection import Limits, ServerConnection
+from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import encode_json
+from shardhash.wire.limits import Limits
 from shardhash.wire.messages import Get, GetBatch, Ping, ReportBatch
 from shardhash.wire.rows import Report
 
@@ -342,7 +343,9 @@ def test_what_came_in_is_forgotten_when_the_connection_is_over() -> None:
     gc.disable()
     try:
         tracemalloc.start()
-        connection.receive_data(b"OEHASHEQUIV 1.1\n\n" + b'{"chunk-stream": null}\n' + (b"x" * 30_000 + b"\n") * 100)
+        connection.receive_data(
+            b"OEHASHEQUIV 1.1\n\n" + b'{"chunk-stream": null}\n{"report": "' + (b"x" * 30_000 + b"\n") * 100
+        )
         held, _ = tracemalloc.get_traced_memory()
         connection.discard()
         left, _ = tracemalloc.get_traced_memory()
@@ -369,3 +372,51 @@ def test_long_details_of_reports_are_cut_off() -> None:
         if len(reports) > 1:
             assert isinstance(reports[1], Report)
             assert (reports[1].PN, reports[1].owner, reports[1].task) == (None, "o" * 20, None)
+
+
+LONG = "x" * 350_000
+
+
+@pytest.mark.parametrize(
+    ("message", "permissions", "refusal"),
+    [
+        ({"get-batch": {"method": "m", "taskhashes": ["t", LONG[:1000]] * 500}}, ["@read"], None),
+        ({"get-batch": {"method": "m", "taskhashes": ["t", LONG[:1000]] * 500}}, [], "get-batch: needs @read; log in"),
+        ({"report": {"taskhash": "t", "outhash_siginfo": LONG}}, ["@read"], "report: 'method' is missing"),
+        ({"gc-mark": {"mark": LONG, "where": {}}}, ["@db-admin"], "gc-mark: a request has at most 256 KiB"),
+        ({"ping": LONG}, [], "ping: a request has at most 256 KiB"),
+        ({"other": LONG, "ping": {}}, [], "must begin with its command"),
+        ([LONG], [], "must begin with its command"),
+    ],
+)
+def test_long_requests_are_refused_before_they_are_parsed(
+    message: object, permissions: list[str], refusal: str
+) -> None:
+    """And in pieces, before they are there as a whole."""
+    text = json.dumps(message)
+    limits = Limits(permissions=frozenset(permissions))
+    pieces = encode_json(text.encode())
+    for data in (pieces, pieces[:-40_000]):
+        machine = ServerConnection(limits=limits)
+        machine.receive_data(b"OEHASHEQUIV 1.1\n\n")
+        events = [event for start in range(0, len(data), 5000) for event in machine.receive_data(data[start:][:5000])]
+        by_message = ServerConnection(limits=limits, lines=False)
+        by_message.receive_messages([*HELLO])
+        if data is pieces:
+            assert list(map(type, by_message.receive_message(text))) == list(map(type, events))
+        if refusal is None or (data is not pieces and "missing" in refusal):
+            assert all(isinstance(event, Asked) for event in events)
+        else:
+            (event,) = events
+            assert isinstance(event, Refused)
+            assert refusal in str(event.error)
+            assert machine.held < 5000
+
+
+def test_values_in_pieces_are_counted_as_they_come() -> None:
+    machine = ServerConnection(limits=Limits(values=1000))
+    machine.receive_data(b"OEHASHEQUIV 1.1\n\n" + b'{"chunk-stream": null}\n{"get-batch": [\n')
+    assert machine.receive_data(b"1," * 900 + b"\n") == []
+    (event,) = machine.receive_data(b"1," * 200 + b"\n")
+    assert isinstance(event, Ended)
+    assert event.limit == "values"

@@ -40,7 +40,15 @@ class MemoryShard:
 
     def put_siginfo(self, text: str) -> int:
         """Keep a text, compressed."""
-        self._siginfo.append(zlib.compress(text.encode()))
+        return self.put_packed_siginfo(self.pack_siginfo(text))
+
+    def pack_siginfo(self, text: str) -> bytes:
+        """See Shard."""
+        return zlib.compress(text.encode())
+
+    def put_packed_siginfo(self, packed: bytes) -> int:
+        """See Shard."""
+        self._siginfo.append(packed)
         return len(self._siginfo)
 
     def get_siginfo(self, reference: int) -> str | None:

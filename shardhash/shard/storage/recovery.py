@@ -36,7 +36,7 @@ from shardhash.shard.storage.filesystem import FileSystem, takes_no_writes
 from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, snapshot_path
 from shardhash.shard.storage.log import HINT, LogWriter, Tail, read_segment
 from shardhash.shard.storage.memory import MemoryShard
-from shardhash.shard.storage.siginfo import SiginfoFiles
+from shardhash.shard.storage.siginfo import SiginfoFiles, pack_siginfo
 from shardhash.shard.storage.snapshot import SnapshotHead
 from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
 
@@ -251,6 +251,14 @@ class Shard:
     def put_siginfo(self, text: str) -> int:
         """Store a text; the reference for its row. Raises StorageError."""
         return self._siginfo.put(text)
+
+    def pack_siginfo(self, text: str) -> bytes:
+        """A text made ready for `put_packed_siginfo`; may run beside everything."""
+        return pack_siginfo(text)
+
+    def put_packed_siginfo(self, packed: bytes) -> int:
+        """Store a text; see `put_siginfo`."""
+        return self._siginfo.put_packed([packed])[0]
 
     def refuse_texts(self, error: StorageError | None) -> None:
         """Have `put_siginfo` raise this error, or take texts again."""
