@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shardhash.client import AsyncClient, create_async_client
 from tests.model import Model, orders, stripped
-from tests.servers import IN_MEMORY, ServerProcess
+from tests.servers import ServerProcess
 
 CONNECTIONS = 6
 
@@ -29,9 +29,11 @@ report = st.tuples(
 )
 
 
-@pytest.fixture(scope="module")
-def order_server() -> Iterator[ServerProcess]:
-    with ServerProcess(*IN_MEMORY, binds=["127.0.0.1:0", "ws://127.0.0.1:0"]) as server:
+@pytest.fixture(scope="module", params=[1, 2])
+def order_server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    with ServerProcess(
+        "--memory", "--workers", str(request.param), binds=["127.0.0.1:0", "ws://127.0.0.1:0"]
+    ) as server:
         yield server
 
 

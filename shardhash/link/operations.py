@@ -96,7 +96,7 @@ StoreStep: TypeAlias = tuple[
 ]
 """number, created, method, taskhash, outhash, unihash, owner, PN, PV, PR, task, siginfo. "commit" stores row and
 mapping, each unless it is there, and answers with `Stored`. "report" does what "index" and "commit" do, then the lock
-ends; it is for a shard that owns the taskhash, too."""
+ends; it is for a shard that owns the taskhash, too. So it is where the shard knows the outhash and its unihash."""
 Step: TypeAlias = IndexStep | StoreStep
 Revived: TypeAlias = tuple[str, list[str]]
 Stored: TypeAlias = str | Revived

@@ -168,8 +168,51 @@ async def test_of_two_steps_for_one_outhash_the_second_has_to_wait() -> None:
         first, second = step("report", TASK, 1), step("report", OTHER, 2, unihash=OTHER)
         assert await do_round(service, first, second) == [UNI, None]
         assert service.unihashes(op.Unihashes("m", [TASK, OTHER])) == [UNI, None]
-        assert await do_round(service, second) == [None]  # the index holds the other one now
-        assert await lock(service, OTHER, 2) == [(1, TASK), (2, OTHER)]
+        assert await do_round(service, second) == [UNI]  # the shard knows the other one's unihash now
+        assert service.unihashes(op.Unihashes("m", [TASK, OTHER])) == [UNI, UNI]
+        assert await lock(service, "9" * 64, 3) == [(1, TASK), (2, OTHER), (3, "9" * 64)]
+
+
+async def test_a_report_that_is_known_is_answered_at_once() -> None:
+    async with running() as service:
+        assert await do_round(service, step("report", TASK, 1), step("report", TASK, 2, outhash="5" * 64)) == [UNI, UNI]
+        assert await do_round(service, step("report", TASK, 3, unihash=OTHER)) == [UNI]
+        assert indexed(service) == [TASK]
+        assert counts(service)["rows"] == 2
+
+
+@pytest.mark.parametrize("condition", [{"unihash": UNI}, {"outhash": OUT}])
+async def test_a_report_of_an_outhash_whose_oldest_row_says_nothing_has_to_wait(condition: dict[str, str]) -> None:
+    """The row lost its mapping, or the index its row: the coordinator goes through the index."""
+    async with running() as service:
+        await report(service, TASK, 1)
+        await remove(service, **condition)
+        first, second = step("report", OTHER, 2, unihash=OTHER), step("report", "9" * 64, 3, unihash="9" * 64)
+        assert await do_round(service, first, second) == [None, None]
+        assert service.unihashes(op.Unihashes("m", [OTHER, "9" * 64])) == [None, None]
+        assert await lock(service, OTHER, 2) == [(1, TASK), (2, OTHER)], "nobody holds the lock"
+
+
+async def test_a_report_does_not_overtake_one_that_has_to_wait() -> None:
+    """The oldest item has no row any more; a report of its task must wait behind one that goes through the index."""
+    async with running() as service:
+        await report(service, TASK, 1)
+        await report(service, OTHER, 2)
+        await remove(service, taskhash=TASK)
+        waits, known = step("report", "9" * 64, 3, unihash="9" * 64), step("report", OTHER, 4)
+        assert await do_round(service, waits, known) == [None, None]
+        assert await do_round(service, known) == [UNI]
+
+
+async def test_a_mapping_that_goes_in_the_same_group_is_not_given_away() -> None:
+    async with running() as service:
+        await report(service, TASK, 1)
+        removed = asyncio.create_task(remove(service, unihash=UNI))
+        await asyncio.sleep(0)
+        answers = await do_round(service, step("report", OTHER, 2, unihash=OTHER))
+        await removed
+        assert answers == [None]
+        assert service.unihashes(op.Unihashes("m", [OTHER])) == [None]
 
 
 async def test_a_round_asked_again_does_nothing_twice() -> None:
@@ -179,7 +222,7 @@ async def test_a_round_asked_again_does_nothing_twice() -> None:
         assert await do_round(service, *steps) == [UNI, True]
         before = counts(service)
         service.drop_link(LINK)
-        assert await do_round(service, *steps) == [None, None]
+        assert await do_round(service, *steps) == [UNI, None]
         assert await lock(service, TASK, 1) == [(1, TASK)]
         assert await do_round(service, step("commit", TASK, 1)) == [UNI]
         assert counts(service) == before

@@ -23,7 +23,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.link = WorkerLink(0, 30.0)
-        self.rounds = Rounds(self.link)
+        self.lines: set[tuple[str, str]] = set()
+        self.rounds = Rounds(self.link, self.lines)
         self.outcomes: list[Any] = []
 
     def add(self, *names: str, weight: int = 0) -> None:
@@ -72,6 +73,20 @@ async def test_what_comes_up_during_a_round_makes_the_next() -> None:
     assert await worker.asked() == []
     worker.add("e")
     assert await worker.asked() == [["e"]]
+
+
+async def test_a_step_of_an_outhash_whose_reports_wait_for_its_lock_waits_behind_them() -> None:
+    worker = Worker()
+    worker.add("a")
+    assert await worker.asked() == [["a"]]
+    worker.add("b")
+    worker.lines.add(("m", "o"))
+    await worker.answer()
+    assert worker.outcomes == ["a", None]
+    assert await worker.asked() == []
+    worker.lines.clear()
+    worker.add("c")
+    assert await worker.asked() == [["c"]]
 
 
 async def test_a_step_that_follows_from_an_answer_is_in_the_next_round() -> None:

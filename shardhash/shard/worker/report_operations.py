@@ -47,16 +47,19 @@ class ReportOperations:
         """Do the steps of many reports in one group commit; None for those that have to wait for a lock.
 
         Most reports are of a new outhash, whose lock is free. It is held while that is written: who comes later must
-        be later in the index, too. A step that fails gets a refusal, and the others go on.
+        be later in the index, too. So is a report of a known outhash, if this shard alone can tell its unihash
+        (`_known`). A step that fails gets a refusal, and the others go on.
         """
         answers: _Answers = [None] * len(asked.steps)
         todo: dict[int, op.Step] = {}
         taken: list[tuple[int, Place, int]] = []
+        waiting: set[Place] = set()
         for position, step in enumerate(asked.steps):
             kind, number, _, method, _, outhash = step[:6]
             if kind != "commit":
                 place = (method, outhash)
-                if self._locks.busy(place) or self._table.has_index(method, to_key(outhash)):
+                if self._locks.busy(place) or place in waiting or not self._can_do(step):
+                    waiting.add(place)  # and those behind it, which must not overtake it
                     continue
                 self._locks.take(place, link, number, _already_held)
                 taken.append((position, place, number))
@@ -67,7 +70,7 @@ class ReportOperations:
         def written(future: asyncio.Future[_Answers]) -> None:
             failed = future.cancelled() or future.exception() is not None
             for position, place, number in taken:
-                if failed or answers[position] is not True:  # the lock of an "index" step is held
+                if failed or answers[position] is not True:  # the lock of an "index" step stays held
                     self._locks.release(place, link, number)
 
         packed: dict[int, bytes] = {}
@@ -117,10 +120,15 @@ class ReportOperations:
         outhash: str,
         unihash: str = "",
         *rest: Any,
-    ) -> op.Stored | bool:
+    ) -> op.Stored | bool | None:
         if kind == "index":
             transaction.insert_index(method, outhash, taskhash, created)
             return True
+        if kind == "report" and self._table.has_index(method, to_key(outhash)):
+            known = self._known(transaction, ("report", _number, created, method, taskhash, outhash))
+            if known is None:  # no longer
+                return None
+            unihash = known.hex()
         *details, siginfo = rest
         row = RowFields(method, taskhash, outhash, created, *details)
         reference = 0
@@ -133,6 +141,31 @@ class ReportOperations:
         older = transaction.older_rows(method, to_key(taskhash)) if part is not None and part.unmapped else None
         in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force
+
+    def _can_do(self, step: op.Step) -> bool:
+        kind, _, _, method, _, outhash = step[:6]
+        if not self._table.has_index(method, to_key(outhash)):
+            return True
+        return kind == "report" and self._known(Transaction(self._table), step) is not None
+
+    def _known(self, transaction: Transaction, step: op.Step | tuple[Any, ...]) -> bytes | None:
+        """The unihash of a report of an outhash that the index knows, if this shard can tell; its lock is free or ours.
+
+        That is its own if it was stored before, else that of the oldest item, which must lie here and have a mapping.
+        None: the coordinator goes through the index.
+        """
+        _, _, created, method, taskhash, outhash, *_ = step
+        key, task = to_key(outhash), to_key(taskhash)
+        skip = self._skips.get((method, outhash))
+        if self.unindexing or (skip is not None and created <= skip[0]):
+            return None
+        if transaction.is_indexed(method, key, task):
+            return transaction.unihash(method, task) if transaction.has_row(method, task, key) else None
+        start = b"" if skip is None else pack_item(skip[0], to_key(skip[1]))
+        for _, oldest in self._table.candidates(method, key, 1, start):
+            if transaction.has_row(method, oldest, key):
+                return transaction.unihash(method, oldest)
+        return None
 
     def map(self, asked: op.Map) -> asyncio.Future[op.Stored]:
         """Insert a mapping unless there is one."""

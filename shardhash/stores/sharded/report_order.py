@@ -13,9 +13,11 @@ Most reports are of an outhash that is new. Those take two steps, or one when on
 rounds with all others (report_rounds.py): the lock is free and there is no other taskhash, so the client's unihash it
 is.
 
-Reports of a known outhash form a *line*, and all that wait in it when its lock is granted go together: they share the
-lock, the index write and the question of step 2. The oldest row with a mapping gives all of them their unihash; without
-one, the first report is stored alone, and what it got is the unihash of the rest, just as if they had come one by one.
+A report of a known outhash takes one step as well, if one worker owns both slots and the row of the oldest taskhash: it
+can tell the unihash by itself. The others form a *line*, behind which later ones of the outhash wait, too. All that are
+in it when its lock is granted go together: they share the lock, the index write and the question of step 2. The oldest
+row with a mapping gives all of them their unihash; without one, the first report is stored alone, and what it got is
+the unihash of the rest, just as if they had come one by one.
 
 A crash between 1 and 3 leaves an index item without a row. It says nothing, because step 2 asks for taskhashes that
 have a *row* of this outhash; the client's retry completes it. So does a report whose client went away; it goes on. A
@@ -76,9 +78,9 @@ class Reports:
         self.barred: set[Outhash] = set()
         """Outhashes that give no unihash to other tasks (quarantine.py)."""
         self._clock = clock
-        rounds = [Rounds(link) for link in links]
-        self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
         self._lines: dict[Outhash, list[_UnderWay]] = {}
+        rounds = [Rounds(link, self._lines) for link in links]
+        self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
 
@@ -288,7 +290,8 @@ class _UnderWay:
 
     def begin(self, otherwise: Otherwise | None) -> None:
         """Ask the first step."""
-        if self._index is self._rows and otherwise is None:
+        barred = self._reports.barred
+        if self._index is self._rows and otherwise is None and not (barred and self.outhash in barred):
             step: StoreStep = ("report", self.number, self._created, *self._report)
             self._index.add(step, self._weight(), self._reported, self._locked_failed)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, TypeAlias
 
 from shardhash.errors import UnavailableError
@@ -31,8 +31,10 @@ MOST_STEPS = 500
 class Rounds:
     """Gathers the steps of reports in one shard and asks them. Use from the event loop's thread."""
 
-    def __init__(self, link: WorkerLink) -> None:
+    def __init__(self, link: WorkerLink, lines: Container[tuple[str, str]]) -> None:
+        """`lines`: the outhashes, with their methods, of which earlier reports wait for their lock."""
         self.link = link
+        self._lines = lines
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Step, int, Done, Failed]] = deque()
         self._under_way = False
@@ -47,6 +49,9 @@ class Rounds:
 
     def _ask(self) -> None:
         asked = self._take()
+        if not asked:
+            self._under_way = False
+            return
         try:
             answers = self.link.request(Round([step for step, _, _, _ in asked]))
         except UnavailableError as error:
@@ -58,8 +63,12 @@ class Rounds:
         asked: _Asked = []
         weight = 0
         while self._waiting and len(asked) < MOST_STEPS and weight < messages.FULL_MESSAGE:
-            asked.append(self._waiting.popleft())
-            weight += asked[-1][1]
+            following = step, size, done, _ = self._waiting.popleft()
+            if step[0] != "commit" and (step[3], step[5]) in self._lines:
+                done(None)  # as if it had been asked: it must not overtake them
+                continue
+            asked.append(following)
+            weight += size
         return asked
 
     def _answered(self, asked: _Asked, future: asyncio.Future[list[StepAnswer]]) -> None:
