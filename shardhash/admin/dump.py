@@ -2,12 +2,13 @@
 
 The first line is ``{"format": "shardhash dump", "version": 1}``; then a line for each thing, in any order::
 
-    {"type": "entry", "kind": "user" or "config", "name": N, "value": any JSON}
+    {"type": "entry", "kind": K, "name": N, "value": any JSON}
     {"type": "mapping", "method": M, "taskhash": T, "unihash": U, "gc_mark": mark, "" for none}
     {"type": "row", "method": M, "taskhash": T, "outhash": O, "created": time, "owner", "PN", "PV", "PR", "task",
      "outhash_siginfo": text or null}
 
-and at last ``{"type": "end", "entries": n, "mappings": n, "rows": n}``, by which a dump that was cut off is known.
+An entry is of kind "user", "use" (the last use of a user's token), "config", or "quarantine" and "quarantine-part".
+At last comes ``{"type": "end", "entries": n, "mappings": n, "rows": n}``, by which a dump that was cut off is known.
 Hashes are text; times are ISO 8601, UTC unless they say otherwise. Users are there with their salted token hashes, so
 that their tokens go on working; treat a dump like the data directory. One of somebody else's may give that somebody
 rights, so users are left out unless asked for. What follows from the rows (the index of outhashes) is not in it.
@@ -169,6 +170,8 @@ def _load_entry(shards: NewShards, value: dict[str, Any], users_found: dict[str,
     kind, name, entry = _text(value, "kind"), _text(value, "name"), value["value"]
     if kind == "user":
         users_found[name] = _check_user(entry)
+    elif kind in _CHECKS:
+        _CHECKS[kind](entry)
     elif kind != "config":
         raise ConfigError(f"entries of kind {kind!r} are not known")
     elif name == ADMINISTRATOR:
@@ -176,7 +179,7 @@ def _load_entry(shards: NewShards, value: dict[str, Any], users_found: dict[str,
         _text(entry, "username")
     elif not isinstance(entry, str):
         raise ConfigError(f"the setting {name!r} must be text")
-    if users or (kind == "config" and name != ADMINISTRATOR):
+    if users or kind in ("quarantine", "quarantine-part") or (kind == "config" and name != ADMINISTRATOR):
         shards.add_entry(kind, name, entry)
 
 
@@ -188,10 +191,45 @@ def _check_user(entry: Any) -> list[str]:
         _text(entry, name)
     for name in ("salt", "hash"):
         bytes.fromhex(entry[name])
+    for name in ("lifetime", "expires"):
+        if name in entry:
+            _number(entry, name)
     permissions = entry["permissions"]
     if not isinstance(permissions, list) or not all(word in _PERMISSIONS for word in permissions):
         raise ConfigError(f"the permissions of a user must be some of {', '.join(sorted(_PERMISSIONS))}")
     return [str(word) for word in permissions]
+
+
+def _check_use(entry: Any) -> None:
+    """The last use of a token (coordinator/token_life.py)."""
+    _text(entry, "salt")
+    _number(entry, "used")
+
+
+def _check_quarantine(entry: Any) -> None:
+    """A quarantine (stores/sharded/quarantine.py)."""
+    for name in ("name", "reason", "time"):
+        _text(entry, name)
+    _text_or_none(entry, "user")
+    for name in ("rows", "mappings", "outhashes", "shared", "parts"):
+        _number(entry, name)
+    if not isinstance(entry["done"], bool) or not isinstance(entry["where"], dict):
+        raise ConfigError("this is no quarantine: 'done' must be true or false, and 'where' an object")
+
+
+def _check_quarantine_part(entry: Any) -> None:
+    """What a quarantine sets aside: mappings as (method, taskhash, unihash), outhashes as (method, outhash)."""
+    for name, size in (("mappings", 3), ("outhashes", 2)):
+        for texts in entry[name]:
+            if len(texts) != size or not all(isinstance(text, str) for text in texts):
+                raise ConfigError(f"this is no part of a quarantine: each of its {name} must be {size} texts")
+
+
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "use": _check_use,
+    "quarantine": _check_quarantine,
+    "quarantine-part": _check_quarantine_part,
+}
 
 
 def _load_mapping(shards: NewShards, value: dict[str, Any]) -> None:
@@ -212,6 +250,13 @@ def _load_row(shards: NewShards, value: dict[str, Any]) -> None:
 
 
 _LOADERS = {"mapping": _load_mapping, "row": _load_row}
+
+
+def _number(value: dict[str, Any], name: str) -> int:
+    found = value[name]
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise ConfigError(f"{name!r} must be a whole number")
+    return found
 
 
 def _text(value: dict[str, Any], name: str) -> str:

@@ -298,9 +298,13 @@ class AsyncClient(Exploring):
         self._server.become = None
         return answer
 
-    async def refresh_token(self, username: str | None = None) -> dict[str, Any]:
-        """Replace a user's token, one's own without a name; ``{username, token}``. The old one stops working."""
-        answer = await self._object("refresh-token", _named(username))
+    async def refresh_token(self, username: str | None = None, expires_in: int | None = None) -> dict[str, Any]:
+        """Replace a user's token, one's own without a name; ``{username, token}``. The old one stops working.
+
+        `expires_in`: seconds for which it works, 0 without an end; the answer has ``expires`` then. Without, the new
+        one works as long as the one before.
+        """
+        answer = await self._object("refresh-token", {**_named(username), **_expiring(expires_in)})
         if self._server.credentials is not None and self._server.credentials[0] == answer["username"]:
             self._server.credentials = (answer["username"], answer["token"])
         return answer
@@ -318,9 +322,15 @@ class AsyncClient(Exploring):
         """``{username, permissions}`` of each user."""
         return await self._field("get-all-users", {}, "users", list)
 
-    async def new_user(self, username: str, permissions: Sequence[str]) -> dict[str, Any]:
-        """Create a user; ``{username, permissions, token}``."""
-        arguments = {"username": username, "permissions": list(permissions)}
+    async def list_users(self) -> list[dict[str, Any]]:
+        """``{username, permissions, expires, used}`` of each user: until when the token works, and its last use."""
+        return await self._field("list-users", {}, "users", list)
+
+    async def new_user(
+        self, username: str, permissions: Sequence[str], expires_in: int | None = None
+    ) -> dict[str, Any]:
+        """Create a user; ``{username, permissions, token}``. `expires_in`: as in `refresh_token`."""
+        arguments = {"username": username, "permissions": list(permissions), **_expiring(expires_in)}
         return await self._object("new-user", arguments)
 
     async def delete_user(self, username: str) -> dict[str, Any]:
@@ -346,3 +356,7 @@ def _mark_line(mark: str, row: str | Mapping[str, Any]) -> str:
             raise ValueError(f"{row!r} is not pairs of COLUMN VALUE")
         row = dict(zip(words[::2], words[1::2], strict=True))
     return orjson.dumps({"mark": mark, "where": dict(row)}).decode()
+
+
+def _expiring(expires_in: int | None) -> dict[str, int]:
+    return {} if expires_in is None else {"expires_in": expires_in}

@@ -163,6 +163,7 @@ class Client:
     set_user_perms = _blocking(AsyncClient.set_user_perms)
     get_user = _blocking(AsyncClient.get_user)
     get_all_users = _blocking(AsyncClient.get_all_users)
+    list_users = _blocking(AsyncClient.list_users)
     new_user = _blocking(AsyncClient.new_user)
     delete_user = _blocking(AsyncClient.delete_user)
     become_user = _blocking(AsyncClient.become_user)

@@ -20,7 +20,7 @@ from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options, option
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import find_file
-from shardhash.client import commands, exploring_commands, quarantine_commands
+from shardhash.client import commands, exploring_commands, quarantine_commands, user_commands
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.wire.address import parse_bind, reachable
 
@@ -28,6 +28,14 @@ DEFAULT_ADDRESS = "unix://./hashserve.sock"
 BIND = option("--bind", "SHARDHASH_BIND", "HASHSERVER_BIND", repeatable=True)
 """Where servers listen."""
 SECRET = "SHARDHASH_PASSWORD"
+
+COMMANDS = (
+    *commands.SUBCOMMANDS,
+    *exploring_commands.SUBCOMMANDS,
+    *quarantine_commands.SUBCOMMANDS,
+    *user_commands.SUBCOMMANDS,
+)
+"""Every command, in the order of --help."""
 
 DESCRIPTION = """\
 Ask a hash equivalence server, shardhash or another that speaks OEHASHEQUIV 1.1.
@@ -43,7 +51,8 @@ exit status: 0 done; 1 refused, not reached, or no such unihash (--quiet); 2 cal
 examples:
   shardhash client --address ws://hash.example.com:8686 ping
   shardhash client get oe.sstatesig.OEOuthashBasic TASKHASH
-  shardhash client --login admin new-user --username builder @read @report
+  shardhash client --login admin new-user --username builder --expires 90d @read @report
+  shardhash client --login admin list-users
   shardhash client remove --where method oe.sstatesig.OEOuthashBasic --where taskhash TASKHASH
   shardhash client --json gc-status
 
@@ -153,7 +162,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_const", const=True, help="print the answer as one line of JSON")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
-    for command in (*commands.SUBCOMMANDS, *exploring_commands.SUBCOMMANDS, *quarantine_commands.SUBCOMMANDS):
+    for command in COMMANDS:
         usage = parsers.add_parser(
             command.name, help=command.help, description=command.help, parents=[common], allow_abbrev=False
         )

@@ -219,53 +219,6 @@ def _gc_sweep(client: Client, given: argparse.Namespace) -> Answer:
     return Answer(answer, f"{answer['count']} hashes removed")
 
 
-# -------------------------------------------------------------------------------------------------------------- users
-
-
-def _refresh_token(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.refresh_token(given.username))
-
-
-def _set_user_perms(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.set_user_perms(given.username, given.permissions))
-
-
-def _get_user(client: Client, given: argparse.Namespace) -> Answer:
-    answer = _of_user(client.get_user(given.username))
-    return answer if answer.value is not None else Answer(None, "", 1)
-
-
-def _get_all_users(client: Client, _given: argparse.Namespace) -> Answer:
-    users = client.get_all_users()
-    return Answer(users, "\n\n".join(map(_user, users)))
-
-
-def _new_user(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.new_user(given.username, given.permissions))
-
-
-def _delete_user(client: Client, given: argparse.Namespace) -> Answer:
-    username = given.username
-    if username is None:
-        if (oneself := client.get_user()) is None:
-            raise ValueError("this user does not exist any more")
-        username = oneself["username"]
-    return _of_user(client.delete_user(username))
-
-
-def _of_user(user: Mapping[str, Any] | None) -> Answer:
-    return Answer(user, "" if user is None else _user(user))
-
-
-def _user(user: Mapping[str, Any]) -> str:
-    lines = [f"Username:    {user['username']}"]
-    if "permissions" in user:
-        lines.append(f"Permissions: {' '.join(user['permissions'])}")
-    if "token" in user:
-        lines.append(f"Token:       {user['token']}")
-    return "\n".join(lines)
-
-
 # --------------------------------------------------------------------------------------------------------------- load
 
 
@@ -286,11 +239,6 @@ def _stress(_client: Client, given: argparse.Namespace) -> Answer:
 _METHOD = argument("method", metavar="METHOD", help="such as oe.sstatesig.OEOuthashBasic")
 _TASKHASH = argument("taskhash", metavar="TASKHASH")
 _MARK = argument("mark", metavar="MARK", help="any word that names this collection")
-_USER = argument("--username", "-u", metavar="NAME", required=True)
-_USER_OR_SELF = argument("--username", "-u", metavar="NAME", help="default: the one who is logged in")
-_PERMISSIONS = argument(
-    "permissions", metavar="PERM", nargs="*", help="@read, @report, @db-admin, @user-admin, @all or @none"
-)
 
 
 def _where_argument(**settings: Any) -> Argument:
@@ -375,14 +323,6 @@ SUBCOMMANDS = (
         (_MARK, argument("--progress", action="store_true", help="show it even if standard error is not a terminal")),
     ),
     Subcommand("gc-sweep", "remove all hashes without the mark, which ends the collection", _gc_sweep, (_MARK,)),
-    Subcommand("refresh-token", "replace a user's token", _refresh_token, (_USER_OR_SELF,)),
-    Subcommand("set-user-perms", "give a user these permissions and no others", _set_user_perms, (_USER, _PERMISSIONS)),
-    Subcommand("get-user", "show a user; nothing if there is none of that name", _get_user, (_USER_OR_SELF,)),
-    Subcommand("get-all-users", "show all users", _get_all_users),
-    Subcommand(
-        "new-user", "create a user and show the token, which cannot be shown again", _new_user, (_USER, _PERMISSIONS)
-    ),
-    Subcommand("delete-user", "delete a user", _delete_user, (_USER_OR_SELF,)),
     Subcommand(
         "stress",
         "put load on a server and show how it bears it",

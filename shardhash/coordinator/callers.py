@@ -109,6 +109,12 @@ class LoggedIn:
             name for caller in self._callers for name in (caller.login, caller.identity.username) if name is not None
         }
 
+    def expire(self, username: str, reason: str) -> None:
+        """Close the connections that a user's token, and not a certificate, let in."""
+        for caller in list(self._callers):
+            if caller.login == username and caller.certified != username:
+                caller.revoke(reason)
+
     def revoke(self, username: str, reason: str, keep: Caller | None = None) -> None:
         """Close the connections that logged in as a user or act as one, but for `keep`."""
         for caller in list(self._callers):

@@ -86,6 +86,7 @@ class Handlers:
             m.SetUserPerms: self._set_user_perms,
             m.GetUser: self._get_user,
             m.GetAllUsers: self._get_all_users,
+            m.ListUsers: self._list_users,
             m.NewUser: self._new_user,
             m.DeleteUser: self._delete_user,
             m.BecomeUser: self._become_user,
@@ -313,17 +314,25 @@ class Handlers:
 
     async def _refresh_token(self, caller: Caller, request: m.RefreshToken) -> Any:
         username = _named(caller, request.username)
+        if request.lifetime is not None:
+            permissions.check(caller.identity, COMMANDS["new-user"])  # nobody lengthens the own time
         self._users.guesses.ask_token(caller.identity.name, caller.group)
-        token = await self._users.refresh_token(username, caller)
-        audit.record(caller, "refresh-token", username=username)
-        return {"username": username, "token": token}
+        token = await self._users.refresh_token(username, caller, request.lifetime)
+        expiry = await self._expiry(username, request.lifetime)
+        audit.record(caller, "refresh-token", username=username, **expiry)
+        return {"username": username, "token": token, **expiry}
 
     async def _new_user(self, caller: Caller, request: m.NewUser) -> Any:
         wanted = permissions.parse(request.permissions)
         self._users.guesses.ask_token(caller.identity.name, caller.group)
-        granted, token = await self._users.new(request.username, wanted)
-        audit.record(caller, "new-user", username=request.username, permissions=granted)
-        return _user(request.username, granted) | {"token": token}
+        granted, token = await self._users.new(request.username, wanted, request.lifetime or 0)
+        expiry = await self._expiry(request.username, request.lifetime)
+        audit.record(caller, "new-user", username=request.username, permissions=granted, **expiry)
+        return {**_user(request.username, granted), "token": token, **expiry}
+
+    async def _expiry(self, username: str, lifetime: int | None) -> dict[str, str | None]:
+        """``{"expires": time}`` for who said how long a token shall work: other answers are as the reference's."""
+        return {} if lifetime is None else {"expires": await self._users.expiry(username)}
 
     async def _set_user_perms(self, caller: Caller, request: m.SetUserPerms) -> Any:
         granted = await self._users.set_permissions(request.username, permissions.parse(request.permissions))
@@ -337,6 +346,9 @@ class Handlers:
 
     async def _get_all_users(self, _caller: Caller, _request: m.GetAllUsers) -> Any:
         return {"users": [_user(username, granted) for username, granted in (await self._users.all()).items()]}
+
+    async def _list_users(self, _caller: Caller, _request: m.ListUsers) -> Any:
+        return {"users": await self._users.described()}
 
     async def _delete_user(self, caller: Caller, request: m.DeleteUser) -> Any:
         username = _named(caller, request.username)

@@ -1,9 +1,9 @@
 """Users: who there is, what they may do, and the tokens that prove it. Kept as entries of kind "user" in the Store.
 
-An entry is ``{"id": hex, "permissions": [...], "scheme": S, "salt": hex, "hash": hex}``. The id tells a user from a
-later one of the same name. A token is 64 random characters, so a plain salted hash keeps it, in the stock server's
-form ("salted-sha256", base/tokens.py; "blake2b" is that of earlier data); an administrator's password is made by a
-person, so it takes scrypt, beside the event loop. None can be read back.
+An entry is ``{"id": hex, "permissions": [...], "scheme": S, "salt": hex, "hash": hex}``, and when its token ends
+(token_life.py). The id tells a user from a later one of the same name. A token is 64 random characters, so a plain
+salted hash keeps it, in the stock server's form ("salted-sha256", base/tokens.py; "blake2b" is that of earlier data);
+an administrator's password is made by a person, so it takes scrypt, beside the event loop. None can be read back.
 Comparison takes the same time wherever they differ, and a failed login waits a second, a missing user like a wrong
 token. New tokens are limited over all clients, since each costs a write.
 
@@ -34,6 +34,7 @@ from shardhash.coordinator.guesses import Guesses
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.permissions import ALL, Identity
 from shardhash.coordinator.queues import FairQueue
+from shardhash.coordinator.token_life import TokenLife, expiry_of
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Store
 from shardhash.wire.imports import CONFLICT, UNUSABLE
@@ -59,11 +60,18 @@ _ADMINISTRATOR = ("config", "administrator")
 
 
 class Users:
-    """Users on top of a Store. `clock` gives seconds that never go back."""
+    """Users on top of a Store. `clock` gives seconds that never go back, `now` those since 1970 UTC."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.guesses = Guesses(ServerLimits(), Complaints(), clock)
         self.logged_in = LoggedIn()
+        self._life = TokenLife(store, self.logged_in, now)
         self._store = store
         self._clock = clock
         self._sleep = sleep
@@ -80,10 +88,15 @@ class Users:
         self._passwords = FairQueue(MOST_WAITING, "too many logins of this host wait; try again later")
         self._tokens = FairQueue(MOST_WAITING, "too many new tokens of this user wait; try again later")
 
+    async def close(self) -> None:
+        """End what still runs beside requests."""
+        await self._life.close()
+
     # ------------------------------------------------------------------------------------------------ logins
 
     async def authenticate(self, username: str, token: str, caller: Caller | None = None) -> tuple[Identity, list[str]]:
-        """Who logs in, and the permissions as they were given. InvokeError, after a pause, when the token is wrong.
+        """Who logs in, and the permissions as they were given. InvokeError when the token is wrong, after a
+        pause, and when it has expired.
 
         The caller's identity must be set before anything else is awaited.
         """
@@ -95,6 +108,8 @@ class Users:
             # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
             current = await self._read(username)
             if current is not None and _same_login(entry, current):
+                self._life.check(username, current)
+                self._life.use(username, current)
                 self._remember(username, current, caller)
                 self.guesses.succeeded(username, group)
                 return _identity(username, current), sorted(current["permissions"])
@@ -187,14 +202,14 @@ class Users:
 
     # ------------------------------------------------------------------------------------------------- users
 
-    async def new(self, username: str, granted: frozenset[str]) -> tuple[list[str], str]:
-        """Make a user: the expanded permissions and the token."""
+    async def new(self, username: str, granted: frozenset[str], lifetime: int = 0) -> tuple[list[str], str]:
+        """Make a user: the expanded permissions and the token, which works for `lifetime` seconds; 0: without end."""
         async with self._tokens.turn(username):
             await self._check_is_new(username)  # a refusal costs no token
             await self._wait_for_token()
             async with self._changes:
                 await self._check_is_new(username)
-                return sorted(granted), await self._give_token(username, granted, secrets.token_hex(8))
+                return sorted(granted), await self._give_token(username, granted, secrets.token_hex(8), lifetime)
 
     async def take(self, username: str, token: str, granted: Iterable[str]) -> str:
         """Make a user of another server, whose kept token goes on working; see wire/imports.py for the answer.
@@ -212,15 +227,20 @@ class Users:
                 return NEW
         return KNOWN if all(here.get(name) == value for name, value in entry.items()) else CONFLICT
 
-    async def refresh_token(self, username: str, caller: Caller | None = None) -> str:
-        """A new token; the old one, or the password, stops working. Other connections of the user are closed."""
+    async def refresh_token(self, username: str, caller: Caller | None = None, lifetime: int | None = None) -> str:
+        """A new token; the old one, or the password, stops working. Other connections of the user are closed.
+
+        It works as long as its predecessor did, or for `lifetime` seconds; 0: without an end.
+        """
         async with self._tokens.turn(username):
             await self._entry(username)
             await self._wait_for_token()
             async with self._changes:
                 entry = await self._entry(username)
-                token = await self._give_token(username, entry["permissions"], entry["id"])
-                self._logins[username] = await self._entry(username)
+                lasts = entry.get("lifetime", 0) if lifetime is None else lifetime
+                token = await self._give_token(username, entry["permissions"], entry["id"], lasts)
+                self._logins[username] = entry = await self._entry(username)
+                self._life.watch(username, entry)
                 self.logged_in.revoke(username, f"{username} got a new token", keep=caller)
             await self._store.settled()
             return token
@@ -244,12 +264,26 @@ class Users:
         entries = await self._store.list_entries(_USER)
         return {name: sorted(_identity(name, entry).permissions) for name, entry in sorted(entries.items())}
 
+    async def expiry(self, username: str) -> str | None:
+        """When the token of a user expires, ISO 8601, UTC; None for never."""
+        return expiry_of(await self._entry(username))
+
+    async def described(self) -> list[dict[str, Any]]:
+        """``{username, permissions, expires, used}`` of all users, in order; times ISO 8601, UTC, None for never."""
+        entries = dict(sorted((await self._store.list_entries(_USER)).items()))
+        lives = await self._life.describe(entries)
+        return [
+            {"username": name, "permissions": sorted(_identity(name, entry).permissions), **lives[name]}
+            for name, entry in entries.items()
+        ]
+
     async def delete(self, username: str) -> None:
         """Remove a user. Its connections are closed."""
         async with self._changes:
             await self._entry(username)
             await self._store.set_entry(_USER, username, None)
             self.logged_in.revoke(username, f"{username} was deleted")
+            await self._life.forget(username)
         await self._store.settled()
 
     async def _entry(self, username: str) -> UserEntry:
@@ -299,10 +333,11 @@ class Users:
         if turn > now:
             await self._sleep(turn - now)
 
-    async def _give_token(self, username: str, granted: Iterable[str], id_: str) -> str:
+    async def _give_token(self, username: str, granted: Iterable[str], id_: str, lifetime: int) -> str:
         token, salt = secrets.token_hex(TOKEN_BYTES), secrets.token_hex(16).encode()
         digest = _token_hash(TOKEN_SCHEME, salt, token)
-        await self._store.set_entry(_USER, username, _entry(granted, TOKEN_SCHEME, salt, digest, id_))
+        entry = _entry(granted, TOKEN_SCHEME, salt, digest, id_) | self._life.fields(lifetime)
+        await self._store.set_entry(_USER, username, entry)
         return token
 
 

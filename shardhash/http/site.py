@@ -37,7 +37,7 @@ ASKED = frozenset(
     (
         *("find", "get-row", "diverging", "saved", "why"),
         *("quarantine", "quarantines", "release", "discard", "import-batch"),
-        *("get-all-users", "new-user", "set-user-perms", "refresh-token", "delete-user"),
+        *("get-all-users", "list-users", "new-user", "set-user-perms", "refresh-token", "delete-user"),
     )
 )
 """Commands of the protocol that may be asked over HTTP."""

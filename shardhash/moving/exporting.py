@@ -78,7 +78,12 @@ def _rows(table: Table, texts: SiginfoReader, target: Target) -> Iterator[tuple[
 def _users(table: Table, done: Exported) -> Iterator[tuple[str, str, str]]:
     for name, entry in sorted(table.entries.get("user", {}).items()):
         token = to_stock(entry)
-        if token is not None:
+        if "expires" in entry:
+            done.left_out.append(
+                f"user {name}: a token of the old server never ends; give one that does not end before (refresh-token"
+                f" --username {name} --expires never)"
+            )
+        elif token is not None:
             done.counts["users"] += 1
             yield name, token, " ".join(sorted(entry["permissions"]))
         elif entry.get("scheme") == "scrypt":

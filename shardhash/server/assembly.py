@@ -162,6 +162,7 @@ def _announce(address: str, bind: Bind) -> None:
 
 async def _users(settings: Settings, store: Store, running: AsyncExitStack) -> Users:
     users = Users(store)
+    running.push_async_callback(users.close)
     store.follow_entries(users.follow)
     if settings.admin_user is not None and settings.admin_password is not None:
         administrator = partial(users.set_administrator, settings.admin_user, settings.admin_password)

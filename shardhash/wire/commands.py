@@ -39,6 +39,7 @@ from shardhash.wire.messages import (
     GetStats,
     GetStream,
     GetUser,
+    ListUsers,
     NewUser,
     Ping,
     Quarantine,
@@ -62,6 +63,8 @@ LARGE: Final = frozenset(("report", "report-batch", "get-batch", "exists-batch",
 MOST_SMALL: Final = 256 * 1024
 """Bytes of a request of any other."""
 _FIRST_KEY = re.compile(rb'\s*\{\s*"([a-z-]{1,40})"\s*:')
+LONGEST_LIFE: Final = 100 * 366 * 86_400
+"""Seconds for which a token may work."""
 _FIRST_DETAIL: Final = Report._fields.index(DETAILS[0])
 
 
@@ -232,7 +235,13 @@ def _set_user_perms(fields: Fields) -> SetUserPerms:
 
 
 def _new_user(fields: Fields) -> NewUser:
-    return NewUser(fields.name("username"), fields.permissions("permissions"))
+    return NewUser(fields.name("username"), fields.permissions("permissions"), _lifetime(fields))
+
+
+def _lifetime(fields: Fields) -> int | None:
+    """The seconds for which a token shall work; None when nothing is said of that."""
+    seconds = fields.whole("expires_in", 0, LONGEST_LIFE, -1)
+    return None if seconds < 0 else seconds
 
 
 def _with_fields(
@@ -290,11 +299,16 @@ COMMANDS: Mapping[str, Command] = {
         _with_fields("discard", _discard, DB_ADMIN, writes=True),
         _with_fields("auth", lambda f: Auth(f.text("username", MAX_TOKEN), f.text("token"))),
         _with_fields(
-            "refresh-token", lambda f: RefreshToken(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True
+            "refresh-token",
+            lambda f: RefreshToken(f.optional_name("username"), _lifetime(f)),
+            USER_ADMIN,
+            or_self=True,
+            writes=True,
         ),
         _with_fields("set-user-perms", _set_user_perms, USER_ADMIN, writes=True),
         _with_fields("get-user", lambda f: GetUser(f.optional_name("username")), USER_ADMIN, or_self=True),
         _plain("get-all-users", GetAllUsers(), USER_ADMIN),
+        _plain("list-users", ListUsers(), USER_ADMIN),
         _with_fields("new-user", _new_user, USER_ADMIN, writes=True),
         _with_fields(
             "delete-user", lambda f: DeleteUser(f.optional_name("username")), USER_ADMIN, or_self=True, writes=True

@@ -115,9 +115,13 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """`username` is None when the connected user is meant; so in the other requests about users."""
+    """`username` is None when the connected user is meant; so in the other requests about users.
+
+    `lifetime`: seconds for which the token works, 0 without an end; None: as long as the one before.
+    """
 
     username: str | None
+    lifetime: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,15 @@ class GetAllUsers:
 
 
 @dataclass(frozen=True, slots=True)
+class ListUsers:
+    """The same with what is known of their tokens."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewUser:
     username: str
     permissions: tuple[str, ...]
+    lifetime: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +274,7 @@ class ReportBatch:
 Request: TypeAlias = (
     Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
     | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
-    | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | NewUser | DeleteUser | BecomeUser
+    | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | ListUsers | NewUser | DeleteUser | BecomeUser
     | Find | GetRow | Diverging | Saved | Why | Quarantine | Quarantines | Release | Discard
     | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
 )  # fmt: skip

@@ -132,3 +132,50 @@ def test_a_line_without_end_is_refused(tmp_path: Path, lines: list[bytes], monke
     with pytest.raises(ConfigError, match="line 2 of the dump: it has more than 2,000 bytes"):  # noqa: SIM117
         with new_directory(FS, tmp_path / "new", 1) as folders:
             load(FS, read_lines(text), folders, silent)
+
+
+QUARANTINE = {
+    "name": "q", "where": {"PN": "zlib"}, "reason": "poisoned", "user": None, "time": "2026-11-28T00:00:00+00:00",
+    "rows": 1, "mappings": 1, "outhashes": 1, "shared": 0, "parts": 1, "done": True,
+}  # fmt: skip
+PART = {"mappings": [["m", "t", "ab" * 32]], "outhashes": [["m", "o"]]}
+
+
+def with_entries(lines: list[bytes], *entries: tuple[str, str, object]) -> list[bytes]:
+    added = [
+        orjson.dumps({"type": "entry", "kind": kind, "name": name, "value": value}) + b"\n"
+        for kind, name, value in entries
+    ]
+    return [*lines[:-1], *added, changed(lines[-1], entries=2 + len(added))]
+
+
+def test_quarantines_and_the_use_of_tokens_come_along(tmp_path: Path, lines: list[bytes]) -> None:
+    entries = ("quarantine", "q", QUARANTINE), ("quarantine-part", "q.0", PART), ("use", "joe", {"salt": "", "used": 1})
+    for users in (True, False):
+        with new_directory(FS, tmp_path / str(users), 2) as folders:
+            load(FS, with_entries(lines, *entries), folders, silent, users=users)
+        kept = recover(FS, folders[0], silent).table.entries
+        assert kept["quarantine"] == {"q": QUARANTINE}
+        assert kept["quarantine-part"] == {"q.0": PART}
+        assert kept.get("use", {}) == ({"joe": {"salt": "", "used": 1}} if users else {})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ("user", "joe", USER | {"expires": "tomorrow"}),
+        ("use", "joe", {"salt": "", "used": None}),
+        ("quarantine", "q", QUARANTINE | {"parts": "1"}),
+        ("quarantine-part", "q.0", PART | {"mappings": [["m", "t"]]}),
+        ("quarantine-part", "q.0", PART | {"outhashes": [["m", 1]]}),
+        ("other", "q", {}),
+    ],
+)
+def test_entries_that_no_server_could_use_are_refused(
+    tmp_path: Path, lines: list[bytes], entry: tuple[str, str, object]
+) -> None:
+    with (
+        pytest.raises(ConfigError, match=f"line {len(lines)} of the dump"),
+        new_directory(FS, tmp_path / "new", 2) as folders,
+    ):
+        load(FS, with_entries(lines, entry), folders, silent, users=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import psutil
 import pytest
 
 from shardhash import cli
-from shardhash.client import create_client, exploring_commands, quarantine_commands
-from shardhash.client.commands import SUBCOMMANDS
+from shardhash.client import create_client
+from shardhash.client.cli import COMMANDS
 from shardhash.client.conditions import read_conditions
 from shardhash.client.progress import Progress
 from tests.client.older_server import HangUpError, OlderServer
@@ -37,7 +39,7 @@ class Shell:
         self.options = ["--address", address]
         self.error = ""
 
-    def __call__(self, *arguments: str, status: int = 0, stdin: bytes = b"") -> str:
+    def __call__(self, *arguments: str, status: int | None = 0, stdin: bytes = b"") -> str:
         """Standard output, without the last newline."""
         self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         try:
@@ -45,7 +47,7 @@ class Shell:
         except SystemExit as error:
             found = int(str(error.code))
         output, self.error = self._capsys.readouterr()
-        assert found == status, f"{output}{self.error}"
+        assert status in (found, None), f"{output}{self.error}"
         return output.removesuffix("\n")
 
     def json(self, *arguments: str, **others: Any) -> Any:
@@ -74,11 +76,9 @@ def test_every_command_of_the_issue_is_there() -> None:
     names = (
         "get get-outhash stats remove clean-unused refresh-token set-user-perms get-user get-all-users new-user"
         " delete-user get-db-usage get-db-query-columns gc-status gc-mark gc-mark-stream gc-sweep unihash-exists ping"
-        " stress find why diverging saved diff-outhash quarantine quarantines release discard undo"
+        " stress find why diverging saved diff-outhash quarantine quarantines release discard undo list-users"
     )
-    assert {
-        command.name for command in (*SUBCOMMANDS, *exploring_commands.SUBCOMMANDS, *quarantine_commands.SUBCOMMANDS)
-    } == set(names.split())
+    assert {command.name for command in COMMANDS} == set(names.split())
 
 
 def test_hashes(shell: Shell) -> None:
@@ -195,6 +195,37 @@ def test_users(shell: Shell) -> None:
     assert shell.json("delete-user") == {"username": "builder"}
     shell.options = [*shell.options[:2], "-l", "admin", "-p", "password"]
     assert shell.json("get-user", "-u", "builder", status=1) is None
+
+
+def test_tokens_that_end(shell: Shell) -> None:
+    shell.options += ["--login", "admin", "--password", "password"]
+    text = shell("new-user", "-u", "builder", "--expires", "90d", "@read")
+    (token,) = re.findall(r"Token: +(\w+)", text)
+    assert "Expires:     20" in text
+    builder = {user["username"]: user for user in shell.json("list-users")}["builder"]
+    assert builder["used"] is None
+    left = datetime.fromisoformat(builder["expires"]) - datetime.now(UTC)
+    assert timedelta(days=89) < left <= timedelta(days=90)
+    assert shell.json("get-user", "-u", "builder") == {"username": "builder", "permissions": ["@read"]}
+    assert set(shell.json("get-all-users")[1]) == {"username", "permissions"}
+    admin = shell.options
+    shell.options = [*admin[:2], "-l", "builder", "-p", token]
+    shell("refresh-token", "--expires", "never", status=1)
+    assert "builder is not allowed to access permissions(s) @user-admin" in shell.error
+    fresh = shell.json("refresh-token")["token"]
+    shell.options = [*admin[:2], "-l", "builder", "-p", fresh]
+    shell("get-user")
+    shell.options = admin
+    builder = {user["username"]: user for user in shell.json("list-users")}["builder"]
+    assert builder["expires"] is not None, "one's own new token does not work longer"
+    assert builder["used"] is not None
+    assert re.search(r"(?m)^builder  20\S+ +20\S+ +@read$", shell("list-users"))
+    shell("refresh-token", "-u", "builder", "--expires", "never")
+    assert re.search(r"(?m)^builder  never +never +@read$", shell("list-users"))
+    ends = shell.json("refresh-token", "-u", "builder", "--expires", "1s")["token"]
+    shell.options = [*admin[:2], "-l", "builder", "-p", ends]
+    while "this token expired at 20" not in shell.error:
+        shell("get-user", status=None)
 
 
 def test_credentials_from_netrc_and_variables(

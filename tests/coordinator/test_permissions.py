@@ -73,6 +73,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "set-user-perms": ("@user-admin",),
     "get-user": ("@user-admin",),
     "get-all-users": ("@user-admin",),
+    "list-users": ("@user-admin",),
     "new-user": ("@user-admin",),
     "delete-user": ("@user-admin",),
     "become-user": ("@user-admin",),

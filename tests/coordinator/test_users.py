@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -370,3 +371,99 @@ def test_no_permissions_of_anonymous_users() -> None:
 
 def test_every_grant_is_known() -> None:
     assert permissions.GRANTS | {"@all"} == frozenset(EVERYTHING)
+
+
+# ------------------------------------------------------------------------------------------------------ life of tokens
+
+
+class Calendar:
+    """Seconds since 1970."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def calendar() -> Calendar:
+    return Calendar()
+
+
+@pytest.fixture
+async def mortals(store: PlainStore, clock: Clock, calendar: Calendar) -> AsyncIterator[Users]:
+    people = Users(store, clock, clock.sleep, calendar)
+    yield people
+    await people.close()
+
+
+async def described(people: Users, name: str) -> dict[str, Any]:
+    return next(user for user in await people.described() if user["username"] == name)
+
+
+async def test_an_expired_token_is_refused_in_words(mortals: Users, clock: Clock, calendar: Calendar) -> None:
+    _, token = await mortals.new("builder", READ, 60)
+    calendar.now += 59
+    await mortals.authenticate("builder", token)
+    calendar.now += 1
+    with pytest.raises(InvokeError, match=r"as builder: this token expired at 2027-01-15T08:01"):
+        await mortals.authenticate("builder", token)
+    assert clock.slept == [], "it was the right one: nobody guesses"
+    with pytest.raises(InvokeError, match=r"^Unable to authenticate as builder$"):
+        await mortals.authenticate("builder", "another")
+
+
+async def test_a_new_token_works_as_long_as_the_one_before(mortals: Users, calendar: Calendar) -> None:
+    await mortals.new("builder", READ, 60)
+    calendar.now += 30
+    token = await mortals.refresh_token("builder")
+    assert (await described(mortals, "builder"))["expires"] == "2027-01-15T08:01:30+00:00"
+    await mortals.set_permissions("builder", frozenset(("@report",)))
+    assert (await described(mortals, "builder"))["expires"] == "2027-01-15T08:01:30+00:00"
+    token = await mortals.refresh_token("builder", lifetime=0)
+    calendar.now += 10**9
+    await mortals.authenticate("builder", token)
+    assert (await described(mortals, "builder"))["expires"] is None
+
+
+async def test_the_end_of_a_token_ends_its_connections(mortals: Users, calendar: Calendar) -> None:
+    """But not those that a certificate let in, nor those of who acts as the user."""
+    reasons: list[str] = []
+    ended = asyncio.Event()
+
+    def end(reason: str) -> None:
+        reasons.append(reason)
+        ended.set()
+
+    _, token = await mortals.new("builder", READ, 1)
+    callers = []
+    for login, certified in (("builder", None), ("builder", "builder"), ("admin", None)):
+        identity, _ = await mortals.authenticate("builder", token)
+        caller = Caller(identity, read_only=False, login=login, certified=certified, revoke=end)
+        mortals.logged_in.add(caller)
+        callers.append(caller)
+    calendar.now += 1  # the timer asks it when a second has gone by
+    await asyncio.wait_for(ended.wait(), 30)
+    assert reasons == ["the token of builder expired"]
+
+
+async def test_the_last_use_is_stored_once_an_hour(mortals: Users, store: PlainStore, calendar: Calendar) -> None:
+    _, token = await mortals.new("builder", READ)
+    assert (await described(mortals, "builder"))["used"] is None
+    stored = []
+    for pause in (0, 3599, 1):
+        calendar.now += pause
+        await mortals.authenticate("builder", token)
+        await asyncio.sleep(0)
+        stored.append(store.entries["use", "builder"]["used"] - 1_800_000_000)
+    assert stored == [0, 0, 3600]
+    calendar.now += 5
+    await mortals.authenticate("builder", token)
+    assert (await described(mortals, "builder"))["used"] == "2027-01-15T09:00:05+00:00"
+    after_a_restart = Users(store)
+    assert (await described(after_a_restart, "builder"))["used"] == "2027-01-15T09:00:00+00:00"
+    await mortals.refresh_token("builder")
+    assert (await described(mortals, "builder"))["used"] is None, "nobody used the new one"
+    await mortals.delete("builder")
+    assert ("use", "builder") not in store.entries

@@ -39,8 +39,10 @@ def fill(address: str) -> str:
         client.report_unihash("t", METHODS[0], "o", "ab" * 32)
         client.remove({"unihash": "ab" * 32})
         client.report_unihash("e" * 64, METHODS[0], "f" * 64, "cd" * 32)
+        client.report_unihash("q", METHODS[0], "ba" * 32, "ef" * 32)
+        client.quarantine({"outhash": "ba" * 32}, "poisoned")
         client.gc_mark("a mark", {"unihash": "cd" * 32})
-        token: str = client.new_user("ann", ["@read", "@report"])["token"]
+        token: str = client.new_user("ann", ["@read", "@report"], 3600)["token"]
     return token
 
 
@@ -67,7 +69,7 @@ def test_there_and_back_is_the_same(
     capsys.readouterr()
     assert copy(tmp_path / "one", url) == 0
     there = capsys.readouterr().out
-    assert there.startswith("copied 4 users and settings, 301 mappings, 302 outhash rows; read back and found the same")
+    assert there.startswith("copied 7 users and settings, 301 mappings, 303 outhash rows; read back and found the same")
     assert copy(url, tmp_path / "two", "--shards", 3) == 0
     assert capsys.readouterr().out == there, "the same counts and the same digest"
     assert dumped(tmp_path / "one", tmp_path / "1.jsonl") == dumped(tmp_path / "two", tmp_path / "2.jsonl")

@@ -36,6 +36,8 @@ def test_users_are_made_changed_and_deleted() -> None:
         watched.until("document.querySelector('#users-done code') !== null")
         token = page.locator("#users-done code").inner_text()
         assert watched.barriers() == []
+        row = "#users-list tr:has(button[aria-label='New token of builder'])"
+        assert page.locator(row).inner_text().count("never") == 2
         assert aside(may_log_in, server.address, token) == ["@read", "@report"]
         page.fill("#users-form input[name=username]", "builder")
         page.click("#users-form button")
@@ -43,6 +45,13 @@ def test_users_are_made_changed_and_deleted() -> None:
         page.click("button[aria-label='New token of builder']")
         watched.until("document.querySelector('#users-done code') !== null")
         assert aside(may_log_in, server.address, page.locator("#users-done code").inner_text()) == ["@read"]
+        page.fill("#users-form input[name=username]", "guest")
+        page.fill("#users-form input[name=days]", "7")
+        page.click("#users-form button")
+        guest = page.locator("#users-list tr:has(button[aria-label='New token of guest'])")
+        watched.until("document.getElementById('users-list').textContent.includes('guest')")
+        assert guest.inner_text().count("never") == 1, "it expires, and was not used"
+        assert page.locator(row).inner_text().count("never") == 1, "it never expires, and was used"
         page.once("dialog", lambda dialog: dialog.accept())
         page.click("button[aria-label='Delete of builder']")
         watched.until("!document.getElementById('users-list').textContent.includes('builder')")

@@ -84,9 +84,12 @@ def refusal(message: object) -> str:
         ({"auth": {"username": "u", "token": "t"}}, m.Auth("u", "t")),
         ({"refresh-token": {}}, m.RefreshToken(None)),
         ({"refresh-token": {"username": "u v"}}, m.RefreshToken("u v")),
+        ({"refresh-token": {"expires_in": 0}}, m.RefreshToken(None, 0)),
         ({"set-user-perms": {"username": "u", "permissions": ["@read"]}}, m.SetUserPerms("u", ("@read",))),
         ({"get-user": {"username": None}}, m.GetUser(None)),
         ({"get-all-users": {}}, m.GetAllUsers()),
+        ({"list-users": {}}, m.ListUsers()),
+        ({"new-user": {"username": "u", "permissions": [], "expires_in": 60}}, m.NewUser("u", (), 60)),
         ({"new-user": {"username": "u", "permissions": []}}, m.NewUser("u", ())),
         ({"delete-user": {}}, m.DeleteUser(None)),
         ({"become-user": {"username": "u"}}, m.BecomeUser("u")),
@@ -278,8 +281,8 @@ def test_table_of_the_protocol() -> None:
         "gc-status": "@db-admin", "gc-sweep": "@db-admin", "get-stats": "@read", "reset-stats": "@db-admin",
         "get-db-usage": "@read", "get-db-query-columns": "@db-admin", "backfill-wait": "@read", "auth": "",
         "refresh-token": "@user-admin", "set-user-perms": "@user-admin", "get-user": "@user-admin",
-        "get-all-users": "@user-admin", "new-user": "@user-admin", "delete-user": "@user-admin",
-        "become-user": "@user-admin",
+        "get-all-users": "@user-admin", "list-users": "@user-admin", "new-user": "@user-admin",
+        "delete-user": "@user-admin", "become-user": "@user-admin",
     }  # fmt: skip
     assert {name for name, command in COMMANDS.items() if command.or_self} == {
         "refresh-token", "get-user", "delete-user",
@@ -296,7 +299,7 @@ def test_table_of_the_protocol() -> None:
 
 FIELDS = [
     "method", "taskhash", "outhash", "unihash", "all", "with_unihash", "where", "mark", "max_age_seconds", "username",
-    "token", "permissions", "taskhashes", "unihashes", "owner", "outhash_siginfo", "reports",
+    "token", "permissions", "expires_in", "taskhashes", "unihashes", "owner", "outhash_siginfo", "reports",
 ]  # fmt: skip
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(H)
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(QUERY_COLUMNS), scalars, max_size=3)
