@@ -23,6 +23,10 @@ from shardhash.wire.framing import encode_json
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 ADMIN, PASSWORD = "admin", "correct horse battery staple"
 METHOD = "attack"
+ATTACKER = "127.0.0.2"
+"""Where attackers come from: limits are of a host."""
+BUILDER = "attacked-builder"
+"""A user that an attack makes, and that the administrator deletes meanwhile."""
 PAUSE = 0.05
 """Seconds before an attacker that was thrown out comes again."""
 
@@ -41,9 +45,9 @@ class Target:
         return range(max(1, round(number * self.scale)))
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A raw connection."""
+        """A raw connection, from another host than the innocent ones."""
         host, _, port = self.tcp.rpartition(":")
-        return await asyncio.open_connection(host, int(port))
+        return await asyncio.open_connection(host, int(port), local_addr=(ATTACKER, 0))
 
 
 Work = Callable[[Target], Awaitable[None]]
@@ -394,9 +398,38 @@ async def logins(target: Target) -> None:
 
 
 async def refreshes(target: Target) -> None:
-    """A user that takes a hundred and fifty new tokens at one time."""
-    auth = _auth(*await _user(target, "@read"))
-    await crowd(target, 150, lambda at: _send_once(at, HELLO + auth + b'{"refresh-token": {}}\n', 3.0))
+    """A user that takes a hundred and fifty new tokens at one time, and is made anew when it was deleted."""
+
+    async def take(token: str) -> None:
+        auth = json.dumps({"auth": {"username": BUILDER, "token": token}}).encode() + b"\n"
+        await crowd(target, 150, lambda at: _send_once(at, HELLO + auth + b'{"refresh-token": {}}\n', 3.0))
+
+    async def make(at: Target) -> None:
+        async with await create_async_client(at.tcp, ADMIN, PASSWORD) as client:
+            token = (await client.new_user(BUILDER, ["@read"]))["token"]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await take(token)
+
+    await again(target, make)
+
+
+async def siginfos(target: Target) -> None:
+    """Reports with siginfo of 100 KB, and of a method each."""
+
+    async def report(at: Target) -> None:
+        reader, writer = await at.open()
+        try:
+            writer.write(HELLO)
+            while True:
+                names = {name: secrets.token_hex(32) for name in ("method", "taskhash", "outhash", "unihash")}
+                row = names | {"outhash_siginfo": "x" * 100_000}
+                writer.write(encode_json(json.dumps({"report": row}).encode()))
+                await reader.readuntil(b"\n")
+        finally:
+            writer.transport.abort()
+
+    await crowd(target, 8, report)
 
 
 ATTACKS: dict[str, tuple[Work, str]] = {
@@ -419,6 +452,7 @@ ATTACKS: dict[str, tuple[Work, str]] = {
         (restart, "@read"),
         (unread_rows, "@report"),
         (many_methods, "@report"),
+        (siginfos, "@report"),
         (report_batches, "@report"),
         (unique_siginfo, "@report"),
         (unique_details, "@report"),

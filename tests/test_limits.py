@@ -360,6 +360,24 @@ async def test_the_right_password_does_not_wait_behind_guesses(start_server: Cal
         writer.transport.abort()
 
 
+async def test_a_deletion_does_not_wait_behind_new_tokens(start_server: Callable[..., ServerProcess]) -> None:
+    """Of a hundred and fifty that a builder asks for at one time the server gives ten a second."""
+    server = start_server(*IN_MEMORY, "--admin-user", "admin", "--admin-password", "secret")
+    async with await create_async_client(server.address, "admin", "secret") as client:
+        token = (await client.new_user("builder", ["@read"]))["token"]
+        ends = [await connect(server.address) for _ in range(150)]
+        auth = json.dumps({"auth": {"username": "builder", "token": token}}).encode()
+        for _, writer in ends:
+            writer.write(HELLO + auth + b'\n{"refresh-token": {}}\n')
+        await asyncio.gather(*(ends[0][0].readline(), ends[-1][0].readline()))
+        async with asyncio.timeout(LIMIT):
+            await client.delete_user("builder")
+    said = await asyncio.gather(*(closed(reader) for reader, _ in ends))
+    assert sum(b'"token"' in one for one in said) < 100, "it did not wait for all"
+    for _, writer in ends:
+        writer.transport.abort()
+
+
 async def test_a_tls_handshake_that_does_not_come_is_closed(
     start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:

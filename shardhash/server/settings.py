@@ -112,6 +112,10 @@ class Settings:
             )
         if self.tls is not None and not any(bind.address.encrypted for bind in self.binds):
             notes.append("a TLS certificate is given, but no address is tls:// or wss://: nothing is encrypted")
+        if any(network in ("0.0.0.0/0", "::/0") for network in self.trust_proxies):
+            notes.append(
+                "--trust-proxy names every address: anyone may say that it is somebody else; name the proxies alone"
+            )
         return [*notes, *filter(None, [_warning_of(bind) for bind in self.binds if not bind.local])]
 
 
