@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
-from shardhash.link import import_operations, search_operations
+from shardhash.link import follower_operations, import_operations, search_operations
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
@@ -37,11 +37,13 @@ class Granted(NamedTuple):
     """What the holder of a report lock needs to know: the first page of the index, and which items were there before.
 
     `older`: the taskhashes of the request whose items were made by an earlier report. Its row may be missing, if the
-    disk refused it; then the item must not keep its time.
+    disk refused it; then the item must not keep its time. `newest`: 0, or the time of the newest item of others that is
+    later than one of the request: it came first.
     """
 
     older: list[str]
     page: list[Item]
+    newest: int = 0
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class Lock(Operation[Granted]):
 
     @staticmethod
     def encode_result(result: Granted) -> Any:
-        return [result.older, result.page]
+        return [result.older, result.page, result.newest]
 
     @staticmethod
     def decode_result(result: Any) -> Granted:
@@ -106,8 +108,7 @@ StepAnswer: TypeAlias = Stored | bool | dict[Literal["refused"], Refusal] | None
 
 @dataclass(slots=True)
 class Round(Operation[list[StepAnswer]]):
-    """Steps of many reports, done in one group commit and answered once they are durable. One that fails fails
-    alone."""
+    """Steps of many reports, done in one group commit, answered once durable. One that fails fails alone."""
 
     name = "round"
     of_a_link = True
@@ -132,8 +133,7 @@ class Page(Operation[list[Item]]):
 class Skip(Operation[None]):
     """No item up to this one has a row with a mapping. Valid until `Unskip`; forgotten with the worker.
 
-    `bare`: some of them have no row. Then it is not done while another report waits for the lock: it may be about to
-    store that row.
+    `bare`: some have no row. Then it is not done while another report waits for the lock, which may store that row.
     """
 
     name = "skip"
@@ -145,7 +145,7 @@ class Skip(Operation[None]):
 
 @dataclass(slots=True)
 class Unskip(Operation[None]):
-    """Forget what `Skip` said of these outhashes, of all if the list is empty: a row of theirs has a mapping again."""
+    """Forget what `Skip` said of these outhashes, of all if there are none: a row has a mapping again."""
 
     name = "unskip"
     outhashes: list[Outhash]
@@ -308,8 +308,7 @@ class Clean(_Removing):
 
 @dataclass(slots=True)
 class Unindex(Operation[None]):
-    """Delete the index items of these (outhash, taskhash), but not where a report had the lock since the watch
-    began."""
+    """Delete the index items of these (outhash, taskhash), unless a report had the lock since the watch began."""
 
     name = "unindex"
     bounded = False
@@ -394,7 +393,8 @@ class Snapshot(Operation[None]):
 
 OPERATIONS: dict[str, type[Operation[Any]]] = {
     kind.name: kind
-    for kind in [*globals().values(), *vars(import_operations).values(), *vars(search_operations).values()]
+    for names in [globals(), *map(vars, (follower_operations, import_operations, search_operations))]
+    for kind in list(names.values())
     if isinstance(kind, type) and issubclass(kind, Operation) and hasattr(kind, "name")
 }
 """Every operation by its name."""

@@ -10,6 +10,7 @@ import pytest
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import operations as op
+from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
 from shardhash.link.operations import OPERATIONS
@@ -28,7 +29,7 @@ from shardhash.shard.worker.writer import Writer
 
 COMMIT: Any = ("commit", 2, 2, "m", "t", "o", "u", *[None] * 6)
 EXAMPLES: list[tuple[Operation[Any], Any]] = [
-    (op.Lock("m", "o", [(1, "t"), (2, "u")], 7), op.Granted(["t"], [(1, "t")])),
+    (op.Lock("m", "o", [(1, "t"), (2, "u")], 7), op.Granted(["t"], [(1, "t")], 3)),
     (op.Release([("m", "o", 7)]), None),
     (op.Round([("index", 1, 1, "m", "t", "o"), COMMIT]), [True, "ab"]),
     (op.Page("m", "o", (1, "t"), mapped=True), [(2, "u")]),
@@ -71,6 +72,8 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.ListEntries("user"), {}),
     (op.SetEntry("user", "me", None), None),
     (op.Snapshot(), None),
+    (Drained(3), None),
+    (ReleaseFollower(3), None),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The worker process: one shard behind a WebSocket on a unix socket that the coordinator bound.
+"""The worker process: one shard behind a unix socket that the server bound, with a WebSocket for each coordinator.
 
 The coordinator passes the listening socket by number and holds the other end of the worker's standard input: when
 that closes the coordinator is gone, however it died, and the worker goes too. The socket takes connections from the
@@ -57,23 +57,31 @@ RETRY_PAUSE = 60.0
 class Link:
     """The worker's side of one link: answers go out a tick at a time."""
 
-    def __init__(self, socket_: web.WebSocketResponse, service: Service) -> None:
+    def __init__(self, socket_: web.WebSocketResponse, service: Service, follower: int = 0) -> None:
+        """`follower`: the number of the coordinator, 0 for the server's own."""
         self._socket = socket_
         self._service = service
+        self._follower = follower
+        self._holder: object = follower or self
         self._answers: list[Any] = []
         self._wakeup = Wakeup()
         self._operations = BackgroundTasks()
 
     async def serve(self) -> None:
         """Carry out what the coordinator asks until the link drops. Raises an ExceptionGroup if a side of it fails."""
+        if self._follower:
+            self._service.followers.join(self._follower)
         try:
             async with asyncio.TaskGroup() as tasks:  # whatever ends the sender ends the link
                 sender = tasks.create_task(self._send())
                 await self._receive()
                 sender.cancel()
         finally:
-            self._service.drop_link(self)
+            if not self._follower:
+                self._service.drop_link(self)
             await self._operations.close()
+            if self._follower:
+                self._service.followers.left(self._follower)
 
     async def _receive(self) -> None:
         async for message in self._socket:
@@ -95,7 +103,7 @@ class Link:
 
     def _begin(self, number: int, operation: str, arguments: list[Any]) -> None:
         try:
-            result = self._service.begin(self, OPERATIONS[operation], arguments)
+            result = self._service.begin(self._holder, OPERATIONS[operation], arguments)
         except Exception as error:  # noqa: BLE001  # told to the coordinator and to the log
             self._refuse(number, operation, error)
             return
@@ -255,7 +263,7 @@ def _application(service: Service) -> web.Application:
         socket_ = web.WebSocketResponse(compress=False, max_msg_size=messages.MAX_MESSAGE)
         await socket_.prepare(request)
         try:
-            await Link(socket_, service).serve()
+            await Link(socket_, service, int(request.query.get("follower", 0))).serve()
         except* ConnectionError:
             pass  # the coordinator dropped it; what waits is asked again over the next link
         except* Exception:

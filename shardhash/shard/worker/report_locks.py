@@ -1,6 +1,7 @@
 """Report locks: reports that share an outhash go one at a time, in the order in which they came. Pure.
 
-A lock belongs to a link: when that drops, its locks and its place in every queue are given up.
+A lock belongs to a link: when that drops, its locks and its place in every queue are given up. Those of a follower
+(followers.py) belong to its number.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class ReportLocks:
     def drop(self, link: object) -> None:
         """Release all that a link holds or waits for."""
         for place, queue in list(self._queues.items()):
-            self._leave(place, queue, [holder for holder in queue if holder[0] is link])
+            self._leave(place, queue, [holder for holder in queue if holder[0] == link])
 
     def watch(self, job: str) -> set[Place]:
         """A set that from now on gets each place whose lock someone has or takes, until `unwatch`."""

@@ -40,6 +40,10 @@ class ReportOperations:
         self._loop = asyncio.get_running_loop()
         self.unindexing = 0
         """How many deletions of index items are being written: meanwhile `lock` does not trust the table."""
+        self.shared = False
+        """Whether other coordinators than the server's own report here."""
+        self.packing: set[asyncio.Task[_Answers]] = set()
+        """Rounds whose texts are being packed, before they are written."""
 
     # --------------------------------------------------------------------------------------------- rounds
 
@@ -77,7 +81,12 @@ class ReportOperations:
         change = partial(self._do_steps, todo, answers, packed)
         long = {at: step[-1] for at, step in todo.items() if type(step[-1]) is str and len(step[-1]) > LONG_TEXT}
         result: asyncio.Future[_Answers]
-        result = self._loop.create_task(self._pack(long, packed, change)) if long else self._write(change)
+        if long:
+            result = packing = self._loop.create_task(self._pack(long, packed, change))
+            self.packing.add(packing)
+            packing.add_done_callback(self.packing.discard)
+        else:
+            result = self._write(change)
         result.add_done_callback(written)
         return result
 
@@ -161,6 +170,8 @@ class ReportOperations:
             return None
         if transaction.is_indexed(method, key, task):
             return transaction.unihash(method, task) if transaction.has_row(method, task, key) else None
+        if self.shared and self._table.candidates(method, key, 1, pack_item(created, b"")):
+            return None  # a later report of another coordinator came first: the time of this one must change
         start = b"" if skip is None else pack_item(skip[0], to_key(skip[1]))
         for _, oldest in self._table.candidates(method, key, 1, start):
             if transaction.has_row(method, oldest, key):
@@ -229,7 +240,17 @@ class ReportOperations:
             self._locks.release((asked.method, asked.outhash), link, asked.number)
             raise
         await granted
-        return op.Granted(older, self.page(op.Page(asked.method, asked.outhash, None, mapped=True)))
+        page = self.page(op.Page(asked.method, asked.outhash, None, mapped=True))
+        return op.Granted(older, page, self._newest_of_others(asked, set(older)))
+
+    def _newest_of_others(self, asked: op.Lock, older: set[str]) -> int:
+        """See `Granted.newest`. There are none but where coordinators meet, or rows came with times of their own."""
+        fresh = {taskhash: created for created, taskhash in asked.items if taskhash not in older}
+        if not fresh:
+            return 0
+        start = pack_item(min(fresh.values()), b"")
+        later = self._table.candidates(asked.method, to_key(asked.outhash), op.LATER_PAGE, start)
+        return max((created for created, key in later if to_text(key) not in fresh), default=0)
 
     def release(self, link: object, asked: op.Release) -> None:
         """End report locks."""

@@ -12,6 +12,7 @@ from typing import Any
 from shardhash.base.figures import ShardFigures, read_process
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
+from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
 from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows
@@ -21,6 +22,7 @@ from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
 from shardhash.shard.worker.asking import MOST, Asking
+from shardhash.shard.worker.followers import Followers
 from shardhash.shard.worker.import_operations import ImportOperations
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
@@ -51,6 +53,7 @@ class Service:
         self.asking = asking = Asking(shard.table)
         self.reports = reports = ReportOperations(shard, writer, self._locks, asking)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
+        self.followers = followers = Followers(self._locks, reports, writer.write)
         imports = ImportOperations(shard, writer)
         searches = Searches(shard, asking)
         self._snapshot_lock = asyncio.Lock()
@@ -91,6 +94,8 @@ class Service:
                 op.ListEntries.by(self.list_entries),
                 op.SetEntry.by(self.set_entry),
                 op.Snapshot.by(self.snapshot),
+                Drained.by(followers.drained),
+                ReleaseFollower.by(followers.release),
             ]
         )
 
@@ -111,7 +116,7 @@ class Service:
         return batch.encode_found(found, head)
 
     def drop_link(self, link: object) -> None:
-        """A link is gone: its locks are free, and its removals are over."""
+        """The server's own link is gone: its locks are free, and removals, which it alone makes, are over."""
         self._locks.drop(link)
         self.removals.drop()
 

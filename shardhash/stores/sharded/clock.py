@@ -11,8 +11,8 @@ class Clock:
     def __init__(self) -> None:
         self._last = 0
 
-    def __call__(self, count: int = 1) -> int:
-        """The first of `count` moments, a microsecond apart."""
-        first = max(self._last + 1, time.time_ns() // 1000)
+    def __call__(self, count: int = 1, after: int = 0) -> int:
+        """The first of `count` moments, a microsecond apart; all later than `after`."""
+        first = max(self._last + 1, after + 1, time.time_ns() // 1000)
         self._last = first + count - 1
         return first

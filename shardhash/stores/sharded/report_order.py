@@ -19,6 +19,9 @@ in it when its lock is granted go together: they share the lock, the index write
 row with a mapping gives all of them their unihash; without one, the first report is stored alone, and what it got is
 the unihash of the rest, just as if they had come one by one.
 
+Several coordinators share one clock, yet a report that was made first may come second. Who gets the lock is told so
+(`Granted.newest`), and takes a later time for row and item (`Retime`): times follow the order of the locks.
+
 A crash between 1 and 3 leaves an index item without a row. It says nothing, because step 2 asks for taskhashes that
 have a *row* of this outhash; the client's retry completes it. So does a report whose client went away; it goes on. A
 report that the disk refused leaves such an item, too; the item gets the time of the next report of this taskhash
@@ -48,7 +51,6 @@ from shardhash.link.operations import (
     Lock,
     Outhash,
     Page,
-    Retime,
     Skip,
     Stored,
     StoreStep,
@@ -58,6 +60,7 @@ from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Otherwise
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_rounds import Rounds
+from shardhash.stores.sharded.report_times import make_later, retime
 from shardhash.stores.sharded.together import Together
 from shardhash.wire.hashes import ShardMap, slot_of, to_key
 from shardhash.wire.rows import Report
@@ -71,13 +74,19 @@ MOST_TOGETHER = 200
 class Reports:
     """Carries reports out over the links of all shards."""
 
-    def __init__(self, links: Sequence[WorkerLink], clock: Clock, written: Callable[[str, str], None]) -> None:
-        """`written` is told (method, taskhash) of each report that ends, before it is acknowledged."""
+    def __init__(
+        self, links: Sequence[WorkerLink], clock: Clock, written: Callable[[str, str], None], *, alone: bool = True
+    ) -> None:
+        """`written` is told (method, taskhash) of each report that ends, before it is acknowledged.
+
+        `alone`: no other coordinator reports here; only then `Skip` is used, for nobody waits until `Unskip` is done.
+        """
         self.links = links
         self.written = written
         self.barred: set[Outhash] = set()
         """Outhashes that give no unihash to other tasks (quarantine.py)."""
         self._clock = clock
+        self._alone = alone
         self._lines: dict[Outhash, list[_UnderWay]] = {}
         rounds = [Rounds(link, self._lines) for link in links]
         self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
@@ -158,7 +167,7 @@ class Reports:
                     passed, upto, bare = passed + 1, item, bare or unihash is None
             if found is None:
                 page = await index.request(Page(method, outhash, page[-1], mapped=True))
-        if upto is not None and passed >= PAGE:
+        if upto is not None and passed >= PAGE and self._alone:
             index.tell(Skip(method, outhash, upto, bare))
         return found
 
@@ -209,6 +218,8 @@ class Reports:
         try:
             granted = await index.lock(lock)
             try:
+                if granted.newest:
+                    await make_later(index, outhash, together, granted, self._clock)
                 await self._retime(index, outhash, together, granted.older)
                 own = {report.item[1] for report in together}
                 if outhash in self.barred:
@@ -233,9 +244,7 @@ class Reports:
             return
         rows = await self.equivalents(*outhash, older)
         refused = {taskhash for taskhash, row in zip(older, rows, strict=True) if row is None}
-        items = {report.item[1]: report.item for report in reversed(together) if report.item[1] in refused}
-        if items:
-            await index.request(Retime(*outhash, list(items.values())))
+        await retime(index, outhash, [report for report in together if report.item[1] in refused])
 
     async def _store(self, together: list[_UnderWay], unihash: str | None) -> None:
         """Store reports under a unihash; without one, the first that can be stored gives it."""
@@ -262,7 +271,7 @@ class _UnderWay:
     of what a report costs here.
     """
 
-    __slots__ = ("_created", "_index", "_otherwise", "_place", "_report", "_reports", "_rows", "_together", "number")
+    __slots__ = ("_index", "_otherwise", "_place", "_report", "_reports", "_rows", "_together", "created", "number")
 
     def __init__(
         self, reports: Reports, together: Together, place: int, report: Report, created: int, number: int
@@ -273,7 +282,7 @@ class _UnderWay:
         self._together = together
         self._place = place
         self._report = report
-        self._created = created
+        self.created = created
         self._index = reports.rounds_of(report.outhash)
         self._rows = reports.rounds_of(report.taskhash)
         self._otherwise: Otherwise | None = None
@@ -284,20 +293,25 @@ class _UnderWay:
         return self._report.method, self._report.outhash
 
     @property
+    def made_here(self) -> bool:
+        """Whether its time is that at which it came in, and not given."""
+        return self.created == self.number
+
+    @property
     def item(self) -> Item:
         """Its item of the index."""
-        return self._created, self._report.taskhash
+        return self.created, self._report.taskhash
 
     def begin(self, otherwise: Otherwise | None) -> None:
         """Ask the first step."""
         barred = self._reports.barred
         if self._index is self._rows and otherwise is None and not (barred and self.outhash in barred):
-            step: StoreStep = ("report", self.number, self._created, *self._report)
+            step: StoreStep = ("report", self.number, self.created, *self._report)
             self._index.add(step, self._weight(), self._reported, self._locked_failed)
         else:
             self._otherwise = otherwise
             report = self._report
-            index: IndexStep = ("index", self.number, self._created, report.method, report.taskhash, report.outhash)
+            index: IndexStep = ("index", self.number, self.created, report.method, report.taskhash, report.outhash)
             self._index.add(index, 0, self._indexed, self._locked_failed)
 
     def _weight(self) -> int:
@@ -374,7 +388,7 @@ class _UnderWay:
 
     def _step(self, unihash: str | None) -> StoreStep:
         report = self._report if unihash is None else self._report._replace(unihash=unihash)
-        return ("commit", self.number, self._created, *report)
+        return ("commit", self.number, self.created, *report)
 
     def _lock(self) -> Lock:
         return Lock(*self.outhash, [self.item], self.number)
