@@ -345,6 +345,26 @@ async def test_a_removal_ends_when_its_client_leaves(
             assert await client.get_unihash("m", f"{1:064x}") == f"{1:064x}"
 
 
+async def test_marks_that_look_at_everything_end_when_their_client_leaves(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    server = start_server("--data", str(tmp_path / "data"), "--workers", "2", "--log", "WARNING")
+    async with await create_async_client(server.address) as client:
+        names = ("taskhash", "outhash", "unihash")
+        rows = [{"method": "m"} | dict.fromkeys(names, f"{number:064x}") for number in range(20_000)]
+        await client.report_unihash_batch(rows)
+        for _ in range(3):
+            reader, writer = await connect(server.address)
+            lines = b"".join(b'{"mark": "m%d", "where": {"gc_mark": "none"}}\n' % (n % 2) for n in range(10_000))
+            writer.write(HELLO + b'{"gc-mark-stream": null}\n' + lines)
+            await writer.drain()
+            assert await asyncio.wait_for(reader.readline(), LIMIT) == b'"ok"\n'
+            writer.close()
+        async with asyncio.timeout(LIMIT):
+            assert await client.gc_mark("mine", {"unihash": f"{1:064x}"}) == {"count": 1}
+        assert (await client.gc_status())["mark"] == "mine"
+
+
 async def test_the_right_password_does_not_wait_behind_guesses(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server(*IN_MEMORY, "--admin-user", "admin", "--admin-password", "secret")
     async with await create_async_client(server.address, "admin", "secret"):

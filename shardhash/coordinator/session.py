@@ -26,7 +26,7 @@ from shardhash.coordinator.output import Output
 from shardhash.coordinator.rates import TOGETHER
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stream_answers import StreamAnswers
-from shardhash.coordinator.weights import KIB, lines_weight, questions, take_block, weight_of
+from shardhash.coordinator.weights import BATCHES, KIB, ROWS, lines_weight, questions, take_block, weight_of
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch
 from shardhash.wire.commands import Command
@@ -36,10 +36,6 @@ log = logging.getLogger(__name__)
 
 BLOCKS_AHEAD = 16
 """Blocks of one stream under way at one time."""
-BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
-"""Messages that hold many hashes or reports."""
-ROWS = frozenset(("get", "get-outhash"))
-"""Questions whose answers may hold a siginfo."""
 
 
 class Session:
@@ -57,12 +53,14 @@ class Session:
         caller.build = services.counters.build_of(caller.host)
         caller.revoke = self.revoke
         self._purse = services.rates.purse(caller.group)
-        caller.gone = lambda: self._input_ended
+        caller.gone = lambda: self._left
         self._output = output
         self._peer = peer
         self._events: deque[Event] = deque()
         self._wakeup = Wakeup()
         self._input_ended = False
+        self._left = False
+        """Whether the peer ended its side: what takes long is of no use then."""
         self._lost = False
         self._stopping = False
         self._revoked = False
@@ -71,9 +69,9 @@ class Session:
         self._weight = 0
         self.held = 0
         """Bytes of what waits for an answer."""
-        self.more: Callable[[], bool] = _nothing_more
+        self.more: Callable[[], bool] = bool  # False
         """Parses a part of what the transport has, if there is any, and feeds it."""
-        self.is_gone: Callable[[], bool] = _nothing_more
+        self.is_gone: Callable[[], bool] = bool  # False
         """Whether the peer reset the connection, which nobody is told of while nothing is read from it."""
         self._slice = Slice(services.turns)
         self._lines = StreamAnswers(services, caller, self._slice, lambda: self._lost or self.is_gone())
@@ -139,6 +137,11 @@ class Session:
     def feed_end(self) -> None:
         """The peer sends no more; what came before is still answered, but a long job of administration is ended."""
         self._input_ended = True
+        self.leave()
+
+    def leave(self) -> None:
+        """The peer ended its side, which may be known before all that came in is read."""
+        self._left = True
         if self._job is not None:
             self._job.cancel()
         self._wakeup.wake()
@@ -295,12 +298,12 @@ class Session:
     async def _while_here(self, answer: Coroutine[Any, Any, object]) -> object:
         """The answer to what takes long and is of no use without its client; ConnectionResetError once that left."""
         job = self._job = asyncio.get_running_loop().create_task(answer)
-        if self._input_ended:
+        if self._left:
             job.cancel()
         try:
             return await job
         except asyncio.CancelledError:
-            if self._input_ended and job.cancelled():
+            if self._left and job.cancelled():
                 raise ConnectionResetError("the client left") from None
             raise
         finally:
@@ -335,6 +338,8 @@ class Session:
         under_way = deque([self._begin(event)])
         try:
             while under_way:
+                if self._lost or (self._left and self._lines.scans):
+                    raise ConnectionResetError("the client left")
                 block, answers, started = under_way[0]
                 if answers.done():
                     await self._send_answers(block, answers.result(), started)
@@ -391,7 +396,3 @@ class Session:
         log.info("%s: refused: %s", self._peer, error)
         self.refused = True
         await self._output.send_json({"invoke-error": {"message": str(error)}})
-
-
-def _nothing_more() -> bool:
-    return False

@@ -36,6 +36,8 @@ class StreamAnswers:
         self._slice = turn
         self._is_gone = is_gone
         self._bulk = services.bulk
+        self.scans = False
+        """Whether it set marks that look at every mapping, which is of no use without its client."""
         self._marks = (0, 0)
         """Marks of the gc-mark-stream that is open, and the mappings that they were set on."""
         self._parsed: tuple[bytes, LookupBlock] | None = None
@@ -92,6 +94,9 @@ class StreamAnswers:
                 status = self._counters.looked_for(block.join(await self._store.exists(block.digests)))
                 return streams.encode_exists_lines(status)
             marks = streams.parse_mark_lines(text)
+            self.scans = self.scans or not all("unihash" in where or "taskhash" in where for _, where in marks)
+            if self.scans and self._caller.gone():
+                raise ConnectionResetError("the client left")
             counts = await self._store.gc_mark(marks)
             self._marks = (self._marks[0] + len(counts), self._marks[1] + sum(counts))
             return streams.encode_mark_lines(counts)

@@ -10,6 +10,10 @@ from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import ExistsBatch, GetBatch, ReportBatch
 
 KIB = 1024
+BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
+"""Messages that hold many hashes or reports."""
+ROWS = frozenset(("get", "get-outhash"))
+"""Questions whose answers may hold a siginfo."""
 BLOCK_SIZE = 1 << 20
 """Bytes of stream lines from which on no more are taken into a block: 1 ms for those of real traffic."""
 

@@ -338,11 +338,11 @@ class SetMarks(Operation[list[int]]):
 
 
 @dataclass(slots=True)
-class Sweep(Operation[int]):
-    """Delete all mappings without the mark; how many."""
+class Sweep(_Removing):
+    """Delete mappings without the mark. It needs no watch, but ends with `Unwatch` like a removal."""
 
     name = "sweep"
-    bounded = False
+    job: str
     mark: str
 
 

@@ -66,7 +66,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.Unindex("job", "m", [("o", "t")]), None),
     (op.Unwatch("job"), None),
     (op.SetMarks([("mark", {"method": "m"})]), [3]),
-    (op.Sweep("mark"), 3),
+    (op.Sweep("job", "mark"), op.Removed(3, [], done=False)),
     (op.Status(), (1, 2, "mark")),
     (op.GetEntry("user", "me"), {"permissions": []}),
     (op.ListEntries("user"), {}),

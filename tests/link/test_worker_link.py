@@ -37,7 +37,9 @@ async def test_a_sweep_that_fails_somewhere_is_over_everywhere_before_another_co
     links[0].give_up("gone")
     await settle()
     assert not sweep.done()
-    links[1]._settle(1, 7, None)
+    links[1]._settle(1, [7, [], True], None)
+    await settle()
+    links[1]._settle(2, None, None)  # the sweep's end
     with pytest.raises(UnavailableError):
         await sweep
 

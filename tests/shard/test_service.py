@@ -11,7 +11,9 @@ import pytest
 
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
+from shardhash.shard.state import selection
 from shardhash.shard.storage.memory import MemoryShard
+from shardhash.shard.worker import removals
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
 
@@ -266,12 +268,28 @@ async def test_an_item_that_was_there_is_named_and_can_be_given_another_time() -
         assert again == op.Granted([OTHER], [(6, OTHER), (7, TASK)])
 
 
+async def test_a_sweep_goes_on_a_page_at_a_time_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removals, "PAGE_TIME", -1.0)
+    monkeypatch.setattr(selection, "SLICE", 2)
+    async with running() as service:
+        for number in range(7):
+            await service.reports.map(op.Map("m", f"{number:064x}", UNI))
+        await service.set_marks(op.SetMarks([("mark", {"taskhash": f"{3:064x}"})]))
+        pages = [await service.removals.sweep(op.Sweep("job", "mark")) for _ in range(2)]
+        await service.reports.map(op.Map("m", f"{0:064x}", UNI))  # carries the mark
+        while not pages[-1].done:
+            pages.append(await service.removals.sweep(op.Sweep("job", "mark")))
+        service.removals.unwatch(op.Unwatch("job"))
+        assert [page.rows for page in pages] == [2, 1, 2, 1, 0]
+        assert counts(service)["mappings"] == 2
+
+
 async def test_rows_that_are_skipped_are_walked_again_when_one_has_a_mapping_again() -> None:
     async with running() as service:
         third = "6" * 64
         for number, taskhash in enumerate((TASK, OTHER, third)):
             await report(service, taskhash, number + 1)
-        await service.removals.sweep(op.Sweep("nobody has this mark"))
+        await service.removals.sweep(op.Sweep("job", "nobody has this mark"))
         service.reports.skip(op.Skip("m", OUT, (2, OTHER), bare=False))
         page = op.Page("m", OUT, None, mapped=True)
         assert service.reports.page(page) == [(3, third)]

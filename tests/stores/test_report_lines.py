@@ -87,7 +87,7 @@ async def test_rows_without_a_mapping_are_walked_once() -> None:
         reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         await in_force(reports, *(report(number) for number in range(1, swept)))
         for here in shards:
-            await here.link.request(op.Sweep("another mark"))
+            await here.link.request(op.Sweep("job", "another mark"))
             here.asked.clear()
         new = swept + 1
         assert await in_force(reports, report(new)) == [hash_of(new, 0xAA)]
@@ -130,7 +130,7 @@ async def test_a_row_that_has_a_mapping_again_is_the_oldest_again() -> None:
         reports = Reports([here.link for here in shards], Clock(), Answers(0).written)
         await in_force(reports, *(report(number) for number in range(1, 41)))
         for here in shards:
-            await here.link.request(op.Sweep("another mark"))
+            await here.link.request(op.Sweep("job", "another mark"))
         assert await in_force(reports, report(50)) == [hash_of(50, 0xAA)]
         revived = report(3, unihash=77, outhash=hash_of(8, 0xFE))  # the same task, another output
         assert await in_force(reports, revived) == [hash_of(77, 0xAA)]

@@ -189,3 +189,36 @@ async def test_a_removal_whose_caller_leaves_ends_between_two_parts(
         assert not here.service.removals._removals, "it is over everywhere"
     assert sum(here.asked["remove"] for here in shards) < 60
     assert (await router.usage())["outhashes_v2"] > 0
+
+
+async def test_a_sweep_ends_when_its_client_leaves_and_can_be_asked_again(
+    router: Router, shards: list[ShardHere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removals, "PAGE_TIME", -1.0)
+    monkeypatch.setattr(selection, "SLICE", 1)
+    await router.report([report(number) for number in range(300)])
+    await router.gc_mark([("mark", {"unihash": hash_of(2000)})])
+    sweep = asyncio.ensure_future(router.gc_sweep("mark"))
+    while sum(here.asked["sweep"] for here in shards) < 30:  # noqa: ASYNC110  # nothing tells of it
+        await asyncio.sleep(0)
+    sweep.cancel()
+    status = await router.gc_status()
+    assert status.mark == "mark"
+    assert 1 < status.keep + status.remove < 300
+    gone = await router.gc_sweep("mark")
+    assert 0 < gone < 299
+    assert (await router.gc_status()).mark is None
+    assert (await router.usage())["unihashes_v3"] == 1
+    assert sum(len(here.service.removals._removals) for here in shards) == 0
+
+
+async def test_marks_of_one_who_leaves_end_after_a_page(router: Router, shards: list[ShardHere]) -> None:
+    await router.report([report(number) for number in range(30)])
+    marks = [(f"mark {number % 2}", {"method": "m"}) for number in range(2000)]
+    marking = asyncio.ensure_future(router.gc_mark(marks))
+    while not shards[0].asked["marks"]:  # noqa: ASYNC110  # nothing tells of it
+        await asyncio.sleep(0)
+    marking.cancel()
+    assert await router.gc_mark([("mine", {"unihash": hash_of(2000)})] * 3) == [1, 1, 1]
+    assert (await router.gc_status()).mark == "mine"
+    assert shards[0].asked["marks"] <= 10

@@ -29,8 +29,8 @@ LINGER = 1.0
 HEAVY = 64 * 1024
 """Bytes that come in at once, after which a connection waits for its turn to read on: the event loop would take 32 such
 reads of each connection in a row."""
-_TCP_CLOSE = 7
-"""The state of a connection that was reset, the first byte of TCP_INFO."""
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+"""States of a connection, the first byte of TCP_INFO: it was reset; the peer ended its side."""
 UNCOUNTED = 8 * 1024
 """Bytes that a connection may hold without a word to the memory budget: small requests are answered at once."""
 MOST_UNPARSED = 256 * 1024
@@ -186,6 +186,8 @@ class LineProtocol(asyncio.Protocol):
         if raw is None or raw.family == socket.AF_UNIX:
             return False
         state: int = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == _TCP_CLOSE_WAIT:
+            self._session.leave()
         return state == _TCP_CLOSE
 
     def _held(self) -> int:

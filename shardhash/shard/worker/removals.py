@@ -7,6 +7,7 @@ all that it keeps between two questions is one `Removal`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
@@ -27,6 +28,9 @@ _Slices: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
 
 UNINDEX_PAGE = 5_000
 """Rows whose index items one answer names; the coordinator sorts them by shard in 5 ms."""
+
+PAGE_TIME = 0.25
+"""Seconds after which the coordinator is answered, which ends the removal if nobody waits for it any more."""
 
 
 class Removal:
@@ -123,9 +127,13 @@ class Removals:
         used = removal.used
         transaction.delete_index(method, [pair for pair in pairs if (method, pair[0]) not in used])
 
-    async def sweep(self, asked: op.Sweep) -> int:
-        """Delete all mappings without the mark."""
-        return sum([gone async for gone in self._delete_mappings(select_unmarked(self._table, asked.mark))])
+    async def sweep(self, asked: op.Sweep) -> op.Removed:
+        """Delete mappings without the mark, some of them a call."""
+        return await self._go_on(asked.job, lambda: self._sweep(asked.mark))
+
+    async def _sweep(self, mark: str) -> _Slices:
+        async for gone in self._delete_mappings(select_unmarked(self._table, mark)):
+            yield gone, "", []
 
     async def _go_on(self, job: str, begin: Callable[[], _Slices]) -> op.Removed:
         removal = self._removals.get(job)
@@ -134,12 +142,13 @@ class Removals:
         if removal.slices is None:
             removal.slices = begin()
         count, names, unindex = 0, 0, {}  # type: tuple[int, int, dict[str, Pairs]]
+        ends = time.monotonic() + PAGE_TIME
         async for gone, method, pairs in removal.slices:
             count += gone
             if pairs:
                 unindex.setdefault(method, []).extend(pairs)
                 names += len(pairs)
-            if names >= UNINDEX_PAGE:
+            if names >= UNINDEX_PAGE or time.monotonic() > ends:
                 return op.Removed(count, list(unindex.items()), done=False)
         removal.slices = None
         return op.Removed(count, list(unindex.items()), done=True)

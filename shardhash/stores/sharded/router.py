@@ -22,6 +22,7 @@ from shardhash.stores.sharded.end_of_day import EndOfDay
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
+from shardhash.stores.sharded.mark_pages import pages
 from shardhash.stores.sharded.quarantine import ShardedQuarantine
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.batch import Found
@@ -29,8 +30,6 @@ from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
-MARKS_AT_ONCE = 2000
-"""Marks of one request to the workers: some 10 ms of work for each."""
 HEALTH_LIMIT = 3.0
 """Seconds within which a shard has to say how it stands."""
 _T = TypeVar("_T")
@@ -224,7 +223,7 @@ class Router:
                 await self._ask_all(op.Unwatch(job))
 
     async def _remove_from(
-        self, link: WorkerLink, removal: op.RemoveMatching | op.Clean | op.RemoveRows, left: Left
+        self, link: WorkerLink, removal: op.RemoveMatching | op.Clean | op.RemoveRows | op.Sweep, left: Left
     ) -> int:
         count, done = 0, False
         while not done and not left():
@@ -245,14 +244,21 @@ class Router:
 
     async def gc_mark(self, marks: Sequence[tuple[str, Where]]) -> list[int]:
         """See Store. Shard 0 is told first: its mark is the one that counts after a crash."""
-        counts = [0] * len(marks)
+        counts: list[int] = []
         async with self._collection:
-            for start in range(0, len(marks), MARKS_AT_ONCE):
-                some = list(marks[start : start + MARKS_AT_ONCE])
-                await self._links[0].request(op.SetEntry("config", op.GC_MARK, some[0][0]))
-                parts = await self._ask_all(op.SetMarks(some))
-                counts[start : start + len(some)] = map(sum, zip(*parts, strict=True))
+            for some in pages(marks):
+                page = asyncio.ensure_future(self._mark_some(some))
+                try:
+                    counts += await asyncio.shield(page)
+                except asyncio.CancelledError:
+                    await asyncio.wait([page])  # no other collection begins while the workers are at it
+                    raise
         return counts
+
+    async def _mark_some(self, marks: list[tuple[str, Where]]) -> list[int]:
+        await self._links[0].request(op.SetEntry("config", op.GC_MARK, marks[0][0]))
+        parts = await self._ask_all(op.SetMarks(marks))
+        return list(map(sum, zip(*parts, strict=True)))
 
     async def gc_status(self) -> CollectionStatus:
         """See Store."""
@@ -266,16 +272,22 @@ class Router:
         Every shard sweeps while the mark is current everywhere, then shard 0 forgets the mark: from there on the
         sweep has happened. Until then it can be asked again, after any crash.
         """
-        return await self._forgetting(lambda _: self._sweep(mark))
+        return await self._forgetting(lambda left: self._sweep(mark, left))
 
-    async def _sweep(self, mark: str) -> int:
+    async def _sweep(self, mark: str, left: Left) -> int:
         async with self._collection:
             if not mark or await self.get_entry("config", op.GC_MARK) != mark:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
-            counts = await self._ask_all(op.Sweep(mark))
-            await self.set_entry("config", op.GC_MARK, None)
-            await self._spread_mark(None)
-        return sum(counts)
+            job = secrets.token_hex(8)
+            try:
+                count = sum(await _all(self._remove_from(link, op.Sweep(job, mark), left) for link in self._links))
+            finally:
+                with contextlib.suppress(ServerFaultError):
+                    await self._ask_all(op.Unwatch(job))
+            if not left():
+                await self.set_entry("config", op.GC_MARK, None)
+                await self._spread_mark(None)
+        return count
 
     async def reconcile(self) -> None:
         """Give every shard the current mark of shard 0; after a start, since a crash may have come between."""
