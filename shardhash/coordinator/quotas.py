@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -48,30 +49,35 @@ class Quotas:
     def take(self, caller: Caller, reports: Sequence[Report]) -> str | None:
         """Count what somebody is about to store; if that is too much, nothing is counted, and it says why, in words."""
         who, name = _who(caller)
-        used = self._of(f"{who}:{name}")
+        used = self._of(who, name)
         rows, siginfo = used.rows + len(reports), used.siginfo + _siginfo(reports)
-        methods = used.methods | _methods(reports)
-        for what, value, unit in (
-            ("rows", rows, "rows"),
-            ("siginfo", siginfo, "bytes of siginfo"),
-            ("methods", len(methods), "different methods"),
-        ):
-            limit = f"{who}_{what}"
-            most = getattr(self.limits, limit)
-            if value > most:
-                text = (
-                    f"{name} stores no more than {most:,} {unit} in a day, the server's limit {limit}: reports are not"
-                    f" stored until midnight UTC; --limit {limit}=N allows more"
-                )
-                self._complaints.add(limit, text)
-                return text
-        used.rows, used.siginfo, used.methods = rows, siginfo, methods
+        methods = {method_id(report.method) for report in reports} - used.methods
+        limits = self.limits
+        if who == "user":
+            most = limits.user_rows, limits.user_siginfo, limits.user_methods
+        else:
+            most = limits.peer_rows, limits.peer_siginfo, limits.peer_methods
+        if rows > most[0] or siginfo > most[1] or len(used.methods) + len(methods) > most[2]:
+            place = 0 if rows > most[0] else 1 if siginfo > most[1] else 2
+            return self._refuse(who, name, place, most[place])
+        used.rows, used.siginfo = rows, siginfo
+        used.methods |= methods
         self.changed = True
         return None
 
+    def _refuse(self, who: str, name: str, place: int, most: int) -> str:
+        limit = f"{who}_{('rows', 'siginfo', 'methods')[place]}"
+        unit = ("rows", "bytes of siginfo", "different methods")[place]
+        text = (
+            f"{name} stores no more than {most:,} {unit} in a day, the server's limit {limit}: reports are not"
+            f" stored until midnight UTC; --limit {limit}=N allows more"
+        )
+        self._complaints.add(limit, text)
+        return text
+
     def give_back(self, caller: Caller, reports: Sequence[Report]) -> None:
         """They were not stored after all."""
-        used = self._of(":".join(_who(caller)))
+        used = self._of(*_who(caller))
         used.rows = max(0, used.rows - len(reports))
         used.siginfo = max(0, used.siginfo - _siginfo(reports))
 
@@ -91,10 +97,11 @@ class Quotas:
     def _today(self) -> int:
         return int(self._clock() // DAY)
 
-    def _of(self, key: str) -> _Used:
+    def _of(self, who: str, name: str) -> _Used:
         if (today := self._today()) != self._day:
             self._day = today
             self._used.clear()
+        key = f"{who}:{name}"
         used = self._used.get(key)
         if used is None:
             used = self._used[key] = _Used()
@@ -109,9 +116,14 @@ def _who(caller: Caller) -> tuple[str, str]:
 
 
 def _siginfo(reports: Iterable[Report]) -> int:
-    return sum(len(report.outhash_siginfo) for report in reports if report.outhash_siginfo is not None)
+    size = 0
+    for report in reports:
+        if report.outhash_siginfo is not None:
+            size += len(report.outhash_siginfo)
+    return size
 
 
-def _methods(reports: Iterable[Report]) -> set[str]:
-    names = {report.method for report in reports}
-    return {blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest() for name in names}
+@lru_cache(1024)
+def method_id(name: str) -> str:
+    """What is kept of a method's name: 64 bits of a hash, because names may be long."""
+    return blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest()

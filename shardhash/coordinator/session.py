@@ -169,15 +169,7 @@ class Session:
         try:
             if self._caller.certified is not None:
                 await self._handlers.certify(self._caller, self._caller.certified)
-            while await self._next_ready() and await self._may_go_on():
-                if self._must_wait:
-                    await self._pause(self._purse.refill(self._caller.identity.username, self._peer))
-                    continue  # who acts here may have lost the right to meanwhile
-                if not await self._answer(self._events.popleft()):
-                    return
-                drained()
-                if self._slice.used:
-                    await self._slice.turn()
+            await self._answer_all(drained)
         except ProtocolError as error:
             log.info("%s: closed: %s", self._peer, error)
         except ConnectionError:
@@ -191,6 +183,21 @@ class Session:
             self._purse.close()
             self._lines.record_marks()
             self._events.clear()  # the collector may be a long time in coming
+
+    async def _answer_all(self, drained: Callable[[], None]) -> None:
+        while await self._next_ready():
+            if self._unheard:
+                await self._users.check_again(self._caller)
+                if not self._events:  # the client left, or lost the right to be here
+                    continue
+            if self._must_wait:
+                await self._pause(self._purse.refill(self._caller.identity.username, self._peer))
+                continue  # who acts here may have lost the right to meanwhile
+            if not await self._answer(self._events.popleft()):
+                return
+            drained()
+            if self._slice.used:
+                await self._slice.turn()
 
     async def _pause(self, seconds: float) -> None:
         """Answer nothing for so long, or until the connection ends."""
@@ -217,11 +224,6 @@ class Session:
     def _unheard(self) -> bool:
         """Whether other servers may have changed the user of this connection unheard."""
         return self._caller.identity.username is not None and self._store.lapsed
-
-    async def _may_go_on(self) -> bool:
-        if self._unheard:
-            await self._users.check_again(self._caller)
-        return not self._revoked
 
     @property
     def _ending(self) -> bool:
