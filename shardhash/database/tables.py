@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from shardhash.stores.postgresql.codec import (
     unpack_text,
 )
 from shardhash.stores.postgresql.locks import CLOSE
+from shardhash.stores.postgresql.quarantine import PARTS as QUARANTINE_PART
 from shardhash.stores.postgresql.schema import VERSION
 from shardhash.wire.rows import DETAILS, SIGINFO
 
@@ -37,6 +38,7 @@ _COLUMNS: Final = {
         "method, taskhash, outhash, created, owner, pn, pv, pr, task, siginfo",
         ["int4", "bytea", "bytea", "int8", *["bytea"] * 6],
     ),
+    "barred": ("shardhash.barred", "method, outhash, quarantine", ["int4", "bytea", "bytea"]),
 }
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -123,6 +125,13 @@ class Tables:
         part.append(_pack_entry(item) if kind == "entry" else (self._method(item["method"]), *_PACKERS[kind](item)))
         if len(part) >= PART:
             self._copy(kind)
+        if kind == "entry" and item["kind"] == QUARANTINE_PART:
+            self._bar(item["name"].partition(".")[0], item["value"]["outhashes"])
+
+    def _bar(self, quarantine: str, outhashes: Iterable[tuple[str, str]]) -> None:
+        """What follows from a part of a quarantine: its outhashes give no unihash to other tasks."""
+        rows = [(self._method(method), pack_hash(outhash), pack_text(quarantine)) for method, outhash in outhashes]
+        self._parts["barred"] += rows
 
     def flush(self) -> None:
         """Write what is left, and have the planner know of it."""

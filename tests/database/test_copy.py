@@ -77,6 +77,11 @@ def test_there_and_back_is_the_same(
     with create_client(server.address, username="ann", password=token) as client:
         assert client.get_unihash(METHODS[0], "e" * 64) == "cd" * 32
     with create_client(server.address) as client:
+        (quarantine,) = client.quarantines()
+        assert quarantine["where"] == {"outhash": "ba" * 32}
+        assert client.report_unihash("r", METHODS[0], "ba" * 32, "12" * 32)["unihash"] == "12" * 32
+        assert client.report_unihash("s", METHODS[0], "ba" * 32, "34" * 32)["unihash"] == "34" * 32, "it is barred"
+        assert client.remove({"unihash": "12" * 32})["count"] == client.remove({"unihash": "34" * 32})["count"] == 1
         assert client.gc_status() == {"keep": 1, "remove": 300, "mark": "a mark"}
 
 

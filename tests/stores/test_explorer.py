@@ -1,13 +1,17 @@
-"""Searches over two real shards in this process."""
+"""Searches over two real shards in this process, and over a database."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from shardhash.base.timestamps import from_iso
+from shardhash.stores.interface import Store
+from shardhash.stores.postgresql.schema import migrate
+from shardhash.stores.postgresql.store import PostgresqlStore
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.rows import Report
 from tests.stores.shards import running
@@ -20,11 +24,28 @@ def digits(number: int) -> str:
     return f"{'00' if number % 2 else 'ff'}{number:062x}"
 
 
-@pytest.fixture
-async def store() -> AsyncIterator[Router]:
-    """Tasks 1 to 6 of zlib and busybox; 2 shares the outhash of 1, 3 has two outhashes; 9 is a mapping alone."""
+@asynccontextmanager
+async def shards(_request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     async with running(2) as shards:
         router = Router([shard.link for shard in shards])
+        yield router
+        await router.close()
+
+
+@asynccontextmanager
+async def database(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    url = request.getfixturevalue("postgresql").create_database()
+    await migrate(url)
+    store = PostgresqlStore(url, 30.0)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=[shards, database])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """Tasks 1 to 6 of zlib and busybox; 2 shares the outhash of 1, 3 has two outhashes; 9 is a mapping alone."""
+    async with request.param(request) as store:
         for number, outhash, recipe, task in (
             (1, 101, "zlib", "do_compile"),
             (2, 101, "zlib", "do_compile"),
@@ -33,14 +54,13 @@ async def store() -> AsyncIterator[Router]:
             (4, 105, "zlib-native", "do_compile"),
         ):
             report = Report(A, digits(number), digits(outhash), digits(number), "me", recipe, "1", "r0", task, "text")
-            await router.report([report])
-        await router.report([Report(B, digits(6), digits(101), digits(6), None, None)])
-        await router.report_equiv(A, digits(9), bytes.fromhex(digits(8)))
-        yield router
-        await router.close()
+            await store.report([report])
+        await store.report([Report(B, digits(6), digits(101), digits(6), None, None)])
+        await store.report_equiv(A, digits(9), bytes.fromhex(digits(8)))
+        yield store
 
 
-async def found(store: Router, limit: int = 100, **search: Any) -> tuple[int, list[int]]:
+async def found(store: Store, limit: int = 100, **search: Any) -> tuple[int, list[int]]:
     """How many, and the numbers of the taskhashes, newest first."""
     answer = await store.explorer.find(search, limit)
     assert answer.complete
@@ -69,7 +89,7 @@ async def found(store: Router, limit: int = 100, **search: Any) -> tuple[int, li
         ({"taskhash": "no-digest"}, []),
     ],
 )
-async def test_what_matches_is_found(store: Router, search: dict[str, Any], expected: list[int]) -> None:
+async def test_what_matches_is_found(store: Store, search: dict[str, Any], expected: list[int]) -> None:
     count, numbers = await found(store, **search)
     rows = [number for number in numbers if number != 9]
     assert sorted(numbers) == sorted(expected)
@@ -77,11 +97,11 @@ async def test_what_matches_is_found(store: Router, search: dict[str, Any], expe
     assert count == len(expected)
 
 
-async def test_the_newest_are_shown_and_all_are_counted(store: Router) -> None:
+async def test_the_newest_are_shown_and_all_are_counted(store: Store) -> None:
     assert await found(store, 2, PN="*") == (5, [4, 3])
 
 
-async def test_times_bound_what_is_found(store: Router) -> None:
+async def test_times_bound_what_is_found(store: Store) -> None:
     rows = (await store.explorer.find({"PN": "*"}, 100)).rows
     times = [from_iso(row["created"]) for row in rows]
     assert await found(store, PN="*", since=times[1], until=times[0]) == (2, [4, 3])
@@ -89,7 +109,7 @@ async def test_times_bound_what_is_found(store: Router) -> None:
     assert await found(store, since=times[0] + 1) == (1, [6])
 
 
-async def test_a_row_says_what_it_is(store: Router) -> None:
+async def test_a_row_says_what_it_is(store: Store) -> None:
     (row,) = (await store.explorer.find({"taskhash": digits(2)}, 10)).rows
     del row["created"]
     assert row == {
@@ -104,7 +124,7 @@ async def test_a_row_says_what_it_is(store: Router) -> None:
     assert await store.explorer.read_row(A, digits(2), digits(999)) is None
 
 
-async def test_diverging_tasks_are_those_with_more_than_one_outhash(store: Router) -> None:
+async def test_diverging_tasks_are_those_with_more_than_one_outhash(store: Store) -> None:
     answer = await store.explorer.diverging({}, 10)
     assert (answer.count, answer.recipes, answer.complete) == (1, [("busybox", 1)], True)
     ((older, newer),) = answer.tasks
@@ -112,7 +132,7 @@ async def test_diverging_tasks_are_those_with_more_than_one_outhash(store: Route
     assert (await store.explorer.diverging({"PN": "zlib"}, 10)).count == 0
 
 
-async def test_saved_are_those_with_another_unihash_than_their_own_hash(store: Router) -> None:
+async def test_saved_are_those_with_another_unihash_than_their_own_hash(store: Store) -> None:
     saved = await store.explorer.saved(0)
     assert [(recipe, count) for recipe, _, count in saved] == [("zlib", 1)]
     week = saved[0][1]
@@ -120,7 +140,20 @@ async def test_saved_are_those_with_another_unihash_than_their_own_hash(store: R
     assert await store.explorer.saved(week + 8 * 86400 * 10**6) == []
 
 
-async def test_an_unmapped_row_is_found(store: Router) -> None:
+async def test_an_unmapped_row_is_found(store: Store) -> None:
     await store.remove({"unihash": digits(4)})
     (row,) = (await store.explorer.find({"PN": "zlib-native"}, 10)).rows
     assert row["unihash"] is None
+
+
+async def test_rows_come_with_their_siginfo_if_asked_for(store: Store) -> None:
+    rows = (await store.explorer.find({"taskhash": digits(3)}, 10, whole=True)).rows
+    assert [row["outhash_siginfo"] for row in rows] == ["text", "text"]
+
+
+async def test_texts_that_are_no_digests_are_found_by_their_beginning(store: Store) -> None:
+    for taskhash in ("0123456789", "0123456789ab", "task-of-a-kind", "012345678x"):
+        await store.report([Report("o", taskhash, "output-" + taskhash, digits(1))])
+    for begin, expected in (("01234567", 3), ("0123456789", 2), ("task-of-", 1), ("0123456X", 0), ("output-0", 0)):
+        assert (await store.explorer.find({"taskhash": begin}, 10)).count == expected, begin
+    assert (await store.explorer.find({"outhash": "output-0"}, 10)).count == 3

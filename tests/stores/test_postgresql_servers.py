@@ -163,13 +163,13 @@ def test_a_server_needs_the_tables_of_its_version(postgresql: PostgresqlServer) 
     assert started.returncode == 1
     assert "has no tables. Make them with: shardhash migrate" in started.stderr
     done = run("migrate", "--store", url)
-    assert (done.returncode, done.stdout) == (0, "the tables have version 2 now (before: none)\n")
+    assert (done.returncode, done.stdout) == (0, f"the tables have version {schema.VERSION} now (before: none)\n")
     assert "already; nothing was changed" in run("migrate", "--store", url).stdout
     postgresql.execute("update shardhash.version set version = 99", url.rpartition("/")[2])
     for command in (["migrate"], ["serve", "--bind", "127.0.0.1:0"]):
         refused = run(*command, SHARDHASH_STORE=url)
         assert refused.returncode == 1
-        assert "has version 99 of the tables, and this shardhash knows 2" in refused.stderr
+        assert f"has version 99 of the tables, and this shardhash knows {schema.VERSION}" in refused.stderr
         assert PASSWORD not in refused.stderr + refused.stdout
 
 
@@ -206,8 +206,8 @@ def test_tables_of_the_first_version_are_brought_up(postgresql: PostgresqlServer
         patch.setattr(schema, "VERSION", 1)
         assert asyncio.run(schema.migrate(url)) == (0, 1)
     refused = run("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
-    assert "has version 1 of the tables, and this shardhash needs 2" in refused.stderr
-    assert "have version 2 now (before: 1)" in run("migrate", "--store", url).stdout
+    assert f"has version 1 of the tables, and this shardhash needs {schema.VERSION}" in refused.stderr
+    assert f"have version {schema.VERSION} now (before: 1)" in run("migrate", "--store", url).stdout
 
 
 @pytest.mark.parametrize(

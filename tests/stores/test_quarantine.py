@@ -1,4 +1,4 @@
-"""Quarantine over two real shards in this process: what is set aside, what still equates, and the way back."""
+"""Quarantine over two real shards in this process and on a database: what is set aside, what equates, the way back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shardhash.errors import InvokeError
+from shardhash.stores.interface import Store
+from shardhash.stores.postgresql import quarantine as postgresql_quarantine
+from shardhash.stores.postgresql.schema import migrate
+from shardhash.stores.postgresql.store import PostgresqlStore
 from shardhash.stores.sharded import quarantine
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.rows import Report
+from tests.stores.postgresql_server import PostgresqlServer
 from tests.stores.shards import ShardHere, running
 
 M = "m"
@@ -28,9 +33,34 @@ async def shards() -> AsyncIterator[list[ShardHere]]:
 
 
 @pytest.fixture
-async def store(shards: list[ShardHere]) -> AsyncIterator[Router]:
-    """zlib 1 and its twin 2 share outhash 101; zlib 3 and busybox 4 share 100; busybox 5 has 105."""
+async def router(shards: list[ShardHere]) -> AsyncIterator[Router]:
+    """See `store`."""
     router = Router([shard.link for shard in shards])
+    await fill(router)
+    yield router
+    await router.close()
+
+
+@pytest.fixture
+async def database(postgresql: PostgresqlServer) -> AsyncIterator[PostgresqlStore]:
+    """See `store`."""
+    url = postgresql.create_database()
+    await migrate(url)
+    store = PostgresqlStore(url, 30.0)
+    await store.open()
+    await fill(store)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["router", "database"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """zlib 1 and its twin 2 share outhash 101; zlib 3 and busybox 4 share 100; busybox 5 has 105."""
+    found: Store = request.getfixturevalue(request.param)
+    return found
+
+
+async def fill(store: Store) -> None:
     for number, outhash, recipe in (
         (1, 101, "zlib"),
         (2, 101, "zlib"),
@@ -38,25 +68,23 @@ async def store(shards: list[ShardHere]) -> AsyncIterator[Router]:
         (4, 100, "bb"),
         (5, 105, "bb"),
     ):
-        await report(router, number, outhash, recipe)
-    yield router
-    await router.close()
+        await report(store, number, outhash, recipe)
 
 
-async def report(store: Router, number: int, outhash: int, recipe: str = "zlib") -> str:
+async def report(store: Store, number: int, outhash: int, recipe: str = "zlib") -> str:
     """The unihash in force."""
     row = Report(M, digits(number), digits(outhash), digits(number), "me", recipe, "1", "r0", "do_x", "text")
     (unihash,) = await store.report([row])
     return unihash.hex()
 
 
-async def known(store: Router, *numbers: int) -> list[int]:
+async def known(store: Store, *numbers: int) -> list[int]:
     """Those of the tasks that have a mapping."""
     found = await store.lookup(M, b"".join(bytes.fromhex(digits(number)) for number in numbers))
     return [number for number, unihash in zip(numbers, found.unihashes(), strict=True) if unihash is not None]
 
 
-async def test_what_is_chosen_answers_nothing_and_comes_back(store: Router) -> None:
+async def test_what_is_chosen_answers_nothing_and_comes_back(store: Store) -> None:
     assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]  # at hand, too
     entry = await store.quarantine.begin({"PN": "zlib"}, NOTE)
     assert (entry["rows"], entry["mappings"], entry["outhashes"], entry["shared"]) == (3, 3, 1, 1)
@@ -70,7 +98,7 @@ async def test_what_is_chosen_answers_nothing_and_comes_back(store: Router) -> N
     assert await store.quarantine.entries() == []
 
 
-async def test_a_barred_outhash_equates_nothing_until_its_release(store: Router) -> None:
+async def test_a_barred_outhash_equates_nothing_until_its_release(store: Store) -> None:
     entry = await store.quarantine.begin({"outhash": digits(101), "method": M}, NOTE)
     assert entry["outhashes"] == 1
     assert await store.get_outhash(M, digits(101), digits(1), True) is None
@@ -82,23 +110,23 @@ async def test_a_barred_outhash_equates_nothing_until_its_release(store: Router)
     assert await report(store, 9, 101) == digits(1)
 
 
-async def test_an_outhash_of_other_tasks_goes_on_equating(store: Router) -> None:
+async def test_an_outhash_of_other_tasks_goes_on_equating(store: Store) -> None:
     await store.quarantine.begin({"PN": "zlib"}, NOTE)
     assert await report(store, 10, 100, "new") == digits(3)  # by busybox 4, which had it from 3
 
 
-async def test_a_preview_does_nothing(store: Router) -> None:
+async def test_a_preview_does_nothing(store: Store) -> None:
     chosen = await store.quarantine.choose({"PN": "zlib"})
     assert (chosen.rows, chosen.mappings, chosen.outhashes, chosen.shared) == (3, 3, 1, 1)
     assert await known(store, 1, 2, 3) == [1, 2, 3]
     assert await store.quarantine.entries() == []
 
 
-async def test_a_start_goes_on_with_what_was_half_done(store: Router, shards: list[ShardHere]) -> None:
-    entry = await store.quarantine.begin({"outhash": digits(101), "method": M}, NOTE)
-    await store.report_equiv(M, digits(1), bytes.fromhex(digits(1)))  # as if it had never been taken
-    await store.set_entry("quarantine", entry["name"], entry | {"done": False})
-    await store.set_entry("quarantine-part", "orphan.0", {"mappings": [], "outhashes": [[M, digits(105)]]})
+async def test_a_start_goes_on_with_what_was_half_done(router: Router, shards: list[ShardHere]) -> None:
+    entry = await router.quarantine.begin({"outhash": digits(101), "method": M}, NOTE)
+    await router.report_equiv(M, digits(1), bytes.fromhex(digits(1)))  # as if it had never been taken
+    await router.set_entry("quarantine", entry["name"], entry | {"done": False})
+    await router.set_entry("quarantine-part", "orphan.0", {"mappings": [], "outhashes": [[M, digits(105)]]})
     again = Router([shard.link for shard in shards])
     await again.reconcile()
     assert await known(again, 1, 2) == []
@@ -111,7 +139,7 @@ async def test_a_start_goes_on_with_what_was_half_done(store: Router, shards: li
     await again.close()
 
 
-async def test_two_quarantines_of_one_outhash(store: Router) -> None:
+async def test_two_quarantines_of_one_outhash(store: Store) -> None:
     first = await store.quarantine.begin({"outhash": digits(105), "method": M}, NOTE)
     second = await store.quarantine.begin({"outhash": digits(105), "method": M}, NOTE)
     assert second["mappings"] == 0
@@ -122,27 +150,26 @@ async def test_two_quarantines_of_one_outhash(store: Router) -> None:
     assert await report(store, 7, 105) == digits(5)
 
 
-async def test_more_than_fits_is_refused_and_parts_hold_the_rest(
-    store: Router, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quarantine, "MOST", 2)
+async def test_more_than_fits_is_refused_and_parts_hold_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = quarantine if isinstance(store, Router) else postgresql_quarantine
+    monkeypatch.setattr(module, "MOST", 2)
     with pytest.raises(InvokeError, match="choose fewer"):
         await store.quarantine.begin({"PN": "*"}, NOTE)
     assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
-    monkeypatch.setattr(quarantine, "MOST", 100)
-    monkeypatch.setattr(quarantine, "PART", 2)
+    monkeypatch.setattr(module, "MOST", 100)
+    monkeypatch.setattr(module, "PART", 2)
     entry = await store.quarantine.begin({"PN": "*"}, NOTE)
     assert (entry["parts"], entry["mappings"]) == (3, 5)
     assert await known(store, 1, 2, 3, 4, 5) == []
     assert (await store.quarantine.release(entry["name"]))["restored"] == 5
 
 
-async def test_a_release_of_nothing_is_refused(store: Router) -> None:
+async def test_a_release_of_nothing_is_refused(store: Store) -> None:
     with pytest.raises(InvokeError, match="there is no quarantine 'x'"):
         await store.quarantine.release("x")
 
 
-async def test_discard_removes_just_what_is_named(store: Router) -> None:
+async def test_discard_removes_just_what_is_named(store: Store) -> None:
     assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
     count = await store.quarantine.discard([(M, digits(1), digits(101)), (M, digits(4), digits(100)), (M, "x", "y")])
     assert count == 4
@@ -150,3 +177,29 @@ async def test_discard_removes_just_what_is_named(store: Router) -> None:
     assert (await store.explorer.find({"taskhash": digits(1)}, 10)).count == 0
     assert (await store.usage())["outhashes_v2"] == 3
     assert await report(store, 6, 101) == digits(1)  # by 2
+
+
+async def test_no_upstream_is_asked_for_a_barred_outhash(store: Store) -> None:
+    await store.quarantine.begin({"outhash": digits(105), "method": M}, NOTE)
+    asked: list[str] = []
+
+    async def upstream(report: Report) -> bytes:
+        asked.append(report.outhash)
+        return bytes.fromhex(digits(77))
+
+    rows = [Report(M, digits(number), digits(outhash), digits(number)) for number, outhash in ((6, 105), (7, 200))]
+    assert [unihash.hex() for unihash in await store.report(rows, upstream)] == [digits(6), digits(77)]
+    assert asked == [digits(200)]
+
+
+async def test_two_servers_on_a_database_agree(database: PostgresqlStore) -> None:
+    other = PostgresqlStore(database._url, 30.0)
+    await other.open()
+    assert await known(other, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
+    entry = await database.quarantine.begin({"outhash": digits(101), "method": M}, NOTE)
+    assert await known(other, 1, 2, 3, 4, 5) == [3, 4, 5]
+    assert await report(other, 6, 101) == digits(6)
+    assert [one["name"] for one in await other.quarantine.entries()] == [entry["name"]]
+    assert (await other.quarantine.release(entry["name"]))["restored"] == 2
+    assert await report(database, 7, 101) == digits(1)
+    await other.close()

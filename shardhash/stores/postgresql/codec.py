@@ -47,6 +47,11 @@ def unpack_key(value: bytes) -> Key:
     return unpack_text(value.removeprefix(_SHORT if value.startswith(_SHORT) else _TAGGED))
 
 
+def beginnings(text: str) -> tuple[bytes, bytes]:
+    """What the columns of keys begin with that are no digests and begin with a text."""
+    return _SHORT + pack_text(text), _TAGGED + pack_text(text)
+
+
 def pack_hash(text: str) -> bytes:
     """A hash given as text, as a column holds it; 0.5 us."""
     return pack_key(to_key(text))

@@ -37,9 +37,13 @@ class Mapped(NamedTuple):
 
 @dataclass
 class Line:
-    """An outhash in the database: its latest row's `created` (-1: it has none), its oldest rows with a mapping."""
+    """An outhash in the database: its latest row's `created` (-1: it has none), its oldest rows with a mapping.
+
+    `barred`: it gives no unihash to other tasks (quarantine.py).
+    """
 
     latest: int = -1
+    barred: bool = False
     oldest: list[Mapped] = field(default_factory=list)
     rows: dict[bytes, int] = field(default_factory=dict)
     """`created` of the rows whose taskhashes are reported now."""
@@ -50,7 +54,7 @@ class Line:
 
     def equivalent(self, taskhash: bytes) -> bytes | None:
         """The unihash of the oldest row of another taskhash."""
-        return next((row.unihash for row in self.oldest if row.taskhash != taskhash), None)
+        return None if self.barred else next((row.unihash for row in self.oldest if row.taskhash != taskhash), None)
 
 
 @dataclass
@@ -94,11 +98,11 @@ def plan_reports(
         unihash = known.get(place)
         if unihash is None:
             equivalent = line.equivalent(report.taskhash)
-            if equivalent is None and report.ask:
+            if equivalent is None and report.ask and not line.barred:
                 waiting.add(outhash)
                 plan.answers.append(None)
                 continue
-            unihash = equivalent or report.elsewhere or report.unihash
+            unihash = equivalent or (None if line.barred else report.elsewhere) or report.unihash
             known[place] = mappings[place] = unihash
             for other in reported[place]:
                 _has_mapping(lines[report.method, other], report.taskhash, unihash)

@@ -55,6 +55,8 @@ select
 from unnest(%b::int[], %b::bytea[], %b::bytea[]) with ordinality as q (method, taskhash, outhash, place)
 order by q.place
 """
+BARRED = -2
+"""What stands for the time of a row, and says that a quarantine names the outhash."""
 _LINES = b"""
 select q.method, q.outhash, x.created, x.taskhash, x.unihash
 from unnest(%b::int[], %b::bytea[]) as q (method, outhash)
@@ -78,8 +80,14 @@ cross join lateral (
         where r.method = q.method and r.outhash = q.outhash
         order by r.created desc, r.taskhash desc limit 1
     )
+    union all
+    (
+        select BARRED, ''::bytea, null
+        from shardhash.barred as b
+        where b.method = q.method and b.outhash = q.outhash limit 1
+    )
 ) as x
-"""
+""".replace(b"BARRED", b"%d" % BARRED)
 _MOMENT = b"""
 select (extract(epoch from clock_timestamp()) * 1000000)::bigint,
     (select value from shardhash.entry where kind = 'config' and name = 'gc-mark'::bytea)
@@ -290,7 +298,9 @@ async def _read(
         known: dict[Place, Line] = {}
         for method, outhash, created, taskhash, unihash in await lines.fetchall():
             line = known.setdefault((method, outhash), Line())
-            if unihash is None:
+            if created == BARRED:
+                line.barred = True
+            elif unihash is None:
                 line.latest = created
             else:
                 line.add(Mapped(created, taskhash, unihash))

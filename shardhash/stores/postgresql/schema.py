@@ -8,6 +8,7 @@ entry      users and settings: (kind, name) -> a JSON value; the current GC mark
 change     what makes other servers' answers wrong, in the order of commits: (seq, kind, key); see changes.py
 removal    removals that are under way, each with a counter that says that it goes on
 follower   servers that answer by what they followed of `change`: how far, and for how long they trust in it
+barred     outhashes that give no unihash to other tasks, each with the quarantine that names it (quarantine.py)
 version    the one row that says which migrations were made
 =========  ==============================================================================================
 
@@ -80,7 +81,15 @@ create table shardhash.follower (
     lease double precision not null
 );
 """
-MIGRATIONS: Final = (FIRST, SECOND)
+THIRD = """
+create table shardhash.barred (
+    method integer not null,
+    outhash bytea not null,
+    quarantine bytea not null,
+    primary key (method, outhash, quarantine)
+);
+"""
+MIGRATIONS: Final = (FIRST, SECOND, THIRD)
 VERSION: Final = len(MIGRATIONS)
 _LOCK = b"select pg_advisory_xact_lock(7563, 0)"
 """One migration at a time."""

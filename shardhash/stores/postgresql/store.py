@@ -18,12 +18,13 @@ from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, un
 from shardhash.stores.postgresql.collection import Collections
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, read_mark
-from shardhash.stores.postgresql.explorer import NoExplorer, NoQuarantine
+from shardhash.stores.postgresql.explorer import PostgresqlExplorer
 from shardhash.stores.postgresql.following import Follower
 from shardhash.stores.postgresql.imports import Imports
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
+from shardhash.stores.postgresql.quarantine import PostgresqlQuarantine
 from shardhash.stores.postgresql.report_rounds import Reports
 from shardhash.stores.postgresql.schema import check_version
 from shardhash.stores.postgresql.walks import MAPPINGS, ROWS, Condition, condition_of, walk
@@ -56,7 +57,10 @@ where r.method = %b::int and r.outhash = %b::bytea order by r.created, r.taskhas
 """.encode()
 _MAPPED_ROW_OF_OUTHASH = f"""
 select {_ROW}, m.unihash, m.mark from shardhash.outrow as r {_JOIN}
-where r.method = %b::int and r.outhash = %b::bytea order by r.created, r.taskhash limit 1
+where r.method = %b::int and r.outhash = %b::bytea and not exists (
+    select from shardhash.barred as b where b.method = r.method and b.outhash = r.outhash
+)
+order by r.created, r.taskhash limit 1
 """.encode()
 _INSERT_MAPPING = b"""
 insert into shardhash.mapping (method, taskhash, unihash, mark) values (%b::int, %b::bytea, %b::bytea, %b::bytea)
@@ -77,8 +81,6 @@ _UNUSED = """t.created < %(before)b::bigint and not exists (
 class PostgresqlStore:
     """A Store whose hashes lie in a PostgreSQL database, which other servers may share."""
 
-    explorer = NoExplorer()
-    quarantine = NoQuarantine()
     remote = True
 
     def __init__(
@@ -109,6 +111,10 @@ class PostgresqlStore:
         self._collections = Collections(database, self._methods, self._changes)
         self._entries = Entries(database, self._changes)
         imports = Imports(database, self._methods)
+        self.explorer = PostgresqlExplorer(database, self._methods)
+        self.quarantine = PostgresqlQuarantine(
+            database, self._methods, self.explorer, self._entries, self._changes, imports.take_mappings
+        )
         self.take_mappings = imports.take_mappings
         self.take_rows = imports.take_rows
 
