@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 import socket
 import ssl
 import struct
@@ -63,10 +65,11 @@ async def ask(address: str, header: bytes, asked: bytes, pause: bool = False, tl
         async with asyncio.timeout(LIMIT):
             reader, writer = await asyncio.open_connection(sock=raw, ssl=context, server_hostname=name)
             writer.write(HELLO + asked)
-            while asked and (line := await reader.readline()):
-                said += line
-                asked = asked[asked.index(b"\n") + 1 :]
-            if not asked or b"invoke-error" in said:
+            try:
+                while asked and (line := await reader.readline()):
+                    said += line
+                    asked = asked[asked.index(b"\n") + 1 :]
+            finally:
                 writer.transport.abort()
     except (ConnectionError, ssl.SSLError):
         pass
@@ -234,3 +237,32 @@ async def test_who_is_fast_waits_and_is_answered_and_counted(start_server: Start
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
         text = await response.text()
     assert 'shardhash_limits_hit_total{limit="peer_requests"}' in text
+
+
+async def test_proxies_are_taken_over_without_a_restart(
+    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("")
+    server = start_server(*IN_MEMORY, "--config", str(file))
+    assert await ask(server.address, v1(CLIENT), PING) == b""
+    file.write_text("trust-proxy = ['127.0.0.1']\n")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for_line(capfd, "trust-proxy is now 127.0.0.1")
+    assert await ask(server.address, v1(CLIENT), PING) == ALIVE
+
+
+async def test_proxies_that_say_nothing_are_closed(start_server: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    """One that only looks whether the server is there costs no line in the log."""
+    server = start_server(*IN_MEMORY, "--trust-proxy", "127.0.0.1", "--limit", "hello_time=1s")
+    ends = [connected(server.address) for _ in range(3)]
+    ends[0].close()
+    ends[1].sendall(v2(CLIENT)[:14])
+    for raw in ends[1:]:
+        raw.settimeout(LIMIT)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.to_thread(raw.recv, 100) == b""
+        raw.close()
+    assert await ask(server.address, v1(CLIENT), PING) == ALIVE
+    server.stop()
+    assert "it ended before" not in capfd.readouterr().err

@@ -187,3 +187,17 @@ def test_config_shows_every_limit_and_who_says_so(tmp_path: Path) -> None:
     assert limits["peer_requests"] == {"value": "2000", "source": "--public"}
     text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     assert "\n##   user_rows=7 " in text
+
+
+async def test_a_disk_below_its_mark_keeps_nothing_of_an_upstream(
+    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upstream = start_server(*IN_MEMORY)
+    assert await stock_ask(upstream.address, reported(1)) == [answer(1)]
+    arguments = ("--data", str(tmp_path / "data"), "--workers", "1", "--upstream", upstream.address)
+    server = start_server(*arguments, "--limit", "disk_refuse=100000G")
+    wait_for_line(capfd, "reports are answered and not stored until")
+    asked: list[dict[str, object]] = [got(1), {"backfill-wait": None}]
+    assert (await stock_ask(server.address, *asked))[0] == answer(1)
+    upstream.stop()
+    assert await stock_ask(server.address, got(1)) == [None]

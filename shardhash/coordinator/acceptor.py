@@ -7,10 +7,12 @@ before it costs more than its descriptor, and accepting begins again by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from shardhash.base.networks import UNIX
@@ -103,6 +105,7 @@ class Acceptor:
             raw.close()
             return
         raw.setblocking(False)
+        connection.hang_up = partial(_hang_up, raw)
         self._tasks.start(self._serve(raw, connection, proxy), "accepting a connection")
 
     async def _serve(self, raw: socket.socket, connection: Connection, proxy: bool) -> None:
@@ -116,8 +119,10 @@ class Acceptor:
                 lambda: self._make(connection), raw, ssl=self._context, ssl_handshake_timeout=limit
             )
         except (OSError, ProtocolError) as error:  # TLS errors and limits of time are among them
-            what = "no PROXY header can be read" if isinstance(error, ProtocolError) else "no TLS connection is made"
-            log.info("%s: closed: %s: %s", connection.peer, what, str(error) or type(error).__name__)
+            silent = proxy and isinstance(error, ConnectionResetError)  # a proxy looks whether somebody is there
+            what = "no PROXY header can be read" if isinstance(error, ProtocolError) else "no connection can be made"
+            level = logging.DEBUG if silent else logging.INFO
+            log.log(level, "%s: closed: %s: %s", connection.peer, what, str(error) or type(error).__name__)
             raw.close()
             self._connections.remove(connection)
 
@@ -131,3 +136,9 @@ class Acceptor:
         if header is not None and header.host is not None:
             return self._connections.move(connection, header.host, peer_of(header.host, header.port))
         return self._connections.holds(connection)
+
+
+def _hang_up(raw: socket.socket) -> None:
+    """End a connection whose task waits for its first bytes; that closes it."""
+    with contextlib.suppress(OSError):
+        raw.shutdown(socket.SHUT_RDWR)

@@ -42,6 +42,7 @@ class Connection:
         "fd",
         "fresh",
         "greeted",
+        "hang_up",
         "heard",
         "held",
         "host",
@@ -89,6 +90,8 @@ class Connection:
         self.transport: asyncio.Transport | None = None
         self.watched: Any = None
         """The WatchedProtocol of one that aiohttp reads."""
+        self.hang_up: Callable[[], None] = _nothing
+        """Ends it before it has a transport."""
         self.resume: Callable[[], None] = _nothing
         """Reads on, after `Connections.keep` said that it must wait."""
         self.busy: Callable[[], bool] = _never
@@ -204,6 +207,8 @@ class Connections:
     def _drop(self, connection: Connection) -> None:
         if connection.transport is not None:
             connection.transport.abort()
+        else:
+            connection.hang_up()
         self.remove(connection)
 
     def asked(self, connection: Connection) -> None:

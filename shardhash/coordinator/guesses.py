@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from hashlib import blake2b
 
 from shardhash.coordinator.buckets import Buckets
 from shardhash.coordinator.complaints import Complaints
@@ -17,8 +18,15 @@ from shardhash.coordinator.limits import ServerLimits
 from shardhash.errors import InvokeError
 
 MINUTE = 60.0
+LONGEST_KEY = 80
+"""Characters of a name that is kept as it is."""
 MOST_KNOWN = 10_000
 """Pairs of host and user that logged in, which are remembered; the oldest is forgotten first."""
+
+
+def _short(key: str) -> str:
+    """A name that somebody made up may be a megabyte, and is kept for a while."""
+    return key if len(key) <= LONGEST_KEY else blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 class Guesses:
@@ -49,8 +57,8 @@ class Guesses:
         if wait:
             self.complaints.add(
                 "user_logins",
-                f"logins as {username!r} by password, from hosts where it never logged in, are refused: more than"
-                f" {self.limits.user_logins} a minute were wrong; --limit user_logins=N allows more",
+                f"logins as {username[:LONGEST_KEY]!r} by password, from hosts where it never logged in, are refused:"
+                f" more than {self.limits.user_logins} a minute were wrong; --limit user_logins=N allows more",
             )
             return self._words(f"too many wrong logins as {username}", wait, "user_logins")
         return None
@@ -80,10 +88,10 @@ class Guesses:
             self._spend(self._tokens, limit, key)
 
     def _wait(self, buckets: dict[str, Buckets], limit: str, key: str) -> float:
-        return buckets[limit].wait(key, getattr(self.limits, limit) / MINUTE, 1.0)
+        return buckets[limit].wait(_short(key), getattr(self.limits, limit) / MINUTE, 1.0)
 
     def _spend(self, buckets: dict[str, Buckets], limit: str, key: str) -> None:
-        buckets[limit].draw(key, getattr(self.limits, limit) / MINUTE, 1.0, 1.0)
+        buckets[limit].draw(_short(key), getattr(self.limits, limit) / MINUTE, 1.0, 1.0)
 
     def _words(self, what: str, wait: float, limit: str) -> str:
         return (

@@ -51,7 +51,7 @@ class ServerLimits:
     pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")
     peer_requests: int = _limit(100_000, 2_000, "count", "requests a second of a host, 10 s in one go; then they wait")
     user_requests: int = _limit(100_000, 2_000, "count", "of them of one user; 16 stream lines or hashes count as one")
-    peer_bytes: int = _limit(512 << 20, 8 << 20, "size", "a second from one host, 10 s in one go; then they wait")
+    peer_bytes: int = _limit(512 << 20, 8 << 20, "size", "a second from one host, and of siginfo to it; then they wait")
     user_bytes: int = _limit(512 << 20, 8 << 20, "size", "of them from one user")
     peer_logins: int = _limit(600, 20, "count", "wrong logins a minute from one host, until its passwords are refused")
     user_logins: int = _limit(600, 60, "count", "as one user, from hosts where it did not log in before")

@@ -37,6 +37,11 @@ class Purse:
         self._group = group
         self._user: str | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether the host or the user sent enough for a while."""
+        return self.requests <= 0 or self.bytes <= 0
+
     def refill(self, user: str | None, peer: str) -> float:
         """Draw more; the seconds to wait before anything else is answered. `user`: who it acts as now."""
         self._user = user

@@ -85,7 +85,7 @@ class Session:
         Otherwise None, and they are to be fed. Most waves of a build that others went before end here: no task is
         woken and no worker is asked.
         """
-        if not self._idle or self._events or self._ending or len(events) != 1 or self._must_wait:
+        if not self._idle or self._events or self._ending or len(events) != 1 or self._purse.empty:
             return None
         event = events[0]
         started = perf_counter()
@@ -100,11 +100,6 @@ class Session:
                 self._count(event, OK, perf_counter() - started)
             return answer
         return None
-
-    @property
-    def _must_wait(self) -> bool:
-        """Whether the host or the user sent enough for a while."""
-        return self._purse.requests <= 0 or self._purse.bytes <= 0
 
     @property
     def caller(self) -> Caller:
@@ -190,7 +185,7 @@ class Session:
                 await self._users.check_again(self._caller)
                 if not self._events:  # the client left, or lost the right to be here
                     continue
-            if self._must_wait:
+            if self._purse.empty:
                 await self._pause(self._purse.refill(self._caller.identity.username, self._peer))
                 continue  # who acts here may have lost the right to meanwhile
             if not await self._answer(self._events.popleft()):
@@ -294,6 +289,8 @@ class Session:
             return FAILED
         await self._output.send_json(value)
         if event.command.name in ROWS:
+            if isinstance(value, dict):  # a question of a few bytes may have megabytes for an answer
+                self._purse.bytes -= len(value.get("outhash_siginfo") or "")
             await self._slice.turn()  # its siginfo may be megabytes, which take tens of milliseconds
         return OK
 
@@ -346,7 +343,7 @@ class Session:
                 if answers.done():
                     await self._send_answers(block, answers.result(), started)
                     under_way.popleft()
-                elif len(under_way) < BLOCKS_AHEAD and self._more_lines and not self._must_wait:
+                elif len(under_way) < BLOCKS_AHEAD and self._more_lines and not self._purse.empty:
                     under_way.append(self._begin(self._events.popleft()))
                 else:
                     await self._wakeup.wait()

@@ -35,6 +35,7 @@ from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
 from shardhash.server.store_factory import Workers, open_store
 from shardhash.server.watchdog import keep_fed
+from shardhash.stores.chained.store import ChainedStore
 from shardhash.stores.interface import Store
 from shardhash.wire.address import Address
 
@@ -78,16 +79,13 @@ async def serve(
             store=store, users=await _users(settings, store, running), stats=Stats(), slow=settings.slow or math.inf
         )
         if settings.data is not None:
-            load_quotas(settings.data, services.quotas)
-            running.callback(save_quotas, settings.data, services.quotas)
+            _watch_data(settings.data, services, background, running)
         site = Site(services, settings.browsers, settings.data)
         most = descriptors.limit() - descriptors.RESERVED
         proxies = Proxies(settings.trust_proxies)
         listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer, most, proxies)
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
-        if settings.data is not None:
-            background.start(watch_room(settings.data, services.room, services.quotas), "watching the disk")
         site.start()
         running.push_async_callback(site.close)
         addresses = await _listen(listeners, settings, manager)
@@ -104,6 +102,15 @@ async def serve(
         await stop.wait()
         manager.tell(STOPPING="1", STATUS="stopping")
         log.info("stopping")
+
+
+def _watch_data(data: Path, services: Services, background: BackgroundTasks, running: AsyncExitStack) -> None:
+    """Watch how full the disk is, and keep what users store in a day."""
+    load_quotas(data, services.quotas)
+    running.callback(save_quotas, data, services.quotas)
+    background.start(watch_room(data, services.room, services.quotas), "watching the disk")
+    if isinstance(services.store, ChainedStore):
+        services.store.may_keep = lambda: not services.room.low
 
 
 async def _listen(listeners: Listeners, settings: Settings, manager: ServiceManager) -> list[Address]:

@@ -139,3 +139,13 @@ def test_new_tokens_are_limited_by_user_and_host() -> None:
     assert complaints.counts == {"user_tokens": 1, "peer_tokens": 1}
     clock.now += 60
     some.ask_token("one", "a")
+
+
+def test_names_of_a_megabyte_are_not_kept() -> None:
+    some, _ = guesses(Clock(), user_logins=2)
+    for length in (1_000_000, 1_000_001):
+        for _ in range(2):
+            assert some.refusal("x" * length, "a") is None
+            some.failed("x" * length, "a")
+        assert some.refusal("x" * length, "b") is not None
+    assert max(len(key) for key in some._logins["user_logins"]._kept) < 100

@@ -85,6 +85,8 @@ class ChainedStore:
         self._misses = misses
         self._backfill: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self._tasks = BackgroundTasks()
+        self.may_keep: Callable[[], bool] = lambda: True
+        """Whether what the upstream says is stored; a disk that is nearly full has no room for it."""
 
     def start(self) -> None:
         """Begin to backfill."""
@@ -206,7 +208,8 @@ class ChainedStore:
     async def _store_mapping(self, mapping: tuple[str, str, bytes]) -> ShardhashError | None:
         """Store a mapping of the upstream; why it could not be stored."""
         try:
-            await self._local.report_equiv(*mapping)
+            if self.may_keep():  # nothing is lost: it is asked upstream again
+                await self._local.report_equiv(*mapping)
         except ShardhashError as error:
             return error
         finally:
@@ -214,7 +217,7 @@ class ChainedStore:
         return None
 
     async def _keep(self, row: Columns | None) -> None:
-        if row is not None:
+        if row is not None and self.may_keep():
             try:
                 await self._local.store_row(row)
             except ShardhashError as error:
