@@ -27,7 +27,7 @@ PROGRAMS = {
     "export": ("shardhash.moving.cli", "export", "write a database that BitBake's own server serves"),
     "migrate": ("shardhash.database.cli", "migrate", "make or upgrade the tables of a database (serve --store)"),
     "copy": ("shardhash.database.cli", "copy", "copy everything between a data directory and a database"),
-    "completion": ("shardhash.cli", "completion", "print what has a shell complete commands and options"),
+    "completion": ("shardhash.cli", "completion", "print a script that completes commands and options in a shell"),
 }
 """For each subcommand the module and the function that run it, and what it is for."""
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def completion(arguments: Sequence[str]) -> int:
     """``shardhash completion``."""
-    text = "Print what has a shell complete the commands and options of shardhash."
+    text = "Print a script that has a shell complete the commands and options of shardhash."
     known = Options(parser_of("completion", text, _COMPLETION_EXAMPLES, usage=None))
     known.parser.add_argument("shell", metavar="bash|zsh|fish", choices=("bash", "zsh", "fish"), help="which shell")
     given = known.parse(arguments)
@@ -81,7 +81,7 @@ def _help() -> str:
     commands = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in PROGRAMS.items())
     return f"""{USAGE}
 
-A hash equivalence server for BitBake builds, and what belongs to it.
+A hash equivalence server for BitBake builds, and its tools.
 
 commands:
 {commands}

@@ -84,7 +84,7 @@ class Option:
     repeatable: bool = False
     """Its value is a list; white space parts the items in a variable."""
     words: bool = False
-    """Its text is words parted by spaces; a list in a file is joined to one."""
+    """Its text is words separated by spaces; a list in a file is joined to one."""
     empty: bool = False
     """An empty text is a value, also in a variable."""
     secret: bool = False
@@ -156,13 +156,15 @@ class Option:
             return " ".join(sorted(value)) or "@none"
         if self.convert is seconds:
             return _with_unit(value, _SPANS)
-        if self.convert is size:
+        if self.convert in (size, size_or_none):
             return _with_unit(value, _UNITS)
         return value if isinstance(value, int | float) else str(value)
 
 
 def _with_unit(value: float, units: Mapping[str, float]) -> str:
     """A number written with the largest unit that divides it."""
+    if not value:
+        return "0"
     unit = max((unit for unit in units if value % units[unit] == 0), key=lambda unit: units[unit], default="")
     return f"{value / units[unit]:.12g}{unit}"
 

@@ -45,7 +45,8 @@ and stops in order on SIGTERM, SIGINT and SIGQUIT. On SIGHUP it reads the file o
 takes over the log level, the limits of messages and the rules of addresses, and says what needs a new start.
 
 Each option can also be given by the variables in [ ] behind it, or by a line of a TOML file (--config); the flag wins,
-then the first variable that is set, then the file. `shardhash config` shows what is in force, and who says so.
+then the first variable that is set, then the file. `shardhash config` shows what is in force, and where each value
+comes from.
 """
 EXAMPLES = """\
 addresses:

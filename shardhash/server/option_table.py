@@ -44,7 +44,7 @@ _LISTENING = (
         repeatable=True,
         short="-b",
         reloadable=True,
-        help="listen here; may be given several times, in a variable parted by spaces",
+        help="listen here; may be given several times, in a variable separated by spaces",
     ),
     switch(
         "--read-only",
@@ -298,7 +298,7 @@ _USERS = (
         empty=True,
         words=True,
         reloadable=True,
-        help="what those may do who do not log in, parted by commas or spaces: @read @report @db-admin, or @none"
+        help="what those may do who do not log in, separated by commas or spaces: @read @report @db-admin, or @none"
         " (default '@read @report @db-admin'; '@read @report' at addresses that others than this machine reach)",
     ),
     option(
