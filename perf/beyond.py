@@ -3,6 +3,7 @@
     python -m perf.beyond                        # some minutes
     python -m perf.beyond --quick                # a trial, whose figures mean nothing
 
+"cold" is a server that remembers no answers: it asks the database for every lookup.
 The database is one of its own, on this machine, with fsync on; so is everything that it is measured beside. Where
 BITBAKE_DIR names a checkout of BitBake, and sqlalchemy and asyncpg are installed, its server runs on the same database.
 """
@@ -70,8 +71,8 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         if name != "reference":
             asyncio.run(seeding.report(addresses["ws"], Workload(shape="waves")))
         for shape, (client, asked) in shapes.items():
-            if client != "report" and name == "reference":
-                continue  # a lookup of it is a transaction, and a build's waves would take half an hour
+            if shape not in SHAPES.get(name, shapes):
+                continue
             found[shape] = _compare(f"{name}: {shape}", some, client, asked, options)
             if shape == "batched":
                 for count in ("lookups", "lookups_per_second"):
@@ -108,11 +109,11 @@ def _embedded() -> Iterator[list[Server]]:
 
 
 @contextmanager
-def _on_database(count: int) -> Iterator[list[Server]]:
+def _on_database(count: int, *arguments: str) -> Iterator[list[Server]]:
     with PostgresqlServer(*DATABASE_SETTINGS, fsync=True) as database, ExitStack() as stack:
         url = database.create_database()
         asyncio.run(migrate(url))
-        yield [stack.enter_context(servers.shardhash_on_database(url)) for _ in range(count)]
+        yield [stack.enter_context(servers.shardhash_on_database(url, *arguments)) for _ in range(count)]
 
 
 @contextmanager
@@ -132,10 +133,17 @@ def _reference() -> Iterator[list[Server]]:
 CONTENDERS = {
     "embedded": _embedded,
     "postgresql": lambda: _on_database(1),
+    "cold": lambda: _on_database(1, "--answer-cache", "0"),
     "two servers": lambda: _on_database(2),
     "reference": _reference,
 }
 """Each starts what is measured, and yields its servers."""
+SHAPES = {
+    "cold": ("block9000", "waves"),
+    # A lookup of it is a transaction: a build's waves would take half an hour. It has no batches of reports.
+    "reference": ("reports",),
+}
+"""What is asked of those who are not asked everything."""
 
 
 def _show(contenders: dict[str, Any]) -> None:

@@ -107,9 +107,9 @@ def shardhash(
     return server
 
 
-def shardhash_on_database(url: str) -> Server:
+def shardhash_on_database(url: str, *arguments: str) -> Server:
     """This checkout's server on a database that has its tables."""
-    return _start([], environment() | {"SHARDHASH_STORE": url})
+    return _start(arguments, environment() | {"SHARDHASH_STORE": url})
 
 
 def _start(arguments: Sequence[str], variables: dict[str, str]) -> Server:

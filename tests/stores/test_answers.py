@@ -119,6 +119,24 @@ def test_large_batches_pass_by() -> None:
     assert answers.find("m", keys[:32]) is None
 
 
+def test_who_has_taken_its_turn_finds_larger_batches() -> None:
+    answers = Answers(1 << 30, large=3 * LARGE)
+    keys = b"".join(map(digest, range(2 * LARGE)))
+    answers.remember("m", keys, Found(keys, None), answers.asked())
+    assert answers.find("m", keys) is None, "it would keep all others waiting"
+    found = answers.find_many("m", keys)
+    assert found is not None
+    assert found.unihashes() == list(map(digest, range(2 * LARGE)))
+    assert answers.find_many("m", keys + keys) is None
+
+
+def test_what_is_unknown_is_not_remembered_where_others_store_too() -> None:
+    answers = Answers(SIZE, unknown=False)
+    learnt(answers, "m", (ONE, TWO), (THREE, None))
+    assert told(answers, "m", ONE) == [TWO]
+    assert told(answers, "m", THREE) is None
+
+
 @pytest.mark.parametrize("size", [0, ENTRY_SIZE])
 def test_nothing_is_remembered_without_memory(size: int) -> None:
     answers = Answers(size)

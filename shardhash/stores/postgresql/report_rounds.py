@@ -4,10 +4,13 @@
    some of them.
 2. The round's transaction takes the gate (locks.py) for changes, then an advisory lock for each outhash, in ascending
    order, so that rounds of all servers wait for each other without a deadlock.
-3. It reads what it needs (report_plan.py decides), and inserts mappings and rows, each in ascending order.
+3. It reads what it needs in one statement (report_plan.py decides), and inserts mappings and rows, each in ascending
+   order, in another.
 4. If fewer mappings were inserted than decided, another server has just mapped a taskhash through another outhash: the
    transaction is undone and begins anew, and sees it.
 5. It commits, and answers.
+
+Those are two round trips: 2 and the reading, then the rest, 4 being for the database to find out.
 
 Reports that an upstream is to be asked about leave the round, with all that stand behind them in their line, ask
 without a lock or a connection, and come back.
@@ -21,14 +24,16 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from itertools import count, starmap
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import orjson
+import psycopg
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import UnavailableError
 from shardhash.stores.interface import Otherwise
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.arrays import bigint_array, bytea_array, int_array
 from shardhash.stores.postgresql.codec import pack_hash, pack_optional
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.locks import ENTER, LOCK_OUTHASHES, lock_key
@@ -45,21 +50,24 @@ MOST_REPORTS = 500
 
 Outhash: TypeAlias = tuple[str, str]
 
-_OWN = b"""
-select
-    (
-        select created from shardhash.outrow as r
-        where r.method = q.method and r.taskhash = q.taskhash and r.outhash = q.outhash
-    ),
-    (select unihash from shardhash.mapping as m where m.method = q.method and m.taskhash = q.taskhash)
-from unnest(%b::int[], %b::bytea[], %b::bytea[]) with ordinality as q (method, taskhash, outhash, place)
-order by q.place
-"""
 BARRED = -2
 """What stands for the time of a row, and says that a quarantine names the outhash."""
-_LINES = b"""
-select q.method, q.outhash, x.created, x.taskhash, x.unihash
-from unnest(%b::int[], %b::bytea[]) as q (method, outhash)
+_LOCK = ENTER + b" union all " + LOCK_OUTHASHES
+_READ = b"""
+select 'own', place, created, unihash, null::bytea
+from (
+    select place, (
+        select created from shardhash.outrow as r
+        where r.method = q.method and r.taskhash = q.taskhash and r.outhash = q.outhash
+    ) as created, (
+        select unihash from shardhash.mapping as m where m.method = q.method and m.taskhash = q.taskhash
+    ) as unihash
+    from unnest(%b::int[], %b::bytea[], %b::bytea[]) with ordinality as q (method, taskhash, outhash, place)
+) as own
+where created is not null or unihash is not null
+union all
+select 'line', q.place, x.created, x.unihash, x.taskhash
+from unnest(%b::int[], %b::bytea[]) with ordinality as q (method, outhash, place)
 cross join lateral (
     (
         select y.created, y.taskhash, y.unihash
@@ -87,25 +95,28 @@ cross join lateral (
         where b.method = q.method and b.outhash = q.outhash limit 1
     )
 ) as x
+union all
+select 'moment', 0, (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    (select value from shardhash.entry where kind = 'config' and name = 'gc-mark'::bytea), null
 """.replace(b"BARRED", b"%d" % BARRED)
-_MOMENT = b"""
-select (extract(epoch from clock_timestamp()) * 1000000)::bigint,
-    (select value from shardhash.entry where kind = 'config' and name = 'gc-mark'::bytea)
-"""
-_INSERT_MAPPINGS = b"""
-insert into shardhash.mapping (method, taskhash, unihash, mark)
-select method, taskhash, unihash, %b::bytea
-from unnest(%b::int[], %b::bytea[], %b::bytea[]) as q (method, taskhash, unihash)
-on conflict do nothing
-"""
-_INSERT_ROWS = b"""
-insert into shardhash.outrow (method, taskhash, outhash, created, owner, pn, pv, pr, task, siginfo)
-select * from unnest(
-    %b::int[], %b::bytea[], %b::bytea[], %b::bigint[],
-    %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[]
+"""Of what is reported, all that is there already: its rows and mappings, its outhashes; and the time and the mark."""
+_STORE = b"""
+with mapped as (
+    insert into shardhash.mapping (method, taskhash, unihash, mark)
+    select method, taskhash, unihash, %b::bytea
+    from unnest(%b::int[], %b::bytea[], %b::bytea[]) as q (method, taskhash, unihash)
+    on conflict do nothing returning 1
+), stored as (
+    insert into shardhash.outrow (method, taskhash, outhash, created, owner, pn, pv, pr, task, siginfo)
+    select * from unnest(
+        %b::int[], %b::bytea[], %b::bytea[], %b::bigint[],
+        %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[], %b::bytea[]
+    )
+    on conflict do nothing
 )
-on conflict do nothing
+select 1 / (case when (select count(*) from mapped) = %b::bigint then 1 else 0 end)
 """
+"""Divides by zero if another server has just stored one of these mappings: nobody has to wait for the count."""
 
 
 class _UnderWay:
@@ -261,78 +272,70 @@ class Reports:
         while True:
             try:
                 plan = await self._database.write(partial(_store_once, asked, keys, outhashes, details))
-            except _BetweenError:
+            except psycopg.errors.DivisionByZero:  # another server mapped a taskhash of this round
                 continue
             return plan.answers
-
-
-class _BetweenError(Exception):
-    """Another server mapped a taskhash of this round."""
 
 
 async def _store_once(
     asked: list[Asked], keys: list[int], outhashes: set[Place], details: list[Report], connection: Connection
 ) -> Plan:
-    own, lines, now, mark = await _read(connection, asked, keys, outhashes)
+    own, lines, now, mark = await _read(connection, asked, keys, list(outhashes))
     plan = plan_reports(asked, own, lines, now)
-    if await _insert(connection, asked, plan, mark, details) != len(plan.mappings):
-        raise _BetweenError
+    if plan.mappings or plan.rows:
+        await connection.execute(_STORE, _stored(asked, plan, mark, details))
     return plan
 
 
 async def _read(
-    connection: Connection, asked: list[Asked], keys: list[int], outhashes: set[Place]
-) -> tuple[list[Any], dict[Place, Line], int, bytes]:
+    connection: Connection, asked: list[Asked], keys: list[int], places: list[Place]
+) -> tuple[list[tuple[int | None, bytes | None]], dict[Place, Line], int, bytes]:
     """Lock, and read what is to be known: own rows and mappings, lines, the time, the mark of new mappings."""
-    places = list(outhashes)
-    async with connection.pipeline():
-        await connection.execute(ENTER)
-        await connection.execute(LOCK_OUTHASHES, [keys])
-        own, lines, moment = (connection.cursor(binary=True) for _ in range(3))
-        await own.execute(
-            _OWN, [[one.method for one in asked], [one.taskhash for one in asked], [one.outhash for one in asked]]
-        )
-        await lines.execute(_LINES, [[method for method, _ in places], [outhash for _, outhash in places]])
-        await moment.execute(_MOMENT)
-        found = await own.fetchall()
-        known: dict[Place, Line] = {}
-        for method, outhash, created, taskhash, unihash in await lines.fetchall():
-            line = known.setdefault((method, outhash), Line())
+    await connection.execute(_LOCK, [bigint_array(keys)])
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        _READ,
+        [
+            int_array([one.method for one in asked]),
+            bytea_array([one.taskhash for one in asked]),
+            bytea_array([one.outhash for one in asked]),
+            int_array([method for method, _ in places]),
+            bytea_array([outhash for _, outhash in places]),
+        ],
+    )
+    own: list[tuple[int | None, bytes | None]] = [(None, None)] * len(asked)
+    lines: dict[Place, Line] = {}
+    now, mark = 0, None
+    for what, place, created, unihash, taskhash in await cursor.fetchall():
+        if what == "own":
+            own[place - 1] = created, unihash
+        elif what == "moment":
+            now, mark = created, unihash
+        else:
+            line = lines.setdefault(places[place - 1], Line())
             if created == BARRED:
                 line.barred = True
             elif unihash is None:
                 line.latest = created
             else:
                 line.add(Mapped(created, taskhash, unihash))
-        row = await moment.fetchone()
-    assert row is not None, "it is a select without a table"
-    now, mark = row
-    return found, known, now, b"" if mark is None else orjson.loads(mark).encode("utf-8", "surrogatepass")
+    return own, lines, now, b"" if mark is None else orjson.loads(mark).encode("utf-8", "surrogatepass")
 
 
-async def _insert(connection: Connection, asked: list[Asked], plan: Plan, mark: bytes, details: list[Report]) -> int:
-    """Insert what a plan says; how many mappings were."""
-    inserted = 0
-    async with connection.pipeline():
-        cursor = None
-        if plan.mappings:
-            places = sorted(plan.mappings)
-            cursor = await connection.execute(
-                _INSERT_MAPPINGS,
-                [mark, [m for m, _ in places], [t for _, t in places], [plan.mappings[place] for place in places]],
-            )
-        if plan.rows:
-            rows = [(asked[position], created, details[position]) for position, created in plan.rows]
-            await connection.execute(
-                _INSERT_ROWS,
-                [
-                    [one.method for one, _, _ in rows],
-                    [one.taskhash for one, _, _ in rows],
-                    [one.outhash for one, _, _ in rows],
-                    [created for _, created, _ in rows],
-                    *map(list, zip(*(map(pack_optional, report[4:]) for _, _, report in rows), strict=True)),
-                ],
-            )
-    if cursor is not None:
-        inserted = cursor.rowcount
-    return inserted
+def _stored(asked: list[Asked], plan: Plan, mark: bytes, details: list[Report]) -> list[bytes | int]:
+    """The parameters of `_STORE`."""
+    places = sorted(plan.mappings)
+    rows = [(asked[position], created, details[position]) for position, created in plan.rows]
+    columns = zip(*(map(pack_optional, report[4:]) for _, _, report in rows), strict=True) if rows else [()] * 6
+    return [
+        mark,
+        int_array([method for method, _ in places]),
+        bytea_array([taskhash for _, taskhash in places]),
+        bytea_array([plan.mappings[place] for place in places]),
+        int_array([one.method for one, _, _ in rows]),
+        bytea_array([one.taskhash for one, _, _ in rows]),
+        bytea_array([one.outhash for one, _, _ in rows]),
+        bigint_array([created for _, created, _ in rows]),
+        *map(bytea_array, columns),
+        len(places),
+    ]

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 CONNECTIONS: Final = 12
 """Of one server: 4 for lookups, 4 for questions whether unihashes exist, 3 for reports, and one for all else."""
 
+LARGE_BATCH: Final = 10_000
+"""Hashes of a batch from which on it is asked of the database, even if it may be at hand: 2 ms to look for."""
+
 HEALTH_LIMIT: Final = 3.0
 """Seconds within which the database has to say that it is there."""
 
@@ -103,7 +106,7 @@ class PostgresqlStore:
         self._methods = Methods(database)
         self._reading = database if replica is None else Database(replica, limit, CONNECTIONS, read_only=True)
         self._known_methods = self._methods if replica is None else Methods(self._reading)
-        self._answers = Answers(answer_cache, unknown=False)
+        self._answers = Answers(answer_cache, unknown=False, large=LARGE_BATCH)
         self._follower = Follower(url, lease, self._answers)
         self._lookups = Lookups(self._reading, self._known_methods, behind=replica is not None)
         self._reports = Reports(database, self._methods, limit)
@@ -143,7 +146,7 @@ class PostgresqlStore:
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """See Store."""
-        found = self.find(method, digests)
+        found = None if self._follower.lapsed else self._answers.find_many(method, digests)
         if found is None:
             asked = self._answers.asked()
             current = self._lookups.position >= self._follower.followed
