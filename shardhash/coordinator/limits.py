@@ -110,7 +110,7 @@ def describe() -> str:
     for each in fields(ServerLimits):
         default, public, kind = each.default, each.metadata["public"], each.metadata["kind"]
         shown = _shown(default, kind) + (f", {_shown(public, kind)}" if public != default else "")
-        lines.append(f"  {each.name:<18}{shown:<14}{each.metadata['help']}")
+        lines.append(f"  {each.name:<18}{shown:<20}{each.metadata['help']}")
     return "\n".join(lines)
 
 

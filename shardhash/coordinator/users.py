@@ -104,7 +104,12 @@ class Users:
         group = "" if caller is None else caller.group
         refusal = self.guesses.refusal(username, group)
         guessable = entry is None or entry["scheme"] == _PASSWORD
-        if not (refusal and guessable) and await self._matches(entry, token, caller):
+        try:
+            right = not (refusal and guessable) and await self._matches(entry, token, caller)
+        except InvokeError:  # too many wait
+            await self._sleep(FAILED_LOGIN_PAUSE)
+            raise
+        if right:
             # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
             current = await self._read(username)
             if current is not None and _same_login(entry, current):
@@ -113,7 +118,8 @@ class Users:
                 self._remember(username, current, caller)
                 self.guesses.succeeded(username, group)
                 return _identity(username, current), sorted(current["permissions"])
-        self.guesses.failed(username, group)
+        if not refusal:  # what was not looked at told nothing
+            self.guesses.failed(username, group)
         await self._sleep(FAILED_LOGIN_PAUSE)
         raise InvokeError(refusal or f"Unable to authenticate as {username}")
 

@@ -12,6 +12,7 @@ import pytest
 
 from shardhash.coordinator import permissions, users
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.permissions import Identity, expand, parse, parse_anonymous
 from shardhash.coordinator.users import FAILED_LOGIN_PAUSE, MOST_WAITING, TOKENS_A_SECOND, Users
 from shardhash.errors import ConfigError, InvokeError
@@ -234,6 +235,23 @@ async def test_strangers_do_not_fill_the_queue_of_logins(people: Users) -> None:
     assert sum("Unable" in said for said in order) <= 2, "the admin waits for one of the strangers at most"
     await asyncio.gather(*strangers)
     assert sum("too many logins of this host wait" in said for said in order) == 40 - MOST_WAITING
+
+
+async def test_refused_logins_do_not_keep_a_host_out_for_longer(people: Users, clock: Clock) -> None:
+    await people.set_administrator("admin", "password")
+    people.guesses.limits = ServerLimits(peer_logins=6)
+    caller = Caller(Identity(None, frozenset()), read_only=False, peer="host:1")
+    refusals = []
+    for _ in range(20):
+        with pytest.raises(InvokeError) as refusal:
+            await people.authenticate("admin", "guess", caller)
+        refusals.append("too many wrong logins from host" in str(refusal.value))
+    assert refusals == [False] * 6 + [True] * 14
+    with pytest.raises(InvokeError, match="--limit peer_logins=N"):
+        await people.authenticate("admin", "password", caller)
+    clock.now += 10
+    assert (await people.authenticate("admin", "password", caller))[1] == ["@all"]
+    assert clock.slept.count(FAILED_LOGIN_PAUSE) == 21, "each refusal has its pause"
 
 
 async def test_many_new_tokens_of_one_user_delay_no_other_change(people: Users, clock: Clock) -> None:
