@@ -6,6 +6,7 @@ it is. No label holds a client's text. Figures are read when they are asked for;
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def _of_requests(counters: Counters) -> Iterator[Metric]:
     for transport in ("tcp", "tls", "unix", "ws", "wss"):
         connections.add_metric([transport], counters.connections[transport])
     yield connections
+    yield _gauge("shardhash_tasks", "Tasks of the coordinator's event loop.", len(asyncio.all_tasks()))
     requests = CounterMetricFamily("shardhash_requests", "Messages that were answered.", labels=["command", "result"])
     for labels, count in sorted(counters.requests.items()):
         requests.add_metric(labels, count)
