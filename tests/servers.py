@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,14 @@ START_LIMIT = 60.0
 STOP_LIMIT = 30.0
 """Seconds until a server that does not stop has failed."""
 IN_MEMORY = ("--memory", "--workers", "2")
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        port: int = some.getsockname()[1]
+        return port
 
 
 class ServerProcess:

@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from tests.certificates import Authority
-from tests.servers import IN_MEMORY, ServerProcess, wait_for_line
+from tests.servers import IN_MEMORY, ServerProcess, free_port, wait_for_line
 
 ROOT = Path(__file__).parent.parent
 CLIENT = "127.0.0.5"
@@ -42,12 +42,6 @@ def snippet(language: str) -> str:
     )
     assert found is not None
     return found[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def answers(port: int) -> bool:

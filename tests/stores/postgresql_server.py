@@ -11,7 +11,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from itertools import count
@@ -20,6 +19,8 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
+
+from tests.servers import free_port
 
 PASSWORD = "s3cret-word"
 LIMIT = 60
@@ -34,14 +35,6 @@ def find_postgresql() -> Path | None:
             return folder
     found = shutil.which("initdb")
     return None if found is None else Path(found).resolve().parent
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        port: int = some.getsockname()[1]
-        return port
 
 
 class PostgresqlServer:
