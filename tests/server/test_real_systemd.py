@@ -42,9 +42,8 @@ class Manager:
     """A systemd of the test's own."""
 
     def __init__(self, home: Path) -> None:
-        self._groups = [
-            group / f"shardhash-{secrets.token_hex(4)}" for group in CGROUPS if (group / "cgroup.procs").exists()
-        ]
+        name = f"shardhash-{secrets.token_hex(4)}"  # the same in all hierarchies, or systemd makes it the same
+        self._groups = [group / name for group in CGROUPS if (group / "cgroup.procs").exists()]
         self.units = home / ".config" / "systemd" / "user"
         self.units.mkdir(parents=True)
         with (home / "systemd.log").open("wb") as log:
