@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
 
+from shardhash.base.log_format import SLOW
 from shardhash.base.turns import Slice
 from shardhash.base.wakeup import Wakeup
 from shardhash.coordinator.callers import Caller
@@ -273,8 +274,7 @@ class Session:
             self._tell_slow(name, count, seconds)
 
     def _tell_slow(self, name: str, count: int, seconds: float) -> None:
-        of = f" of {count}" if count > 1 else ""
-        log.info("%s: slow: %s%s took %.1f ms", self._peer, name, of, 1000 * seconds)
+        log.info(SLOW, self._peer, name, f" of {count}" if count > 1 else "", 1000 * seconds)
 
     async def _answer_request(self, event: Asked) -> str:
         """Answer a request; what came of it."""

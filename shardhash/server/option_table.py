@@ -123,7 +123,8 @@ _LISTENING = (
         convert=options.choice(*FORMATS),
         default="text",
         values=FORMATS,
-        help="text, for people, and for systemd's journal with its priorities; or json, an object a line",
+        help="text, for people; logfmt, key=value; or json, an object a line. In systemd's journal text and logfmt have"
+        " its priorities and no times",
     ),
     option(
         "--slow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ def test_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert any(event.get("message", "").startswith("listening on") for event in events)
     (audit,) = [event["audit"] for event in events if "audit" in event]
     assert (audit["command"], audit["rows"]) == ("remove", 2)
+
+
+def test_logfmt(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = logged(capfd, "--log-format", "logfmt", "--log", "DEBUG", "--slow", "0.000001")
+    assert all(re.match(r"time=\S+ level=[A-Z]+ logger=\S+ ", line) for line in lines)
+    assert any(" event=audit command=remove user=null peer=127.0.0.1:" in line for line in lines)
+    for event in ("connected", "disconnected", "slow"):
+        assert any(f" event={event} peer=127.0.0.1:" in line for line in lines), event
+    assert any(re.search(r" event=slow peer=\S+ command=remove milliseconds=\d", line) for line in lines)
 
 
 def test_debug_tells_who_comes_and_goes(capfd: pytest.CaptureFixture[str]) -> None:
