@@ -62,7 +62,11 @@ def _operation(route: Route) -> Json:
             {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in route.query.items()
         ]
     if route.method == "POST":
-        schema = {"type": "object", "properties": dict(route.body)}
+        schema: Json = {"type": "object", "properties": dict(route.body)}
+        if route.one_of:
+            schema["anyOf"] = [{"required": [name]} for name in route.one_of]
+        elif route.body:
+            schema["required"] = list(route.body)
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -75,6 +75,8 @@ class Route:
     method: str = "GET"
     query: Mapping[str, Json] = field(default_factory=dict)
     body: Mapping[str, Json] = field(default_factory=dict)
+    one_of: Sequence[str] = ()
+    """Fields of the body of which one has to be there; if there are none, all have to."""
     content: str = "application/json"
     any_host: bool = False
     """Whether any Host header is accepted, as load balancers need."""

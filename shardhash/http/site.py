@@ -41,6 +41,8 @@ ASKED = frozenset(
     )
 )
 """Commands of the protocol that may be asked over HTTP."""
+WITHOUT_FIELDS = frozenset(("get-all-users", "list-users", "quarantines"))
+"""Those of them that take no fields: whatever is given is ignored."""
 MOST_STREAMS = 100
 """Event streams at one time."""
 STATUS_EVERY = 3
@@ -173,7 +175,8 @@ class Site:
             "A command of the protocol",
             f"Its answer, with the same rights; one of {', '.join(sorted(ASKED))}.",
             method="POST",
-            body={name: {"type": "object"} for name in sorted(ASKED)},
+            body={name: {} if name in WITHOUT_FIELDS else {"type": "object"} for name in sorted(ASKED)},
+            one_of=sorted(ASKED),
         )
         yield Route("/api/logout", self._log_out, "Log out", "The viewer that is left.", method="POST")
 

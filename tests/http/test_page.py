@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +72,39 @@ def test_it_loads_and_follows_what_happens(server: ServerProcess, place: int) ->
         assert page.locator("#plots canvas").count() == 6
         assert "127.0.0.1" in page.locator("#builds tbody").inner_text()
         assert page.locator("#shards tbody tr").count() == 2
+
+
+TOTALS = "[...document.querySelectorAll('#totals dd')].map((one) => one.textContent)"
+PLOTS = "[...document.querySelectorAll('#plots canvas')].map((one) => one.toDataURL())"
+LABELS = "[...document.querySelectorAll('#plots .plot')].map((one) => one.getAttribute('aria-label'))"
+
+
+def test_plots_and_numbers_move_while_a_load_runs(server: ServerProcess) -> None:
+    """Builders ask and report as fast as they can; the page shows it while they do, and not only in the end."""
+    command = [sys.executable, "-m", "shardhash", "client", "--address", server.addresses[0], "--json", "stress",
+               "--clients", "4", "--requests", "1000000", "--report"]  # fmt: skip
+    with browsing() as context, watching(context, server.addresses[1]) as watched:
+        page = watched.page
+        page.wait_for_selector("#well.good")
+        page.wait_for_selector("#plots canvas")
+        load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            seen: list[tuple[list[str], list[str], list[str]]] = []
+            for _ in range(3):
+                before = page.evaluate(TOTALS)
+                watched.until(f"JSON.stringify({TOTALS}) !== {json.dumps(json.dumps(before, separators=(',', ':')))}")
+                page.wait_for_timeout(1500)  # a sample a second
+                seen.append((page.evaluate(TOTALS), page.evaluate(PLOTS), page.evaluate(LABELS)))
+            assert load.poll() is None, "it still runs"
+            connected = page.locator("#connected, #builds").first.inner_text()
+        finally:
+            load.kill()
+            load.wait()
+    lookups = [int(totals[0].replace(",", "")) for totals, _, _ in seen]
+    assert lookups[0] < lookups[1] < lookups[2]
+    assert len({tuple(plots) for _, plots, _ in seen}) == 3, "the plots move"
+    assert all("at most" in label for label in seen[-1][2])
+    assert "127.0.0.1" in connected
 
 
 @pytest.mark.parametrize(
