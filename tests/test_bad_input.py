@@ -25,7 +25,7 @@ HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 STREAM = HELLO + b'{"get-stream": null}\n'
 H = "ab" * 32
 LIMIT = 30.0
-OFFERS = ["shardhash-batch: 1", "shardhash-report-batch: 1", ""]
+OFFERS = ["shardhash-batch: 1", "shardhash-report-batch: 1", "shardhash-guess: 1", ""]
 """Seconds until an answer or a close that does not come has failed."""
 
 

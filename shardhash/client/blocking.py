@@ -147,6 +147,7 @@ class Client:
     get_row = _blocking(AsyncClient.get_row)
     diverging = _blocking(AsyncClient.diverging)
     saved = _blocking(AsyncClient.saved)
+    guess = _blocking(AsyncClient.guess)
     why = _blocking(AsyncClient.why)
     quarantine = _blocking(AsyncClient.quarantine)
     quarantines = _blocking(AsyncClient.quarantines)

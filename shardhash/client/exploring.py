@@ -31,6 +31,11 @@ class Exploring(ABC):
         answer = await self._object("saved", {"since": since})
         return list(answer["saved"])
 
+    async def guess(self, method: str, tasks: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+        """For each task (PN, task), 1000 at most, the (taskhash, unihash) of its last reports, newest first."""
+        answer = await self._object("guess", {"method": method, "tasks": list(tasks)})
+        return [[(taskhash, unihash or taskhash) for taskhash, unihash in found] for found in answer["guesses"]]
+
     async def why(
         self, taskhash: str, method: str | None = None, recipe: str | None = None, task: str | None = None
     ) -> dict[str, Any]:

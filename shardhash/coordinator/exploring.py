@@ -16,6 +16,8 @@ from shardhash.wire.search import MOST_FOUND, TIMES, Search
 
 MOST_WAITING = 20
 """Searches of one host that may wait."""
+MOST_GUESSING = 200
+"""Requests for guesses of one host that may wait."""
 SHOWN = 20
 """Tasks that share something, of a story."""
 NEAREST = 5
@@ -30,6 +32,7 @@ class Exploring:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._turns = FairQueue(MOST_WAITING, "too many searches of this host wait; try again later")
+        self._guesses = FairQueue(MOST_GUESSING, "too many requests for guesses of this host wait; go on without")
 
     async def find(self, caller: Caller, request: m.Find) -> Any:
         """The newest rows that match."""
@@ -51,6 +54,12 @@ class Exploring:
         async with self._turns.turn(caller.group):
             counts = await self._store.explorer.saved(since)
         return {"saved": [{"PN": recipe, "week": to_iso(week)[:10], "count": count} for recipe, week, count in counts]}
+
+    async def guess(self, caller: Caller, request: m.Guess) -> Any:
+        """What tasks were mapped to when they were last reported."""
+        async with self._guesses.turn(caller.group):
+            found = await self._store.explorer.guess(request.method, request.tasks)
+        return {"guesses": found.guesses, "complete": found.complete}
 
     async def why(self, caller: Caller, request: m.Why) -> Any:
         """The story of a taskhash, and what keeps it from being reused."""

@@ -76,6 +76,7 @@ class Handlers:
             m.GetRow: exploring.get_row,
             m.Diverging: exploring.diverging,
             m.Saved: exploring.saved,
+            m.Guess: exploring.guess,
             m.Why: exploring.why,
             m.Quarantine: quarantining.quarantine,
             m.Quarantines: quarantining.quarantines,

@@ -102,3 +102,27 @@ class CountSaved(Operation[list[tuple[str | None, int, int]]]):
     name = "saved"
     bounded = False
     since: int
+
+
+class TaskVariants(NamedTuple):
+    """(created, taskhash, unihash or None for the same) for each task, newest first; whether that is of all rows."""
+
+    variants: list[list[tuple[int, str, str | None]]]
+    complete: bool
+
+
+@dataclass(slots=True)
+class GuessUnihashes(Operation[TaskVariants]):
+    """What each task (PN, task) was mapped to when it was last reported."""
+
+    name = "guess"
+    method: str
+    tasks: list[tuple[str, str]]
+
+    @staticmethod
+    def encode_result(result: TaskVariants) -> Any:
+        return list(result)
+
+    @staticmethod
+    def decode_result(result: Any) -> TaskVariants:
+        return TaskVariants(*result)

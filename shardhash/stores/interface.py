@@ -105,6 +105,16 @@ class DivergingTasks:
     complete: bool
 
 
+class Guesses(NamedTuple):
+    """(taskhash, unihash or None for the same) for each task that was asked for, `MOST_VARIANTS` at most, newest first.
+
+    `complete`: whether everything was looked at.
+    """
+
+    guesses: list[list[tuple[str, str | None]]]
+    complete: bool
+
+
 class Explorer(Protocol):
     """Searches, for people: beside lookups, within a budget. Times are microseconds since 1970 UTC.
 
@@ -120,6 +130,9 @@ class Explorer(Protocol):
 
     async def diverging(self, search: AnyMapping[str, Any], limit: int) -> DivergingTasks:
         """Taskhashes with more than one outhash of which one matches, the newest first."""
+
+    async def guess(self, method: str, tasks: Sequence[tuple[str, str]]) -> Guesses:
+        """What each task (PN, task) was mapped to when it was last reported; asks nothing of an upstream."""
 
     async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
         """(PN, begin of the week, count) of tasks since then that were given another task's unihash."""

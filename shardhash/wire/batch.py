@@ -36,6 +36,8 @@ VERSION = 1
 OFFER = ("shardhash-batch", str(VERSION))
 """The header by which a server offers native batches."""
 
+GUESSES_OFFER = ("shardhash-guess", "1")
+"""Offered likewise: the command guess (PROTOCOL, "Messages")."""
 REPORTS_OFFER = ("shardhash-report-batch", "1")
 """The header by which a server offers report-batch."""
 

@@ -39,6 +39,7 @@ from shardhash.wire.messages import (
     GetStats,
     GetStream,
     GetUser,
+    Guess,
     ListUsers,
     NewUser,
     Ping,
@@ -56,7 +57,7 @@ from shardhash.wire.messages import (
     Why,
 )
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
-from shardhash.wire.search import MOST_FOUND, MOST_WHOLE
+from shardhash.wire.search import MOST_FOUND, MOST_GUESSED, MOST_WHOLE
 
 LARGE: Final = frozenset(("report", "report-batch", "get-batch", "exists-batch", "import-batch", "discard"))
 """The commands whose requests may be long."""
@@ -217,6 +218,13 @@ def _find(fields: Fields) -> Find:
     return Find(fields.search("where"), fields.whole("limit", 1, most, MOST_WHOLE), whole)
 
 
+def _guess(fields: Fields) -> Guess:
+    tasks = fields.pairs("tasks")
+    if len(tasks) > MOST_GUESSED:
+        raise InvalidRequestError(f"guess: 'tasks' holds {len(tasks)} tasks; at most {MOST_GUESSED} are taken")
+    return Guess(fields.token("method"), tasks)
+
+
 def _quarantine(fields: Fields) -> Quarantine:
     reason = fields.optional_text("reason", MAX_TOKEN) or ""
     return Quarantine(fields.search("where"), reason, fields.flag("preview", default=False))
@@ -285,6 +293,7 @@ COMMANDS: Mapping[str, Command] = {
         _with_fields(
             "diverging", lambda f: Diverging(f.search("where", empty=True), f.whole("limit", 1, 200, 50)), READ
         ),
+        _with_fields("guess", _guess, READ),
         _with_fields("saved", lambda f: Saved(f.text("since", MAX_TOKEN)), READ),
         _with_fields(
             "why",

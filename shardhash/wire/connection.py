@@ -78,7 +78,7 @@ class ServerConnection:
         self,
         commands: Mapping[str, Command] = COMMANDS,
         limits: Limits | None = None,
-        offers: Sequence[tuple[str, str]] = (batch.OFFER, batch.REPORTS_OFFER),
+        offers: Sequence[tuple[str, str]] = (batch.OFFER, batch.REPORTS_OFFER, batch.GUESSES_OFFER),
         lines: bool = True,
         at_once: int | None = None,
     ) -> None:

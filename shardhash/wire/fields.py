@@ -190,6 +190,16 @@ class Fields:
             raise InvalidRequestError(f"Unexpected type for {name}")  # the reference's words
         return tuple(self.tokens(name))
 
+    def pairs(self, name: str) -> list[tuple[str, str]]:
+        """A list of lists of two texts each."""
+        value = self._required(name)
+        if not isinstance(value, list):
+            raise self._error(f"'{name}' must be a list of pairs, not {describe(value)}")
+        for pair in value:
+            if not isinstance(pair, list) or len(pair) != 2 or not all(_are_plain([text], MAX_TEXT) for text in pair):
+                raise self._error(f"'{name}' must hold nothing but pairs of short texts")
+        return [(first, second) for first, second in value]
+
     def objects(self, name: str) -> Rows:
         """The fields of each object of a list; errors count them from 1."""
         value = self._required(name)

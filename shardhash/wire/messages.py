@@ -181,6 +181,14 @@ class GetRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Guess:
+    """What tasks (PN, task) were mapped to when they were last reported."""
+
+    method: str
+    tasks: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Diverging:
     """Taskhashes with more than one outhash of which one matches; all without a search."""
 
@@ -275,6 +283,6 @@ Request: TypeAlias = (
     Ping | Get | GetOuthash | Report | ReportEquiv | Remove | CleanUnused | GcMark | GcStatus | GcSweep
     | GetStats | ResetStats | GetDbUsage | GetDbQueryColumns | BackfillWait
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | ListUsers | NewUser | DeleteUser | BecomeUser
-    | Find | GetRow | Diverging | Saved | Why | Quarantine | Quarantines | Release | Discard
+    | Find | GetRow | Diverging | Saved | Guess | Why | Quarantine | Quarantines | Release | Discard
     | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
 )  # fmt: skip

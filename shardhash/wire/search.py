@@ -28,6 +28,10 @@ MOST_WHOLE: Final = 100
 """Rows that one answer holds at most with their siginfo."""
 MOST_FOUND: Final = 1000
 """Rows that one answer holds at most."""
+MOST_GUESSED: Final = 1000
+"""Tasks of one request for guesses."""
+MOST_VARIANTS: Final = 4
+"""Guesses for one task: machines, distributions and branches each have their own hash for it."""
 
 
 def refusal_of(search: Search) -> str | None:

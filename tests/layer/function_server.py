@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.layer.builds import Answer
+
+Guess = Callable[[str, str], "list[tuple[str, str | None]]"]
 
 
 class FunctionServer:
     """Listens on `address` while in its context. `lives` is the number of answers after which it is gone for good."""
 
-    def __init__(self, answer: Answer, *, native: bool = True, lives: int | None = None) -> None:
+    def __init__(
+        self, answer: Answer, *, native: bool = True, lives: int | None = None, guess: Guess | None = None
+    ) -> None:
         self._answer = answer
+        self._guess = guess
+        """With it the server offers guesses, if it is native."""
         self._native = native
         self._lives = lives
         self.batches: list[int] = []
@@ -63,6 +70,7 @@ class FunctionServer:
             return None
         if not line:
             offer = "shardhash-batch: 1\n" if self._native else ""
+            offer += "shardhash-guess: 1\n" if self._native and self._guess else ""
             return offer if self._asked else None
         if line == "END":
             return "ok"
@@ -75,6 +83,13 @@ class FunctionServer:
         if not line.startswith("{"):
             method, taskhash = line.split()
             return self._answer(method, taskhash) or ""
-        batch = json.loads(line)["get-batch"]
+        return self._answer_batch(json.loads(line))
+
+    def _answer_batch(self, request: dict[str, Any]) -> str:
+        if "guess" in request:
+            assert self._guess is not None
+            tasks = request["guess"]["tasks"]
+            return json.dumps({"guesses": [self._guess(*task) for task in tasks], "complete": True})
+        batch = request["get-batch"]
         self.batches.append(len(batch["taskhashes"]))
         return json.dumps({"unihashes": [self._answer(batch["method"], taskhash) for taskhash in batch["taskhashes"]]})

@@ -8,18 +8,19 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash_bitbake.client import Client
+from shardhash_bitbake.client import Client, report_fields
 from shardhash_bitbake.errors import InvokeError
 from shardhash_bitbake.spool import Spool
 from tests.layer.builds import METHOD, Answer, Build, RunQueueData, digest, load, random_answers, random_build, split
-from tests.layer.function_server import FunctionServer
-from tests.servers import ServerProcess
+from tests.layer.function_server import FunctionServer, Guess
+from tests.servers import IN_MEMORY, ServerProcess
 
 pytest.importorskip("bb")
 
@@ -77,6 +78,21 @@ def with_history(build: Build, chance: random.Random, answer: Answer) -> Build:
     )
 
 
+def random_guesses(chance: random.Random, state: dict[str, Any]) -> Guess:
+    """Guesses of a server, some of them true."""
+    seed = chance.randint(0, 1 << 30)
+
+    def guess(recipe: str, task: str) -> list[tuple[str, str | None]]:
+        fixed = random.Random(f"{seed} {recipe} {task}")
+        hashes = [taskhash for tid, taskhash in state["taskhash"].items() if tid.endswith(":do_" + task)]
+        return [
+            (taskhash, fixed.choice([None, digest("guess", taskhash)]))
+            for taskhash in fixed.sample([*hashes, digest(recipe), digest(task)], fixed.randint(0, 2))
+        ]
+
+    return guess
+
+
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_all_hashes_are_those_of_bitbake(chance: random.Random, native: bool) -> None:
     answer = random_answers(chance)
@@ -84,7 +100,8 @@ def test_all_hashes_are_those_of_bitbake(chance: random.Random, native: bool) ->
     if chance.random() < 0.7:
         build = with_history(build, chance, answer)
     expected = run_stock(build, answer)
-    with FunctionServer(answer, native=native) as server:
+    guess = random_guesses(chance, expected) if chance.random() < 0.7 else None
+    with FunctionServer(answer, native=native, guess=guess) as server:
         state, left = run_layer(build, server.address)
     assert state == expected
     # Which recipes are unlocked depends on the order.
@@ -422,3 +439,57 @@ def test_credentials_and_parallel_clients(one_task: Build, start_server: Callabl
         assert pool.unihashes_exist({"a": digest("u"), "b": digest("no")}) == {"a": True, "b": False}
     assert siggen.unihashes_exist({"a": digest("u")}) == {"a": True}
     siggen.exit()
+
+
+def test_a_fresh_container_guesses_what_others_reported(tmp_path: Path) -> None:
+    """All tasks were reported, each with another unihash; a build that knows nothing asks one batch."""
+    build = random_build(random.Random(5))
+    build.nostamp.clear()
+
+    def other(method: str, taskhash: str) -> str:
+        return digest("other", taskhash)
+
+    expected = run_stock(build, other)
+    with ServerProcess(*IN_MEMORY) as server:
+        with Client(server.address) as client:
+            client.report_batch(
+                [
+                    report_fields(
+                        taskhash,
+                        METHOD + build.extramethod.get(tid, ""),
+                        digest("out", tid),
+                        other("", taskhash),
+                        {"PN": expected["tidtopn"][tid], "task": tid.rpartition(":do_")[2]},
+                    )
+                    for tid, taskhash in expected["taskhash"].items()
+                ]
+            )
+        runqueue = RunQueueData(build, LAYER, BB_HASHSERVE=server.address, SHARDHASH_TIMEOUT="60")
+        try:
+            assert runqueue.prepare() == expected
+            figures = runqueue.siggen._client.figures
+            assert figures.guesses > 0
+            assert figures.calls == 2, "one for the guesses and one for the questions"
+        finally:
+            runqueue.siggen.exit()
+
+
+def test_reports_name_recipe_and_task_if_they_shall(tmp_path: Path) -> None:
+    build = random_build(random.Random(1))
+    variables = {"PN": "zlib", "SHARDHASH_REPORT_NAMES": "1"}
+    with ServerProcess(*IN_MEMORY) as server:
+        runqueue = RunQueueData(build, LAYER, BB_HASHSERVE=server.address)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(load("bb.siggen").SignatureGeneratorUniHashMixIn, "report_unihash", report_something)
+            for taskhash, values in (("a", variables), ("b", {"PN": "zlib"})):
+                runqueue.siggen.reported = digest(taskhash)
+                runqueue.siggen.report_unihash("", "compile", SimpleNamespace(getVar=values.get))
+        runqueue.siggen.exit()
+        with Client(server.address) as client:
+            rows = [client.get_taskhash(METHOD, digest(taskhash), all_properties=True) for taskhash in "ab"]
+    assert [(row["PN"], row["task"]) for row in rows] == [("zlib", "compile"), (None, None)]
+
+
+def report_something(self: Any, path: str, task: str, d: Any) -> None:
+    with self.client() as client:
+        client.report_unihash(self.reported, METHOD, digest("out"), self.reported, {})

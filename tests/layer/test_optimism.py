@@ -69,13 +69,30 @@ def count(answer: Answer, asked: list[list[Question]]) -> Callable[[list[Questio
     return ask
 
 
+def random_guesses(chance: random.Random, optimist: Optimist) -> optimism.Guess:
+    """Guesses that fit, or do not, for some tasks or for all, and claim to be everything."""
+
+    def guess(places: list[int]) -> list[tuple[list[Question], bool]]:
+        variants = [
+            [
+                (chance.choice([optimist.hashes()[at], digest("old", at)]), digest("guess", at, number))
+                for number in range(chance.randint(0, 4))
+            ]
+            for at in places
+        ]
+        return [(found, chance.random() < 0.5) for found in variants][: chance.choice([0, len(places), len(places)])]
+
+    return guess
+
+
 @given(st.randoms(use_true_random=False))
 def test_the_hashes_are_those_of_one_by_one(chance: random.Random) -> None:
     answer = random_answers(chance)
     tasks = random_tasks(chance, answer)
     asked: list[list[Question]] = []
     optimist = Optimist(tasks, {})
-    outcome = optimist.run(count(answer, asked), rounds=100)
+    guess = random_guesses(chance, optimist) if chance.random() < 0.7 else None
+    outcome = optimist.run(count(answer, asked), rounds=100, guess=guess)
     assert outcome.complete
     assert optimist.unihashes() == one_by_one(tasks, answer)
     questions = [question for batch in asked for question in batch]
@@ -174,3 +191,41 @@ def test_answers_stay_when_asking_fails() -> None:
     with pytest.raises(ConnectionError):
         Optimist(tasks, answers).run(ask)
     assert len(answers) == 50
+
+
+def test_one_round_with_guesses_of_the_server() -> None:
+    """Nothing is known here; elsewhere all tasks were built, and have other unihashes than hashes."""
+    tasks = layers(20, 5)
+    unihashes = one_by_one(tasks, equivalent)
+    known = [(hash_of(task, unihashes), unihash) for task, unihash in zip(tasks, unihashes, strict=True)]
+    other = (digest("machine"), digest("of another kind"))
+    asked: list[list[Question]] = []
+    guessed: list[list[int]] = []
+
+    def guess(places: list[int]) -> list[tuple[list[Question], bool]]:
+        guessed.append(places)
+        return [([other, known[place]], True) for place in places]
+
+    assert Optimist(tasks, {}).run(count(equivalent, asked), guess=guess).complete
+    assert guessed == [[*range(100)]]
+    assert [len(batch) for batch in asked] == [100]
+
+
+def test_only_what_changed_is_guessed() -> None:
+    """Nobody asks for guesses where the table of earlier builds has the hash; all that depends on a change may."""
+    before = one_by_one(layers(20, 5), equivalent)
+    tasks = layers(20, 5, as_before(before))
+    changed = [task._replace(head="changed") if at == 50 else task for at, task in enumerate(tasks)]
+    after = one_by_one(changed, equivalent)
+    guessed: list[list[int]] = []
+
+    def guess(places: list[int]) -> list[tuple[list[Question], bool]]:
+        guessed.append(places)
+        return [([(hash_of(changed[place], after), after[place])], True) for place in places]
+
+    asked: list[list[Question]] = []
+    assert Optimist(tasks, {}).run(count(equivalent, asked), guess=guess).complete
+    assert (guessed, len(asked)) == ([], 1)
+    assert Optimist(changed, {}).run(count(equivalent, asked), guess=guess).complete
+    assert guessed == [[50, *range(55, 100)]]
+    assert [len(batch) for batch in asked] == [100, 100]

@@ -22,6 +22,8 @@ from shardhash.link.search_operations import (
     FindDiverging,
     FindRows,
     FoundRows,
+    GuessUnihashes,
+    TaskVariants,
 )
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker.service import Service
@@ -60,6 +62,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
         Diverging(1, [[{"taskhash": "t"}]], [("zlib", 1)], complete=False),
     ),
     (CountSaved(5), [("zlib", 6, 7)]),
+    (GuessUnihashes("m", [("zlib", "compile")]), TaskVariants([[(5, "t", None)]], complete=True)),
     (op.Watch("job"), None),
     (op.RemoveMatching("job", {"method": "m"}), op.Removed(1, [("m", [("o", "t")])], done=True)),
     (op.Clean("job", 5), op.Removed(0, [], done=False)),

@@ -12,6 +12,7 @@ from shardhash.stores.interface import (
     DivergingTasks,
     EntryChanged,
     FoundRows,
+    Guesses,
     Health,
     Otherwise,
 )
@@ -32,6 +33,9 @@ class NoExplorer:
 
     async def diverging(self, search: Mapping[str, Any], limit: int) -> DivergingTasks:
         return DivergingTasks(0, [], [], complete=True)
+
+    async def guess(self, method: str, tasks: Sequence[tuple[str, str]]) -> Guesses:
+        return Guesses([[] for _ in tasks], complete=False)
 
     async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
         return []

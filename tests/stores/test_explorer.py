@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shardhash.base.timestamps import from_iso
-from shardhash.stores.interface import Store
+from shardhash.stores.interface import Guesses, Store
 from shardhash.stores.postgresql.schema import migrate
 from shardhash.stores.postgresql.store import PostgresqlStore
 from shardhash.stores.sharded.router import Router
@@ -157,3 +157,20 @@ async def test_texts_that_are_no_digests_are_found_by_their_beginning(store: Sto
     for begin, expected in (("01234567", 3), ("0123456789", 2), ("task-of-", 1), ("0123456X", 0), ("output-0", 0)):
         assert (await store.explorer.find({"taskhash": begin}, 10)).count == expected, begin
     assert (await store.explorer.find({"outhash": "output-0"}, 10)).count == 3
+
+
+async def test_guesses_are_the_newest_mapped_reports_of_each_task(store: Store) -> None:
+    tasks = [("zlib", "do_compile"), ("busybox", "do_install"), ("zlib", "do_install"), ("none", "none")]
+    answer = await store.explorer.guess(A, tasks)
+    if not isinstance(store, Router):  # a database has no index for it, and says so
+        assert answer == Guesses([[], [], [], []], complete=False)
+        return
+    assert answer.complete
+    assert answer.guesses == [[(digits(2), digits(1)), (digits(1), None)], [(digits(3), None)], [], []]
+    assert (await store.explorer.guess("no method", tasks)).guesses == [[], [], [], []]
+    # What comes later is known at once, also beyond the number that is kept; what was removed is no guess.
+    for number in range(11, 16):
+        report = Report(A, digits(number), digits(200 + number), digits(number), None, "zlib", None, None, "do_compile")
+        await store.report([report])
+    await store.remove({"method": A, "taskhash": digits(14)})
+    assert (await store.explorer.guess(A, tasks[:1])).guesses == [[(digits(n), None) for n in (15, 13, 12, 11)]]

@@ -23,7 +23,7 @@ from shardhash.wire.rows import Report
 
 HELLO = ["OEHASHEQUIV 1.1", ""]
 HELLO_HEADERS = ["OEHASHEQUIV 1.1", "needs-headers: true", ""]
-OFFERED = [Send(b"shardhash-batch: 1"), Send(b"shardhash-report-batch: 1"), Send(b"")]
+OFFERED = [Send(b"shardhash-batch: 1"), Send(b"shardhash-report-batch: 1"), Send(b"shardhash-guess: 1"), Send(b"")]
 PING = Asked(COMMANDS["ping"], Ping())
 GET_STREAM = COMMANDS["get-stream"]
 SMALL = Limits(line=40, message=100, headers=3, header_bytes=30)
@@ -81,7 +81,7 @@ def test_handshake(first: str, headers: list[str]) -> None:
 @pytest.mark.parametrize("header", ["needs-headers: true", "NEEDS-Headers:TRUE ", " needs-headers : true"])
 def test_headers_on_request(header: str) -> None:
     asked = ["OEHASHEQUIV 1.1", "x: y", header, "", '{"ping": {}}']
-    assert over_lines(asked) == [Send(b"shardhash-batch: 1\nshardhash-report-batch: 1\n\n"), PING]
+    assert over_lines(asked) == [Send(b"shardhash-batch: 1\nshardhash-report-batch: 1\nshardhash-guess: 1\n\n"), PING]
     assert over_messages(asked) == [*OFFERED, PING]
 
 

@@ -104,6 +104,7 @@ def refusal(message: object) -> str:
         ({"why": {"taskhash": H}}, m.Why(H, None, None, None)),
         ({"get-row": {"method": "m", "taskhash": "a", "outhash": H}}, m.GetRow("m", "a", H)),
         ({"saved": {"since": "2026-11-28"}}, m.Saved("2026-11-28")),
+        ({"guess": {"method": "m", "tasks": [["zlib", "compile"]]}}, m.Guess("m", [("zlib", "compile")])),
         ({"quarantine": {"where": {"PN": "x"}, "reason": "r"}}, m.Quarantine({"PN": "x"}, "r", preview=False)),
         ({"quarantines": {}}, m.Quarantines()),
         ({"release": {"name": "q"}}, m.Release("q")),
@@ -272,7 +273,7 @@ def test_table_of_the_protocol() -> None:
     needs = {name: " ".join(sorted(command.needs)) for name, command in COMMANDS.items()}
     assert needs == {
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
-        "find": "@read", "get-row": "@read", "diverging": "@read", "saved": "@read", "why": "@read",
+        "find": "@read", "get-row": "@read", "diverging": "@read", "saved": "@read", "guess": "@read", "why": "@read",
         "quarantine": "@db-admin", "quarantines": "@db-admin", "release": "@db-admin", "discard": "@db-admin",
         "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
         "report-equiv": "@read @report",
@@ -344,3 +345,18 @@ def test_an_outhash_siginfo_may_be_long() -> None:
     given = {**KEYS, "outhash_siginfo": "x" * (MAX_TEXT + 1) + "\0"}
     (report,) = COMMANDS["report-batch"].parse({"reports": [given]}).reports  # type: ignore[union-attr]
     assert report.outhash_siginfo == "x" * (MAX_TEXT + 1) + "\0"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "what"),
+    [
+        (None, "a list of pairs"),
+        ([["zlib"]], "pairs of short texts"),
+        (["zlib"], "pairs of short texts"),
+        ([["zlib", 1]], "pairs of short texts"),
+        ([["zlib", "x" * 2_000_000]], "pairs of short texts"),
+        ([["zlib", "compile"]] * 1001, "1001 tasks; at most 1000"),
+    ],
+)
+def test_what_is_no_list_of_tasks_to_guess(tasks: object, what: str) -> None:
+    assert what in refusal({"guess": {"method": "m", "tasks": tasks}})

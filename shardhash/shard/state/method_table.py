@@ -10,6 +10,8 @@
 - ``asked``, ``asked_unihashes``: mappings that were looked up, unihashes that were found to exist, and not yet
   noted in ``days`` (asked_days.py): looking up costs no more than to put them aside.
 
+``recent`` is what builds guess from (recent_tasks.py), once somebody asked for it.
+
 ``rare`` is the method's name if the table knows what it maps by unihash (table.py), else None.
 
 A unihash that equals its taskhash or another mapping's unihash is the same object.
@@ -21,6 +23,7 @@ from itertools import compress
 from operator import eq
 
 from shardhash.shard.state.asked_days import AskedDays
+from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.small_sets import Bag
 from shardhash.wire.hashes import Buffer, Key, split_digests
 
@@ -36,6 +39,7 @@ class MethodTable:
         "mappings",
         "marks",
         "rare",
+        "recent",
         "reverse",
         "rows",
         "unmapped",
@@ -52,6 +56,7 @@ class MethodTable:
         self.asked: set[Key] = set()
         self.asked_unihashes: set[bytes] = set()
         self.days = AskedDays()
+        self.recent: RecentTasks | None = None
 
     def take_asked(self) -> set[Key]:
         """The taskhashes that were asked for since this was last called.

@@ -375,6 +375,8 @@ class Table:
             self.details.give_back(packing.details_of(replaced))
         if taskhash not in table.mappings:
             table.unmapped.add(taskhash)
+        if table.recent is not None:
+            table.recent.note(taskhash, created, details)
 
     def put_index(self, table: MethodTable, outhash: Key, taskhash: Key, created: int) -> None:
         """The index of outhash holds taskhash."""

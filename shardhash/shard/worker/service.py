@@ -15,7 +15,7 @@ from shardhash.link import operations as op
 from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
-from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows
+from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows, GuessUnihashes
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
 from shardhash.shard.state.table import MOST_SCANNED
 from shardhash.shard.state.transaction import Transaction
@@ -23,6 +23,7 @@ from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
 from shardhash.shard.worker.asking import MOST, Asking
 from shardhash.shard.worker.followers import Followers
+from shardhash.shard.worker.guessing import Guessing
 from shardhash.shard.worker.import_operations import ImportOperations
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
@@ -82,6 +83,7 @@ class Service:
                 op.DropMappings.by(removals.drop_mappings),
                 FindDiverging.by(searches.diverging),
                 CountSaved.by(searches.saved),
+                GuessUnihashes.by(Guessing(shard.table).guess),
                 op.Watch.by(removals.watch),
                 op.RemoveMatching.by(removals.remove),
                 op.Clean.by(removals.clean),

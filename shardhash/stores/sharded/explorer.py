@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 from shardhash.link import operations as op
-from shardhash.link.search_operations import CountSaved, FindDiverging, FindRows
+from shardhash.link.search_operations import CountSaved, FindDiverging, FindRows, GuessUnihashes
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.interface import DivergingTasks, FoundRows
+from shardhash.stores.interface import DivergingTasks, FoundRows, Guesses
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.rows import Columns
-from shardhash.wire.search import WHOLE
+from shardhash.wire.search import MOST_VARIANTS, WHOLE
 
+_BY_TIME = itemgetter(0)
 MOST_OF_AN_OUTHASH = 20_000
 """Taskhashes of one outhash that are looked at. A task that leaves nothing behind shares its with many more."""
 
@@ -69,6 +72,16 @@ class ShardedExplorer:
             recipes.update(dict(part.recipes))
         complete = all(part.complete for part in parts)
         return DivergingTasks(sum(part.total for part in parts), tasks[:limit], recipes.most_common(), complete)
+
+    async def guess(self, method: str, tasks: Sequence[tuple[str, str]]) -> Guesses:
+        """See Explorer. Rows lie by taskhash, so each shard may have some of a task; 2 us a task here."""
+        operation = GuessUnihashes(method, list(tasks))
+        parts = await asyncio.gather(*(link.request(operation) for link in self._links))
+        guesses = [
+            [(taskhash, unihash) for _, taskhash, unihash in heapq.nlargest(MOST_VARIANTS, chain(*found), _BY_TIME)]
+            for found in zip(*[part.variants for part in parts], strict=True)
+        ]
+        return Guesses(guesses, all(part.complete for part in parts))
 
     async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
         """See Explorer."""

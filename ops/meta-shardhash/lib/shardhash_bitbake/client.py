@@ -32,6 +32,7 @@ class Figures:
     def __init__(self) -> None:
         self.calls = 0
         self.questions = 0
+        self.guesses = 0
         self.seconds = 0.0
 
 
@@ -115,6 +116,21 @@ class Client:
     def invoke(self, request: object) -> Any:
         """The answer to any command that does not change the mode of the connection."""
         return self._call(lambda connection: connection.invoke(request))
+
+    def connect(self) -> None:
+        """Connect now, ready for questions. The time that it takes is not counted."""
+        seconds = self.figures.seconds
+        self._call(lambda _: None, ask_headers=True)
+        self.figures.calls -= 1
+        self.figures.seconds = seconds
+
+    def get_guesses(self, tasks: Sequence[tuple[str, str, str]]) -> list[tuple[list[Pair], bool]]:
+        """For each (method, PN, task) the (taskhash, unihash) of its last reports, and whether there were no others.
+
+        Nothing from a server that does not offer it.
+        """
+        self.figures.guesses += len(tasks)
+        return self._call(lambda connection: _guess(connection, tasks), ask_headers=True)
 
     # -- connections and failures ----------------------------------------------------------------------------------
 
@@ -222,6 +238,15 @@ def report_fields(
 ) -> dict[str, Any]:
     """The fields of a report."""
     return {**(extra or {}), "taskhash": taskhash, "method": method, "outhash": outhash, "unihash": unihash}
+
+
+def _guess(connection: Connection, tasks: Sequence[tuple[str, str, str]]) -> list[tuple[list[Pair], bool]]:
+    found: list[tuple[list[Pair], bool]] = [([], False)] * len(tasks)
+    for method in dict.fromkeys(method for method, _, _ in tasks):
+        places = [place for place, task in enumerate(tasks) if task[0] == method]
+        for place, variants in zip(places, connection.guess(method, [tasks[place][1:] for place in places])):
+            found[place] = variants
+    return found
 
 
 def _unihashes_in(answers: list[Any]) -> list[Any]:

@@ -21,6 +21,11 @@ GREETING = b"OEHASHEQUIV 1.1"
 HEADERS_WITHIN = 0.8
 """Seconds that a server gets to answer with its headers. A slow one taken for an old one loses only speed."""
 HEADER_LIMIT = 64
+GUESSES_OFFER = ("shardhash-guess", "1")
+MOST_GUESSED = 1000
+"""Tasks in one request for guesses."""
+VARIANTS = 4
+"""Guesses for a task that a server gives at most."""
 BLOCK = 16384
 """Hashes in one request of a native batch."""
 _REFUSAL = b'{"invoke-error"'
@@ -39,7 +44,9 @@ class Connection:
         self._mode: str | None = None
         self.asked_headers = ask_headers
         self.native = False
-        """Whether the server offers native batches."""
+        """Whether the server offers native batches..."""
+        self.guesses = False
+        """...and guesses."""
         channel.send_lines([GREETING, b"needs-headers: " + (b"true" if ask_headers else b"false"), b""])
         if ask_headers:
             self._receive_headers()
@@ -57,7 +64,9 @@ class Connection:
             tag, colon, value = line.decode("utf-8", "replace").partition(":")
             if not colon:
                 raise ProtocolError(f"the server sent {line[:80]!r} where a header line is expected")
-            self.native = self.native or (tag.strip().lower(), value.strip()) == batch.OFFER
+            offer = tag.strip().lower(), value.strip()
+            self.native = self.native or offer == batch.OFFER
+            self.guesses = self.guesses or offer == GUESSES_OFFER
         raise ProtocolError(f"the server sent more than {HEADER_LIMIT} header lines")
 
     def invoke(self, request: object) -> Any:
@@ -72,6 +81,20 @@ class Connection:
         for message in messages:
             self._channel.send_message(message)
         return [_unwrap(self._channel.receive_message()) for _ in messages]
+
+    def guess(self, method: str, tasks: Sequence[Pair]) -> list[tuple[list[Pair], bool]]:
+        """For each (PN, task) the (taskhash, unihash) of its last reports, newest first, and whether these are all."""
+        if not self.guesses:
+            return [([], False) for _ in tasks]
+        blocks = [tasks[at : at + MOST_GUESSED] for at in range(0, len(tasks), MOST_GUESSED)]
+        found: list[tuple[list[Pair], bool]] = []
+        answers = self.invoke_all([{"guess": {"method": method, "tasks": block}} for block in blocks])
+        for block, answer in zip(blocks, answers):
+            complete = isinstance(answer, dict) and answer.get("complete") is True
+            for item in _list(answer, "guesses", len(block)):
+                variants = _variants(item)
+                found.append((variants, complete and len(variants) < VARIANTS))
+        return found
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -190,6 +213,17 @@ def _list(answer: object, key: str, count: int) -> list[Any]:
     if not isinstance(items, list) or len(items) != count:
         raise ProtocolError(f"the server answered a batch of {count} without {count} {key}")
     return items
+
+
+def _variants(item: object) -> list[Pair]:
+    """The (taskhash, unihash) of one task."""
+    try:
+        pairs = [(taskhash, unihash or taskhash) for taskhash, unihash in item]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        pairs = [("", "")]
+    if not all(batch.is_hash(taskhash) and batch.is_hash(unihash) for taskhash, unihash in pairs):
+        raise ProtocolError(f"the server sent {str(item)[:80]!r} where pairs of taskhash and unihash are due")
+    return pairs
 
 
 def _unihash(line: bytes) -> str | None:

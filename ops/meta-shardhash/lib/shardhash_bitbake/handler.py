@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,13 +28,14 @@ import bb
 import bb.siggen
 
 from shardhash_bitbake.advice import find_advice
+from shardhash_bitbake.ahead import Ahead
 from shardhash_bitbake.breaker import Breaker
 from shardhash_bitbake.client import TIMEOUT, Client
 from shardhash_bitbake.dial import tls_context
 from shardhash_bitbake.errors import InvokeError
 from shardhash_bitbake.gathering import Gatherer, gather_dependents, order_by_dependency
 from shardhash_bitbake.guesses import Guesses
-from shardhash_bitbake.optimism import Answers, Optimist, Task
+from shardhash_bitbake.optimism import Answers, Optimist, Task, Variants
 from shardhash_bitbake.spool import Spool
 from shardhash_bitbake.view import View
 
@@ -172,6 +173,13 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
                 self._order = []
         return super().get_unihashes(tids)
 
+    def report_unihash(self, path: str, task: str, d: Any) -> Any:
+        """Report what a task made; with its name, from which others guess, if SHARDHASH_REPORT_NAMES says so."""
+        if d.getVar("SHARDHASH_REPORT_NAMES") == "1":
+            with self.client() as client:
+                client.names = {"PN": d.getVar("PN"), "task": task}
+        return super().report_unihash(path, task, d)
+
     def save_unitaskhashes(self) -> None:
         """The build has ended: keep its unihashes as guesses, and send what its tasks could not."""
         super().save_unitaskhashes()
@@ -197,14 +205,30 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
 
     def _prefetch(self, entries: Any, datacaches: Any) -> None:
         """Ask for the unihashes of all tasks in a few batches."""
-        tasks = self._gather(entries, datacaches)
+        with self.client() as client:
+            ahead = Ahead(client.connect)
+            try:
+                tasks = self._gather(entries, datacaches)
+            finally:
+                ahead.wait()
         if tasks is None:
             return
         gathered = time.monotonic()
         optimist = Optimist(tasks, self._answers)
         with self.client() as client:
+
+            def guess(places: list[int]) -> Sequence[tuple[Variants, bool]]:
+                try:
+                    names = [self._name_of(self._next_order[place]) for place in places]
+                    found: Sequence[tuple[Variants, bool]] = client.get_guesses(names)
+                except InvokeError as error:
+                    _log.debug("The server refused to guess: %s", error)
+                    return ()
+                return found
+
             try:
-                outcome = optimist.run(client.get_from_server)
+                ahead.finish()
+                outcome = optimist.run(client.get_from_server, guess=guess)
             except ConnectionError as error:
                 self._warn_once(str(error))
                 return
@@ -220,6 +244,10 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
             gathered - self._began,
             "" if outcome.complete else "; a limit ended it",
         )
+
+    def _name_of(self, tid: str) -> tuple[str, str, str]:
+        """Method, PN and task, as reports have them."""
+        return self._get_method(tid), self.tidtopn[tid], tid.rpartition(":")[2].removeprefix("do_")
 
     def _look_ahead(self, tids: list[str]) -> None:
         """Ask for the unihashes of all tasks that depend on these, if BitBake has to ask for one of these."""

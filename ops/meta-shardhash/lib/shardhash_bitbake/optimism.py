@@ -8,11 +8,14 @@ wrong guess, or a formula that BitBake changes one day, costs a question.
 
 The guess, from the best to the last:
 
-1. The task has the hash that it had in an earlier build: the unihash that it had there.
+1. The task has the hash that it had in an earlier build, here or elsewhere: the unihash that it had there.
 2. The server does not know the hash of a task that it depends on, and that hash is new: nobody has built it yet. So
    nobody has built this task either, and it has its own hash.
-3. The unihash that the task had in an earlier build, as long as answers for new hashes mostly agree with such guesses.
-4. The task's own hash.
+3. The server knows all hashes with which the task was ever reported, and this is none of them: as in 2.
+4. The unihash that the task had in an earlier build, as long as answers for new hashes mostly agree with such guesses.
+5. The task's own hash.
+
+What earlier builds had is in a table of ours; where that says nothing, the server may be asked once, before all else.
 """
 
 from __future__ import annotations
@@ -25,6 +28,11 @@ Question = tuple[str, str]
 """Method and taskhash."""
 Answers = dict[Question, "str | None"]
 Ask = Callable[[list[Question]], Sequence["str | None"]]
+
+Variants = Sequence[Question]
+"""(taskhash, unihash) with which a task was reported, newest first."""
+Guess = Callable[[list[int]], Sequence["tuple[Variants, bool]"]]
+"""Takes places of tasks. Gives the variants of each, and whether these are all that ever were."""
 
 ROUND_LIMIT = 24
 QUESTION_FACTOR = 8
@@ -79,14 +87,23 @@ class Optimist:
         for place, task in enumerate(tasks):
             for dependency in task.dependencies:
                 self._dependents[dependency].append(place)
+        self._earlier: list[Variants] = [() if task.previous is None else (task.previous,) for task in tasks]
+        self._certain: list[Variants] = [
+            (() if task.always is None else (task.always,)) + (() if task.method is None else (*task.known,))
+            for task in tasks
+        ]
+        self._all_known = bytearray(count)
+        """Whether the variants of a task in `_earlier` are all that ever were."""
         self._trust = 0
         """How many more answers for new hashes were the previous unihash than were not."""
 
-    def run(self, ask: Ask, rounds: int = ROUND_LIMIT) -> Outcome:
-        """Ask until nothing is left to ask, or a limit is reached. What `ask` raises goes on; answers stay."""
+    def run(self, ask: Ask, rounds: int = ROUND_LIMIT, guess: Guess | None = None) -> Outcome:
+        """Ask until nothing is left to ask, or a limit is reached. What is raised in asking goes on; answers stay."""
         total = limit = 0
+        asked = self._settle()
+        if guess is not None:
+            asked = self._take_guesses(asked, guess)
         for number in range(rounds):
-            asked = self._settle()
             questions = list(dict.fromkeys(question for _, question in asked))
             if not questions:
                 return Outcome(number, total, complete=True)
@@ -96,7 +113,36 @@ class Optimist:
             total += len(questions)
             self._answers.update(zip(questions, ask(questions)))
             self._judge(asked)
-        return Outcome(rounds, total, complete=not self._settle())
+            asked = self._settle()
+        return Outcome(rounds, total, complete=not asked)
+
+    def _take_guesses(self, asked: list[tuple[int, Question]], guess: Guess) -> list[tuple[int, Question]]:
+        """Have the tasks guessed whose hash is not that of an earlier build, and all that depends on one of them.
+
+        Takes the open questions, and returns those that are open then.
+        """
+        unsure = bytearray(len(self._tasks))
+        for place, (_, taskhash) in asked:
+            unsure[place] = self._as_before(place, taskhash) is None
+        for place, task in enumerate(self._tasks):
+            if not unsure[place] and any(unsure[dependency] for dependency in task.dependencies):
+                unsure[place] = 1
+        places = [place for place, task in enumerate(self._tasks) if unsure[place] and task.method is not None]
+        found = guess(places) if places else ()
+        for place, (variants, all_known) in zip(places, found):
+            self._earlier[place] = (*self._earlier[place], *variants)
+            self._all_known[place] = bool(variants) and all_known
+        if not any(variants for variants, _ in found):
+            return asked
+        self._stale = unsure
+        return [entry for entry in asked if not unsure[entry[0]]] + self._settle()
+
+    def _as_before(self, place: int, taskhash: str) -> str | None:
+        """The unihash that a task had when it had this hash."""
+        for known, unihash in self._earlier[place]:
+            if known == taskhash:
+                return unihash
+        return None
 
     def unihashes(self) -> list[str]:
         """The unihash of each task, guessed where it is not known."""
@@ -125,7 +171,7 @@ class Optimist:
         text = task.head + "".join([unihashes[dependency] for dependency in task.dependencies]) + task.tail
         taskhash = hashlib.sha256(text.encode()).hexdigest()
         inherited = self._any_fresh and any(self._fresh[dependency] for dependency in task.dependencies)
-        unihash, fresh, question = self._find(task, taskhash, inherited)
+        unihash, fresh, question = self._find(place, taskhash, inherited)
         fresh = fresh and task.locked is None
         self._hashes[place] = taskhash
         if fresh != self._fresh[place]:
@@ -138,32 +184,34 @@ class Optimist:
                 self._stale[dependent] = 1
         return question
 
-    def _find(self, task: Task, taskhash: str, inherited: bool) -> tuple[str, bool, Question | None]:
+    def _find(self, place: int, taskhash: str, inherited: bool) -> tuple[str, bool, Question | None]:
         """The unihash of a task that has this hash, whether nobody has built it, and the open question."""
-        if task.always is not None and task.always[0] == taskhash:
-            return task.always[1], False, None
-        if task.method is None:
-            return taskhash, inherited, None
-        for known, unihash in task.known:
+        task = self._tasks[place]
+        for known, unihash in self._certain[place]:
             if known == taskhash:
                 return unihash, False, None
+        if task.method is None:
+            return taskhash, inherited, None
         question = (task.method, taskhash)
-        changed = task.previous is not None and task.previous[0] != taskhash
+        earlier = self._earlier[place]
+        before = self._as_before(place, taskhash)
+        changed = bool(earlier) and before is None
         if question in self._answers:
             answer = self._answers[question]
             return answer or taskhash, answer is None and (inherited or changed), None
-        if task.previous is not None and (not changed or (self._trust >= 0 and not inherited)):
-            return task.previous[1], False, question
-        return taskhash, inherited, question
+        if before is not None:
+            return before, False, question
+        if changed and not self._all_known[place] and self._trust >= 0 and not inherited:
+            return earlier[0][1], False, question
+        return taskhash, inherited or bool(self._all_known[place]), question
 
     def _judge(self, asked: Sequence[tuple[int, Question]]) -> None:
         """Mark what answers overturned, and learn how good previous unihashes are as guesses."""
         for place, question in asked:
             answer = self._answers[question]
-            previous = self._tasks[place].previous
-            changed = False
-            if previous is not None and previous[0] != question[1]:
-                changed = True
-                self._trust += 1 if answer == previous[1] else -1
+            earlier = self._earlier[place]
+            changed = bool(earlier) and self._as_before(place, question[1]) is None
+            if changed:
+                self._trust += 1 if answer == earlier[0][1] else -1
             if (answer or question[1]) != self._unihashes[place] or (changed and answer is None):
                 self._stale[place] = 1

@@ -27,6 +27,8 @@ class View:
         self._answers = answers
         self._spool = spool
         self._warn = warn
+        self.names: Mapping[str, str] = {}
+        """PN and task of the report that follows, if the server shall know them."""
         self.left = 0
         """Questions that were not among the answers."""
 
@@ -56,6 +58,7 @@ class View:
         self, taskhash: str, method: str, outhash: str, unihash: str, extra: Mapping[str, Any] | None = None
     ) -> Any:
         """Report a task's output; without a server the report is kept and the task's own unihash is in force."""
+        extra = {**self.names, **(extra or {})}
         try:
             return self._client.report_unihash(taskhash, method, outhash, unihash, extra)
         except ConnectionError as error:
