@@ -32,6 +32,19 @@ def free_port() -> int:
         return port
 
 
+def run_shardhash(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with no settings of the machine's environment."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "shardhash", *arguments],
+        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class ServerProcess:
     """A server that answers on `addresses`, one for each of `binds`, in their order; `listening` if others give them.
 

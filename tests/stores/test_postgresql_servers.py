@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,30 +13,18 @@ from shardhash.client import Client, InvokeError, create_client
 from shardhash.stores.postgresql import schema
 from tests import test_report_order as order
 from tests.player import CONFORMANCE, Player
-from tests.servers import ROOT, ServerProcess
+from tests.servers import ServerProcess, run_shardhash
 from tests.stores.postgresql_server import PASSWORD, PostgresqlServer
 from tests.test_transcripts import ADMIN, SCENARIOS, bind, kinds_of
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "shardhash", *arguments],
-        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="session")
 def migrated(postgresql: PostgresqlServer) -> Callable[[], str]:
     """Makes databases with tables; each call gives the URL of one."""
     first = postgresql.create_database()
-    done = run("migrate", SHARDHASH_STORE=first)
+    done = run_shardhash("migrate", SHARDHASH_STORE=first)
     assert done.returncode == 0, done.stderr
     return lambda: postgresql.create_database(like=first)
 
@@ -159,15 +144,15 @@ def test_users_who_change_each_other_at_two_servers_wait_for_nobody(
 
 def test_a_server_needs_the_tables_of_its_version(postgresql: PostgresqlServer) -> None:
     url = postgresql.create_database()
-    started = run("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
+    started = run_shardhash("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
     assert started.returncode == 1
     assert "has no tables. Make them with: shardhash migrate" in started.stderr
-    done = run("migrate", "--store", url)
+    done = run_shardhash("migrate", "--store", url)
     assert (done.returncode, done.stdout) == (0, f"the tables have version {schema.VERSION} now (before: none)\n")
-    assert "already; nothing was changed" in run("migrate", "--store", url).stdout
+    assert "already; nothing was changed" in run_shardhash("migrate", "--store", url).stdout
     postgresql.execute("update shardhash.version set version = 99", url.rpartition("/")[2])
     for command in (["migrate"], ["serve", "--bind", "127.0.0.1:0"]):
-        refused = run(*command, SHARDHASH_STORE=url)
+        refused = run_shardhash(*command, SHARDHASH_STORE=url)
         assert refused.returncode == 1
         assert f"has version 99 of the tables, and this shardhash knows {schema.VERSION}" in refused.stderr
         assert PASSWORD not in refused.stderr + refused.stdout
@@ -186,14 +171,16 @@ def test_a_database_that_cannot_be_had_is_told_without_its_password(
     url: str, told: str, postgresql: PostgresqlServer
 ) -> None:
     for command in (["migrate"], ["serve", "--bind", "127.0.0.1:0"]):
-        refused = run(*command, "--store", url)
+        refused = run_shardhash(*command, "--store", url)
         assert refused.returncode == 1
         assert told in refused.stderr
         assert PASSWORD not in refused.stderr + refused.stdout
 
 
 def test_a_wrong_password_is_told_without_any(postgresql: PostgresqlServer) -> None:
-    refused = run("serve", "--bind", "127.0.0.1:0", "--store", postgresql.url().replace(PASSWORD, "another-word"))
+    refused = run_shardhash(
+        "serve", "--bind", "127.0.0.1:0", "--store", postgresql.url().replace(PASSWORD, "another-word")
+    )
     assert refused.returncode == 1
     assert "password authentication failed" in refused.stderr
     assert "another-word" not in refused.stderr
@@ -205,9 +192,9 @@ def test_tables_of_the_first_version_are_brought_up(postgresql: PostgresqlServer
         patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
         patch.setattr(schema, "VERSION", 1)
         assert asyncio.run(schema.migrate(url)) == (0, 1)
-    refused = run("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
+    refused = run_shardhash("serve", "--bind", "127.0.0.1:0", SHARDHASH_STORE=url)
     assert f"has version 1 of the tables, and this shardhash needs {schema.VERSION}" in refused.stderr
-    assert f"have version {schema.VERSION} now (before: 1)" in run("migrate", "--store", url).stdout
+    assert f"have version {schema.VERSION} now (before: 1)" in run_shardhash("migrate", "--store", url).stdout
 
 
 @pytest.mark.parametrize(
@@ -218,13 +205,13 @@ def test_tables_of_the_first_version_are_brought_up(postgresql: PostgresqlServer
     ],
 )
 def test_settings_of_a_database_that_make_no_sense(flags: list[str], told: str) -> None:
-    refused = run("serve", *flags)
+    refused = run_shardhash("serve", *flags)
     assert refused.returncode == 2
     assert told in refused.stderr
 
 
 @pytest.mark.parametrize("flags", [["--memory"], ["--data", "d"], ["--workers", "2"]])
 def test_a_database_and_a_folder_are_not_both_served(flags: list[str]) -> None:
-    refused = run("serve", *flags, "--store", "postgresql://host/db")
+    refused = run_shardhash("serve", *flags, "--store", "postgresql://host/db")
     assert refused.returncode == 2
     assert f"{flags[0]} says otherwise" in refused.stderr

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,24 +11,12 @@ import pytest
 from shardhash.client import create_client
 from shardhash.errors import InvokeError
 from tests.certificates import Authority
-from tests.servers import ROOT, ServerProcess, wait_for_line
+from tests.servers import ServerProcess, run_shardhash, wait_for_line
 from tests.stores.postgresql_server import PASSWORD, PostgresqlServer, find_postgresql
 from tests.stores.test_postgresql_faults import CUT
 
 M = "m"
 pytestmark = pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here")
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "shardhash", *arguments],
-        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +45,7 @@ def test_tls_is_checked_against_the_authority_and_the_name(
 ) -> None:
     url = encrypted.create_database()
     checked = {"SHARDHASH_STORE": f"{url}?sslmode=verify-full", "PGSSLROOTCERT": str(authority.path)}
-    done = run("migrate", **checked)
+    done = run_shardhash("migrate", **checked)
     assert done.returncode == 0, done.stderr
     server = start_server(binds=["ws://127.0.0.1:0"], environment=checked)
     with create_client(server.address) as client:
@@ -77,7 +62,7 @@ def test_tls_is_checked_against_the_authority_and_the_name(
         ({"SHARDHASH_STORE": checked["SHARDHASH_STORE"].replace("127.0.0.1", "localhost")}, "does not match host name"),
         ({"SHARDHASH_STORE": f"{url}?sslmode=disable"}, "no pg_hba.conf entry"),
     ):
-        refused = run("serve", "--bind", "127.0.0.1:0", **checked | changed)
+        refused = run_shardhash("serve", "--bind", "127.0.0.1:0", **checked | changed)
         assert refused.returncode == 1
         assert "cannot be reached" in refused.stderr
         assert told in refused.stderr
@@ -92,15 +77,15 @@ def test_the_password_may_be_in_a_file(
     passwords.write_text(f"127.0.0.1:{postgresql.port}:*:tester:{PASSWORD}\n")
     passwords.chmod(0o600)
     environment = {"SHARDHASH_STORE": postgresql.url(name, password=False), "PGPASSFILE": str(passwords)}
-    assert run("migrate", **environment).returncode == 0
+    assert run_shardhash("migrate", **environment).returncode == 0
     server = start_server(binds=["ws://127.0.0.1:0"], environment=environment)
     with create_client(server.address) as client:
         client.report_unihash("a" * 64, M, "b" * 64, "c" * 64)
     assert server.stop() == 0
-    copied = run("copy", environment["SHARDHASH_STORE"], str(tmp_path / "copy"), PGPASSFILE=str(passwords))
+    copied = run_shardhash("copy", environment["SHARDHASH_STORE"], str(tmp_path / "copy"), PGPASSFILE=str(passwords))
     assert "1 mappings, 1 outhash rows; read back" in copied.stdout
     passwords.chmod(0o644)
-    refused = run("serve", "--bind", "127.0.0.1:0", **environment)
+    refused = run_shardhash("serve", "--bind", "127.0.0.1:0", **environment)
     assert refused.returncode == 1
     assert "no password supplied" in refused.stderr
 
@@ -109,7 +94,7 @@ def test_a_password_that_changes_while_a_server_runs_is_told(
     postgresql: PostgresqlServer, start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = postgresql.create_database()
-    assert run("migrate", SHARDHASH_STORE=url).returncode == 0
+    assert run_shardhash("migrate", SHARDHASH_STORE=url).returncode == 0
     name = url.rpartition("/")[2]
     postgresql.execute("drop role if exists keeper")
     postgresql.execute("create role keeper login password 'first-word'")
@@ -143,7 +128,7 @@ def test_no_password_is_shown_by_ps_or_config_or_a_log(
     postgresql: PostgresqlServer, start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = postgresql.create_database()
-    assert run("migrate", "--store", url).returncode == 0
+    assert run_shardhash("migrate", "--store", url).returncode == 0
     server = start_server("--store", url, "--read-replica", url, "--log", "DEBUG", binds=["ws://127.0.0.1:0"])
     shown = Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
     assert b"--bind" in shown
@@ -154,6 +139,6 @@ def test_no_password_is_shown_by_ps_or_config_or_a_log(
         assert client.get_unihash(M, "a" * 64) == "c" * 64
         client.remove({"method": M})
     assert server.stop() == 0
-    told = run("config", SHARDHASH_STORE=url, SHARDHASH_READ_REPLICA=url)
+    told = run_shardhash("config", SHARDHASH_STORE=url, SHARDHASH_READ_REPLICA=url)
     assert told.returncode == 0
     assert PASSWORD not in told.stdout + told.stderr + capfd.readouterr().err
