@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from shardhash.coordinator.counters import Build, Counters
+from shardhash.coordinator.stats import Stats
 from shardhash.link.worker_link import WorkerLink
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
@@ -123,6 +125,21 @@ def test_a_stream_block_is_read_and_answered_without_a_call_a_line(known: bool) 
         costs.append(counted(answer))
     assert costs[0] == costs[1]
     assert sum(costs[0]) <= 60
+
+
+def test_a_block_of_lines_is_counted_in_few_calls() -> None:
+    counters, stats, build = Counters(), Stats(), Build("host")
+    for size in SIZES:
+        found = Found(bytes(32 * size), bytes(size))
+
+        def count(found: Found = found, size: int = size) -> None:
+            counters.looked_up(found, build)
+            stats.add(0.001, size)
+            counters.answered_lines("get-stream", size, 0.001)
+
+        python, c = counted(count)
+        assert python == 5  # `count` itself, the three, and the end of the profile
+        assert c <= 5  # len, count of the unknown, two places in histograms; the end of the profile
 
 
 def test_the_state_machine_takes_a_block_of_lines_as_one() -> None:

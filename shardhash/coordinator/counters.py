@@ -33,9 +33,12 @@ MOST_BUILDS = 50
 
 
 class Build:
-    """What one host did in one go: near enough to a build. Times are seconds since 1970 UTC."""
+    """What one host did in one go: near enough to a build. Times are seconds since 1970 UTC.
 
-    __slots__ = ("began", "equivalences", "hits", "host", "last", "misses", "reports")
+    `last` is when it was last seen to have asked something (`Counters.look_at_builds`).
+    """
+
+    __slots__ = ("began", "equivalences", "hits", "host", "last", "misses", "reports", "seen")
 
     def __init__(self, host: str = "") -> None:
         self.host = host
@@ -45,6 +48,8 @@ class Build:
         self.reports = 0
         self.equivalences = 0
         """Reports that were given the unihash of another task: what need not be done again."""
+        self.seen = 0
+        """What it had asked when it was last looked at."""
 
 
 class Counters:
@@ -106,6 +111,14 @@ class Counters:
         self.builds.append(Build(host))
         return self.builds[-1]
 
+    def look_at_builds(self) -> None:
+        """Note which builds asked something since the last call: every few seconds, and not at each answer."""
+        now = time()
+        for build in self.builds:
+            asked = build.hits + build.misses + build.reports
+            if asked != build.seen:
+                build.seen, build.last = asked, now
+
     def looked_up(self, found: Found, build: Build) -> Found:
         """Count the answers to lookups of a build; the same."""
         known = len(found.digests) // DIGEST_SIZE
@@ -116,7 +129,6 @@ class Counters:
             build.misses += unknown
         self.hits += known
         build.hits += known
-        build.last = time()
         return found
 
     def looked_for(self, status: bytes) -> bytes:
@@ -133,7 +145,6 @@ class Counters:
         self.equivalences += equivalences
         build.reports += len(reports)
         build.equivalences += equivalences
-        build.last = time()
 
     def dropped(self, count: int, error: Exception) -> None:
         """Reports were not stored for this error."""

@@ -66,6 +66,7 @@ class History:
 
     def take(self) -> Sample:
         """Take a sample now, and tell it to who waits for the next."""
+        self._counters.look_at_builds()
         now, totals, before = self._clock(), self._totals(), self._before
         seconds = max(0.001, now - self._at)
         hits, misses = totals.hits - before.hits, totals.misses - before.misses
