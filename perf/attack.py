@@ -5,9 +5,9 @@
     python -m perf.attack --scale 0.1        smaller ones
 
 For each attack a server starts with some mappings. A builder in a process of its own asks waves of 10, one after the
-other, and checks every answer; an administrator logs in now and then. The attack runs beside them in a third process.
-Latencies are those of the builder's waves before, during and after; memory is that of all processes of the server
-before, at most, and some seconds after.
+other, over an address of its own, and checks every answer; an administrator logs in now and then. The attack runs
+beside them in a third process. Latencies are those of the builder's waves before, during and after. Memory is that of
+all processes of the server before, at most, and some seconds after.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -141,11 +142,15 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One attack; milliseconds and MiB."""
     context = multiprocessing.get_context("spawn")
     arguments = ("--admin-user", ADMIN, "--admin-password", PASSWORD, "--log", "ERROR", *options.server)
-    with shardhash(options.workers, arguments=arguments) as server:
+    with (
+        TemporaryDirectory(prefix="shardhash-attack-") as folder,
+        # Not of the attackers' host, which has a rate.
+        shardhash(options.workers, arguments=(*arguments, "--bind", f"unix://{folder}/innocent")) as server,
+    ):
         target = Target(server.addresses["tcp"], server.addresses["ws"], options.scale)
         workers = list(server.roles["workers"])
         helpers = [
-            _start(context, build, server.addresses["tcp"], options.seed),
+            _start(context, build, f"unix://{folder}/innocent", options.seed),
             _start(context, administer, server.addresses["ws"]),
         ]
         memory = Memory(server)

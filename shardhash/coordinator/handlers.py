@@ -6,26 +6,21 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from shardhash.coordinator import audit, permissions
+from shardhash.coordinator import audit, blocks, permissions
+from shardhash.coordinator.blocks import lookup_block
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.quarantining import Quarantining
 from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError, NoRoomError, ShardhashError
-from shardhash.stores.interface import Store, TakesImports
+from shardhash.stores.interface import TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
-from shardhash.wire.batch import Found
 from shardhash.wire.commands import COMMANDS, Command
 from shardhash.wire.hashes import DIGEST_SIZE, to_digest
 from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import Request
 from shardhash.wire.rows import NEW, QUERY_COLUMNS, Columns, Report
-from shardhash.wire.streams import LookupBlock, LookupGroup
 
-BULK = 16_384
-"""Hashes of a batch from which on few go at one time: a worker that looks up 100,000 answers nobody for 8 ms."""
-METHODS_AT_ONCE = 64
-"""Methods of one block that are looked up at one time; 1 ms. Real traffic has one or two."""
 REPORTS_AT_ONCE = 1000
 """Reports of one message that are under way at one time: 8 ms of work here, and as many in a commit of a worker."""
 HASHES_AT_ONCE = 8192
@@ -112,17 +107,17 @@ class Handlers:
     async def answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         """The frame that answers a native batch, which needs the permissions of get-batch."""
         permissions.check(caller.identity, COMMANDS["get-batch"])
-        if len(asked.digests) > BULK * DIGEST_SIZE:
+        if len(asked.digests) > blocks.BULK * DIGEST_SIZE:
             async with self._bulk:
                 return await self._answer_frame(caller, asked)
         return await self._answer_frame(caller, asked)
 
     async def _answer_frame(self, caller: Caller, asked: batch.Batch) -> bytes:
         if asked.op == batch.EXISTS:
-            return batch.encode_exists(self._counters.looked_for(await self._store.exists(asked.digests)))
-        return batch.encode_found(
-            self._counters.looked_up(await self._store.lookup(asked.method, asked.digests), caller.build)
-        )
+            status = await blocks.exists_in_parts(self._store, asked.digests)
+            return batch.encode_exists(self._counters.looked_for(status))
+        found = await blocks.lookup_in_parts(self._store, asked.method, asked.digests)
+        return batch.encode_found(self._counters.looked_up(found, caller.build))
 
     def frame_at_hand(self, caller: Caller, asked: batch.Batch) -> bytes | None:
         """The frame that answers a lookup batch, if all is at hand and the caller may ask; None: `answer_frame`."""
@@ -360,21 +355,6 @@ class Handlers:
 
 def _parts(items: list[_T], size: int) -> Iterator[list[_T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-async def lookup_block(store: Store, block: LookupBlock) -> Found:
-    """The answers to a block of lookups, in its order."""
-    found: list[Found] = []
-    for start in range(0, len(block.groups), METHODS_AT_ONCE):
-        some = block.groups[start : start + METHODS_AT_ONCE]
-        found += await asyncio.gather(*(_lookup_group(store, group) for group in some))
-    return block.join(found)
-
-
-async def _lookup_group(store: Store, group: LookupGroup) -> Found:
-    if isinstance(group.hashes, bytes):
-        return await store.lookup(group.method, group.hashes)
-    return Found.of(await store.lookup_keys(group.method, group.hashes))
 
 
 def _mapping(method: str, taskhash: str, unihash: bytes) -> dict[str, str]:

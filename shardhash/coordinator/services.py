@@ -26,7 +26,7 @@ MOST_WAITING = 20
 ROWS_AT_ONCE = 2
 """Rows with siginfo that are read from workers at one time."""
 BULKS_AT_ONCE = 3
-"""Large batches (handlers.BULK) that are answered at one time."""
+"""Large batches (blocks.BULK) that are answered at one time."""
 
 
 @dataclass(frozen=True, slots=True)

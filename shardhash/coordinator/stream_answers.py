@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from shardhash.base.turns import Slice
 from shardhash.coordinator import audit
+from shardhash.coordinator.blocks import lookup_block
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.handlers import lookup_block
 from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError
 from shardhash.wire import streams

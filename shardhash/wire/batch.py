@@ -27,6 +27,7 @@ The same frames, behind a request number, travel between coordinator and worker 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from shardhash.errors import ProtocolError
@@ -79,6 +80,15 @@ class Found(NamedTuple):
         known = None if self.known is None else self.known[start:end]
         digests = self.digests[start * DIGEST_SIZE : end * DIGEST_SIZE]
         return Found(digests, known if known is not None and 0 in known else None)
+
+    @classmethod
+    def join(cls, parts: Sequence[Found]) -> Found:
+        """The answers of some parts, end to end."""
+        digests = b"".join([part.digests for part in parts])
+        if all(part.known is None for part in parts):
+            return cls(digests, None)
+        known = [part.known or b"\1" * (len(part.digests) // DIGEST_SIZE) for part in parts]
+        return cls(digests, b"".join(known))
 
     @classmethod
     def of(cls, unihashes: list[bytes | None]) -> Found:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shardhash.coordinator import blocks
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.handlers import Handlers
@@ -158,3 +159,19 @@ async def test_what_names_no_user_means_oneself(ask: Asking) -> None:
     answer = await ask("auth", username="builder", token=token)
     assert answer == {"result": True, "username": "builder", "permissions": ["@read"]}
     assert await ask("get-user") == {"username": "builder", "permissions": ["@read"]}
+
+
+async def test_a_frame_that_is_answered_in_parts_is_answered_whole(
+    ask: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BULK", 2)
+    await ask("report", **ROW)
+    digests = bytes.fromhex(TASK + NEW + TASK + TASK + TASK)
+    frame = await ask.handlers.answer_frame(ask.caller, Batch(batch.GET, "m", digests))
+    found = batch.decode_answer(frame)
+    assert isinstance(found, batch.Found)
+    assert found.unihashes() == [bytes.fromhex(UNI), None, *[bytes.fromhex(UNI)] * 3]
+    frame = await ask.handlers.answer_frame(ask.caller, Batch(batch.EXISTS, "", bytes.fromhex(NEW + UNI + UNI)))
+    assert batch.decode_answer(frame) == bytes([0, 1, 1])
+    frame = await ask.handlers.answer_frame(ask.caller, Batch(batch.GET, "m", bytes.fromhex(TASK) * 3))
+    assert batch.decode_answer(frame) == batch.Found(bytes.fromhex(UNI) * 3, None)

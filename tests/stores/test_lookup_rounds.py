@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -102,3 +105,24 @@ async def test_a_caller_that_went_away_costs_the_others_nothing() -> None:
         gone_too.cancel()
         assert told(await stays) == [HIGH]
         assert await stays_too == b"\1"
+
+
+async def test_who_asks_little_is_answered_first() -> None:
+    """Of one tick, whoever asked first."""
+    many, few = os.urandom(32 * 5000), os.urandom(32 * 10)
+    async with running(1) as (here,):
+        here.shard.table.set_mapping(here.shard.table.method("m"), few[:32], few[:32], "")
+        lookups = Lookups([here.link])
+        answered: list[str] = []
+        asked: dict[str, asyncio.Future[Any]] = {"many": lookups.get("m", many), "few": lookups.get("m", few)}
+        asked |= {"many exist": lookups.exists(many), "few exist": lookups.exists(few)}
+        for name, future in asked.items():
+            future.add_done_callback(partial(_note, answered, name))
+        await asyncio.gather(*asked.values())
+        assert answered == ["few", "many", "few exist", "many exist"]
+        assert asked["few"].result().unihashes() == [few[:32], *[None] * 9]
+        assert here.asked["lookup"] == 4
+
+
+def _note(answered: list[str], name: str, _future: asyncio.Future[Any]) -> None:
+    answered.append(name)
