@@ -124,7 +124,7 @@ class Exploring:
             said.append(f"{story['sharers']['count']} other rows have the same unihash.")
         if len(rows) > 1:
             said.append(f"It had {len(rows)} different outhashes: the task is not reproducible. Compare their siginfo.")
-        if unihash is not None:
+        if unihash is not None and self._store.explorer.notes_asking:
             said.append(_last_asked(rows[0] if rows else None, asked))
         said += self._missed(story)
         status = await self._store.gc_status()

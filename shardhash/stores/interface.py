@@ -122,6 +122,9 @@ class Explorer(Protocol):
     whether there is one, and its mapping's unihash, None without one, and mark.
     """
 
+    notes_asking: bool
+    """Whether rows say when somebody last asked for their mapping."""
+
     async def find(self, search: AnyMapping[str, Any], limit: int, *, whole: bool = False) -> FoundRows:
         """The newest rows that match; `whole`: with their siginfo."""
 

@@ -25,6 +25,8 @@ from shardhash.wire.rows import NEW, Columns, Report, Where
 class NoExplorer:
     """An Explorer of nothing."""
 
+    notes_asking = False
+
     async def find(self, search: Mapping[str, Any], limit: int, *, whole: bool = False) -> FoundRows:
         return FoundRows(0, [], complete=True)
 

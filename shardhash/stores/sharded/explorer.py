@@ -26,6 +26,8 @@ MOST_OF_AN_OUTHASH = 20_000
 class ShardedExplorer:
     """An Explorer; see there."""
 
+    notes_asking = True
+
     def __init__(self, links: Sequence[WorkerLink], reports: Reports) -> None:
         self._links = links
         self._reports = reports
