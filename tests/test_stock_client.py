@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from shardhash.client import create_async_client
 from tests.servers import IN_MEMORY, ServerProcess
 
 asyncrpc = pytest.importorskip("bb.asyncrpc")
@@ -89,3 +92,23 @@ async def test_an_unknown_command_closes(stock: Connect) -> None:
     client = await stock()
     with pytest.raises((asyncrpc.ConnectionClosedError, ConnectionError)):
         await client.invoke({"no-such-command": {}})
+
+
+async def test_an_expired_token_is_refused_in_words(tmp_path: Path) -> None:
+    """A connection that came in by it ends when it does; a new one is told why."""
+    secret = {"SHARDHASH_ADMIN_USER": "admin", "SHARDHASH_ADMIN_PASSWORD": "password"}
+    with ServerProcess(*IN_MEMORY, binds=[f"unix://{tmp_path}/s.sock"], environment=secret) as server:
+        async with await create_async_client(server.address, "admin", "password") as admin:
+            token = (await admin.new_user("builder", ["@read"], 2))["token"]
+            first = asyncrpc.AsyncClient("OEHASHEQUIV", "1.1", logging.getLogger("stock"))
+            await first.connect_unix(str(tmp_path / "s.sock"))
+            login = {"auth": {"username": "builder", "token": token}}
+            assert (await first.invoke(login))["result"] is True
+            reader = first.socket.reader
+            assert await asyncio.wait_for(reader.read(), 60) == b"", "the server closes it when the token ends"
+            second = asyncrpc.AsyncClient("OEHASHEQUIV", "1.1", logging.getLogger("stock"))
+            await second.connect_unix(str(tmp_path / "s.sock"))
+            with pytest.raises(asyncrpc.InvokeError, match="as builder: this token expired at 20"):
+                await second.invoke(login)
+            await first.close()
+            await second.close()

@@ -114,6 +114,26 @@ def refused(client: Client) -> None:
         client.get_unihash(METHOD, "c1" * 32)
 
 
+def test_the_last_use_and_the_end_of_a_token_are_known_to_both_servers(
+    migrated: Callable[[], str], start_server: Callable[..., ServerProcess]
+) -> None:
+    environment = {"SHARDHASH_STORE": migrated()}
+    one, two = [start_server(*ADMIN, binds=["ws://127.0.0.1:0"], environment=environment) for _ in range(2)]
+    with create_client(one.address, username="admin", password="password") as admin:
+        token = admin.new_user("ann", ["@read"], 3600)["token"]
+    with create_client(two.address, username="ann", password=token) as ann:
+        assert ann.ping()
+        with create_client(one.address, username="admin", password="password") as admin:
+            seen = {user["username"]: user for user in admin.list_users()}["ann"]
+            while seen["used"] is None:  # the other server stores it beside the login
+                seen = {user["username"]: user for user in admin.list_users()}["ann"]
+            assert seen["expires"] > seen["used"]
+            assert admin.refresh_token("ann", 0)["expires"] is None
+        with create_client(two.address, username="admin", password="password") as admin:
+            seen = {user["username"]: user for user in admin.list_users()}["ann"]
+            assert (seen["expires"], seen["used"]) == (None, None)
+
+
 def test_users_who_change_each_other_at_two_servers_wait_for_nobody(
     migrated: Callable[[], str], start_server: Callable[..., ServerProcess]
 ) -> None:
