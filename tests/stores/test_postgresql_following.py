@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from urllib.request import urlopen
 
 import pytest
 
@@ -393,6 +394,19 @@ def test_a_frozen_server_answers_nothing_that_was_removed_meanwhile(
             assert stream.makefile("rb").readline().strip() == b""
             with pytest.raises((InvokeError, ConnectionError)):
                 ann.get_unihash(M, report.taskhash)
+
+
+def test_whether_others_are_followed_is_shown(url: str, start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(binds=["ws://127.0.0.1:0"], environment={"SHARDHASH_STORE": url})
+    page = server.address.replace("ws://", "http://").rstrip("/")
+
+    def read(path: str) -> str:
+        with urlopen(page + path, timeout=60) as answer:
+            return str(answer.read(), "utf-8")
+
+    while "\nshardhash_lease 1.0" not in read("/metrics"):
+        pass
+    assert "other servers" in read("/readyz?verbose")
 
 
 # -------------------------------------------------------------------------------------------------------- replicas

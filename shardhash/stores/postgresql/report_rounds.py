@@ -44,7 +44,8 @@ from shardhash.wire.rows import Report
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 3
-"""Rounds at one time: one commits while the others work."""
+"""Rounds at one time: one commits while the others work. Another begins once as much waits as is under way: a small
+round costs nearly what a large one does."""
 MOST_REPORTS = 500
 """Reports of one round. Each needs an advisory lock of the database, which has room for thousands."""
 
@@ -156,6 +157,8 @@ class Reports:
         self._lines: dict[Outhash, deque[_UnderWay]] = {}
         self._free: deque[Outhash] = deque()
         self._running = 0
+        self._under_way = 0
+        """Outhashes of the rounds that run."""
         self._scheduled = False
         self._numbers = count()
 
@@ -190,7 +193,7 @@ class Reports:
 
     def _begin(self) -> None:
         self._scheduled = False
-        while self._free and self._running < MOST_AT_ONCE:
+        while self._free and self._running < MOST_AT_ONCE and len(self._free) >= min(self._under_way, MOST_REPORTS):
             some: list[_UnderWay] = []
             outhashes = []
             while self._free and len(some) < MOST_REPORTS:
@@ -201,6 +204,7 @@ class Reports:
                     some.append(line.popleft())
             some.sort(key=lambda report: report.number)  # the oldest row of a taskhash is the one reported first
             self._running += 1
+            self._under_way += len(outhashes)
             self._tasks.start(self._round(some, outhashes), "a round of reports")
 
     async def _round(self, some: list[_UnderWay], outhashes: list[Outhash]) -> None:
@@ -222,6 +226,7 @@ class Reports:
                     report.finish(answer)
         finally:
             self._running -= 1
+            self._under_way -= len(outhashes)
             for outhash in outhashes:
                 if outhash in back:
                     self._tasks.start(self._ask_elsewhere(outhash, back[outhash]), "a report")
