@@ -122,7 +122,7 @@ def check_large(commands: Mapping[str, Command], begin: bytes, permissions: froz
         raise InvalidRequestError(f"{name}: a request has at most {MOST_SMALL >> 10} KiB")
     if permissions is not None and not command.needs <= permissions:
         needs = " ".join(sorted(command.needs))
-        raise InvalidRequestError(f"{name}: needs {needs}; log in before a request of more than {MOST_SMALL >> 10} KiB")
+        raise InvalidRequestError(f"{name}: not allowed to access permissions(s) {needs}; log in before a long request")
 
 
 def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Request] | None:

@@ -381,7 +381,11 @@ LONG = "x" * 350_000
     ("message", "permissions", "refusal"),
     [
         ({"get-batch": {"method": "m", "taskhashes": ["t", LONG[:1000]] * 500}}, ["@read"], None),
-        ({"get-batch": {"method": "m", "taskhashes": ["t", LONG[:1000]] * 500}}, [], "get-batch: needs @read; log in"),
+        (
+            {"get-batch": {"method": "m", "taskhashes": ["t", LONG[:1000]] * 500}},
+            [],
+            "get-batch: not allowed to access permissions(s) @read",
+        ),
         ({"report": {"taskhash": "t", "outhash_siginfo": LONG}}, ["@read"], "report: 'method' is missing"),
         ({"gc-mark": {"mark": LONG, "where": {}}}, ["@db-admin"], "gc-mark: a request has at most 256 KiB"),
         ({"ping": LONG}, [], "ping: a request has at most 256 KiB"),
