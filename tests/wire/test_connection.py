@@ -384,7 +384,7 @@ LONG = "x" * 350_000
         (
             {"get-batch": {"method": "m", "taskhashes": ["t", LONG[:1000]] * 500}},
             [],
-            "get-batch: not allowed to access permissions(s) @read",
+            "get-batch: not allowed to access",
         ),
         ({"report": {"taskhash": "t", "outhash_siginfo": LONG}}, ["@read"], "report: 'method' is missing"),
         ({"gc-mark": {"mark": LONG, "where": {}}}, ["@db-admin"], "gc-mark: a request has at most 256 KiB"),
