@@ -16,6 +16,7 @@ PROGRAMS = {
     "config": ("shardhash.server.config", "main", "show the settings in force and where they come from; check a file"),
     "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
     "top": ("shardhash.client.top", "main", "watch a server in the terminal"),
+    "gc": ("shardhash.client.gc", "main", "remove what no sstate cache holds and nobody asks for"),
     "snapshot": ("shardhash.admin.cli", "snapshot", "have a running server write a snapshot now"),
     "verify": ("shardhash.admin.cli", "verify", "check every file of a data directory or a backup"),
     "repair": ("shardhash.admin.cli", "repair", "make a damaged data directory whole again"),

@@ -153,6 +153,7 @@ class Client:
     quarantines = _blocking(AsyncClient.quarantines)
     release = _blocking(AsyncClient.release)
     discard = _blocking(AsyncClient.discard)
+    collect = _blocking(AsyncClient.collect)
 
     gc_mark = _blocking(AsyncClient.gc_mark)
     gc_mark_stream = _blocking(AsyncClient.gc_mark_stream)

@@ -63,6 +63,23 @@ class Exploring(ABC):
         named = [dict(zip(("method", "taskhash", "outhash"), row, strict=True)) for row in rows]
         return await self._object("discard", {"rows": named})
 
+    async def collect(
+        self,
+        step: str,
+        collection: str = "",
+        unihashes: list[str] | None = None,
+        since: str | None = None,
+        after: int | None = None,
+        mappings: list[dict[str, str]] | None = None,
+    ) -> dict[str, Any]:
+        """A step of a collection (wire/collecting.py)."""
+        fields = {
+            "collection": collection or None, "unihashes": unihashes, "since": since, "after": after,
+            "mappings": mappings,
+        }  # fmt: skip
+        given = {name: value for name, value in fields.items() if value is not None}
+        return await self._object("collect", {"step": step, **given})
+
     @abstractmethod
     async def _object(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
         """The answer to a command, an object."""

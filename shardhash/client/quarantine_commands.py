@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 100
 """Rows of one message, with their siginfo."""
+MAPPINGS_AT_ONCE = 1000
 SHOWN = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -101,25 +102,26 @@ def _undo_file(path: str) -> Iterator[Callable[[Mapping[str, Any] | None], None]
         task = (row["method"], row["taskhash"])
         if row["unihash"] is not None and task not in seen:
             mapping = {"method": task[0], "taskhash": task[1], "unihash": row["unihash"], "gc_mark": row["gc_mark"]}
-            _write_line(file, {"type": "mapping", **mapping})
+            write_line(file, {"type": "mapping", **mapping})
             counts["mappings"] += 1
         seen.add(task)
-        _write_line(file, {"type": "row", **{name: row[name] for name in row if name not in _NOT_OF_A_ROW}})
+        write_line(file, {"type": "row", **{name: row[name] for name in row if name not in _NOT_OF_A_ROW}})
         counts["rows"] += 1
 
     with file:
-        _write_line(file, {"format": "shardhash dump", "version": 1})
+        write_line(file, {"format": "shardhash dump", "version": 1})
         try:
             yield write
         finally:
-            _write_line(file, {"type": "end", **counts})
+            write_line(file, {"type": "end", **counts})
             write(None)
 
 
 _NOT_OF_A_ROW = ("unihash", "gc_mark", "siginfo", "asked")
 
 
-def _write_line(file: IO[str], value: Mapping[str, Any]) -> None:
+def write_line(file: IO[str], value: Mapping[str, Any]) -> None:
+    """Write a line of an undo file."""
     file.write(json.dumps(value) + "\n")
 
 
@@ -136,19 +138,20 @@ def _undo(client: Client, given: argparse.Namespace) -> Answer:
         mappings.clear()
         rows.clear()
 
-    for line in _read_undo_file(given.file):
+    for line in read_undo_file(given.file):
         if line["type"] == "mapping":
             mappings.append({name: line[name] for name in ("method", "taskhash", "unihash")})
         else:
             created = (datetime.fromisoformat(line["created"]) - _EPOCH) // timedelta(microseconds=1)
             rows.append({**{name: line[name] for name in line if name != "type"}, "created": created})
-        if len(rows) >= AT_ONCE:
+        if len(rows) >= AT_ONCE or len(mappings) >= MAPPINGS_AT_ONCE:
             send()
     send()
     return Answer(counts, f"{counts['rows']} rows and {counts['mappings']} mappings are back")
 
 
-def _read_undo_file(path: str) -> Iterator[dict[str, Any]]:
+def read_undo_file(path: str) -> Iterator[dict[str, Any]]:
+    """The mappings and rows of an undo file. ValueError names the line that is none."""
     with Path(path).open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
             try:
@@ -198,6 +201,6 @@ SUBCOMMANDS = (
         _discard,
         (*search_arguments(), _YES, argument("--undo", metavar="FILE", help="what is removed, for `undo` and `load`")),
     ),
-    Subcommand("undo", "bring back what a discard removed", _undo, (argument("file", metavar="FILE"),)),
+    Subcommand("undo", "bring back what discard or `shardhash gc` removed", _undo, (argument("file", metavar="FILE"),)),
 )
 """Every command, in the order of --help."""

@@ -15,6 +15,7 @@ from shardhash.errors import InvokeError, NoRoomError, ShardhashError
 from shardhash.stores.interface import TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
+from shardhash.wire.collecting import Collect
 from shardhash.wire.commands import COMMANDS, Command
 from shardhash.wire.hashes import DIGEST_SIZE, to_digest
 from shardhash.wire.imports import ImportBatch
@@ -67,6 +68,7 @@ class Handlers:
             m.GetDbUsage: self._get_db_usage,
             m.GetDbQueryColumns: self._get_db_query_columns,
             m.BackfillWait: self._backfill_wait,
+            Collect: services.collections.collect,
             m.Find: exploring.find,
             m.GetRow: exploring.get_row,
             m.Diverging: exploring.diverging,

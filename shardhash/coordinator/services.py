@@ -9,6 +9,7 @@ from functools import partial
 
 from shardhash.base.turns import Turns
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.collecting import Collections
 from shardhash.coordinator.complaints import Complaints
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.exploring import Exploring
@@ -42,6 +43,7 @@ class Services:
     quotas: Quotas = field(init=False)
     room: Room = field(init=False)
     exploring: Exploring = field(init=False)
+    collections: Collections = field(init=False)
     slow: float = math.inf
     """Seconds from which on a request is logged as slow."""
     connected: set[Caller] = field(default_factory=set)
@@ -59,6 +61,7 @@ class Services:
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)  # the one way to, in what does not change
         put("exploring", Exploring(self.store))
+        put("collections", Collections(self.store))
         put("complaints", Complaints(self.counters.limits_hit))
         limits = ServerLimits()
         put("rates", Rates(limits, self.complaints))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
-from shardhash.link import follower_operations, import_operations, search_operations
+from shardhash.link import collection_operations, follower_operations, import_operations, search_operations
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
@@ -236,7 +236,7 @@ class Figures(Operation[ShardFigures]):
         return ShardFigures._make((*figures, ProcessFigures._make(process)))
 
 
-# ---------------------------------------------------------------------------------------------------------- removals
+# ------------------------------------------------------------------------------------- removals, garbage collection
 
 
 class Removed(NamedTuple):
@@ -325,9 +325,6 @@ class Unwatch(Operation[None]):
     job: str
 
 
-# ------------------------------------------------------------------------------------------------ garbage collection
-
-
 @dataclass(slots=True)
 class SetMarks(Operation[list[int]]):
     """For each (mark, where): make the mark current, and set it on the mappings that match; how many each."""
@@ -391,9 +388,10 @@ class Snapshot(Operation[None]):
     bounded = False
 
 
+_ROOMS = map(vars, (collection_operations, follower_operations, import_operations, search_operations))
 OPERATIONS: dict[str, type[Operation[Any]]] = {
     kind.name: kind
-    for names in [globals(), *map(vars, (follower_operations, import_operations, search_operations))]
+    for names in [globals(), *_ROOMS]
     for kind in list(names.values())
     if isinstance(kind, type) and issubclass(kind, Operation) and hasattr(kind, "name")
 }

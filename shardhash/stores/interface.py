@@ -173,6 +173,63 @@ class Quarantine(Protocol):
         """Remove these rows (method, taskhash, outhash), and the mappings of their tasks; how many went of both."""
 
 
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """What a collection would remove: mappings, their rows, how many are kept; (PN, mappings, rows), most first."""
+
+    mappings: int
+    rows: int
+    kept: int
+    recipes: list[tuple[str | None, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DoomedTasks:
+    """Some of it: a mapping's method, taskhash, unihash, gc_mark and rows; where the next part begins."""
+
+    tasks: list[dict[str, Any]]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How much a collection removed."""
+
+    mappings: int
+    rows: int
+
+
+class Collector(Protocol):
+    """Removes what nobody uses, with a look at it first: wire/collecting.py says how. One collection at a time.
+
+    Each method but `begin` raises InvokeError if the collection of this name is over.
+    """
+
+    knows_asked: bool
+    """Whether it is known when mappings were asked for."""
+
+    async def begin(self, name: str) -> int:
+        """From now on, whatever is asked for or reported is kept; how many mappings there are."""
+
+    async def keep(self, name: str, unihashes: Buffer) -> int:
+        """Keep the mappings of these unihashes (n * 32 bytes); how many are kept that were not before."""
+
+    async def keep_used(self, name: str, day: int) -> int:
+        """Keep what was used on this day (since 1970 UTC) or later, or may have been; how many more."""
+
+    async def choose(self, name: str) -> Doomed:
+        """Fix what is not kept."""
+
+    async def show(self, name: str, after: int, limit: int) -> DoomedTasks:
+        """Some of it, from a place on."""
+
+    async def take(self, name: str, mappings: Sequence[tuple[str, str, str]]) -> Taken:
+        """Remove mappings (method, taskhash, unihash) that are still these and that nobody used, and their rows."""
+
+    async def end(self, name: str) -> None:
+        """Forget it."""
+
+
 class Store(Protocol):
     """Raises UnavailableError when what keeps the hashes does not answer in time, StorageError when it cannot store."""
 
@@ -186,6 +243,10 @@ class Store(Protocol):
     @property
     def quarantine(self) -> Quarantine:
         """What is set aside here."""
+
+    @property
+    def collector(self) -> Collector:
+        """Removes what nobody uses."""
 
     @property
     def explorer(self) -> Explorer:

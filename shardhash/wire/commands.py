@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shardhash.errors import InvalidRequestError
+from shardhash.wire.collecting import read_collect
 from shardhash.wire.fields import MAX_TOKEN, Fields, describe
 from shardhash.wire.imports import read_import_batch
 from shardhash.wire.messages import (
@@ -306,6 +307,7 @@ COMMANDS: Mapping[str, Command] = {
         _plain("quarantines", Quarantines(), DB_ADMIN),
         _with_fields("release", lambda f: Release(f.name("name")), DB_ADMIN, writes=True),
         _with_fields("discard", _discard, DB_ADMIN, writes=True),
+        _with_fields("collect", read_collect, DB_ADMIN, writes=True),
         _with_fields("auth", lambda f: Auth(f.text("username", MAX_TOKEN), f.text("token"))),
         _with_fields(
             "refresh-token",

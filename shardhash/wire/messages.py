@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from shardhash.wire.collecting import Collect
 from shardhash.wire.imports import ImportBatch
 from shardhash.wire.rows import Report
 from shardhash.wire.search import Search
@@ -285,4 +286,5 @@ Request: TypeAlias = (
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | ListUsers | NewUser | DeleteUser | BecomeUser
     | Find | GetRow | Diverging | Saved | Guess | Why | Quarantine | Quarantines | Release | Discard
     | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
+    | Collect
 )  # fmt: skip

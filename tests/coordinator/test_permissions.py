@@ -61,6 +61,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "quarantines": ("@db-admin",),
     "release": ("@db-admin",),
     "discard": ("@db-admin",),
+    "collect": ("@db-admin",),
     "remove": ("@db-admin",),
     "clean-unused": ("@db-admin",),
     "gc-mark": ("@db-admin",),
@@ -104,6 +105,7 @@ FIELDS: dict[str, Any] = {
     "quarantine": {"where": {"PN": "zlib"}, "reason": "poisoned"},
     "release": {"name": "q"},
     "discard": {"rows": [{"method": "m", "taskhash": HASH, "outhash": HASH}]},
+    "collect": {"step": "begin"},
     "set-user-perms": {"permissions": ["@all"]},
     "new-user": {"username": "new", "permissions": ["@all"]},
 }

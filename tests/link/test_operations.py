@@ -10,6 +10,18 @@ import pytest
 
 from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import operations as op
+from shardhash.link.collection_operations import (
+    BeginCollection,
+    ChooseDoomed,
+    Doomed,
+    DoomedPage,
+    EndCollection,
+    KeepUnihashes,
+    KeepUsed,
+    ShowDoomed,
+    TakeDoomed,
+    Taken,
+)
 from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
@@ -71,6 +83,13 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.SetMarks([("mark", {"method": "m"})]), [3]),
     (op.Sweep("job", "mark"), op.Removed(3, [], done=False)),
     (op.Status(), (1, 2, "mark")),
+    (BeginCollection("c"), 5),
+    (KeepUnihashes("c", "ab" * 32), None),
+    (KeepUsed("c", 20_000), 3),
+    (ChooseDoomed("c"), Doomed(1, 2, 3, [("zlib", 1, 2), (None, 0, 0)])),
+    (ShowDoomed("c", 0, 10), DoomedPage([{"method": "m", "rows": []}], None)),
+    (TakeDoomed("c", [("m", "t", "u")]), Taken(1, 1, [("m", [("o", "t")])])),
+    (EndCollection("c"), None),
     (op.GetEntry("user", "me"), {"permissions": []}),
     (op.ListEntries("user"), {}),
     (op.SetEntry("user", "me", None), None),

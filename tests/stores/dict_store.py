@@ -12,7 +12,7 @@ from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests, to_text
 from shardhash.wire.rows import Columns, Report, Where
 from tests.model import DETAILS, Model
-from tests.stores.plain_store import NoExplorer, PlainQuarantine
+from tests.stores.plain_store import NoExplorer, PlainCollector, PlainQuarantine
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -23,6 +23,7 @@ class DictStore:
     remote = False
     lapsed = False
     explorer = NoExplorer()
+    collector = PlainCollector()
     quarantine = PlainQuarantine([])
 
     def __init__(self) -> None:

@@ -10,11 +10,14 @@ from shardhash.stores.interface import (
     Chosen,
     CollectionStatus,
     DivergingTasks,
+    Doomed,
+    DoomedTasks,
     EntryChanged,
     FoundRows,
     Guesses,
     Health,
     Otherwise,
+    Taken,
 )
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
@@ -41,6 +44,33 @@ class NoExplorer:
 
     async def saved(self, since: int) -> list[tuple[str | None, int, int]]:
         return []
+
+
+class PlainCollector:
+    """A Collector of nothing."""
+
+    knows_asked = False
+
+    async def begin(self, name: str) -> int:
+        return 0
+
+    async def keep(self, name: str, unihashes: Buffer) -> int:
+        return 0
+
+    async def keep_used(self, name: str, day: int) -> int:
+        return 0
+
+    async def choose(self, name: str) -> Doomed:
+        return Doomed(0, 0, 0, [])
+
+    async def show(self, name: str, after: int, limit: int) -> DoomedTasks:
+        return DoomedTasks([], None)
+
+    async def take(self, name: str, mappings: Sequence[tuple[str, str, str]]) -> Taken:
+        return Taken(0, 0)
+
+    async def end(self, name: str) -> None:
+        pass
 
 
 class PlainQuarantine:
@@ -72,6 +102,7 @@ class PlainStore:
     lapsed = False
 
     explorer = NoExplorer()
+    collector = PlainCollector()
 
     def __init__(self) -> None:
         self.entries: dict[tuple[str, str], Any] = {}

@@ -82,6 +82,10 @@ class Asking:
             self._note(method, some)
             await asyncio.sleep(REST * (perf_counter() - began) if self._taken else 0)
 
+    def tell(self) -> None:
+        """Tell whoever follows what was asked for until now; it is noted later."""
+        self._take()
+
     def note_now(self) -> None:
         """The same at once."""
         self._take()
@@ -89,7 +93,7 @@ class Asking:
             self._note(*self._taken.popleft())
 
     def follow(self, name: str) -> Followed:
-        """What is asked for from now on, until `unfollow`; complete after each `note` and `note_now`."""
+        """What is asked for from now on, until `unfollow`; complete after each `tell` and `note`."""
         self.note_now()
         return self._followed.setdefault(name, {})
 

@@ -12,6 +12,15 @@ from typing import Any
 from shardhash.base.figures import ShardFigures, read_process
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
+from shardhash.link.collection_operations import (
+    BeginCollection,
+    ChooseDoomed,
+    EndCollection,
+    KeepUnihashes,
+    KeepUsed,
+    ShowDoomed,
+    TakeDoomed,
+)
 from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
@@ -22,6 +31,7 @@ from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
 from shardhash.shard.worker.asking import MOST, Asking
+from shardhash.shard.worker.collecting import Collecting
 from shardhash.shard.worker.followers import Followers
 from shardhash.shard.worker.guessing import Guessing
 from shardhash.shard.worker.import_operations import ImportOperations
@@ -57,6 +67,7 @@ class Service:
         self.followers = followers = Followers(self._locks, reports, writer.write)
         imports = ImportOperations(shard, writer)
         searches = Searches(shard, asking)
+        self.collecting = collecting = Collecting(shard, writer, asking)
         self._snapshot_lock = asyncio.Lock()
         self._snapshot_seconds = 0.0
         self.operations: dict[type[Operation[Any]], Callable[..., Any]] = dict(
@@ -92,6 +103,13 @@ class Service:
                 op.SetMarks.by(self.set_marks),
                 op.Sweep.by(removals.sweep),
                 op.Status.by(self.status),
+                BeginCollection.by(collecting.begin),
+                KeepUnihashes.by(collecting.keep),
+                KeepUsed.by(collecting.keep_used),
+                ChooseDoomed.by(collecting.choose),
+                ShowDoomed.by(collecting.show),
+                TakeDoomed.by(collecting.take),
+                EndCollection.by(collecting.end),
                 op.GetEntry.by(self.get_entry),
                 op.ListEntries.by(self.list_entries),
                 op.SetEntry.by(self.set_entry),
@@ -121,6 +139,7 @@ class Service:
         """The server's own link is gone: its locks are free, and removals, which it alone makes, are over."""
         self._locks.drop(link)
         self.removals.drop()
+        self.collecting.drop()
 
     # ------------------------------------------------------------------------------------------- questions
 

@@ -81,6 +81,7 @@ class ChainedStore:
         self._local = local
         self.explorer = local.explorer
         self.quarantine = local.quarantine
+        self.collector = local.collector
         self._upstream = upstream
         self._misses = misses
         self._backfill: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()

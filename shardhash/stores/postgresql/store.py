@@ -24,6 +24,7 @@ from shardhash.stores.postgresql.imports import Imports
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
+from shardhash.stores.postgresql.no_collector import NoCollector
 from shardhash.stores.postgresql.quarantine import PostgresqlQuarantine
 from shardhash.stores.postgresql.report_rounds import Reports
 from shardhash.stores.postgresql.schema import check_version
@@ -84,6 +85,7 @@ _UNUSED = """t.created < %(before)b::bigint and not exists (
 class PostgresqlStore:
     """A Store whose hashes lie in a PostgreSQL database, which other servers may share."""
 
+    collector = NoCollector()
     remote = True
 
     def __init__(

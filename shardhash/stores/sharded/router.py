@@ -18,6 +18,7 @@ from shardhash.stores.answers import ANSWER_CACHE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise, ShardHealth
 from shardhash.stores.sharded.clock import Clock
+from shardhash.stores.sharded.collector import ShardedCollector
 from shardhash.stores.sharded.end_of_day import EndOfDay
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.imports import Imports
@@ -57,6 +58,9 @@ class Router:
         self.explorer = ShardedExplorer(links, self._reports)
         self.quarantine = ShardedQuarantine(
             links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard
+        )
+        self.collector = ShardedCollector(
+            links, self._reports, self._answers.forget, self._forget_until_done, self._remove_by, self._unindex
         )
         self._end_of_day = EndOfDay(self._answers.forget)
         self._collection = asyncio.Lock()

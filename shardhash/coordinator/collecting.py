@@ -1,0 +1,133 @@
+"""Collecting: the steps of a collection (wire/collecting.py), one at a time in a server, and the trail of it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import asdict
+from time import monotonic
+from typing import Any
+
+from shardhash.base.timestamps import from_iso
+from shardhash.coordinator import audit
+from shardhash.coordinator.callers import Caller
+from shardhash.errors import InvokeError
+from shardhash.stores.interface import Store
+from shardhash.wire.collecting import Collect
+from shardhash.wire.hashes import join_digests
+
+DAY = 86_400_000_000
+QUIET = 120.0
+"""Seconds without a step after which somebody else may begin: the one before was killed, most likely."""
+LONGEST_REST = 3600.0
+"""Seconds without a step after which a collection is over."""
+
+
+class _Running:
+    """The collection that is under way."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.name = secrets.token_hex(8)
+        self.caller = caller
+        self.mappings = 0
+        self.rows = 0
+        self.last = monotonic()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Collections:
+    """Answers `collect`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._running: _Running | None = None
+
+    async def collect(self, caller: Caller, request: Collect) -> Any:
+        """One step."""
+        if request.step == "begin":
+            return await self._begin(caller)
+        running = self._running
+        if running is None or running.name != request.collection:
+            raise InvokeError("this collection is over: it ended, rested for an hour, or another one began")
+        self._awake(running)
+        if request.step == "end":
+            await self._end(running)
+            return {"mappings": running.mappings, "rows": running.rows}
+        try:
+            return await self._step(running, request)
+        finally:
+            self._awake(running)
+
+    async def _step(self, running: _Running, request: Collect) -> Any:
+        collector = self._store.collector
+        match request.step:
+            case "keep":
+                digests = join_digests(request.unihashes)
+                if digests is None:
+                    raise InvokeError("collect: each of 'unihashes' must be 64 lowercase hex digits")
+                answer: Any = {"count": await collector.keep(running.name, digests)}
+            case "keep-used":
+                answer = {"count": await collector.keep_used(running.name, _day_of(request.since))}
+            case "choose":
+                answer = asdict(await collector.choose(running.name))
+            case "show":
+                answer = asdict(await collector.show(running.name, request.after, request.limit))
+            case _:
+                taken = await collector.take(running.name, request.mappings)
+                if not running.mappings and taken.mappings:
+                    audit.record(running.caller, "collect", collection=running.name, begins=True)
+                running.mappings += taken.mappings
+                running.rows += taken.rows
+                answer = asdict(taken)
+        return answer
+
+    async def _begin(self, caller: Caller) -> Any:
+        before = self._running
+        if before is not None:
+            if (quiet := monotonic() - before.last) < QUIET and not before.caller.gone():
+                who = before.caller.identity.username or "somebody"
+                raise InvokeError(
+                    f"a collection of {who} from {before.caller.peer} is under way, its last step {quiet:.0f} s ago;"
+                    " there is one at a time"
+                )
+            await self._end(before)
+        running = self._running = _Running(caller)
+        self._awake(running)
+        collector = self._store.collector
+        mappings = await collector.begin(running.name)
+        return {"collection": running.name, "mappings": mappings, "asked": collector.knows_asked}
+
+    async def _end(self, running: _Running) -> None:
+        if self._running is running:
+            self._running = None
+        if running.timer is not None:
+            running.timer.cancel()
+        await self._store.collector.end(running.name)
+        if running.mappings:
+            audit.record(
+                running.caller, "collect", collection=running.name, mappings=running.mappings, rows=running.rows
+            )
+
+    def _awake(self, running: _Running) -> None:
+        running.last = monotonic()
+        if self._running is not running:
+            return
+        if running.timer is not None:
+            running.timer.cancel()
+        running.timer = asyncio.get_running_loop().call_later(LONGEST_REST, self._rested, running)
+
+    def _rested(self, running: _Running) -> None:
+        """Nobody went on. What the workers keep of it goes when the next one begins, or with them."""
+        if self._running is running:
+            self._running = None
+            if running.mappings:
+                audit.record(
+                    running.caller, "collect", collection=running.name, mappings=running.mappings, rows=running.rows
+                )
+
+
+def _day_of(since: str) -> int:
+    try:
+        return from_iso(since) // DAY
+    except ValueError:
+        raise InvokeError("'since' must be a day such as 2026-11-28") from None

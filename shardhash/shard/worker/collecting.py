@@ -1,0 +1,259 @@
+"""A collection on one shard (wire/collecting.py): what is kept, what is not, and its removal.
+
+Who asks for a mapping, or reports it again, while a collection runs keeps it:
+
+1. From the begin on `Asking` tells which mappings are asked for, into the same sets that `keep` fills.
+2. `take` looks into them when it decides, in the writer's turn: every report that was acknowledged before is in them.
+3. A lookup can still be answered until the removal is durable and applied. What was asked for in between is put back
+   by another group commit, before anybody is told that it is gone; its index items never went.
+
+Nothing of a collection is on the disk but what `take` does; a worker that ends forgets it; the next step is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from shardhash.link import collection_operations as op
+from shardhash.shard.state import small_sets
+from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.selection import columns
+from shardhash.shard.state.table import Row
+from shardhash.shard.state.transaction import RowFields, Transaction
+from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.asking import Asking, Followed
+from shardhash.shard.worker.writer import Writer
+from shardhash.wire.hashes import Key, split_digests, to_key, to_text
+
+SLICE = 400
+"""Mappings looked at between one rest and the next: a fraction of a millisecond."""
+REST = 4
+"""How many times as long as a slice took the worker then rests from it."""
+FULL_PAGE = 1 << 20
+"""Characters of siginfo after which a page ends."""
+
+
+class _Gone(NamedTuple):
+    """A mapping that a transaction removes, with what it takes to put it back."""
+
+    method: str
+    taskhash: Key
+    unihash: bytes
+    mark: str
+    rows: list[Row]
+
+
+class _Collection:
+    """The one that is under way. `kept` and what was `chosen`, by method."""
+
+    __slots__ = ("chosen", "kept", "name")
+
+    def __init__(self, name: str, kept: Followed) -> None:
+        self.name = name
+        self.kept = kept
+        self.chosen: dict[str, list[Key]] = {}
+
+    def keeps(self, method: str, key: Key) -> bool:
+        """Whether a mapping is kept."""
+        return key in self.kept.get(method, ())
+
+
+class Collecting:
+    """What `Service` does for the operations of a collection."""
+
+    def __init__(self, shard: AnyShard, writer: Writer, asking: Asking) -> None:
+        self._shard = shard
+        self._table = shard.table
+        self._write = writer.write
+        self._asking = asking
+        self._running: _Collection | None = None
+
+    def drop(self) -> None:
+        """The link is gone, and with it whoever collected."""
+        if self._running is not None:
+            self._asking.unfollow(self._running.name)
+            self._running = None
+
+    def begin(self, asked: op.BeginCollection) -> int:
+        """Begin, and end the one before."""
+        self.drop()
+        self._running = _Collection(asked.collection, self._asking.follow(asked.collection))
+        return self._table.counts()["mappings"]
+
+    def end(self, asked: op.EndCollection) -> None:
+        """Forget it."""
+        if self._find(asked.collection) is not None:
+            self.drop()
+
+    def keep(self, asked: op.KeepUnihashes) -> int | None:
+        """Keep what has one of these unihashes; 0.5 us each."""
+        collection = self._find(asked.collection)
+        if collection is None:
+            return None
+        before = _size(collection.kept)
+        unihashes = list(split_digests(bytes.fromhex(asked.unihashes)))
+        for method, part in self._table.scanned.items():
+            kept = collection.kept.setdefault(method, set())
+            for unihash in unihashes:
+                if part.mappings.get(unihash) == unihash:
+                    kept.add(part.mappings[unihash])  # the table's own object, not another
+                if unihash in part.reverse:
+                    kept.update(part.holders(unihash))
+        for unihash in unihashes if self._table.rare else ():
+            for method in self._table.rare.methods(unihash):
+                collection.kept.setdefault(method, set()).update(self._table.methods[method].holders(unihash))
+        return _size(collection.kept) - before
+
+    async def keep_used(self, asked: op.KeepUsed) -> int | None:
+        """Keep what was used on this day or later."""
+        collection = self._find(asked.collection)
+        if collection is None:
+            return None
+        await self._asking.note()
+        before = _size(collection.kept)
+        pause = _Pause()
+        for method, part, keys in self._slices():
+            kept = collection.kept.setdefault(method, set())
+            kept.update([key for key in keys if key in part.mappings and self._table.last_used(part, key) >= asked.day])
+            await pause.rest()
+        return _size(collection.kept) - before if self._find(asked.collection) is collection else None
+
+    async def choose(self, asked: op.ChooseDoomed) -> op.Doomed | None:
+        """Fix what is not kept, and count it."""
+        collection = self._find(asked.collection)
+        if collection is None:
+            return None
+        self._asking.tell()
+        collection.chosen.clear()
+        mappings: Counter[str | None] = Counter()
+        rows: Counter[str | None] = Counter()
+        kept = 0
+        pause = _Pause()
+        for method, part, keys in self._slices():
+            doomed = [key for key in keys if key in part.mappings and not collection.keeps(method, key)]
+            kept += len(keys) - len(doomed)
+            collection.chosen.setdefault(method, []).extend(doomed)
+            for key in doomed:
+                bag = part.rows.get(key)
+                first = next(iter(small_sets.iterate(bag)), None)
+                recipe = None if first is None else self._table.unpack_row(first).details[1]
+                mappings[recipe] += 1
+                rows[recipe] += 0 if bag is None else small_sets.size(bag)
+            await pause.rest()
+        if self._find(asked.collection) is not collection:
+            return None
+        counted = [(recipe, count, rows[recipe]) for recipe, count in mappings.items()]
+        return op.Doomed(mappings.total(), rows.total(), kept, counted)
+
+    def show(self, asked: op.ShowDoomed) -> op.DoomedPage | None:
+        """Some of what was chosen, with the texts."""
+        collection = self._find(asked.collection)
+        if collection is None:
+            return None
+        self._asking.tell()
+        tasks: list[dict[str, Any]] = []
+        place, characters = asked.after, 0
+        for method, key in self._chosen_from(collection, place):
+            if len(tasks) >= asked.limit or characters >= FULL_PAGE:
+                return op.DoomedPage(tasks, place)
+            place += 1
+            unihash = self._table.unihash(method, key)
+            if unihash is None or collection.keeps(method, key):
+                continue
+            rows = [columns(method, key, row, self._shard.get_siginfo) for row in self._table.rows(method, key)]
+            characters += sum(len(row["outhash_siginfo"] or "") for row in rows)
+            mark = self._table.mark(method, key)
+            task = {"method": method, "taskhash": to_text(key), "unihash": unihash.hex(), "gc_mark": mark}
+            tasks.append(task | {"rows": rows})
+        return op.DoomedPage(tasks, None)
+
+    async def take(self, asked: op.TakeDoomed) -> op.Taken | None:
+        """Remove what nobody used meanwhile."""
+        collection = self._find(asked.collection)
+        if collection is None:
+            return None
+        gone: list[_Gone] = await self._write(partial(self._remove, collection, asked.mappings))
+        self._asking.tell()
+        back = [one for one in gone if collection.keeps(one.method, one.taskhash)]
+        if back:
+            await self._write(partial(_put_back, back))
+            gone = [one for one in gone if not collection.keeps(one.method, one.taskhash)]
+        unindex: dict[str, list[tuple[str, str]]] = {}
+        for one in gone:
+            part = self._table.methods.get(one.method)
+            if part is not None and one.taskhash not in part.mappings:
+                part.days.forget([one.taskhash])
+            pairs = unindex.setdefault(one.method, [])
+            pairs += [(to_text(row.outhash), to_text(one.taskhash)) for row in one.rows]
+        return op.Taken(len(gone), sum(len(one.rows) for one in gone), list(unindex.items()))
+
+    def _remove(
+        self, collection: _Collection, mappings: Sequence[Sequence[str]], transaction: Transaction
+    ) -> list[_Gone]:
+        self._asking.tell()
+        gone: dict[tuple[str, Key], _Gone] = {}
+        for method, taskhash, unihash in mappings:
+            key = to_key(taskhash)
+            found = transaction.unihash(method, key)
+            if found is None or found.hex() != unihash or collection.keeps(method, key):
+                continue
+            rows = self._table.rows(method, key)
+            gone[method, key] = _Gone(method, key, found, self._table.mark(method, key), rows)
+        for method in {method for method, _ in gone}:
+            ours = [one for one in gone.values() if one.method == method]
+            transaction.delete_mappings(method, [one.taskhash for one in ours])
+            transaction.delete_rows(
+                method, [(to_text(one.taskhash), to_text(row.outhash)) for one in ours for row in one.rows]
+            )
+        return list(gone.values())
+
+    def _find(self, name: str) -> _Collection | None:
+        return self._running if self._running is not None and self._running.name == name else None
+
+    def _slices(self) -> Iterator[tuple[str, MethodTable, list[Key]]]:
+        """All mappings, which may change meanwhile."""
+        for method, part in list(self._table.methods.items()):
+            keys = list(part.mappings)
+            for start in range(0, len(keys), SLICE):
+                yield method, part, keys[start : start + SLICE]
+
+    @staticmethod
+    def _chosen_from(collection: _Collection, place: int) -> Iterator[tuple[str, Key]]:
+        for method, keys in collection.chosen.items():
+            if place < len(keys):
+                for key in islice(keys, place, None):
+                    yield method, key
+            place = max(0, place - len(keys))
+
+
+def _put_back(back: Sequence[_Gone], transaction: Transaction) -> None:
+    """Store again what was asked for while it went, each unless a report was quicker."""
+    for one in back:
+        taskhash = to_text(one.taskhash)
+        for row in one.rows:
+            fields = RowFields(one.method, taskhash, to_text(row.outhash), row.created, *row.details)
+            transaction.insert_row(fields, row.siginfo, one.unihash)
+        if transaction.insert_mapping(one.method, taskhash, one.unihash) == one.unihash and one.mark:
+            transaction.set_mark(one.mark, one.method, [one.taskhash])
+
+
+class _Pause:
+    """Rests between slices."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+
+    async def rest(self) -> None:
+        """Rest from the slice that was done since the last rest."""
+        await asyncio.sleep(REST * (perf_counter() - self._began))
+        self._began = perf_counter()
+
+
+def _size(kept: Followed) -> int:
+    return sum(map(len, kept.values()))
