@@ -141,6 +141,18 @@ def seeded(answers: Mapping[str, str]) -> Iterator[dict[str, str]]:
         yield dict(zip(("ws", "tcp"), server.addresses, strict=True))
 
 
+def report_names(address: str, entries: Mapping[str, tuple[str, str]]) -> None:
+    """Report what a build had, ``MULTICONFIG:RECIPE:TASK`` to (taskhash, unihash), with the names."""
+    reports = []
+    for name, (taskhash, unihash) in entries.items():
+        _, recipe, task = name.split(":")
+        named = {"PN": recipe, "task": task.removeprefix("do_")}
+        hashes = {"taskhash": taskhash, "outhash": taskhash[::-1], "unihash": unihash}
+        reports.append({"method": METHOD, **hashes, **named})
+    with create_client(address) as client:
+        client.report_unihash_batch(reports)
+
+
 @contextmanager
 def delayed(address: str, milliseconds: float) -> Iterator[str]:
     """The address of a proxy over which a question and its answer take so long; the address itself for 0."""
@@ -192,6 +204,29 @@ class Measurements:
             found = self.add(name, 20, self._builder.run(LAYER, layer, guesses=guesses, changed=changed))
             assert stock["state"] == found["state"], (stock, found)
 
+    def with_guesses(self, base: Mapping[str, str], answers: Mapping[str, str]) -> None:
+        """The layer with a server that knows the names of what builds elsewhere reported, over 20 ms."""
+        tables = []
+        for known, changed in ((base, ""), (answers, CHANGED)):
+            path = self._builder.path("guesses.json")
+            with seeded(known) as addresses:
+                self._builder.run(LAYER, addresses["ws"], guesses=path, changed=changed)
+            tables.append(json.loads(Path(path).read_bytes()))
+        base_table = self._builder.path("base.json")
+        for name, tables_there, table, changed in (
+            ("fresh, the same", tables[:1], "", ""),
+            ("fresh, 10 built elsewhere", tables, "", CHANGED),
+            ("table, 10 built elsewhere", tables, base_table, CHANGED),
+        ):
+            if table:
+                Path(table).write_text(json.dumps(tables[0]), encoding="ascii")
+            with seeded(answers) as addresses, delayed(addresses["ws"], 20) as layer:
+                for entries in tables_there:
+                    report_names(addresses["tcp"], entries)
+                stock = self.add(name, 0, self._builder.run(STOCK, addresses["tcp"], changed=changed))
+                found = self.add(name, 20, self._builder.run(LAYER, layer, guesses=table, changed=changed))
+                assert stock["state"] == found["state"], (stock, found)
+
     def down(self) -> None:
         """Nothing listens."""
         states = [
@@ -224,11 +259,17 @@ def main() -> None:
     parser.add_argument("--user", help="who runs BitBake, if this is root")
     parser.add_argument("--target", default="world")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--guesses-only", action="store_true", help="only the runs with guesses of the server")
     parser.add_argument("--json", type=Path, help="where the results go")
     arguments = parser.parse_args()
     builder = Builder(arguments)
     measurements = Measurements(builder, arguments.rounds, arguments.json)
     print("parsing, which takes minutes the first time", flush=True)
+    if arguments.guesses_only:
+        base = answers_of(builder, 10)
+        measurements.with_guesses(base, base | answers_of(builder, 10, CHANGED))
+        measurements.compare("1 % differ", answers_of(builder, 1), 20)
+        return
     answers: dict[str, str] = {}
     for percent, milliseconds in ((1, (0, 20, 100)), (0, (20,)), (3, (20,)), (10, (20,))):
         answers = answers_of(builder, percent)
@@ -238,6 +279,7 @@ def main() -> None:
     measurements.with_table("10 changed, new to all", answers, answers, CHANGED)
     elsewhere = answers | answers_of(builder, 10, CHANGED)
     measurements.with_table("10 changed, built elsewhere", answers, elsewhere, CHANGED)
+    measurements.with_guesses(answers, elsewhere)
     measurements.down()
 
 

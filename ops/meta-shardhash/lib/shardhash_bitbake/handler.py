@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import bb
+import bb.runqueue
 import bb.siggen
 
 from shardhash_bitbake.advice import find_advice
@@ -35,7 +36,7 @@ from shardhash_bitbake.dial import tls_context
 from shardhash_bitbake.errors import InvokeError
 from shardhash_bitbake.gathering import Gatherer, gather_dependents, order_by_dependency
 from shardhash_bitbake.guesses import Guesses
-from shardhash_bitbake.optimism import Answers, Optimist, Task, Variants
+from shardhash_bitbake.optimism import Answers, Guessed, Optimist, Task
 from shardhash_bitbake.spool import Spool
 from shardhash_bitbake.view import View
 
@@ -49,6 +50,9 @@ except ImportError as error:
 
 FRESH = 5.0
 """Seconds for which answers of a running build are good."""
+
+Name = tuple[str, str, str]
+"""Method, PN and task."""
 
 _log = logging.getLogger("BitBake.SigGen.HashEquiv")
 
@@ -175,9 +179,9 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
 
     def report_unihash(self, path: str, task: str, d: Any) -> Any:
         """Report what a task made; with its name, from which others guess, if SHARDHASH_REPORT_NAMES says so."""
-        if d.getVar("SHARDHASH_REPORT_NAMES") == "1":
-            with self.client() as client:
-                client.names = {"PN": d.getVar("PN"), "task": task}
+        named = d.getVar("SHARDHASH_REPORT_NAMES") == "1"
+        with self.client() as client:
+            client.names = {"PN": d.getVar("PN"), "task": task} if named else {}
         return super().report_unihash(path, task, d)
 
     def save_unitaskhashes(self) -> None:
@@ -205,8 +209,11 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
 
     def _prefetch(self, entries: Any, datacaches: Any) -> None:
         """Ask for the unihashes of all tasks in a few batches."""
+        self._previous = self._guesses.load()
+        # Without a table all tasks will have to be guessed, which need not wait until their hashes are there.
+        names = [] if self._previous else self._names(entries, datacaches)
         with self.client() as client:
-            ahead = Ahead(client.connect)
+            ahead = Ahead(lambda: self._begin(client, names))
             try:
                 tasks = self._gather(entries, datacaches)
             finally:
@@ -216,18 +223,16 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         gathered = time.monotonic()
         optimist = Optimist(tasks, self._answers)
         with self.client() as client:
-
-            def guess(places: list[int]) -> Sequence[tuple[Variants, bool]]:
-                try:
-                    names = [self._name_of(self._next_order[place]) for place in places]
-                    found: Sequence[tuple[Variants, bool]] = client.get_guesses(names)
-                except InvokeError as error:
-                    _log.debug("The server refused to guess: %s", error)
-                    return ()
-                return found
-
             try:
-                ahead.finish()
+                guessed = ahead.finish()
+
+                def guess(places: list[int]) -> Sequence[Guessed]:
+                    asked = [self._name_of(self._next_order[place]) for place in places]
+                    if names:
+                        return [guessed.get(name, ((), False)) for name in asked]
+                    found = self._guess(client, asked)
+                    return [found.get(name, ((), False)) for name in asked]
+
                 outcome = optimist.run(client.get_from_server, guess=guess)
             except ConnectionError as error:
                 self._warn_once(str(error))
@@ -245,9 +250,32 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
             "" if outcome.complete else "; a limit ended it",
         )
 
-    def _name_of(self, tid: str) -> tuple[str, str, str]:
+    def _begin(self, client: View, names: Sequence[Name]) -> dict[Name, Guessed]:
+        try:
+            return dict(zip(names, client.begin(names)))
+        except InvokeError as error:
+            _log.debug("The server refused to guess: %s", error)
+            return {}
+
+    def _guess(self, client: View, names: Sequence[Name]) -> dict[Name, Guessed]:
+        try:
+            return dict(zip(names, client.get_guesses(names)))
+        except InvokeError as error:
+            _log.debug("The server refused to guess: %s", error)
+            return {}
+
+    def _name_of(self, tid: str) -> Name:
         """Method, PN and task, as reports have them."""
         return self._get_method(tid), self.tidtopn[tid], tid.rpartition(":")[2].removeprefix("do_")
+
+    def _names(self, tids: Iterable[str], datacaches: Any) -> list[Name]:
+        """The same of all tasks that BitBake asks for, which are not prepared yet."""
+        names: dict[Name, None] = {}
+        for tid in tids:
+            if not self.setscenetasks or tid in self.setscenetasks:
+                mc, _, task, mcfn = bb.runqueue.split_tid_mcfn(tid)
+                names[self._get_method(tid), datacaches[mc].pkg_fn[mcfn], task.removeprefix("do_")] = None
+        return list(names)
 
     def _look_ahead(self, tids: list[str]) -> None:
         """Ask for the unihashes of all tasks that depend on these, if BitBake has to ask for one of these."""
@@ -279,7 +307,6 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         order = order_by_dependency({tid: entry.depends for tid, entry in entries.items()})
         if order is None:
             return None
-        self._previous = self._guesses.load()
         gatherer = Gatherer(self, datacaches, self._previous)
         prepared: dict[str, Any] = {}
         tasks: list[Task] = []

@@ -31,8 +31,10 @@ Ask = Callable[[list[Question]], Sequence["str | None"]]
 
 Variants = Sequence[Question]
 """(taskhash, unihash) with which a task was reported, newest first."""
-Guess = Callable[[list[int]], Sequence["tuple[Variants, bool]"]]
-"""Takes places of tasks. Gives the variants of each, and whether these are all that ever were."""
+Guessed = tuple[Variants, bool]
+"""The variants of a task, and whether these are all that ever were."""
+Guess = Callable[[list[int]], Sequence[Guessed]]
+"""Takes places of tasks."""
 
 ROUND_LIMIT = 24
 QUESTION_FACTOR = 8
