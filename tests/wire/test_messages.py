@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import messages as m
+from shardhash.wire.collecting import Collect
 from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, parse_request
 from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN
 from shardhash.wire.imports import ImportBatch, ImportedMapping, ImportedRow, ImportedUser
@@ -20,6 +21,7 @@ from shardhash.wire.rows import QUERY_COLUMNS, Report
 from shardhash.wire.search import NAMES
 
 H = "f0" * 32
+MAPPING = {"method": "m", "taskhash": "t"}
 REPORT = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H}
 
 
@@ -109,6 +111,13 @@ def refusal(message: object) -> str:
         ({"quarantines": {}}, m.Quarantines()),
         ({"release": {"name": "q"}}, m.Release("q")),
         ({"discard": {"rows": [{"method": "m", "taskhash": "t", "outhash": "o"}]}}, m.Discard([("m", "t", "o")])),
+        ({"collect": {"step": "begin"}}, Collect("begin")),
+        ({"collect": {"step": "keep", "collection": "c", "unihashes": [H]}}, Collect("keep", "c", [H])),
+        ({"collect": {"step": "show", "collection": "c", "after": 5}}, Collect("show", "c", after=5)),
+        (
+            {"collect": {"step": "take", "collection": "c", "mappings": [{**MAPPING, "unihash": H}]}},
+            Collect("take", "c", mappings=[("m", "t", H)]),
+        ),
         ({"exists-batch": {"unihashes": [H]}}, m.ExistsBatch([H])),
         ({"import-batch": {}}, ImportBatch([], [], [])),
         (
@@ -186,7 +195,7 @@ def test_every_command_is_tested_here() -> None:
         ),
         ({"report-batch": {"reports": [{**REPORT, "unihash": "x"}]}}, "Invalid unihash"),
         ({"import-batch": {"mappings": {}}}, "import-batch: 'mappings' must be a list of objects, not an object"),
-        ({"import-batch": {"mappings": [{"method": "m", "taskhash": "t", "unihash": "x"}]}}, "Invalid unihash"),
+        ({"import-batch": {"mappings": [{**MAPPING, "unihash": "x"}]}}, "Invalid unihash"),
         (
             {"import-batch": {"rows": [{"method": "m", "taskhash": "t", "outhash": "o", "created": -1}]}},
             "import-batch: 'rows': 1: 'created' must be microseconds since 1970, up to the year 9999",
@@ -234,6 +243,20 @@ def test_every_command_is_tested_here() -> None:
             {"discard": {"rows": [{"method": "m", "taskhash": "t"}]}},
             "discard: 'rows' must hold 1 to 1000 of method, taskhash and outhash",
         ),
+        (
+            {"collect": {"step": "run"}},
+            "collect: 'step' must be one of begin, keep, keep-used, choose, show, take, end",
+        ),
+        (
+            {
+                "collect": {
+                    "step": "take",
+                    "collection": "c",
+                    "mappings": [{"method": "m", "taskhash": "t", "unihash": "x"}],
+                }
+            },
+            "collect: 'mappings' must hold 1 to 2000 of method, taskhash and unihash",
+        ),
         ({"discard": {"rows": []}}, "discard: 'rows' must hold 1 to 1000 of method, taskhash and outhash"),
         ({"find": {"where": {"outhash": "0123"}}}, "find: 'where': 'outhash' needs 8 digits at least"),
         ({"find": {"where": {"PN": "x"}, "limit": 0}}, "find: 'limit' must be a whole number from 1 to 1000"),
@@ -275,6 +298,7 @@ def test_table_of_the_protocol() -> None:
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
         "find": "@read", "get-row": "@read", "diverging": "@read", "saved": "@read", "guess": "@read", "why": "@read",
         "quarantine": "@db-admin", "quarantines": "@db-admin", "release": "@db-admin", "discard": "@db-admin",
+        "collect": "@db-admin",
         "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
         "report-equiv": "@read @report",
         "import-batch": "@db-admin",
@@ -289,7 +313,7 @@ def test_table_of_the_protocol() -> None:
         "refresh-token", "get-user", "delete-user",
     }  # fmt: skip
     assert set(COMMANDS) - set(READ_ONLY_COMMANDS) == {
-        "report-equiv", "import-batch", "quarantine", "release", "discard",
+        "report-equiv", "import-batch", "quarantine", "release", "discard", "collect",
         "remove", "gc-mark", "gc-mark-stream", "gc-status", "gc-sweep", "clean-unused", "reset-stats",
         "backfill-wait", "refresh-token", "set-user-perms", "new-user", "delete-user",
     }  # fmt: skip
