@@ -96,4 +96,6 @@ Each has a --help of its own. The shortest way to a server and an answer:
 def _operators() -> str:
     """Where an installed package has its runbook and units; "" in a checkout."""
     folder = Path(sys.prefix) / "share" / "shardhash"
-    return f"\n\nThe runbook, units and container files are in {folder}." if (folder / "runbook.md").exists() else ""
+    if not (folder / "runbook.md").exists():
+        return ""
+    return f"\n\nRunbook, units, container files, dashboard, alerts and the BitBake layer are in {folder}."

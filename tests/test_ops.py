@@ -167,7 +167,9 @@ def test_the_wheel_holds_what_an_operator_needs(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(path) as wheel:
         files = {re.sub(r"^[^/]+\.data/data/", "", name): wheel.read(name) for name in wheel.namelist()}
-    expected = [OPS / "runbook.md", *(OPS / "systemd").iterdir(), *(OPS / "container").iterdir()]
+    folders = ("systemd", "container", "grafana", "prometheus", "meta-shardhash")
+    expected = [OPS / f"{name}.md" for name in ("runbook", "moving", "postgresql")]
+    expected += [one for name in folders for one in (OPS / name).rglob("*") if one.is_file() and one.suffix != ".pyc"]
     for one in expected:
         assert files[f"share/shardhash/{one.relative_to(OPS)}"] == one.read_bytes()
     packaged = [file for file in (ROOT / "shardhash").rglob("*") if file.is_file() and "__pycache__" not in file.parts]

@@ -24,7 +24,7 @@ from shardhash.link.worker_options import WorkerOptions
 from shardhash.server.reload import Reload
 from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
-from shardhash.server.worker_processes import WorkerProcess
+from shardhash.server.worker_processes import NO_CERTIFICATES, WorkerProcess
 from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.directory.manifest import Manifest, make_directory
@@ -60,7 +60,8 @@ def run(settings: Settings, reload: Reload) -> int:
             for shard in range(settings.workers):
                 processes.append(_first_start(start, shard))
                 held.callback(processes[-1].discard)
-            import uvloop  # after the workers are on their way
+            _import_aiohttp()  # after the workers are on their way
+            import uvloop
 
             from shardhash.server.assembly import serve
             from shardhash.server.store_factory import Workers
@@ -78,6 +79,22 @@ def run(settings: Settings, reload: Reload) -> int:
         log.exception("the server cannot go on")
         return 1
     return 0
+
+
+def _import_aiohttp() -> None:
+    """Import it without the system's certificates, which take it a tenth of a start, for a context not used here.
+
+    A connection that needs them gets its own context (client/environment.py).
+    """
+    kept = {name: os.environ.pop(name, None) for name in NO_CERTIFICATES}
+    os.environ.update(NO_CERTIFICATES)
+    try:
+        import aiohttp  # noqa: F401
+    finally:
+        for name, value in kept.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _leave_on_signals() -> None:
