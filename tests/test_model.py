@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shardhash.client import Client, InvokeError, create_client
+from tests.coordinators import SEVERAL, InTurn, connect_to_each
 from tests.model import DETAILS, Model, stripped
 from tests.servers import ServerProcess
 
@@ -170,6 +171,32 @@ def served() -> Any:
         Served.start()
         yield Served
         assert Served.server.stop() == 0
+
+
+class ServedBySeveral(Served):
+    """The same with several coordinators, which are asked in turn."""
+
+    @classmethod
+    def start(cls) -> None:
+        arguments = ("--data", cls.folder + "/data", "--workers", "2", "--log", "WARNING", *SEVERAL)
+        cls.server = ServerProcess(*arguments, binds=["ws://127.0.0.1:0"])
+
+    @classmethod
+    def connect(cls) -> Any:
+        return InTurn(connect_to_each(cls.server, cls.server.address))
+
+
+@pytest.fixture
+def served_by_several() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        ServedBySeveral.folder = folder
+        ServedBySeveral.start()
+        yield ServedBySeveral
+        assert ServedBySeveral.server.stop() == 0
+
+
+def test_several_coordinators_are_the_model(served_by_several: Any) -> None:
+    run(served_by_several, 10, 40)
 
 
 def run(machine: Any, examples: int, steps: int) -> None:

@@ -29,11 +29,13 @@ report = st.tuples(
 )
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(
+    scope="module", params=[(1, 1), (2, 1), (2, 3)], ids=["one worker", "two workers", "three coordinators"]
+)
 def order_server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    with ServerProcess(
-        "--memory", "--workers", str(request.param), binds=["127.0.0.1:0", "ws://127.0.0.1:0"]
-    ) as server:
+    workers, coordinators = map(str, request.param)
+    arguments = ("--memory", "--workers", workers, "--coordinators", coordinators)
+    with ServerProcess(*arguments, binds=["127.0.0.1:0", "ws://127.0.0.1:0"]) as server:
         yield server
 
 

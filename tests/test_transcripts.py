@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.coordinators import SEVERAL
 from tests.player import CONFORMANCE, Player
 from tests.servers import IN_MEMORY, ServerProcess
 
@@ -36,18 +37,20 @@ def test_there_are_scenarios() -> None:
     assert all(map(kinds_of, SCENARIOS))
 
 
-@pytest.mark.parametrize("transport", ["tcp", "unix", "ws"])
+@pytest.mark.parametrize("transport", ["tcp", "unix", "ws", "tcp several", "ws several"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_transcript(
     scenario: str, transport: str, start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     kinds = kinds_of(scenario)
     addresses = {}
+    transport, _, several = transport.partition(" ")
+    some = SEVERAL if several else ()
     if kinds & {"plain", "readonly"}:
         binds = [bind(transport, tmp_path, "plain"), bind(transport, tmp_path, "readonly") + ",read-only"]
-        server = start_server(*IN_MEMORY, binds=binds)
+        server = start_server(*IN_MEMORY, *some, binds=binds)
         addresses = {"plain": server.addresses[0], "readonly": server.addresses[1]}
     if "auth" in kinds:
-        server = start_server(*IN_MEMORY, *ADMIN, binds=[bind(transport, tmp_path, "auth")])
+        server = start_server(*IN_MEMORY, *some, *ADMIN, binds=[bind(transport, tmp_path, "auth")])
         addresses["auth"] = server.address
     await Player(addresses).play(CONFORMANCE / f"{scenario}.jsonl")

@@ -34,6 +34,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def take(self, other: Histogram) -> None:
+        """Take in what another one over the same bounds counted."""
+        self.counts = [count + more for count, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
     @property
     def count(self) -> int:
         """How many values there were."""

@@ -46,7 +46,10 @@ class Acceptor:
         make: Callable[[Connection], asyncio.Protocol],
         context: ssl.SSLContext | None,
         proxies: Proxies,
+        accepts: int,
     ) -> None:
+        """`accepts`: connections that are accepted in one go; few where others accept at the same socket."""
+        self._accepts = accepts
         self._proxies = proxies
         self._listening = listening
         self._connections = connections
@@ -72,7 +75,7 @@ class Acceptor:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_A_TICK):
+        for _ in range(self._accepts):
             try:
                 raw, where = self._listening.accept()
             except (BlockingIOError, InterruptedError):

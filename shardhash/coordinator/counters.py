@@ -26,6 +26,11 @@ FAILED = "failed"
 """What the client did not cause: a disk, a worker, a bug."""
 
 
+NUMBERS = (
+    *("stream_lines", "hits", "misses", "exists_hits", "exists_misses"),
+    *("reports_stored", "equivalences", "auth_failures"),
+)
+"""Counters that are one number."""
 NEXT_BUILD = 600.0
 """Seconds without a question of a host, after which its next connection begins another build."""
 MOST_BUILDS = 50
@@ -78,6 +83,20 @@ class Counters:
         """Reports that were given the unihash of another task: what a build need not do again."""
         self.limits_hit: Counter[str] = Counter()
         self.auth_failures = 0
+
+    def become(self, parts: Sequence[Counters]) -> None:
+        """Count what these counted, and nothing else."""
+        total = Counters()
+        for part in parts:
+            for name in ("connections", "requests", "reports_dropped", "limits_hit"):
+                getattr(total, name).update(getattr(part, name))
+            for command, histogram in part.seconds.items():
+                total.seconds.setdefault(command, Histogram(SECONDS)).take(histogram)
+            total.batch_sizes.take(part.batch_sizes)
+            for name in NUMBERS:
+                setattr(total, name, getattr(total, name) + getattr(part, name))
+        total.builds.extend(sorted((build for part in parts for build in part.builds), key=lambda build: build.began))
+        self.__dict__.update(total.__dict__)
 
     def answered(self, command: str, result: str, seconds: float) -> None:
         """A message was answered."""

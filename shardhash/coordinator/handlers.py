@@ -37,7 +37,7 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._store = services.store
         self._users = services.users
-        self._stats = services.stats
+        self._whole = services.whole
         self._counters = services.counters
         self._upkeep = services.upkeep
         self._quotas = services.quotas
@@ -277,10 +277,10 @@ class Handlers:
         return {"count": count}
 
     async def _get_stats(self, _caller: Caller, _request: m.GetStats) -> Any:
-        return {"requests": self._stats.figures()}
+        return {"requests": await self._whole.stats()}
 
     async def _reset_stats(self, _caller: Caller, _request: m.ResetStats) -> Any:
-        return {"requests": self._stats.reset()}
+        return {"requests": await self._whole.reset_stats()}
 
     async def _get_db_usage(self, _caller: Caller, _request: m.GetDbUsage) -> Any:
         usage = await self._store.usage()

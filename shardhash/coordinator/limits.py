@@ -22,6 +22,13 @@ def _room(text: str) -> int:
     return 0 if text.lower() in ("0", "auto") else options.size(text)
 
 
+SHARED = (
+    *("connections", "peer_connections", "user_connections", "memory", "log_lines"),
+    *("peer_requests", "user_requests", "peer_bytes", "user_bytes"),
+    *("peer_logins", "user_logins", "peer_tokens", "user_tokens"),
+    *("user_rows", "user_siginfo", "user_methods", "peer_rows", "peer_siginfo", "peer_methods"),
+)
+"""Limits of what all clients of a server, or of a host or user, take together."""
 _CONVERT = {"count": options.whole(1, 1_000_000_000), "size": options.size, "room": _room, "time": options.seconds}
 
 
@@ -66,6 +73,13 @@ class ServerLimits:
     disk_warn: int = _limit(0, 0, "room", "free on the disk of the data, below which the log warns; auto: 2G or 10 %")
     disk_refuse: int = _limit(0, 0, "room", "below which reports are answered and not stored; auto: 512M or 5 %")
     log_lines: int = _limit(50, 20, "count", "lines a second in the log about refused and closed connections")
+
+    def share(self, coordinators: int) -> ServerLimits:
+        """The limits of each of so many coordinators, so that together they hold to these."""
+        if coordinators == 1:
+            return self
+        shared = {name: max(1, getattr(self, name) // coordinators) for name in SHARED}
+        return replace(self, **shared | {"memory": max(shared["memory"], self.message)})
 
     def of(self, identity: Identity) -> Limits:
         """What one connection may send while it acts as somebody."""

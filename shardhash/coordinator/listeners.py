@@ -18,7 +18,7 @@ from aiohttp import web
 from shardhash.base.networks import group_of
 from shardhash.base.sockets import keep_alive
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.coordinator.acceptor import Acceptor
+from shardhash.coordinator.acceptor import ACCEPTS_A_TICK, Acceptor
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.complaints import Flood, one_line_of_scanners, quiet
 from shardhash.coordinator.connections import Connection, Connections
@@ -75,8 +75,15 @@ class Listeners:
         plain: Plain = _nothing_there,
         descriptors: int = 1 << 20,
         proxies: Proxies | None = None,
+        accepts: int = ACCEPTS_A_TICK,
     ) -> None:
-        """`tls` must be given for addresses of TLS. `descriptors`: how many connections there can be."""
+        """`tls` must be given for addresses of TLS. `descriptors`: how many connections there can be.
+
+        `accepts`: connections that are accepted in one go.
+        """
+        self._accepts = accepts
+        self.sockets: list[list[socket.socket]] = []
+        """The listening sockets of each address that `open` opened."""
         services.set_limits(limits)
         self._proxies = proxies or Proxies()
         self._flood = Flood(limits.log_lines)
@@ -106,6 +113,7 @@ class Listeners:
             make = await self._http(entrance, self._websocket_handler(entrance))
         else:
             make = self._lines(entrance)
+        self.sockets.append(list(sockets))
         self._accept(sockets, make, self._context(bind))
         return _real_address(address, sockets)
 
@@ -186,7 +194,9 @@ class Listeners:
         if not self._acceptors:
             self._watching.start(self._connections.watch(), "watching connections")
         complaints, proxies = self._services.complaints, self._proxies
-        self._acceptors += [Acceptor(raw, self._connections, complaints, make, context, proxies) for raw in sockets]
+        self._acceptors += [
+            Acceptor(raw, self._connections, complaints, make, context, proxies, self._accepts) for raw in sockets
+        ]
 
     def _session(
         self,

@@ -20,6 +20,7 @@ from shardhash.coordinator.rates import Rates
 from shardhash.coordinator.room import Room
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
+from shardhash.coordinator.whole import Whole
 from shardhash.stores.interface import Store
 
 MOST_WAITING = 20
@@ -44,6 +45,8 @@ class Services:
     room: Room = field(init=False)
     exploring: Exploring = field(init=False)
     collections: Collections = field(init=False)
+    whole: Whole = field(init=False)
+    """What all coordinators of the server did."""
     slow: float = math.inf
     """Seconds from which on a request is logged as slow."""
     connected: set[Caller] = field(default_factory=set)
@@ -62,12 +65,17 @@ class Services:
         put = partial(object.__setattr__, self)  # the one way to, in what does not change
         put("exploring", Exploring(self.store))
         put("collections", Collections(self.store))
+        put("whole", Whole(self.counters, self.stats))
         put("complaints", Complaints(self.counters.limits_hit))
         limits = ServerLimits()
         put("rates", Rates(limits, self.complaints))
         put("quotas", Quotas(limits, self.complaints))
         put("room", Room(limits, self.complaints))
         self.users.guesses.complaints = self.complaints
+
+    def use_whole(self, whole: Whole) -> None:
+        """There are other coordinators. Call it before anything is served."""
+        object.__setattr__(self, "whole", whole)
 
     def set_limits(self, limits: ServerLimits) -> None:
         """Take over other limits, from now on."""

@@ -79,6 +79,8 @@ class Users:
         self._logins: dict[str, UserEntry] = {}
         """The entries of users by whose tokens connections came in, or who were acted as."""
         self._changes = asyncio.Lock()
+        self._kept: dict[str, Caller | None] = {}
+        """Connections that stay when it is told that their user got a new token: it was made for them."""
         self._heard = 0
         """Changes of users by other servers that were told here."""
         self._patient = ThreadPoolExecutor(1, "passwords", _give_way)
@@ -197,7 +199,7 @@ class Users:
                 if entry is None:
                     self.logged_in.revoke(username, f"{username} was deleted")
                 elif not _same_login(self._logins.get(username), entry):
-                    self.logged_in.revoke(username, f"{username} got a new token")
+                    self.logged_in.revoke(username, f"{username} got a new token", keep=self._kept.get(username))
                 else:
                     self.logged_in.set_identity(_identity(username, entry))
 

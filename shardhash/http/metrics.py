@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -33,6 +33,8 @@ class Seen:
     health: Health
     disk: Disk | None
     sizes: bool
+    processes: Sequence[tuple[str, ProcessFigures]] = ()
+    """Other coordinators."""
 
 
 class _Scrape(Collector):
@@ -56,7 +58,7 @@ class _Scrape(Collector):
             )
         if seen.health.upstream is not None:
             yield from _of_upstream(seen.health.upstream)
-        yield from _of_processes(seen.health.shards)
+        yield from _of_processes(seen.health.shards, seen.processes)
 
 
 def encode_metrics(seen: Seen, accept: str) -> tuple[bytes, str]:
@@ -166,8 +168,10 @@ def _of_upstream(upstream: UpstreamHealth) -> Iterator[Metric]:
     yield _gauge("shardhash_backfill_queue", "Its answers that wait to be stored here.", upstream.backfill)
 
 
-def _of_processes(shards: Iterable[ShardHealth]) -> Iterator[Metric]:
-    processes = [("coordinator", read_process())]
+def _of_processes(
+    shards: Iterable[ShardHealth], coordinators: Iterable[tuple[str, ProcessFigures]]
+) -> Iterator[Metric]:
+    processes = [("coordinator", read_process()), *coordinators]
     processes += [(f"worker-{shard.shard}", shard.figures.process) for shard in shards if shard.figures is not None]
     cpu = CounterMetricFamily("process_cpu_seconds", "User and system processor time.", labels=["process"])
     for name, process in processes:

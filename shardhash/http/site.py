@@ -58,7 +58,7 @@ class Site:
         self._services = services
         self._browsers = browsers
         self._data = data
-        self._history = History(services.counters)
+        self._history = History(services.whole.counters)
         self._logins = Logins(services.users)
         self._handlers = Handlers(services)
         self._streams = 0
@@ -198,7 +198,9 @@ class Site:
         from shardhash.http.metrics import Seen, encode_metrics  # takes a while, which a start need not
 
         health, disk = await self._look()
-        seen = Seen(self._services.counters, health, disk, visit.may(DB_ADMIN))
+        whole = self._services.whole
+        await whole.look()
+        seen = Seen(whole.counters, health, disk, visit.may(DB_ADMIN), whole.processes)
         body, kind = encode_metrics(seen, visit.request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": kind})
 
@@ -222,6 +224,7 @@ class Site:
         return describe_viewer(visit.caller)
 
     async def _status(self, visit: Visit) -> Json:
+        await self._services.whole.look()
         return describe_status(self._services, *await self._look_lately(), visit)
 
     async def _past(self, _visit: Visit) -> Json:

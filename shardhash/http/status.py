@@ -37,10 +37,10 @@ def describe_status(services: Services, health: Health, disk: Disk | None, visit
         "mappings": sum(of.mappings for of in figures) if administrator else None,
         "rows": sum(of.rows for of in figures) if administrator else None,
         "disk": None if disk is None or disk.why else {"free": disk.free, "total": disk.total},
-        "totals": _totals(services.counters),
-        "transports": {kind: count for kind, count in sorted(services.counters.connections.items()) if count},
+        "totals": _totals(services.whole.counters),
+        "transports": {kind: count for kind, count in sorted(services.whole.counters.connections.items()) if count},
         "connected": _connected(services, visit) if administrator else None,
-        "builds": [_build(build, hosts=administrator) for build in reversed(services.counters.builds)],
+        "builds": [_build(build, hosts=administrator) for build in reversed(services.whole.counters.builds)],
     }
 
 
@@ -78,7 +78,9 @@ def _totals(counters: Counters) -> Json:
 
 
 def _connected(services: Services, visit: Visit) -> list[Json]:
-    newest = sorted(services.connected, key=lambda caller: caller.since, reverse=True)[:MOST_SHOWN]
+    newest = sorted([*services.connected, *services.whole.connected], key=lambda caller: caller.since, reverse=True)[
+        :MOST_SHOWN
+    ]
     return [
         {
             "peer": caller.peer,

@@ -18,17 +18,20 @@ from shardhash import __version__
 from shardhash.base import descriptors
 from shardhash.base.malloc import give_back
 from shardhash.base.tasks import BackgroundTasks
+from shardhash.coordinator.acceptor import ACCEPTS_A_TICK
 from shardhash.coordinator.bind import Bind
-from shardhash.coordinator.listeners import Listeners
+from shardhash.coordinator.listeners import Listeners, Plain
 from shardhash.coordinator.proxies import Proxies
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
 from shardhash.errors import ShardhashError
+from shardhash.http.elsewhere import only_at
 from shardhash.http.site import Site
 from shardhash.server.control import control_socket
 from shardhash.server.first_writes import do_or_retry
+from shardhash.server.followers import Followers
 from shardhash.server.reload import Reload
 from shardhash.server.room_watch import load_quotas, save_quotas, watch_room
 from shardhash.server.service_manager import ServiceManager
@@ -36,6 +39,7 @@ from shardhash.server.settings import Settings
 from shardhash.server.store_factory import Workers, open_store
 from shardhash.server.watchdog import keep_fed
 from shardhash.stores.chained.store import ChainedStore
+from shardhash.server.whole_server import WholeServer
 from shardhash.stores.interface import Store
 from shardhash.wire.address import Address
 
@@ -54,13 +58,7 @@ async def serve(
     Raises ConfigError when what keeps the hashes, or an address, cannot be had.
     """
     log.info("shardhash %s, %s", __version__, settings.describe_data())
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in stop_signals:
-        loop.add_signal_handler(number, stop.set)
-    wanted, hangup = asyncio.Event(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGUSR1, wanted.set)
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    stop, wanted, hangup = _on_signals(*stop_signals), _on_signals(signal.SIGUSR1), _on_signals(signal.SIGHUP)
     async with AsyncExitStack() as running:
         starting = asyncio.create_task(open_store(settings, workers, manager.tell_progress, running))
         stopping = asyncio.create_task(stop.wait())
@@ -78,20 +76,24 @@ async def serve(
         services = Services(
             store=store, users=await _users(settings, store, running), stats=Stats(), slow=settings.slow or math.inf
         )
+        followers = workers.followers
+        if followers is not None:
+            background.start(WholeServer(services, followers).run(), "figures of all coordinators")
         if settings.data is not None:
             _watch_data(settings.data, services, background, running)
         site = Site(services, settings.browsers, settings.data)
-        most = descriptors.limit() - descriptors.RESERVED
-        proxies = Proxies(settings.trust_proxies)
-        listeners = Listeners(services, settings.limits, settings.browsers, tls, site.answer, most, proxies)
+        listeners = _listeners(settings, services, site, tls)
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
         site.start()
         running.push_async_callback(site.close)
         addresses = await _listen(listeners, settings, manager)
+        if followers is not None:
+            await _start_followers(followers, workers, services, listeners, stopping, running)
+        _announce_all(addresses, settings)
         if tls is not None:
             background.start(tls.watch(), "watching the files of TLS")
-        reload.add(partial(_take_over, listeners, tls))
+        reload.add(partial(_take_over, listeners, tls, followers, settings.coordinators))
         serving = f"serving at {', '.join(map(str, addresses))}; {settings.describe_data()}"
         background.start(_reload_settings(reload, hangup, manager, serving), "reading the settings again")
         background.start(keep_fed(manager, addresses[0]), "the watchdog")
@@ -113,27 +115,69 @@ def _watch_data(data: Path, services: Services, background: BackgroundTasks, run
         services.store.may_keep = lambda: not services.room.low
 
 
+def _on_signals(*numbers: signal.Signals) -> asyncio.Event:
+    """An event that each of these signals sets."""
+    event = asyncio.Event()
+    for number in numbers:
+        asyncio.get_running_loop().add_signal_handler(number, event.set)
+    return event
+
+
+def _listeners(settings: Settings, services: Services, site: Site, tls: ServerTls | None) -> Listeners:
+    """The listeners of this coordinator, which share limits and sockets with others, if there are any."""
+    limits, most = settings.limits.share(settings.coordinators), descriptors.limit() - descriptors.RESERVED
+    proxies, alone = Proxies(settings.trust_proxies), settings.coordinators == 1
+    plain: Plain = site.answer if alone else only_at(settings.http, site.answer)
+    accepts = ACCEPTS_A_TICK if alone else 1
+    return Listeners(services, limits, settings.browsers, tls, plain, most, proxies, accepts)
+
+
+async def _start_followers(
+    followers: Followers,
+    workers: Workers,
+    services: Services,
+    listeners: Listeners,
+    stopping: asyncio.Task[bool],
+    running: AsyncExitStack,
+) -> None:
+    """Start the other coordinators, and wait until all of them serve, or the server is to stop."""
+    assert workers.router is not None
+    running.push_async_callback(followers.close)
+    listening = [[raw.fileno() for raw in sockets] for sockets in listeners.sockets]
+    followers.start(workers.router, services.users, listening)
+    serving = asyncio.create_task(followers.serving())
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    serving.cancel()
+
+
 async def _listen(listeners: Listeners, settings: Settings, manager: ServiceManager) -> list[Address]:
     """Listen on every address, on a socket passed for it if there is one; the addresses with their real ports."""
-    addresses = []
-    for bind in settings.binds:
-        addresses.append(await listeners.open(bind, manager.sockets.take(bind.address)))
-        _announce(str(addresses[-1]), bind)
+    addresses = [await listeners.open(bind, manager.sockets.take(bind.address)) for bind in settings.binds]
     if settings.http is not None:
-        address = await listeners.open_http(settings.http, manager.sockets.take(settings.http.address))
-        _announce(f"http://{address}", settings.http)
+        addresses.append(await listeners.open_http(settings.http, manager.sockets.take(settings.http.address)))
     for place in manager.sockets.close():
         log.warning("a socket at %s was passed, but no address is like that; add --bind %s, or drop it", place, place)
     return addresses
 
 
-def _take_over(listeners: Listeners, tls: ServerTls | None, settings: Settings) -> list[str]:
+def _announce_all(addresses: Sequence[Address], settings: Settings) -> None:
+    for address, bind in zip(addresses, settings.binds, strict=False):
+        _announce(str(address), bind)
+    if settings.http is not None:
+        _announce(f"http://{addresses[-1]}", settings.http)
+
+
+def _take_over(
+    listeners: Listeners, tls: ServerTls | None, followers: Followers | None, coordinators: int, settings: Settings
+) -> list[str]:
     """Apply settings that were read again; a text for each that needs a restart."""
     logging.getLogger().setLevel(settings.log_level)
     if tls is not None:
         tls.reload(settings.tls)
     binds = [*settings.binds, *([settings.http] if settings.http is not None else [])]
-    texts = listeners.set_rules(binds, settings.limits, Proxies(settings.trust_proxies))
+    texts = listeners.set_rules(binds, settings.limits.share(coordinators), Proxies(settings.trust_proxies))
+    if followers is not None:
+        followers.reload(settings)
     if (tls is None) != (settings.tls is None):
         texts.append(f"TLS stays {'off' if tls is None else 'on'}")
     return texts

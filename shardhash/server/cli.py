@@ -148,6 +148,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
             **({} if given.max_message is None else {"message": given.max_message, "guest_message": given.max_message}),
         ),
         shard_timeout=given.shard_timeout,
+        coordinators=given.coordinators,
         answer_cache=given.answer_cache,
         store=given.store,
         read_replica=given.read_replica,

@@ -229,6 +229,15 @@ _DATA = (
         f" first (default: what DIR has; for a new one the cores but one, here {default_workers()})",
     ),
     option(
+        "--coordinators",
+        "SHARDHASH_COORDINATORS",
+        metavar="K",
+        convert=options.whole(1, 64),
+        default=1,
+        help="processes that answer clients, at the same addresses (default 1); with more, each has its part of every"
+        " limit, and page, health and metrics are at --http alone",
+    ),
+    option(
         "--sync",
         "SHARDHASH_SYNC",
         metavar="always|interval|off",

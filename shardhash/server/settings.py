@@ -48,6 +48,8 @@ class Settings:
     keep_snapshots: int = worker_options.KEEP_SNAPSHOTS
     limits: ServerLimits = field(default_factory=ServerLimits)
     shard_timeout: float = 30.0
+    coordinators: int = 1
+    """Processes that answer clients: the server itself, and its followers."""
     answer_cache: int = ANSWER_CACHE
     """Bytes that the coordinator keeps answers in, 0 for none."""
     store: str | None = field(default=None, repr=False)
@@ -83,6 +85,8 @@ class Settings:
             raise ConfigError(
                 f"--answer-lease is at most {MOST_LEASE:g}s: a removal waits that long for a server that ended silently"
             )
+        if self.coordinators > 1:
+            self._check_coordinators()
         if self.tls is None:
             for bind in self.binds:
                 _check_is_plain(bind.address)
@@ -95,12 +99,25 @@ class Settings:
             given, missing = ("user", "password") if self.admin_user else ("password", "user")
             raise ConfigError(f"an admin {given} is given without an admin {missing}; give both or neither")
 
+    def _check_coordinators(self) -> None:
+        if self.store is not None:
+            raise ConfigError(
+                "several coordinators and a database (--store) do not go together: leave --coordinators out, and start"
+                " several servers on the database"
+            )
+        if self.upstream is not None:
+            raise ConfigError(
+                "several coordinators and an upstream do not go together: leave --coordinators or --upstream out, or"
+                " put a server with one coordinator between this one and the upstream"
+            )
+
     def describe_data(self) -> str:
         """Where its data is, for the log."""
         if self.store is not None:
             return "data in a database (--store)"
         where = "in memory only" if self.data is None else f"in {self.data}, sync {self.sync}"
-        return f"{self.workers} workers, data {where}"
+        beside = "" if self.coordinators == 1 else f"{self.coordinators} coordinators, "
+        return f"{beside}{self.workers} workers, data {where}"
 
     def warnings(self) -> list[str]:
         """Security warnings for the operator."""

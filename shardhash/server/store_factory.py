@@ -13,12 +13,14 @@ from contextlib import AsyncExitStack
 from shardhash.errors import ConfigError
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.first_writes import do_or_retry
+from shardhash.server.followers import Followers
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
 from shardhash.server.worker_processes import WorkerProcess
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.interface import Store
+from shardhash.stores.sharded.others import NONE
 from shardhash.stores.sharded.router import Router
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ class Workers:
         self.processes = processes
         self.start = start
         self.recovered = recovered
+        self.followers: Followers | None = None
+        """The further coordinators of the same workers, if there are to be any; `open_store` makes them."""
+        self.router: Router | None = None
 
 
 async def open_store(
@@ -64,10 +69,12 @@ async def _open_workers(
     links = [WorkerLink(shard, settings.shard_timeout) for shard in range(settings.workers)]
     durable, limit = settings.data is not None, settings.shard_timeout
     supervisor = Supervisor(links, workers.processes, workers.start, durable=durable, limit=limit, tell=tell_progress)
+    if settings.coordinators > 1:
+        workers.followers = Followers(settings, supervisor, links)
     running.push_async_callback(supervisor.stop)
     await supervisor.start()
     await asyncio.to_thread(workers.recovered)
-    router = Router(links, settings.answer_cache)
+    router = workers.router = Router(links, settings.answer_cache, workers.followers or NONE)
     running.push_async_callback(router.close)
     await do_or_retry("the current mark", router.reconcile, running)
     return router

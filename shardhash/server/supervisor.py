@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import orjson
@@ -72,6 +72,8 @@ class Supervisor:
         self._durable = durable
         self._heartbeat = min(HEARTBEAT, max(LEAST_HEARTBEAT, limit / 1.5))
         self._background = BackgroundTasks()
+        self.before_restart: Callable[[], Awaitable[None]] | None = None
+        """Awaited when a worker has ended, before another one starts; to be set before the start."""
         self._stop = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
 
@@ -89,6 +91,10 @@ class Supervisor:
         finally:
             connected.cancel()
             self._failure.cancel()
+
+    def folders(self) -> list[int]:
+        """A descriptor of the folder of each worker's socket, for who shares the workers (`before_restart`)."""
+        return [self._processes[link.shard].folder for link in self._links]
 
     async def _all_connected(self) -> None:
         await asyncio.gather(*(link.connected.wait() for link in self._links))
@@ -121,6 +127,8 @@ class Supervisor:
             lost = "" if self._durable else "; what it held in memory is lost"
             log.error("worker of shard %d %s%s; starting it again", link.shard, why, lost)
             link.lost(why)
+            if self.before_restart is not None:
+                await self.before_restart()
             pause = 0.0 if time.monotonic() - began > MAX_PAUSE else min(MAX_PAUSE, pause * 2 or 0.05)
             await asyncio.sleep(pause if pause > 0.05 else 0)
             self._processes[link.shard] = await self._start_again(link.shard)
@@ -182,7 +190,8 @@ class Supervisor:
                 if ended.done():
                     return "ended"
                 socket_ = connecting.result()
-                process.connected()
+                if self.before_restart is None:
+                    process.connected()
                 listening = asyncio.create_task(_close_when_silent(link, socket_, self._heartbeat))
                 await link.serve(socket_)
                 if not self._stop.is_set():

@@ -58,6 +58,11 @@ class WorkerProcess:
         self._ended: asyncio.Future[None] | None = None
 
     @property
+    def folder(self) -> int:
+        """The descriptor of the folder of its socket."""
+        return self._folder_fd
+
+    @property
     def pid(self) -> int:
         """Its process number."""
         return self._process.pid

@@ -54,7 +54,7 @@ class _Choice(NamedTuple):
 class ShardedQuarantine:
     """A Quarantine over worker processes; see there. `forgetting` runs a removal while no answer is at hand.
 
-    `restore` puts mappings back, `discard` removes rows and mappings.
+    `restore` puts mappings back, `discard` removes rows and mappings. `barred` is told when other outhashes are barred.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class ShardedQuarantine:
         forgetting: _Forgetting,
         restore: Callable[[Sequence[ImportedMapping]], Awaitable[list[str]]],
         discard: Callable[[Sequence[tuple[str, str, str]]], Coroutine[Any, Any, int]],
+        barred: Callable[[], Awaitable[None]],
     ) -> None:
         self._first = links[0]
         self._reports = reports
@@ -72,6 +73,7 @@ class ShardedQuarantine:
         self._forgetting = forgetting
         self._restore = restore
         self._discard = discard
+        self._barred = barred
         self._changes = asyncio.Lock()
 
     async def load(self) -> None:
@@ -83,6 +85,7 @@ class ShardedQuarantine:
                 self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
             else:
                 await self._set(PARTS, name, None)
+        await self._barred()
         for name, entry in entries.items():
             if not entry["done"]:
                 await self._forgetting(self._set_aside(name, entry))
@@ -103,6 +106,7 @@ class ShardedQuarantine:
                 "shared": chosen.shared, "parts": parts, "done": False,
             }  # fmt: skip
             self._reports.barred.update(choice.barred)
+            await self._barred()
             for number in range(parts):
                 here = slice(number * PART, (number + 1) * PART)
                 part = {"mappings": choice.mappings[here], "outhashes": choice.barred[here]}
@@ -144,6 +148,7 @@ class ShardedQuarantine:
         self._reports.barred.clear()
         for part in parts.values():
             self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
+        await self._barred()
 
     async def _set_aside(self, name: str, entry: Mapping[str, Any]) -> int:
         """Take the mappings of a quarantine away; how many went."""

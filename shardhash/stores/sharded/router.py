@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from shardhash.base.tasks import BackgroundTasks
@@ -16,7 +16,7 @@ from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.answers import ANSWER_CACHE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
-from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise, ShardHealth
+from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.collector import ShardedCollector
 from shardhash.stores.sharded.end_of_day import EndOfDay
@@ -24,15 +24,15 @@ from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.mark_pages import pages
+from shardhash.stores.sharded.others import NONE, Others
 from shardhash.stores.sharded.quarantine import ShardedQuarantine
 from shardhash.stores.sharded.report_order import Reports
+from shardhash.stores.sharded.shard_health import health_of
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
-HEALTH_LIMIT = 3.0
-"""Seconds within which a shard has to say how it stands."""
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
@@ -47,17 +47,23 @@ class Router:
     remote = False
     lapsed = False
 
-    def __init__(self, links: Sequence[WorkerLink], answer_cache: int = ANSWER_CACHE) -> None:
-        """`answer_cache`: bytes that answers may take which are kept at hand, 0 for none."""
+    def __init__(self, links: Sequence[WorkerLink], answer_cache: int = ANSWER_CACHE, others: Others = NONE) -> None:
+        """`answer_cache`: bytes that answers may take which are kept at hand, 0 for none.
+
+        `others`: the other coordinators of the same workers, which are told what they must know.
+        """
+        self.removals = 0
+        """Removals under way."""
+        self._others = others
         self._links = links
         self._clock = Clock()
         self._lookups = Lookups(links)
-        self._answers = Answers(answer_cache)
-        self._reports = Reports(links, self._clock, self._answers.written)
+        self._answers = Answers(answer_cache, unknown=others.alone)
+        self._reports = Reports(links, self._clock, self._answers.written, alone=others.alone)
         self._imports = Imports(self._reports, self._clock)
         self.explorer = ShardedExplorer(links, self._reports)
         self.quarantine = ShardedQuarantine(
-            links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard
+            links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard, self._bar
         )
         self.collector = ShardedCollector(
             links, self._reports, self._answers.forget, self._forget_until_done, self._remove_by, self._unindex
@@ -190,20 +196,35 @@ class Router:
     async def _remove(self, removal: Coroutine[Any, Any, int], result: asyncio.Future[int]) -> None:
         error: Exception | None = None
         count = 0
-        with self._answers.removing():
-            try:
-                count = await removal
-            except ShardhashError as refusal:
-                error = refusal
-            except Exception as bug:
-                log.exception("internal error in a removal; this is a bug")
-                error = InternalError(f"internal error in a removal: {bug!r}; this is a bug, see the log")
+        self.removals += 1
+        try:
+            with self._answers.removing():
+                await self._others.tell("begin-removal")
+                try:
+                    count = await removal
+                except ShardhashError as refusal:
+                    error = refusal
+                except Exception as bug:
+                    log.exception("internal error in a removal; this is a bug")
+                    error = InternalError(f"internal error in a removal: {bug!r}; this is a bug, see the log")
+        finally:
+            self.removals -= 1
+        await self._others.tell("end-removal")
         if result.done():  # the caller went away
             return
         if error is not None:
             result.set_exception(error)
         else:
             result.set_result(count)
+
+    @property
+    def barred(self) -> Collection[op.Outhash]:
+        """Outhashes that give no unihash to other tasks."""
+        return self._reports.barred
+
+    async def _bar(self) -> None:
+        """Those have changed: have all coordinators know them."""
+        await self._others.tell("bar", list(self._reports.barred))
 
     async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean], left: Left) -> int:
         """Remove rows from all shards; how many went."""
@@ -316,7 +337,7 @@ class Router:
 
     async def health(self) -> Health:
         """See Store."""
-        return Health(await asyncio.gather(*map(_health_of, self._links)))
+        return Health(await asyncio.gather(*map(health_of, self._links)))
 
     async def get_entry(self, kind: str, name: str) -> Any:
         """See Store."""
@@ -329,6 +350,8 @@ class Router:
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
         await self._links[0].request(op.SetEntry(kind, name, value))
+        if kind == "user":
+            await self._others.tell("follow", kind, name)
 
     async def settled(self) -> None:
         """See Store. There are no other servers."""
@@ -357,21 +380,6 @@ class Router:
     async def _ask_all(self, operation: Operation[_T]) -> list[_T]:
         """The results of an operation on every shard."""
         return await _all(_ask(link, operation) for link in self._links)
-
-
-async def _health_of(link: WorkerLink) -> ShardHealth:
-    if not link.connected.is_set():
-        return ShardHealth(link.shard, link.restarts, None, "its worker is away; another one recovers its part")
-    try:
-        async with asyncio.timeout(HEALTH_LIMIT):
-            figures = await link.request(op.Figures())
-    except TimeoutError:
-        why = f"its worker did not answer within {HEALTH_LIMIT:g} s"
-    except ServerFaultError as error:
-        why = str(error)
-    else:
-        return ShardHealth(link.shard, link.restarts, figures)
-    return ShardHealth(link.shard, link.restarts, None, why)
 
 
 async def _ask(link: WorkerLink, operation: Operation[_T]) -> _T:
