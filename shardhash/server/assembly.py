@@ -38,8 +38,8 @@ from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
 from shardhash.server.store_factory import Workers, open_store
 from shardhash.server.watchdog import keep_fed
-from shardhash.stores.chained.store import ChainedStore
 from shardhash.server.whole_server import WholeServer
+from shardhash.stores.chained.store import ChainedStore
 from shardhash.stores.interface import Store
 from shardhash.wire.address import Address
 

@@ -234,8 +234,7 @@ _DATA = (
         metavar="K",
         convert=options.whole(1, 64),
         default=1,
-        help="processes that answer clients, at the same addresses (default 1); with more, each has its part of every"
-        " limit, and page, health and metrics are at --http alone",
+        help="processes that answer clients (default 1); each of several has a part of every limit; page at --http",
     ),
     option(
         "--sync",

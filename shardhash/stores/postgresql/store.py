@@ -12,6 +12,7 @@ from shardhash.errors import ServerFaultError
 from shardhash.stores.answers import ANSWER_CACHE, LEASE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
+from shardhash.stores.no_collector import NoCollector
 from shardhash.stores.postgresql.addresses import Connection, connect
 from shardhash.stores.postgresql.changes import Changes
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
@@ -24,7 +25,6 @@ from shardhash.stores.postgresql.imports import Imports
 from shardhash.stores.postgresql.locks import CLOSE, ENTER
 from shardhash.stores.postgresql.lookups import Lookups
 from shardhash.stores.postgresql.methods import Methods
-from shardhash.stores.postgresql.no_collector import NoCollector
 from shardhash.stores.postgresql.quarantine import PostgresqlQuarantine
 from shardhash.stores.postgresql.report_rounds import Reports
 from shardhash.stores.postgresql.schema import check_version
@@ -85,7 +85,7 @@ _UNUSED = """t.created < %(before)b::bigint and not exists (
 class PostgresqlStore:
     """A Store whose hashes lie in a PostgreSQL database, which other servers may share."""
 
-    collector = NoCollector()
+    collector = NoCollector("this server keeps its rows in PostgreSQL and does not note what is asked for")
     remote = True
 
     def __init__(

@@ -14,7 +14,7 @@ No row ever waits for a second lock while it holds one, so two imports at a time
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operations import Lock, Outhash, Retime
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.sharded.clock import Clock
+from shardhash.stores.sharded.gathering import all_of
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import KNOWN
@@ -43,7 +44,7 @@ class Imports:
         by_link: dict[WorkerLink, list[int]] = {}
         for position, mapping in enumerate(mappings):
             by_link.setdefault(self._reports.link_of(mapping.taskhash), []).append(position)
-        parts = await _all(
+        parts = await all_of(
             link.request(TakeMappings([tuple[str, str, str](mappings[position]) for position in positions]))
             for link, positions in by_link.items()
         )
@@ -70,7 +71,7 @@ class Imports:
             for position, answer in zip(positions, found, strict=True):
                 answers[position] = answer
 
-        await _all(
+        await all_of(
             take(outhash, positions, number)
             for (outhash, positions), number in zip(by_outhash.items(), numbers, strict=False)
         )
@@ -85,7 +86,7 @@ class Imports:
             by_link: dict[WorkerLink, list[int]] = {}
             for position, row in enumerate(rows):
                 by_link.setdefault(self._reports.link_of(row.taskhash), []).append(position)
-            parts = await _all(
+            parts = await all_of(
                 link.request(TakeRows([tuple(rows[position]) for position in positions]))
                 for link, positions in by_link.items()
             )
@@ -105,12 +106,3 @@ class Imports:
         finally:
             index.release(lock)
         return answers
-
-
-async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:
-    """The results of all; an error only once none is under way any more."""
-    results = await asyncio.gather(*asked, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]

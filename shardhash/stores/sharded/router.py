@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from shardhash.base.tasks import BackgroundTasks
@@ -16,11 +16,13 @@ from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.answers import ANSWER_CACHE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
-from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
+from shardhash.stores.interface import CollectionStatus, Collector, EntryChanged, Health, Otherwise
+from shardhash.stores.no_collector import NoCollector
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.collector import ShardedCollector
 from shardhash.stores.sharded.end_of_day import EndOfDay
 from shardhash.stores.sharded.explorer import ShardedExplorer
+from shardhash.stores.sharded.gathering import all_of
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.mark_pages import pages
@@ -33,6 +35,8 @@ from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
+SEVERAL = "this server has several coordinators (--coordinators), each of which answers from memory"
+"""Why no collection can be made."""
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
@@ -65,9 +69,11 @@ class Router:
         self.quarantine = ShardedQuarantine(
             links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard, self._bar
         )
-        self.collector = ShardedCollector(
-            links, self._reports, self._answers.forget, self._forget_until_done, self._remove_by, self._unindex
-        )
+        self.collector: Collector = NoCollector(SEVERAL)
+        if others.alone:
+            self.collector = ShardedCollector(
+                links, self._reports, self._answers.forget, self._forget_until_done, self._remove_by, self._unindex
+            )
         self._end_of_day = EndOfDay(self._answers.forget)
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
@@ -242,7 +248,7 @@ class Router:
         job = secrets.token_hex(8)
         try:
             await self._ask_all(op.Watch(job))
-            return sum(await _all(make(job)))
+            return sum(await all_of(make(job)))
         finally:
             with contextlib.suppress(ServerFaultError):  # a watch ends with the link as well
                 await self._ask_all(op.Unwatch(job))
@@ -263,7 +269,7 @@ class Router:
         for method, pairs in gone:
             for pair in pairs:
                 by_link.setdefault((self._reports.link_of(pair[0]), method), []).append(pair)
-        await _all(_ask(link, op.Unindex(job, method, pairs)) for (link, method), pairs in by_link.items())
+        await all_of(_ask(link, op.Unindex(job, method, pairs)) for (link, method), pairs in by_link.items())
 
     # ------------------------------------------------------------------------------------ garbage collection
 
@@ -305,7 +311,7 @@ class Router:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
             job = secrets.token_hex(8)
             try:
-                count = sum(await _all(self._remove_from(link, op.Sweep(job, mark), left) for link in self._links))
+                count = sum(await all_of(self._remove_from(link, op.Sweep(job, mark), left) for link in self._links))
             finally:
                 with contextlib.suppress(ServerFaultError):
                     await self._ask_all(op.Unwatch(job))
@@ -321,7 +327,7 @@ class Router:
         await self.quarantine.load()
 
     async def _spread_mark(self, mark: str | None) -> None:
-        await _all(_ask(link, op.SetEntry("config", op.GC_MARK, mark)) for link in self._links[1:])
+        await all_of(_ask(link, op.SetEntry("config", op.GC_MARK, mark)) for link in self._links[1:])
 
     # ---------------------------------------------------------------------------------------------- entries
 
@@ -379,24 +385,12 @@ class Router:
 
     async def _ask_all(self, operation: Operation[_T]) -> list[_T]:
         """The results of an operation on every shard."""
-        return await _all(_ask(link, operation) for link in self._links)
+        return await all_of(_ask(link, operation) for link in self._links)
 
 
 async def _ask(link: WorkerLink, operation: Operation[_T]) -> _T:
     """The result of an operation; a link that gave up refuses it only here, among the others."""
     return await link.request(operation)
-
-
-async def _all(asked: Iterable[Awaitable[_T]]) -> list[_T]:
-    """The results of all; an error only once none is under way any more.
-
-    A sweep that goes on in one shard, after another refused it, would meet the marks of the next collection.
-    """
-    results = await asyncio.gather(*asked, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _nobody() -> bool:
