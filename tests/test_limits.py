@@ -427,3 +427,22 @@ async def test_who_is_gone_while_nothing_is_read_from_it_is_forgotten(
             writer.transport.abort()
         async with asyncio.timeout(LIMIT):
             await until(lambda: process.num_fds() <= before)
+
+
+async def test_requests_of_connections_that_gave_way_are_no_error_of_the_server(
+    start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A connection may be dropped between its request and its answer."""
+    server = start_server(*limits("connections=4"), binds=["127.0.0.1:0", "ws://127.0.0.1:0"])
+    for _ in range(20):
+        ends = await asyncio.gather(*(connect(server.addresses[1]) for _ in range(60)))
+        for _, writer in ends:
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await asyncio.gather(*(closed(reader) for reader, _ in ends))
+        for _, writer in ends:
+            writer.transport.abort()
+    async with await create_async_client(server.address) as client:
+        assert await client.ping()
+    said = capfd.readouterr().err
+    assert "gave_way" in said or "asked nothing" in said
+    assert "Traceback" not in said

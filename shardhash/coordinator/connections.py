@@ -174,9 +174,9 @@ class Connections:
         """Count and log what a peer did."""
         self._complaints.add(kind, text)
 
-    def of(self, fd: int) -> Connection:
-        """The connection with this descriptor."""
-        return self._open[fd]
+    def of(self, fd: int) -> Connection | None:
+        """The connection with this descriptor; None when it was dropped a moment ago."""
+        return self._open.get(fd)
 
     def give_way(self, host: str | None = None) -> bool:
         """Close the oldest connection, of all or of a host, that has not asked anything, if there is one."""

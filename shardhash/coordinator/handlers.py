@@ -183,8 +183,12 @@ class Handlers:
         if caller.identity.username is not None:
             reports = [report._replace(owner=caller.identity.username) for report in reports]
         unihashes: list[bytes] = []
-        for some in _parts(reports, REPORTS_AT_ONCE):
-            unihashes += await self._store_some(caller, some)
+        try:
+            for some in _parts(reports, REPORTS_AT_ONCE):
+                unihashes += await self._store_some(caller, some)
+        except ShardhashError:
+            self._quotas.give_back(caller, reports[len(unihashes) :])
+            raise
         return unihashes
 
     def _may_store(self, caller: Caller, reports: list[Report]) -> bool:
@@ -207,7 +211,6 @@ class Handlers:
             unihashes = await self._store.report(reports)
         except ShardhashError as error:
             self._counters.dropped(len(reports), error)
-            self._quotas.give_back(caller, reports)
             raise
         self._counters.stored(reports, unihashes, caller.build)
         return unihashes
@@ -230,7 +233,11 @@ class Handlers:
             block = streams.group_taskhashes(request.method, [request.taskhash])
             found = (await lookup_block(self._store, block)).unihashes()[0]
             return _mapping(request.method, request.taskhash, found or to_digest(request.unihash))
-        unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))
+        try:
+            unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))
+        except ShardhashError:
+            self._quotas.give_back(caller, stored)
+            raise
         return _mapping(request.method, request.taskhash, unihash)
 
     async def _backfill_wait(self, _caller: Caller, _request: m.BackfillWait) -> Any:

@@ -262,14 +262,22 @@ class Listeners:
             raise ConfigError(f"cannot listen on {bind.address} without a certificate")
         return self._tls.context
 
+    def _connection_of(self, request: web.Request) -> Connection:
+        """The connection of a request. ConnectionResetError when it was dropped, which aiohttp is told of."""
+        transport = request.transport
+        if transport is not None:
+            connection = self._connections.of(transport.get_extra_info("socket").fileno())
+            if connection is not None:
+                return connection
+            request.protocol.force_close()  # else aiohttp would write an answer to a transport that is gone
+        raise ConnectionResetError("the client left")
+
     async def _begin_plain(self, request: web.Request) -> web.Request:
         """A plain HTTP request came in: the same as its client sent it, when that may be answered.
 
         From then on aiohttp sees to the limits of time.
         """
-        if request.transport is None:
-            raise ConnectionResetError("the client left")
-        connection = self._connections.of(request.transport.get_extra_info("socket").fileno())
+        connection = self._connection_of(request)
         connection.greeted = True
         connection.busy = _always
         connection.partial = 0
@@ -285,15 +293,14 @@ class Listeners:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
-            transport = request.transport
-            if transport is None:
-                raise ConnectionResetError("the client left")
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 told = web.Response(status=426, text=text, headers={"Upgrade": "websocket"})
                 return await self._plain(await self._begin_plain(request), entrance.bind, own) or told
+            connection = self._connection_of(request)
+            transport = request.transport
+            assert transport is not None
             raw = transport.get_extra_info("socket")
-            connection = self._connections.of(raw.fileno())
             client = self._proxies.client_of(connection.address, request)
             if client != connection.address and not self._connections.move(connection, client, client):
                 text = f"{client} has too many connections (the server's limit peer_connections)\n"

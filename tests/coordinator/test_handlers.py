@@ -10,6 +10,7 @@ from shardhash.coordinator import blocks
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.handlers import Handlers
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
@@ -175,3 +176,26 @@ async def test_a_frame_that_is_answered_in_parts_is_answered_whole(
     assert batch.decode_answer(frame) == bytes([0, 1, 1])
     frame = await ask.handlers.answer_frame(ask.caller, Batch(batch.GET, "m", bytes.fromhex(TASK) * 3))
     assert batch.decode_answer(frame) == batch.Found(bytes.fromhex(UNI) * 3, None)
+
+
+@pytest.mark.parametrize("command", ["report-batch", "report-equiv"])
+async def test_reports_that_were_not_stored_count_for_no_quota(ask: Asking, command: str) -> None:
+    """Of a batch in parts, those behind the part that failed are not stored either."""
+    services = Services(ask.store, ask.users, Stats())
+    services.set_limits(ServerLimits(peer_rows=2500))
+    handlers, known = Handlers(services), COMMANDS[command]
+
+    async def full(*_: Any) -> Any:
+        raise StorageError("the disk is full")
+
+    rows = [{"method": "m", "taskhash": f"{n:064x}", "outhash": f"{n:064x}", "unihash": UNI} for n in range(2500)]
+    request = known.parse({"reports": rows} if command == "report-batch" else rows[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ask.store, "report", full)
+        patch.setattr(ask.store, "report_equiv", full)
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                await handlers.answer(ask.caller, known, request)
+    known = COMMANDS["report-batch"]
+    await handlers.answer(ask.caller, known, known.parse({"reports": rows}))
+    assert (await ask.store.usage())["outhashes_v2"] == 2500

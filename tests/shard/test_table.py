@@ -298,3 +298,16 @@ def test_rows_that_change_while_their_taskhash_is_cut_are_left_out(monkeypatch: 
     table.apply((*row[:2], "task", *row[3:]))
     rest = [int(outhash, 16) for _, pairs in slices for _, outhash in pairs]
     assert rest == [4, 5]
+
+
+def test_days_of_mappings_that_are_gone_take_no_memory() -> None:
+    """However many mappings there ever were: collections remove them for years."""
+    table = Table()
+    table.apply(report(0))
+    for number in range(1, 100):
+        table.apply(report(number))
+        key = to_key(f"{number:064x}")
+        table.methods["m"].days.note((key,), 20_000)
+        table.apply((records.UNMAP, "m", [f"{number:064x}"]))
+        assert table.last_asked("m", key) == 0
+    assert len(table.methods["m"].days) == 0

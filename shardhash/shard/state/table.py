@@ -277,7 +277,9 @@ class Table:
         table = self.methods.get(method)
         if table is None:
             return
-        for taskhash in map(to_key, taskhashes):
+        keys = list(map(to_key, taskhashes))
+        table.days.forget(keys)
+        for taskhash in keys:
             unihash = table.mappings.pop(taskhash, None)
             if unihash is not None:
                 self.mapping_count -= 1
