@@ -9,7 +9,7 @@ import pytest
 
 from shardhash.errors import InternalError, StorageError, UnavailableError
 from shardhash.link.messages import FULL_MESSAGE
-from shardhash.link.operations import IndexStep
+from shardhash.link.operations import IndexStep, StoreStep
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.answers import Answers
 from shardhash.stores.sharded.clock import Clock
@@ -24,7 +24,8 @@ class Worker:
     def __init__(self) -> None:
         self.link = WorkerLink(0, 30.0)
         self.lines: set[tuple[str, str]] = set()
-        self.rounds = Rounds(self.link, self.lines)
+        self.barred: set[tuple[str, str]] = set()
+        self.rounds = Rounds(self.link, self.lines, self.barred)
         self.outcomes: list[Any] = []
 
     def add(self, *names: str, weight: int = 0) -> None:
@@ -87,6 +88,18 @@ async def test_a_step_of_an_outhash_whose_reports_wait_for_its_lock_waits_behind
     worker.lines.clear()
     worker.add("c")
     assert await worker.asked() == [["c"]]
+
+
+async def test_a_report_that_waits_when_its_outhash_is_barred_is_not_decided_by_a_worker() -> None:
+    worker = Worker()
+    worker.add("a")
+    assert await worker.asked() == [["a"]]
+    report: StoreStep = ("report", 1, 1, "m", "t", "o", "u", None, None, None, None, None, None)
+    worker.rounds.add(report, 0, worker.outcomes.append, worker.outcomes.append)
+    worker.barred.add(("m", "o"))
+    await worker.answer()
+    assert worker.outcomes == ["a", None]
+    assert await worker.asked() == []
 
 
 async def test_a_step_that_follows_from_an_answer_is_in_the_next_round() -> None:

@@ -88,7 +88,7 @@ class Reports:
         self._clock = clock
         self._alone = alone
         self._lines: dict[Outhash, list[_UnderWay]] = {}
-        rounds = [Rounds(link, self._lines) for link in links]
+        rounds = [Rounds(link, self._lines, self.barred) for link in links]
         self._rounds = [rounds[shard] for shard in ShardMap(len(links)).owners]
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
@@ -304,8 +304,7 @@ class _UnderWay:
 
     def begin(self, otherwise: Otherwise | None) -> None:
         """Ask the first step."""
-        barred = self._reports.barred
-        if self._index is self._rows and otherwise is None and not (barred and self.outhash in barred):
+        if self._index is self._rows and otherwise is None:
             step: StoreStep = ("report", self.number, self.created, *self._report)
             self._index.add(step, self._weight(), self._reported, self._locked_failed)
         else:

@@ -31,10 +31,12 @@ MOST_STEPS = 500
 class Rounds:
     """Gathers the steps of reports in one shard and asks them. Use from the event loop's thread."""
 
-    def __init__(self, link: WorkerLink, lines: Container[tuple[str, str]]) -> None:
-        """`lines`: the outhashes, with their methods, of which earlier reports wait for their lock."""
+    def __init__(self, link: WorkerLink, lines: Container[tuple[str, str]], barred: Container[tuple[str, str]]) -> None:
+        """`lines`: the outhashes, with their methods, of which earlier reports wait for their lock. `barred`: those
+        that equate nothing, of which no worker knows."""
         self.link = link
         self._lines = lines
+        self._barred = barred
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Step, int, Done, Failed]] = deque()
         self._under_way = False
@@ -64,9 +66,11 @@ class Rounds:
         weight = 0
         while self._waiting and len(asked) < MOST_STEPS and weight < messages.FULL_MESSAGE:
             following = step, size, done, _ = self._waiting.popleft()
-            if step[0] != "commit" and (step[3], step[5]) in self._lines:
-                done(None)  # as if it had been asked: it must not overtake them
-                continue
+            if step[0] != "commit":
+                outhash = step[3], step[5]
+                if outhash in self._lines or (step[0] == "report" and outhash in self._barred):
+                    done(None)  # as if it had been asked: it must not overtake them, nor be decided by a worker alone
+                    continue
             asked.append(following)
             weight += size
         return asked
