@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shardhash import __version__
@@ -47,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name in PROGRAMS:
         module, function, _ = PROGRAMS[name]
-        status: int = getattr(importlib.import_module(module), function)(rest[:-1])
-        return status
+        return _run(getattr(importlib.import_module(module), function), rest[:-1])
     if name == "--version":
         print(f"shardhash {__version__}")
         return 0
@@ -58,6 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = f"there is no command {name!r}" if name else "a command is missing"
     print(f"{USAGE}\nshardhash: error: {what}; see shardhash --help", file=sys.stderr)
     return 2
+
+
+def _run(program: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """A program's exit status: 1, without a traceback, where the reader of standard output left (``| head``)."""
+    try:
+        status = program(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            raise  # another pipe than standard output
+        # What is left goes nowhere, or the interpreter would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def completion(arguments: Sequence[str]) -> int:

@@ -148,3 +148,29 @@ def test_cannot_listen(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "cannot listen on unix://" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [("config",), ("completion", "bash")])
+def test_a_reader_that_leaves_ends_a_command_without_a_traceback(command: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as nobody_reads:
+        ended = subprocess.run(
+            [sys.executable, "-m", "shardhash", *command],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.stderr == ""
+    assert ended.returncode == 1
+
+
+def test_why_says_what_to_give_instead_of_method_and_taskhash() -> None:
+    with ServerProcess(*IN_MEMORY) as server:
+        refused = run("client", "--address", server.address, "why", "method", "a" * 64)
+    assert refused.returncode == 1
+    assert "method is not a file" in refused.stderr
+    assert "--method" in refused.stderr

@@ -32,15 +32,15 @@ def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
 
 
 @contextmanager
-def new_directory(fs: FileSystem, directory: Path, shards: int) -> Iterator[list[Path]]:
+def new_directory(fs: FileSystem, directory: Path, shards: int, instead: str = "") -> Iterator[list[Path]]:
     """Make a data directory; the folders of its shards, just begun. It counts once the block ends without an error.
 
     ConfigError when there is something in it, but for what this left earlier. StorageError when the disk refuses.
     """
-    _refuse_content(fs, directory)
+    _refuse_content(fs, directory, instead)
     make_directory(fs, directory)
     with lock_directory(directory):
-        _refuse_content(fs, directory)
+        _refuse_content(fs, directory, instead)
         try:
             fs.create(directory / UNFINISHED).close()
             fs.fsync_dir(directory)
@@ -74,9 +74,9 @@ def new_aside(fs: FileSystem, directory: Path, stamp: str) -> Path:
     raise AssertionError
 
 
-def _refuse_content(fs: FileSystem, directory: Path) -> None:
+def _refuse_content(fs: FileSystem, directory: Path, instead: str) -> None:
     if not fs.exists(directory):
         return
     names = set(fs.listdir(directory)) - {LOCK, CONTROL}
     if names and (MANIFEST in names or UNFINISHED not in names):
-        raise ConfigError(f"{directory} is not empty; name a new one, or move it aside first")
+        raise ConfigError(f"{directory} is not empty; name a new one, or move it aside first{instead}")

@@ -28,6 +28,9 @@ from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import generation_folder
 from shardhash.shard.storage.recovery import MALFORMED, Progress, recover
 
+BY_FORCE = ", or give --force: what it holds then stays in a folder aside-TIME in it"
+"""What else can be done about a directory that holds something."""
+
 
 def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, progress: Progress) -> int | None:
     """Make a new data directory of a backup, or of another data directory that keeps enough.
@@ -38,7 +41,7 @@ def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, pr
     refuses.
     """
     found = source_of(fs, source)
-    with kept_still(source), new_directory(fs, directory, found.manifest.shards) as new:
+    with kept_still(source), new_directory(fs, directory, found.manifest.shards, BY_FORCE) as new:
         return _write_state(fs, source, new, until, progress)
 
 

@@ -67,7 +67,9 @@ def _why(client: Client, given: argparse.Namespace) -> Answer:
     story = client.why(taskhash, given.method, given.pn, given.task)
     lines = [*story["findings"], *_inputs(path, given.other)] if from_file else list(story["findings"])
     if given.other and not from_file:
-        raise ValueError("two files are compared, or one taskhash is asked for")
+        raise ValueError(
+            f"{given.taskhash} is not a file: give one taskhash (its method by --method), or two sigdata files"
+        )
     for row in story["rows"]:
         lines.append(f"  reported {row['created'][:19]} by {row['owner'] or 'nobody named'}: outhash {row['outhash']}")
     if story["rows"] and story["near"]:

@@ -91,7 +91,7 @@ def test_refusals(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(ConfigError, match="is not a data directory"):
         restore_over(FS, data, tmp_path / "other", None, STAMP, silent)
-    with pytest.raises(ConfigError, match="is not empty"):
+    with pytest.raises(ConfigError, match=r"is not empty.*--force"):
         restore(FS, data, data.parent, None, silent)
     with lock_directory(data), pytest.raises(ConfigError, match="is in use by process"):
         restore(FS, data, tmp_path / "new", None, silent)
