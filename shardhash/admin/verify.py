@@ -160,8 +160,8 @@ def _verify_siginfo(fs: FileSystem, folder: Path, table: Table, verdict: Verdict
 def iterate_rows(table: Table) -> Iterator[tuple[str, Key, Row]]:
     """(method, taskhash, row) of all outhash rows."""
     for method, part in table.methods.items():
-        for taskhash, bag in part.rows.items():
-            for item in small_sets.iterate(bag):
+        for taskhash, small_set in part.rows.items():
+            for item in small_sets.iterate(small_set):
                 yield method, taskhash, table.unpack_row(item)
 
 
@@ -194,8 +194,8 @@ def _verify_index(tables: list[Table], verdict: Verdict) -> None:
     leftovers = 0
     for table in tables:
         for method, part in table.methods.items():
-            for outhash, bag in part.index.items():
-                for item in small_sets.iterate(bag):
+            for outhash, small_set in part.index.items():
+                for item in small_sets.iterate(small_set):
                     _, taskhash = unpack_item(item)
                     home = tables[shards.of(taskhash)]
                     leftovers += home.row(method, taskhash, outhash) is None

@@ -171,10 +171,10 @@ class Merger:
 
     def _older(self, shard: int, method: str, taskhash: Key, outhash: Key, created: int) -> bool | None:
         """Whether a row is older than the one that is here; False when there is none, None when it is not."""
-        bag = (self._parts.get(method) or self._parts_of(method))[shard].rows.get(taskhash)
-        if bag is None:
+        small_set = (self._parts.get(method) or self._parts_of(method))[shard].rows.get(taskhash)
+        if small_set is None:
             return False
-        item = small_sets.find(bag, pack_key(outhash), packing.row_name)
+        item = small_sets.find(small_set, pack_key(outhash), packing.row_name)
         if item is None:
             return False
         return True if created < packing.unpack_row(item)[0] else None

@@ -1,4 +1,4 @@
-"""Bags against a plain dict: any sequence of puts and discards, across all three forms."""
+"""Small sets against a plain dict: any sequence of puts and discards, across all three forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardhash.shard.state import small_sets
-from shardhash.shard.state.small_sets import SMALL, Bag, BigBag
+from shardhash.shard.state.small_sets import SMALL, LargeSet, SmallSet
 
 steps = st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 2 * SMALL)), max_size=120)
 
@@ -21,30 +21,30 @@ def name_of(item: bytes) -> bytes:
 
 @given(steps)
 def test_a_bag_is_a_dict_by_name_in_order(steps: list[tuple[bool, int, int]]) -> None:
-    bag: Bag | None = None
+    small_set: SmallSet | None = None
     model: dict[bytes, bytes] = {}
     for adding, order, name in steps:
         one = item(order, name)
         if adding:
-            bag = small_sets.put(bag, one, name_of)
+            small_set = small_sets.put(small_set, one, name_of)
             model[name_of(one)] = one
-        elif bag is not None:
-            bag = small_sets.discard(bag, name_of(one), name_of)
+        elif small_set is not None:
+            small_set = small_sets.discard(small_set, name_of(one), name_of)
             model.pop(name_of(one), None)
-        assert list(small_sets.iterate(bag)) == sorted(model.values())
-        assert small_sets.size(bag) == len(model)
-        assert small_sets.find(bag, name_of(one), name_of) == model.get(name_of(one))
-        if bag is not None:
-            assert list(small_sets.after(bag, one)) == [other for other in sorted(model.values()) if other > one]
+        assert list(small_sets.iterate(small_set)) == sorted(model.values())
+        assert small_sets.size(small_set) == len(model)
+        assert small_sets.find(small_set, name_of(one), name_of) == model.get(name_of(one))
+        if small_set is not None:
+            assert list(small_sets.after(small_set, one)) == [other for other in sorted(model.values()) if other > one]
 
 
 def test_the_form_follows_the_size() -> None:
-    bag: Bag | None = None
+    small_set: SmallSet | None = None
     for name in range(SMALL + 1):
-        bag = small_sets.put(bag, item(0, name), name_of)
-        expected = bytes if name == 0 else tuple if name < SMALL else BigBag
-        assert isinstance(bag, expected)
+        small_set = small_sets.put(small_set, item(0, name), name_of)
+        expected = bytes if name == 0 else tuple if name < SMALL else LargeSet
+        assert isinstance(small_set, expected)
     for name in range(SMALL, -1, -1):
-        assert bag is not None
-        bag = small_sets.discard(bag, str(name).encode(), name_of)
-    assert bag is None
+        assert small_set is not None
+        small_set = small_sets.discard(small_set, str(name).encode(), name_of)
+    assert small_set is None

@@ -1,4 +1,4 @@
-"""The table against plain dicts: any sequence of records, twice, in any state of its bags."""
+"""The table against plain dicts: any sequence of records, twice, in any state of its small sets."""
 
 from __future__ import annotations
 

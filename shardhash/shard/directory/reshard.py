@@ -153,8 +153,8 @@ def _add_hashes(table: Table, shards: NewShards, text_of: Callable[[int], str | 
 
 def _add_index(table: Table, shards: NewShards) -> None:
     for method, part in table.methods.items():
-        for outhash, bag in part.index.items():
-            for item in small_sets.iterate(bag):
+        for outhash, small_set in part.index.items():
+            for item in small_sets.iterate(small_set):
                 created, taskhash = unpack_item(item)
                 shards.add_index(method, outhash, taskhash, created)
 

@@ -22,7 +22,9 @@ def check(table: Table) -> None:
     for method, part in table.methods.items():
         _check_method(table, method, part)
         marks.update(part.marks.values())
-        details.update(packing.details_of(item) for bag in part.rows.values() for item in small_sets.iterate(bag))
+        details.update(
+            packing.details_of(item) for small_set in part.rows.values() for item in small_sets.iterate(small_set)
+        )
         mappings += len(part.mappings)
         rows += sum(map(small_sets.size, part.rows.values()))
         index += sum(map(small_sets.size, part.index.values()))
@@ -48,7 +50,7 @@ def _check_method(table: Table, method: str, part: MethodTable) -> None:
     assert part.unmapped == part.rows.keys() - part.mappings.keys(), (method, "unmapped")
     for taskhash in part.marks:
         assert taskhash in part.mappings, (method, taskhash, "mark without mapping")
-    for bag in (*part.rows.values(), *part.index.values()):
-        items = list(small_sets.iterate(bag))
-        assert items, (method, "empty bag")
-        assert items == sorted(items), (method, "bag out of order")
+    for small_set in (*part.rows.values(), *part.index.values()):
+        items = list(small_sets.iterate(small_set))
+        assert items, (method, "empty small_set")
+        assert items == sorted(items), (method, "small_set out of order")

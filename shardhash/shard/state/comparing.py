@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shardhash.shard.state import packing, small_sets
 from shardhash.shard.state.method_table import MethodTable
-from shardhash.shard.state.small_sets import Bag
+from shardhash.shard.state.small_sets import SmallSet
 from shardhash.shard.state.table import Table
 
 
@@ -22,18 +22,20 @@ def same_state(one: Table, other: Table) -> bool:
             return False
         if mine.index.keys() != theirs.index.keys() or mine.rows.keys() != theirs.rows.keys():
             return False
-        if not all(_same_items(bag, theirs.index[outhash]) for outhash, bag in mine.index.items()):
+        if not all(_same_items(small_set, theirs.index[outhash]) for outhash, small_set in mine.index.items()):
             return False
-        if not all(_same_rows(bag, theirs.rows[taskhash], renumbered) for taskhash, bag in mine.rows.items()):
+        if not all(
+            _same_rows(small_set, theirs.rows[taskhash], renumbered) for taskhash, small_set in mine.rows.items()
+        ):
             return False
     return True
 
 
-def _same_items(one: Bag, other: Bag) -> bool:
+def _same_items(one: SmallSet, other: SmallSet) -> bool:
     return one == other or list(small_sets.iterate(one)) == list(small_sets.iterate(other))
 
 
-def _same_rows(one: Bag, other: Bag, renumbered: list[int]) -> bool:
+def _same_rows(one: SmallSet, other: SmallSet, renumbered: list[int]) -> bool:
     if isinstance(one, bytes):  # most have one row
         return isinstance(other, bytes) and packing.renumber_row(one, renumbered) == other
     rows = [packing.renumber_row(item, renumbered) for item in small_sets.iterate(one)]

@@ -24,7 +24,7 @@ from operator import eq
 
 from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
-from shardhash.shard.state.small_sets import Bag
+from shardhash.shard.state.small_sets import SmallSet
 from shardhash.wire.hashes import Buffer, Key, split_digests
 
 
@@ -49,9 +49,9 @@ class MethodTable:
         self.mappings: dict[Key, bytes] = {}
         self.marks: dict[Key, str] = {}
         self.reverse: dict[bytes, Key | set[Key]] = {}
-        self.rows: dict[Key, Bag] = {}
+        self.rows: dict[Key, SmallSet] = {}
         self.unmapped: set[Key] = set()
-        self.index: dict[Key, Bag] = {}
+        self.index: dict[Key, SmallSet] = {}
         self.rare: str | None = None
         self.asked: set[Key] = set()
         self.asked_unihashes: set[bytes] = set()

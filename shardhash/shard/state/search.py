@@ -58,8 +58,8 @@ def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]
         for start in range(0, len(keys), 4 * SLICE):  # most have one row, which is quickly seen
             found = []
             for key in keys[start : start + 4 * SLICE]:
-                bag = part.rows.get(key)
-                if bag is None or isinstance(bag, bytes) or not wanted.rows_of(method, part, key):
+                small_set = part.rows.get(key)
+                if small_set is None or isinstance(small_set, bytes) or not wanted.rows_of(method, part, key):
                     continue
                 found.append([Hit(row.created, method, key, row) for row in table.rows(method, key)])
             yield found
@@ -73,10 +73,10 @@ def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, 
             counts: Counter[tuple[str | None, int]] = Counter()
             for key in keys[start : start + 2 * SLICE]:
                 unihash = part.mappings.get(key)
-                bag = part.rows.get(key)
-                if unihash is None or unihash == key or bag is None:
+                small_set = part.rows.get(key)
+                if unihash is None or unihash == key or small_set is None:
                     continue
-                first = next(iter(small_sets.iterate(bag)))
+                first = next(iter(small_sets.iterate(small_set)))
                 row = table.unpack_row(first)
                 if row.created >= since:
                     counts[row.details[1], _MONDAY + (row.created - _MONDAY) // WEEK * WEEK] += 1
@@ -128,11 +128,11 @@ class _Wanted:
             unihash = part.mappings.get(key)
             if unihash is None or not self._unihash(unihash):
                 return []
-        bag = part.rows.get(key)
-        if bag is None:
+        small_set = part.rows.get(key)
+        if small_set is None:
             return [Hit(0, method, key, None)] if self._bare and key in part.mappings else []
         found = []
-        for item in tuple(small_sets.iterate(bag)):
+        for item in tuple(small_sets.iterate(small_set)):
             created, number, outhash, _ = packing.unpack_row(item)
             if (
                 self._since <= created <= self._until

@@ -1,9 +1,9 @@
 """Small sets: short byte strings in sorted order, in as little memory as possible.
 
 Most outhashes have one taskhash and most taskhashes one outhash row, while a task that leaves nothing behind
-shares its outhash with a hundred thousand others. So a bag is ``bytes`` when it holds one item, a sorted
-tuple up to `SMALL` items, and a `BigBag` above. Items are ordered as bytes; each has a *name*, a part of it that is
-unique in a bag, and which the caller's `name_of` takes out of it.
+shares its outhash with a hundred thousand others. So a small set is ``bytes`` when it holds one item, a sorted
+tuple up to `SMALL` items, and a `LargeSet` above. Items are ordered as bytes; each has a *name*, a part of it that is
+unique in a small set, and which the caller's `name_of` takes out of it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ NameOf: TypeAlias = Callable[[bytes], bytes]
 """The name of an item."""
 
 SMALL = 16
-"""Items up to which a bag is a tuple; a BigBag of one item takes about 700 bytes."""
+"""Items up to which a small set is a tuple; a LargeSet of one item takes about 700 bytes."""
 
 
-class BigBag:
+class LargeSet:
     """A set of any size: ordered by a SortedList, found by name in a dict; each change O(log n)."""
 
     __slots__ = ("by_name", "ordered")
@@ -43,89 +43,89 @@ class BigBag:
             self.ordered.remove(old)
 
 
-Bag: TypeAlias = bytes | tuple[bytes, ...] | BigBag
-"""One item, a sorted tuple of 2 to SMALL, or more; an empty bag is None."""
+SmallSet: TypeAlias = bytes | tuple[bytes, ...] | LargeSet
+"""One item, a sorted tuple of 2 to SMALL, or more; an empty small set is None."""
 
 
-def find(bag: Bag | None, name: bytes, name_of: NameOf) -> bytes | None:
+def find(small_set: SmallSet | None, name: bytes, name_of: NameOf) -> bytes | None:
     """The item with this name; None when there is none."""
-    if isinstance(bag, BigBag):
-        return bag.by_name.get(name)
-    for item in iterate(bag):
+    if isinstance(small_set, LargeSet):
+        return small_set.by_name.get(name)
+    for item in iterate(small_set):
         if name_of(item) == name:
             return item
     return None
 
 
-def put(bag: Bag | None, item: bytes, name_of: NameOf) -> Bag:
-    """The bag with the item, in the place of one with the same name. Use the bag that is returned."""
-    if bag is None:
+def put(small_set: SmallSet | None, item: bytes, name_of: NameOf) -> SmallSet:
+    """The small set with the item, in the place of one with the same name. Use the small set that is returned."""
+    if small_set is None:
         return item
-    if isinstance(bag, BigBag):
-        bag.put(item, name_of)
-        return bag
+    if isinstance(small_set, LargeSet):
+        small_set.put(item, name_of)
+        return small_set
     name = name_of(item)
-    items = sorted([*(old for old in iterate(bag) if name_of(old) != name), item])
+    items = sorted([*(old for old in iterate(small_set) if name_of(old) != name), item])
     return _fit(items, name_of)
 
 
-def discard(bag: Bag | None, name: bytes, name_of: NameOf) -> Bag | None:
-    """The bag without the item of this name; None when nothing is left. Use the bag that is returned."""
-    if isinstance(bag, BigBag):
-        bag.discard(name)
-        return bag if len(bag.ordered) > SMALL else _fit(list(bag.ordered), name_of)
-    items = [item for item in iterate(bag) if name_of(item) != name]
+def discard(small_set: SmallSet | None, name: bytes, name_of: NameOf) -> SmallSet | None:
+    """The small set without the item of this name; None when nothing is left. Use the small set that is returned."""
+    if isinstance(small_set, LargeSet):
+        small_set.discard(name)
+        return small_set if len(small_set.ordered) > SMALL else _fit(list(small_set.ordered), name_of)
+    items = [item for item in iterate(small_set) if name_of(item) != name]
     return _fit(items, name_of) if items else None
 
 
-def iterate(bag: Bag | None) -> Iterable[bytes]:
-    """The items in order. A bag must not change while it is iterated."""
-    if bag is None:
+def iterate(small_set: SmallSet | None) -> Iterable[bytes]:
+    """The items in order. A small set must not change while it is iterated."""
+    if small_set is None:
         return ()
-    if isinstance(bag, bytes):
-        return (bag,)
-    return bag if isinstance(bag, tuple) else bag.ordered
+    if isinstance(small_set, bytes):
+        return (small_set,)
+    return small_set if isinstance(small_set, tuple) else small_set.ordered
 
 
-def after(bag: Bag | None, item: bytes) -> Iterator[bytes]:
+def after(small_set: SmallSet | None, item: bytes) -> Iterator[bytes]:
     """The items above the given one, in order; O(log n) to start. b"" is below all."""
-    if isinstance(bag, BigBag):
-        return iter(bag.ordered.irange(item, inclusive=(False, False)))
-    items = tuple(iterate(bag))
+    if isinstance(small_set, LargeSet):
+        return iter(small_set.ordered.irange(item, inclusive=(False, False)))
+    items = tuple(iterate(small_set))
     return iter(items[bisect_right(items, item) :])
 
 
-def size(bag: Bag | None) -> int:
+def size(small_set: SmallSet | None) -> int:
     """How many items it holds."""
-    if isinstance(bag, BigBag):
-        return len(bag.ordered)
-    return len(tuple(iterate(bag)))
+    if isinstance(small_set, LargeSet):
+        return len(small_set.ordered)
+    return len(tuple(iterate(small_set)))
 
 
-def _fit(items: list[bytes], name_of: NameOf) -> Bag:
+def _fit(items: list[bytes], name_of: NameOf) -> SmallSet:
     if len(items) == 1:
         return items[0]
-    return tuple(items) if len(items) <= SMALL else BigBag(items, name_of)
+    return tuple(items) if len(items) <= SMALL else LargeSet(items, name_of)
 
 
-def put_into(where: dict[Any, Bag], key: object, item: bytes, name_of: NameOf) -> bytes | None:
-    """Put an item into the bag under a key; the item whose place it took, None if it is one more."""
-    bag = where.get(key)
-    if bag is None:
+def put_into(where: dict[Any, SmallSet], key: object, item: bytes, name_of: NameOf) -> bytes | None:
+    """Put an item into the small set under a key; the item whose place it took, None if it is one more."""
+    small_set = where.get(key)
+    if small_set is None:
         where[key] = item
         return None
-    replaced = find(bag, name_of(item), name_of)
-    where[key] = put(bag, item, name_of)
+    replaced = find(small_set, name_of(item), name_of)
+    where[key] = put(small_set, item, name_of)
     return replaced
 
 
-def discard_from(where: dict[Any, Bag], key: object, name: bytes, name_of: NameOf) -> bytes | None:
-    """Drop an item from the bag under a key; the item, None when it was not there."""
-    bag = where.get(key)
-    gone = find(bag, name, name_of)
+def discard_from(where: dict[Any, SmallSet], key: object, name: bytes, name_of: NameOf) -> bytes | None:
+    """Drop an item from the small set under a key; the item, None when it was not there."""
+    small_set = where.get(key)
+    gone = find(small_set, name, name_of)
     if gone is None:
         return None
-    left = discard(bag, name, name_of)
+    left = discard(small_set, name, name_of)
     if left is None:
         del where[key]
     else:

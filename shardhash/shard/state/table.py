@@ -3,13 +3,8 @@
 For each method it holds a `MethodTable` (method_table.py), and besides, ``entries``: users and settings
 (kind -> name -> value).
 
-Memory is what limits a shard, so the items of bags are packed (packing.py); their details number the tuple (owner, PN,
-PV, PR, task), which tasks share (details.py). A method of which nothing is left goes.
-
-Questions by unihash concern every method. The first methods, all of real traffic, are looked through one by one; the
-others are `RareMethods`.
-
-Changes come only through `apply`, one record at a time (records.py), in life as in recovery.
+Memory is what limits a shard, so the items of small sets are packed (packing.py). Their details number the tuple
+(owner, PN, PV, PR, task), which tasks share (details.py). A method of which nothing is left goes.
 """
 
 from __future__ import annotations
@@ -137,8 +132,8 @@ class Table:
     def row(self, method: str, taskhash: Key, outhash: Key) -> Row | None:
         """One outhash row."""
         table = self.methods.get(method)
-        bag = table.rows.get(taskhash) if table else None
-        item = small_sets.find(bag, pack_key(outhash), packing.row_name) if bag is not None else None
+        small_set = table.rows.get(taskhash) if table else None
+        item = small_sets.find(small_set, pack_key(outhash), packing.row_name) if small_set is not None else None
         return self.unpack_row(item) if item is not None else None
 
     def rows(self, method: str, taskhash: Key) -> list[Row]:
@@ -149,14 +144,14 @@ class Table:
     def indexed(self, method: str, outhash: Key, taskhash: Key) -> bool:
         """Whether the index of this outhash holds this taskhash."""
         table = self.methods.get(method)
-        bag = table.index.get(outhash) if table else None
-        return bag is not None and small_sets.find(bag, pack_key(taskhash), packing.item_name) is not None
+        small_set = table.index.get(outhash) if table else None
+        return small_set is not None and small_sets.find(small_set, pack_key(taskhash), packing.item_name) is not None
 
     def index_time(self, method: str, outhash: Key, taskhash: Key) -> int | None:
         """The time of the index item of this taskhash; None when there is none."""
         table = self.methods.get(method)
-        bag = table.index.get(outhash) if table else None
-        item = small_sets.find(bag, pack_key(taskhash), packing.item_name) if bag is not None else None
+        small_set = table.index.get(outhash) if table else None
+        item = small_sets.find(small_set, pack_key(taskhash), packing.item_name) if small_set is not None else None
         return unpack_item(item)[0] if item is not None else None
 
     def has_index(self, method: str, outhash: Key) -> bool:
@@ -185,8 +180,8 @@ class Table:
     def siginfo_references(self) -> Iterator[int]:
         """The siginfo references of all rows that have one."""
         for table in self.methods.values():
-            for bag in table.rows.values():
-                for item in small_sets.iterate(bag):
+            for small_set in table.rows.values():
+                for item in small_sets.iterate(small_set):
                     if reference := packing.siginfo_of(item):
                         yield reference
 
@@ -201,13 +196,13 @@ class Table:
         for method, table in self.methods.items():
             for taskhash, unihash in table.mappings.items():
                 yield ["map", method, to_text(taskhash), unihash.hex(), table.marks.get(taskhash, "")]
-            for taskhash, bag in table.rows.items():
-                for item in small_sets.iterate(bag):
+            for taskhash, small_set in table.rows.items():
+                for item in small_sets.iterate(small_set):
                     row = self.unpack_row(item)
                     place = (method, to_text(taskhash), to_text(row.outhash))
                     yield ["row", *place, row.created, row.details, bool(row.siginfo)]
-            for outhash, bag in table.index.items():
-                for item in small_sets.iterate(bag):
+            for outhash, small_set in table.index.items():
+                for item in small_sets.iterate(small_set):
                     yield ["idx", method, to_text(outhash), item.hex()]
         for kind, entries in self.entries.items():
             for name, value in entries.items():

@@ -102,19 +102,19 @@ def decode_keys(column: str | list[str]) -> list[Key]:
 
 def _tasks(table: Table, method: str, part: MethodTable, taskhashes: list[Key], most: int) -> Iterator[Chunk]:
     """Taskhashes and their rows: a chunk, or several for those that have more rows than `most` together."""
-    bags = [tuple(small_sets.iterate(part.rows.get(taskhash))) for taskhash in taskhashes]
-    if sum(map(len, bags)) <= most:
-        yield _tasks_chunk(table, method, part, taskhashes, bags)
+    rows_of_each = [tuple(small_sets.iterate(part.rows.get(taskhash))) for taskhash in taskhashes]
+    if sum(map(len, rows_of_each)) <= most:
+        yield _tasks_chunk(table, method, part, taskhashes, rows_of_each)
         return
-    for taskhash, bag in zip(taskhashes, bags, strict=True):
-        for start in range(0, max(len(bag), 1), most):
-            yield _tasks_chunk(table, method, part, [taskhash], [bag[start : start + most]])
+    for taskhash, small_set in zip(taskhashes, rows_of_each, strict=True):
+        for start in range(0, max(len(small_set), 1), most):
+            yield _tasks_chunk(table, method, part, [taskhash], [small_set[start : start + most]])
 
 
 def _tasks_chunk(
-    table: Table, method: str, part: MethodTable, taskhashes: list[Key], bags: list[tuple[bytes, ...]]
+    table: Table, method: str, part: MethodTable, taskhashes: list[Key], rows_of_each: list[tuple[bytes, ...]]
 ) -> Chunk:
-    """`bags` holds the rows of each taskhash."""
+    """`rows_of_each` holds the rows of each taskhash."""
     unihashes = [part.mappings.get(taskhash) for taskhash in taskhashes]
     zero = bytes(DIGEST_SIZE)
     chunk: Chunk = {
@@ -131,8 +131,8 @@ def _tasks_chunk(
     created: list[int] = []
     details: list[int] = []
     siginfo: list[int] = []
-    for position, bag in enumerate(bags):
-        for item in bag:
+    for position, small_set in enumerate(rows_of_each):
+        for item in small_set:
             row = table.unpack_row(item)
             positions.append(position)
             outhashes.append(row.outhash)

@@ -140,11 +140,11 @@ class Collecting:
             kept += len(keys) - len(doomed)
             collection.chosen.setdefault(method, []).extend(doomed)
             for key in doomed:
-                bag = part.rows.get(key)
-                first = next(iter(small_sets.iterate(bag)), None)
+                small_set = part.rows.get(key)
+                first = next(iter(small_sets.iterate(small_set)), None)
                 recipe = None if first is None else self._table.unpack_row(first).details[1]
                 mappings[recipe] += 1
-                rows[recipe] += 0 if bag is None else small_sets.size(bag)
+                rows[recipe] += 0 if small_set is None else small_sets.size(small_set)
             await pause.rest()
         if self._find(asked.collection) is not collection:
             return None
