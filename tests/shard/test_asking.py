@@ -141,19 +141,48 @@ async def test_another_number_of_shards_keeps_the_days(tmp_path: Path, day: list
     assert sum(last(table, C) for table in tables) == 0
 
 
-async def test_what_is_put_aside_is_bounded(tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "MOST", 10)
+@pytest.mark.parametrize("follows", [False, True])
+async def test_what_is_put_aside_is_bounded(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    """Past the bound all counts as asked for today; but who follows what is asked for learns of each."""
+    monkeypatch.setattr(service_module, "MOST", 5)
+    monkeypatch.setattr(asking_module, "TOO_MANY", 10)
     async with serving(tmp_path) as service:
         hashes = [f"{number:064x}" for number in range(100)]
         for taskhash in hashes:
             await service.reports.map(op.Map("m", taskhash, taskhash))
         service.asking.note_now()
         day[0] += 1
+        followed = service.asking.follow("one") if follows else {}
         for taskhash in hashes:
             ask(service, taskhash)
             assert len(service._table.method("m").asked) <= 11
         service.asking.note_now()
-        assert {last(service._table, taskhash) for taskhash in hashes} == {day[0]}
+        table = service._table
+        part = table.method("m")
+        assert {table.last_used(part, bytes.fromhex(taskhash)) for taskhash in hashes} == {day[0]}
+        if follows:
+            assert followed == {"m": set(map(bytes.fromhex, hashes))}
+            assert {last(table, taskhash) for taskhash in hashes} == {day[0]}
+
+
+async def test_much_that_is_put_aside_is_noted_soon(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MOST", 2)
+    async with serving(tmp_path) as service:
+        for taskhash in (A, B, C):
+            await report(service, taskhash)
+        await service.asking.note()
+        day[0] += 1
+        ask(service, A)
+        await service.asking.note_sometimes()
+        assert last(service._table, A) < day[0], "it was noted lately"
+        ask(service, B)
+        ask(service, C)
+        await service.asking.note_sometimes()
+        assert {last(service._table, taskhash) for taskhash in (A, B, C)} == {day[0]}
 
 
 async def test_whoever_follows_learns_what_is_asked_for_from_then_on(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ REST = 5
 EVERY = 10.0
 """Seconds between two times of noting."""
 MOST = 50_000
-"""Mappings of a method that may be put aside; past that each lookup notes as many as it adds."""
+"""Mappings of a method from which on what was put aside is noted soon."""
+TOO_MANY = 200_000
+"""Mappings of a method that may be put aside, 20 MiB. More come only from one who asks for far more than builds do, and
+faster than can be noted: then all mappings count as asked for today, which costs nothing, and a collection less."""
 
 Followed: TypeAlias = dict[str, set[Key]]
 """By method, the mappings that were asked for since the following began."""
@@ -44,6 +47,7 @@ class Asking:
         self._taken: deque[tuple[str, list[Key]]] = deque()
         self._followed: dict[str, Followed] = {}
         self._noted_at = 0.0
+        self._crowded = False
         self.days_written = True
         """Whether the newest snapshot holds all that is noted."""
 
@@ -59,19 +63,28 @@ class Asking:
             part.asked.add(key)
 
     def make_room(self, method: str, part: MethodTable, count: int) -> None:
-        """Note twice as many as a lookup has put aside, since there are more than `MOST`."""
-        some = [part.asked.pop() for _ in range(min(2 * count, len(part.asked)))]
-        self._tell(method, some)
-        self._note(method, some)
+        """A lookup of so many has put aside more than `MOST`: have them noted soon, or keep fewer now."""
+        self._crowded = True
+        if len(part.asked) <= TOO_MANY:
+            return
+        if self._followed:  # who follows must know each
+            some = [part.asked.pop() for _ in range(min(2 * count, len(part.asked)))]
+            self._tell(method, some)
+            self._note(method, some)
+        else:
+            part.asked = set()
+            self._table.asked_from = day_of(time_ns() // 1000)
+            self.days_written = False
 
     async def note_sometimes(self) -> None:
-        """Note what was put aside, if that was not done lately."""
-        if perf_counter() - self._noted_at > EVERY:
+        """Note what was put aside, if that was not done lately, or there is much."""
+        if self._crowded or perf_counter() - self._noted_at > EVERY:
             await self.note()
 
     async def note(self) -> None:
         """Note all that was put aside until now, beside lookups."""
         self._noted_at = perf_counter()
+        self._crowded = False
         self._take()
         while self._taken:
             began = perf_counter()
