@@ -48,6 +48,12 @@ def contents(path: Path, table: str) -> list[tuple[Any, ...]]:
         return sorted(connection.execute(f"select {COLUMNS[table]} from {table}"), key=repr)
 
 
+def definition(path: Path, table: str) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        columns = connection.execute(f"pragma table_info({table})")
+        return [tuple(map(str.lower, map(str, column))) for column in columns]
+
+
 def a_database(path: Path) -> Path:
     details = {"owner": "me", "PN": "zlib", "PV": "1.3", "PR": "r0", "task": "do_compile"}
     return write(
@@ -89,10 +95,7 @@ def test_the_schema_is_the_stock_servers(tmp_path: Path) -> None:
     assert run("export", tmp_path / "out.db", "--data", tmp_path / "data") == 0
     write(tmp_path / "stock.db")
     for table in db.NEW:
-        found, expected = [
-            [tuple(map(str.lower, map(str, column))) for column in connection.execute(f"pragma table_info({table})")]
-            for connection in map(sqlite3.connect, (tmp_path / "out.db", tmp_path / "stock.db"))
-        ]
+        found, expected = [definition(path, table) for path in (tmp_path / "out.db", tmp_path / "stock.db")]
         assert found == expected
 
 
