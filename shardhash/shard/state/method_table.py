@@ -22,6 +22,7 @@ from __future__ import annotations
 from itertools import compress
 from operator import eq
 
+from shardhash.shard.state import one_or_many
 from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.small_sets import SmallSet
@@ -90,27 +91,13 @@ class MethodTable:
 
     def link(self, taskhash: Key, unihash: bytes) -> None:
         """Note the way back from a unihash to a taskhash, unless they are equal."""
-        if taskhash == unihash:
-            return
-        holders = self.reverse.get(unihash)
-        if holders is None:
-            self.reverse[unihash] = taskhash
-        elif isinstance(holders, set):
-            holders.add(taskhash)
-        else:
-            self.reverse[unihash] = {holders, taskhash}
+        if taskhash != unihash:
+            one_or_many.add(self.reverse, unihash, taskhash)
 
     def unlink(self, taskhash: Key, unihash: bytes) -> None:
         """Forget the way back from a unihash to a taskhash. KeyError if there is none."""
-        if taskhash == unihash:
-            return
-        holders = self.reverse[unihash]
-        if not isinstance(holders, set):
-            del self.reverse[unihash]
-            return
-        holders.discard(taskhash)
-        if len(holders) == 1:
-            self.reverse[unihash] = holders.pop()
+        if taskhash != unihash:
+            one_or_many.discard(self.reverse, unihash, taskhash)
 
     def shared(self, unihash: bytes) -> bytes:
         """The object that already stands for this unihash, so that it is in memory once."""

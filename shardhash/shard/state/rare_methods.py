@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import compress
 
+from shardhash.shard.state import one_or_many
 from shardhash.wire.hashes import Buffer, Key, split_digests
 
 
@@ -38,20 +39,8 @@ class RareMethods:
 
     def add(self, unihash: bytes, method: str) -> None:
         """A taskhash of this method has the unihash."""
-        names = self.by_unihash.get(unihash)
-        if names is None:
-            self.by_unihash[unihash] = method
-        elif isinstance(names, set):
-            names.add(method)
-        elif names != method:
-            self.by_unihash[unihash] = {names, method}
+        one_or_many.add(self.by_unihash, unihash, method)
 
     def discard(self, unihash: bytes, method: str) -> None:
         """No taskhash of this method has the unihash any more. KeyError if none had it."""
-        names = self.by_unihash[unihash]
-        if isinstance(names, str):
-            del self.by_unihash[unihash]
-            return
-        names.discard(method)
-        if len(names) == 1:
-            self.by_unihash[unihash] = names.pop()
+        one_or_many.discard(self.by_unihash, unihash, method)
