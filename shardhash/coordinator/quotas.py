@@ -25,6 +25,10 @@ MOST_KEYS = 10_000
 MOST_KEPT = 2_000
 """Of these, those that a restart remembers: the ones with the most rows."""
 
+_UNITS = {"rows": "rows", "siginfo": "bytes of siginfo", "methods": "different methods"}
+_LIMITS = {who: [(f"{who}_{what}", unit) for what, unit in _UNITS.items()] for who in ("user", "peer")}
+"""The limits of a user and of a host, and what they count."""
+
 
 @dataclass(slots=True)
 class _Used:
@@ -52,25 +56,19 @@ class Quotas:
         used = self._of(who, name)
         rows, siginfo = used.rows + len(reports), used.siginfo + _siginfo(reports)
         methods = {method_id(report.method) for report in reports} - used.methods
-        limits = self.limits
-        if who == "user":
-            most = limits.user_rows, limits.user_siginfo, limits.user_methods
-        else:
-            most = limits.peer_rows, limits.peer_siginfo, limits.peer_methods
-        if rows > most[0] or siginfo > most[1] or len(used.methods) + len(methods) > most[2]:
-            place = 0 if rows > most[0] else 1 if siginfo > most[1] else 2
-            return self._refuse(who, name, place, most[place])
+        for value, (limit, unit) in zip((rows, siginfo, len(used.methods) + len(methods)), _LIMITS[who], strict=True):
+            if value > getattr(self.limits, limit):
+                return self._refuse(name, limit, unit)
         used.rows, used.siginfo = rows, siginfo
         used.methods |= methods
         self.changed = True
         return None
 
-    def _refuse(self, who: str, name: str, place: int, most: int) -> str:
-        limit = f"{who}_{('rows', 'siginfo', 'methods')[place]}"
-        unit = ("rows", "bytes of siginfo", "different methods")[place]
+    def _refuse(self, name: str, limit: str, unit: str) -> str:
+        most = getattr(self.limits, limit)
         text = (
-            f"{name} stores no more than {most:,} {unit} in a day, the server's limit {limit}: reports are not"
-            f" stored until midnight UTC; --limit {limit}=N allows more"
+            f"{name} stores no more than {most:,} {unit} in a day, the server's limit {limit}: reports are not stored"
+            f" until midnight UTC; --limit {limit}=N allows more"
         )
         self._complaints.add(limit, text)
         return text

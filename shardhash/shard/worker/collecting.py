@@ -186,9 +186,6 @@ class Collecting:
             gone = [one for one in gone if not collection.keeps(one.method, one.taskhash)]
         unindex: dict[str, list[tuple[str, str]]] = {}
         for one in gone:
-            part = self._table.methods.get(one.method)
-            if part is not None and one.taskhash not in part.mappings:
-                part.days.forget([one.taskhash])
             pairs = unindex.setdefault(one.method, [])
             pairs += [(to_text(row.outhash), to_text(one.taskhash)) for row in one.rows]
         return op.Taken(len(gone), sum(len(one.rows) for one in gone), list(unindex.items()))
