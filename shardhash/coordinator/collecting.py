@@ -8,7 +8,7 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any
 
-from shardhash.base.timestamps import from_iso
+from shardhash.base.timestamps import DAY, from_iso
 from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
 from shardhash.errors import InvokeError
@@ -16,7 +16,6 @@ from shardhash.stores.interface import Store
 from shardhash.wire.collecting import Collect
 from shardhash.wire.hashes import join_digests
 
-DAY = 86_400_000_000
 QUIET = 120.0
 """Seconds without a step after which somebody else may begin: the one before was killed, most likely."""
 LONGEST_REST = 3600.0

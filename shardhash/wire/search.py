@@ -28,6 +28,12 @@ MOST_WHOLE: Final = 100
 """Rows that one answer holds at most with their siginfo."""
 MOST_FOUND: Final = 1000
 """Rows that one answer holds at most."""
+BUDGET: Final = 20
+"""Seconds after which a search is over, and says so."""
+MOST_OUTHASHES: Final = 10
+"""Outhashes of a taskhash that are shown; the newest."""
+MOST_RECIPES: Final = 100
+"""Recipes whose diverging tasks are counted in an answer; those with the most."""
 MOST_GUESSED: Final = 1000
 """Tasks of one request for guesses."""
 MOST_VARIANTS: Final = 4

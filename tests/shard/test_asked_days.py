@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.shard.state.asked_days import DAY, AskedDays, day_of
+from shardhash.base.timestamps import DAY
+from shardhash.shard.state.asked_days import AskedDays, day_of
 from shardhash.wire.hashes import Key
 
 keys: st.SearchStrategy[Key] = st.integers(0, 20).map(lambda n: n.to_bytes(32)) | st.text(

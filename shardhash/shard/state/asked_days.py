@@ -20,10 +20,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from shardhash.base.timestamps import DAY
 from shardhash.wire.hashes import Key
 
-DAY = 86_400_000_000
-"""Microseconds of a day."""
 _DAY_BITS = 16
 _LAST_DAY = (1 << _DAY_BITS) - 1
 _ENTRY = 8

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from shardhash.base.timestamps import to_iso
+from shardhash.base.timestamps import DAY, to_iso, week_of
 from shardhash.shard.state import packing, small_sets
-from shardhash.shard.state.asked_days import DAY
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.table import Details, Row, Table
 from shardhash.wire.hashes import Key, to_key, to_text
@@ -21,9 +20,6 @@ from shardhash.wire.search import WHOLE
 
 SLICE = 100
 """Taskhashes looked at between one yield and the next: 0.1 ms."""
-WEEK = 7 * 86400 * 1_000_000
-_MONDAY = 4 * 86400 * 1_000_000
-"""1970-01-05, the first Monday; microseconds."""
 
 Conditions: TypeAlias = Mapping[str, Any]
 """A search; `since` and `until` in microseconds since 1970 UTC."""
@@ -79,7 +75,7 @@ def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, 
                 first = next(iter(small_sets.iterate(small_set)))
                 row = table.unpack_row(first)
                 if row.created >= since:
-                    counts[row.details[1], _MONDAY + (row.created - _MONDAY) // WEEK * WEEK] += 1
+                    counts[row.details[1], week_of(row.created)] += 1
             yield counts
 
 

@@ -27,12 +27,12 @@ from aiohttp import WSMsgType, web
 
 from shardhash.base.malloc import give_back, keep_buffers
 from shardhash.base.tasks import BackgroundTasks
+from shardhash.base.timestamps import DAY
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import DamageError, InternalError, ServerFaultError, ShardhashError, StorageError, SyncError
 from shardhash.link import messages
 from shardhash.link.operations import OPERATIONS, Snapshot
 from shardhash.link.worker_options import WorkerOptions, WorkerPlace, parse_options
-from shardhash.shard.state.asked_days import DAY
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
 from shardhash.shard.storage.memory import MemoryShard

@@ -24,17 +24,12 @@ from shardhash.shard.state.search import Hit
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.asking import Asking
 from shardhash.wire.hashes import to_text
+from shardhash.wire.search import BUDGET, MOST_OUTHASHES, MOST_RECIPES
 
 REST = 9
 """How many times as long as a slice took the worker then rests from it: a search takes a tenth of a processor."""
 SHORT = 0.002
 """Seconds of searching that need no rest: what names its hashes is found at once."""
-BUDGET = 20.0
-"""Seconds after which a search is over, and says so."""
-MOST_RECIPES = 100
-"""Recipes whose diverging tasks are counted in an answer; those with the most."""
-MOST_OUTHASHES = 10
-"""Outhashes of a taskhash that are shown; the newest."""
 _T = TypeVar("_T")
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from shardhash.base.timestamps import to_iso
+from shardhash.base.timestamps import FIRST_MONDAY, WEEK, to_iso
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import DivergingTasks, FoundRows, Guesses
 from shardhash.stores.postgresql.addresses import Connection
@@ -26,18 +26,9 @@ from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.rows import DETAILS, SIGINFO, Columns
-from shardhash.wire.search import WHOLE
+from shardhash.wire.search import BUDGET, MOST_OUTHASHES, MOST_RECIPES, WHOLE
 
-BUDGET: Final = 20
-"""Seconds after which a search is over."""
-MOST_OUTHASHES: Final = 10
-"""Outhashes of a taskhash that are shown; the newest."""
-MOST_RECIPES: Final = 100
-"""Recipes whose diverging tasks are counted in an answer; those with the most."""
 _DIGITS: Final = frozenset("0123456789abcdef")
-_WEEK: Final = 7 * 86400 * 1_000_000
-_MONDAY: Final = 4 * 86400 * 1_000_000
-"""1970-01-05, the first Monday; microseconds."""
 
 _BEGIN = f"""
 select set_config(name, value, true)
@@ -79,7 +70,7 @@ cross join lateral ({_HITS.format(rows="r.method = q.method and r.taskhash = q.t
 order by hit.created, hit.outhash
 """
 _SAVED = f"""
-select first.pn, (first.created - {_MONDAY}) / {_WEEK}, count(*)
+select first.pn, (first.created - {FIRST_MONDAY}) / {WEEK}, count(*)
 from (
     select distinct on (r.method, r.taskhash) r.taskhash, r.created, r.pn, m.unihash
     from shardhash.outrow as r join shardhash.mapping as m on m.method = r.method and m.taskhash = r.taskhash
@@ -220,7 +211,7 @@ class PostgresqlExplorer:
         """See Explorer."""
         (found,) = await self.ask({"since": since}, _SAVED)
         counts = [
-            (None if recipe is None else unpack_text(recipe), _MONDAY + week * _WEEK, number)
+            (None if recipe is None else unpack_text(recipe), FIRST_MONDAY + week * WEEK, number)
             for recipe, week, number in found
         ]
         return sorted(counts, key=itemgetter(2), reverse=True)
