@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, QUARANTINE, QUARANTINE_PART, USE, USER
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.shard.directory.reshard import NewShards, gather
@@ -42,8 +43,6 @@ EVERY = 100_000
 
 LONGEST_LINE = 256 << 20
 """Bytes of a line that is read; those of the largest siginfo text that there can be are fewer."""
-ADMINISTRATOR = "administrator"
-"""The setting that says whom the server's settings made an administrator, password included."""
 _PERMISSIONS = frozenset((READ, REPORT, DB_ADMIN, USER_ADMIN, "@all", "@none"))
 _COUNTED = {"entry": "entries", "mapping": "mappings", "row": "rows"}
 
@@ -168,18 +167,18 @@ def _check_end(value: dict[str, Any], counts: Counter[str]) -> bool:
 
 def _load_entry(shards: NewShards, value: dict[str, Any], users_found: dict[str, list[str]], *, users: bool) -> None:
     kind, name, entry = _text(value, "kind"), _text(value, "name"), value["value"]
-    if kind == "user":
+    if kind == USER:
         users_found[name] = _check_user(entry)
     elif kind in _CHECKS:
         _CHECKS[kind](entry)
-    elif kind != "config":
+    elif kind != CONFIG:
         raise ConfigError(f"entries of kind {kind!r} are not known")
     elif name == ADMINISTRATOR:
         _check_user(entry)
         _text(entry, "username")
     elif not isinstance(entry, str):
         raise ConfigError(f"the setting {name!r} must be text")
-    if users or kind in ("quarantine", "quarantine-part") or (kind == "config" and name != ADMINISTRATOR):
+    if users or kind in (QUARANTINE, QUARANTINE_PART) or (kind == CONFIG and name != ADMINISTRATOR):
         shards.add_entry(kind, name, entry)
 
 
@@ -207,7 +206,7 @@ def _check_use(entry: Any) -> None:
 
 
 def _check_quarantine(entry: Any) -> None:
-    """A quarantine (stores/sharded/quarantine.py)."""
+    """A quarantine (stores/quarantines.py)."""
     for name in ("name", "reason", "time"):
         _text(entry, name)
     _text_or_none(entry, "user")
@@ -226,9 +225,9 @@ def _check_quarantine_part(entry: Any) -> None:
 
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
-    "use": _check_use,
-    "quarantine": _check_quarantine,
-    "quarantine-part": _check_quarantine_part,
+    USE: _check_use,
+    QUARANTINE: _check_quarantine,
+    QUARANTINE_PART: _check_quarantine_part,
 }
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shardhash.base.entry_kinds import GC_MARK
 from shardhash.errors import DamageError
-from shardhash.link.operations import GC_MARK
 from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.packing import unpack_item

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shardhash.base.entry_kinds import USE
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import to_iso
 from shardhash.coordinator.callers import LoggedIn
@@ -26,8 +27,6 @@ from shardhash.stores.interface import Store
 
 log = logging.getLogger(__name__)
 
-USE = "use"
-"""The kind of the entries."""
 STORED_EVERY = 3600
 """Seconds between two writes of the last use of one token."""
 LONGEST_TIMER = 3600.0

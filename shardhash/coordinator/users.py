@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
+from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, USER
 from shardhash.base.tasks import Sleep
 from shardhash.base.tokens import ALGORITHM, SALTED, from_stock, salted_hash
 from shardhash.coordinator import permissions
@@ -53,10 +54,9 @@ MOST_WAITING = 20
 
 UserEntry: TypeAlias = dict[str, Any]
 
-_USER = "user"
 _PASSWORD = "scrypt"
 """The scheme of passwords, which people make and others might guess."""
-_ADMINISTRATOR = ("config", "administrator")
+_APPLIED = (CONFIG, ADMINISTRATOR)
 
 
 class Users:
@@ -102,7 +102,7 @@ class Users:
 
         The caller's identity must be set before anything else is awaited.
         """
-        entry = await self._store.get_entry(_USER, username)
+        entry = await self._store.get_entry(USER, username)
         group = "" if caller is None else caller.group
         refusal = self.guesses.refusal(username, group)
         guessable = entry is None or entry["scheme"] == _PASSWORD
@@ -137,7 +137,7 @@ class Users:
         """A user's entry as no change that was told here came after, since the caller is not yet known to `follow`."""
         while True:
             heard = self._heard
-            entry: UserEntry | None = await self._store.get_entry(_USER, username)
+            entry: UserEntry | None = await self._store.get_entry(USER, username)
             if heard == self._heard:
                 return entry
 
@@ -157,11 +157,11 @@ class Users:
     async def set_administrator(self, username: str, password: str) -> None:
         """Give the user that the settings name all permissions and this password, unless that was done before."""
         async with self._changes:
-            applied = await self._store.get_entry(*_ADMINISTRATOR)
+            applied = await self._store.get_entry(*_APPLIED)
             if applied is not None and applied["username"] == username and await self._matches(applied, password):
                 await self._tell_of_administrator(username)
                 return
-            before = await self._store.get_entry(_USER, username)
+            before = await self._store.get_entry(USER, username)
             if before is not None and ALL not in before["permissions"]:
                 log.warning(
                     "the user %s, who had %s, becomes an administrator with the configured password",
@@ -171,11 +171,11 @@ class Users:
             salt = secrets.token_bytes(16)
             digest = await self._scrypt(password, salt)
             entry = _entry([ALL], _PASSWORD, salt, digest)
-            await self._store.set_entry(_USER, username, entry)
-            await self._store.set_entry(*_ADMINISTRATOR, entry | {"username": username})
+            await self._store.set_entry(USER, username, entry)
+            await self._store.set_entry(*_APPLIED, entry | {"username": username})
 
     async def _tell_of_administrator(self, username: str) -> None:
-        if await self._store.get_entry(_USER, username) is None:
+        if await self._store.get_entry(USER, username) is None:
             log.warning(
                 "the configured administrator %s was deleted and is not made again; configure another password to have"
                 " it made",
@@ -189,13 +189,13 @@ class Users:
 
         What its users may do holds here too, as soon as the store tells.
         """
-        if kind != _USER:
+        if kind != USER:
             return
         self._heard += 1
         logged_in = self.logged_in.usernames()
         for username in logged_in if name is None else logged_in & {name}:
             async with self._changes:
-                entry = await self._store.get_entry(_USER, username)
+                entry = await self._store.get_entry(USER, username)
                 if entry is None:
                     self.logged_in.revoke(username, f"{username} was deleted")
                 elif not _same_login(self._logins.get(username), entry):
@@ -206,7 +206,7 @@ class Users:
     async def check_again(self, caller: Caller) -> None:
         """Read again what the users of a caller may do: other servers may have changed it unheard (Store.lapsed)."""
         for username in {caller.login, caller.identity.username} - {None}:
-            await self.follow(_USER, username)
+            await self.follow(USER, username)
 
     # ------------------------------------------------------------------------------------------------- users
 
@@ -229,9 +229,9 @@ class Users:
             return UNUSABLE
         entry = {"permissions": sorted((frozenset(granted) & permissions.KNOWN) - {permissions.NONE}), **kept}
         async with self._changes:
-            here: UserEntry | None = await self._store.get_entry(_USER, username)
+            here: UserEntry | None = await self._store.get_entry(USER, username)
             if here is None:
-                await self._store.set_entry(_USER, username, {"id": secrets.token_hex(8), **entry})
+                await self._store.set_entry(USER, username, {"id": secrets.token_hex(8), **entry})
                 return NEW
         return KNOWN if all(here.get(name) == value for name, value in entry.items()) else CONFLICT
 
@@ -257,19 +257,19 @@ class Users:
         """Change what a user may do, on open connections, too."""
         async with self._changes:
             entry = await self._entry(username) | {"permissions": sorted(granted)}
-            await self._store.set_entry(_USER, username, entry)
+            await self._store.set_entry(USER, username, entry)
             self.logged_in.set_identity(_identity(username, entry))
         await self._store.settled()  # without the lock, which a change of another server waits for here
         return sorted(granted)
 
     async def get(self, username: str) -> list[str] | None:
         """The expanded permissions of a user; None when there is none of this name."""
-        entry = await self._store.get_entry(_USER, username)
+        entry = await self._store.get_entry(USER, username)
         return None if entry is None else sorted(_identity(username, entry).permissions)
 
     async def all(self) -> dict[str, list[str]]:
         """The expanded permissions of all users, by name, in order."""
-        entries = await self._store.list_entries(_USER)
+        entries = await self._store.list_entries(USER)
         return {name: sorted(_identity(name, entry).permissions) for name, entry in sorted(entries.items())}
 
     async def expiry(self, username: str) -> str | None:
@@ -278,7 +278,7 @@ class Users:
 
     async def described(self) -> list[dict[str, Any]]:
         """``{username, permissions, expires, used}`` of all users, in order; times ISO 8601, UTC, None for never."""
-        entries = dict(sorted((await self._store.list_entries(_USER)).items()))
+        entries = dict(sorted((await self._store.list_entries(USER)).items()))
         lives = await self._life.describe(entries)
         return [
             {"username": name, "permissions": sorted(_identity(name, entry).permissions), **lives[name]}
@@ -289,19 +289,19 @@ class Users:
         """Remove a user. Its connections are closed."""
         async with self._changes:
             await self._entry(username)
-            await self._store.set_entry(_USER, username, None)
+            await self._store.set_entry(USER, username, None)
             self.logged_in.revoke(username, f"{username} was deleted")
             await self._life.forget(username)
         await self._store.settled()
 
     async def _entry(self, username: str) -> UserEntry:
-        entry: UserEntry | None = await self._store.get_entry(_USER, username)
+        entry: UserEntry | None = await self._store.get_entry(USER, username)
         if entry is None:
             raise InvokeError(f"No user named '{username}' exists")
         return entry
 
     async def _check_is_new(self, username: str) -> None:
-        if await self._store.get_entry(_USER, username) is not None:
+        if await self._store.get_entry(USER, username) is not None:
             raise InvokeError(f"Cannot create new user '{username}'")
 
     async def _matches(self, entry: UserEntry | None, token: str, caller: Caller | None = None) -> bool:
@@ -345,7 +345,7 @@ class Users:
         token, salt = secrets.token_hex(TOKEN_BYTES), secrets.token_hex(16).encode()
         digest = _token_hash(TOKEN_SCHEME, salt, token)
         entry = _entry(granted, TOKEN_SCHEME, salt, digest, id_) | self._life.fields(lifetime)
-        await self._store.set_entry(_USER, username, entry)
+        await self._store.set_entry(USER, username, entry)
         return token
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 import psycopg
 
+from shardhash.base.entry_kinds import QUARANTINE_PART
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError
 from shardhash.stores.postgresql.addresses import connection_string, describe, hide_password
@@ -21,7 +22,6 @@ from shardhash.stores.postgresql.codec import (
     unpack_text,
 )
 from shardhash.stores.postgresql.locks import CLOSE
-from shardhash.stores.postgresql.quarantine import PARTS as QUARANTINE_PART
 from shardhash.stores.postgresql.schema import VERSION
 from shardhash.wire.rows import DETAILS, SIGINFO
 

@@ -16,8 +16,6 @@ from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
 from shardhash.wire.rows import Columns, Where
 
-GC_MARK = "gc-mark"
-"""Name of the config entry that holds the current mark."""
 PAGE = 16
 """Items of the first page of an index; usually its first one decides."""
 LATER_PAGE = 1024

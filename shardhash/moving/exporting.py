@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shardhash.base.entry_kinds import CONFIG, USER
 from shardhash.base.tokens import to_stock
 from shardhash.moving import schema
 from shardhash.moving.merging import EVERY
@@ -76,7 +77,7 @@ def _rows(table: Table, texts: SiginfoReader, target: Target) -> Iterator[tuple[
 
 
 def _users(table: Table, done: Exported) -> Iterator[tuple[str, str, str]]:
-    for name, entry in sorted(table.entries.get("user", {}).items()):
+    for name, entry in sorted(table.entries.get(USER, {}).items()):
         token = to_stock(entry)
         if "expires" in entry:
             done.left_out.append(
@@ -96,7 +97,7 @@ def _users(table: Table, done: Exported) -> Iterator[tuple[str, str, str]]:
 
 
 def _config(table: Table, done: Exported) -> Iterator[tuple[str, str]]:
-    for name, value in sorted(table.entries.get("config", {}).items()):
+    for name, value in sorted(table.entries.get(CONFIG, {}).items()):
         if isinstance(value, str):
             done.counts["config"] += 1
             yield name, value

@@ -15,6 +15,7 @@ from pathlib import Path
 from shardhash.admin.backup import copy_file
 from shardhash.admin.directory import manifest_of, new_directory, replacement
 from shardhash.base.cores import usable_cores
+from shardhash.base.entry_kinds import CONFIG
 from shardhash.moving.merging import Merger
 from shardhash.moving.packing import Packers
 from shardhash.moving.schema import OpenSource, SourceReport, Tell
@@ -60,7 +61,7 @@ def import_into(fs: FileSystem, directory: Path, shards: int, wish: Wish, tell: 
                     _take_over(fs, present, folder, tell)
                     for present, folder in zip(old.folders(directory), folders, strict=True)
                 ]
-                before = [dict(table.entries.get("config", {})) for table in tables]
+                before = [dict(table.entries.get(CONFIG, {})) for table in tables]
                 reports = _merge(fs, folders, tables, wish, tell, before)
         except _NothingNewError as found:
             return list(found.args[0])
@@ -96,7 +97,7 @@ def _merge(
             with open_source() as source:
                 reports.append(merger.add(source, SourceTimes(wish.zone), tell, users=wish.users))
         if config_before is not None:
-            config = [table.entries.get("config", {}) for table in tables]
+            config = [table.entries.get(CONFIG, {}) for table in tables]
             if not any(report.new for report in reports) and config == list(config_before):
                 raise _NothingNewError(reports)
         merger.finish(tell)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from shardhash.base.entry_kinds import GC_MARK
 from shardhash.client.blocking import Client
 from shardhash.errors import InvokeError
 from shardhash.moving.importing import Wish
@@ -40,7 +41,7 @@ def import_live(client: Client, wish: Wish, tell: Tell) -> list[SourceReport]:
         with open_source() as source:
             times = SourceTimes(wish.zone)
             report = SourceReport(source.name, takes_marks=False)
-            report.marked = source.config().get("gc-mark", "")
+            report.marked = source.config().get(GC_MARK, "")
             _send_mappings(client, source, report, tell)
             _send_rows(client, source, times, report, tell)
             if wish.users:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, GC_MARK, USER
 from shardhash.base.tokens import from_stock
-from shardhash.link.operations import GC_MARK
 from shardhash.moving.packing import Packers
 from shardhash.moving.schema import Source, SourceReport, Tell
 from shardhash.moving.times import SourceTimes
@@ -36,8 +36,6 @@ BATCH_TEXTS = 1000
 BATCH_CHARACTERS = 1 << 20
 """Texts, and their characters, that are packed together."""
 PERMISSIONS = frozenset(("@read", "@report", "@db-admin", "@user-admin", "@all"))
-ADMINISTRATOR = "administrator"
-"""A setting of our own (coordinator/users.py), which no database may write."""
 
 Pending = tuple[int, str, Key, Key, int, Details]
 """Shard, method, taskhash, outhash, created and details of a row whose siginfo text is being packed."""
@@ -84,11 +82,11 @@ class Merger:
     # ------------------------------------------------------------------------------------------ settings, users
 
     def _take_config(self, config: dict[str, str]) -> None:
-        here = self._tables[0].entries.setdefault("config", {})
+        here = self._tables[0].entries.setdefault(CONFIG, {})
         mark = config.get(GC_MARK, "")
         if mark and not here.get(GC_MARK):
             for table in self._tables:
-                table.entries.setdefault("config", {})[GC_MARK] = mark
+                table.entries.setdefault(CONFIG, {})[GC_MARK] = mark
                 for method, part in table.methods.items():
                     table.apply((records.MARK, mark, method, [to_text(key) for key in part.mappings]))
         for name, value in config.items():
@@ -96,7 +94,7 @@ class Merger:
                 here.setdefault(name, value)
 
     def _add_users(self, source: Source, report: SourceReport) -> None:
-        here = self._tables[0].entries.setdefault("user", {})
+        here = self._tables[0].entries.setdefault(USER, {})
         for username, token, permissions in source.users():
             name = str(username)
             entry = user_entry(token, permissions)

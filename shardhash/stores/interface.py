@@ -307,7 +307,7 @@ class Store(Protocol):
         """How each part stands, within a few seconds, whatever has failed. Raises nothing."""
 
     async def get_entry(self, kind: str, name: str) -> Any:
-        """An entry that is no hash (kind "user" or "config"): its JSON value, None when there is none."""
+        """An entry that is no hash (base/entry_kinds.py): its JSON value, None when there is none."""
 
     async def list_entries(self, kind: str) -> dict[str, Any]:
         """All entries of a kind, by name."""

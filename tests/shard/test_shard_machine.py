@@ -18,8 +18,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from shardhash.base.entry_kinds import GC_MARK
 from shardhash.errors import StorageError
-from shardhash.link.operations import GC_MARK
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage import snapshot_chunks

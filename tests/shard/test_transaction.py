@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.link.operations import GC_MARK
+from shardhash.base.entry_kinds import GC_MARK
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.wire.hashes import to_key

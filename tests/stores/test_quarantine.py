@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shardhash.errors import InvokeError
+from shardhash.stores import quarantines
 from shardhash.stores.interface import Store
 from shardhash.stores.postgresql import quarantine as postgresql_quarantine
 from shardhash.stores.postgresql.schema import migrate
@@ -157,7 +158,7 @@ async def test_more_than_fits_is_refused_and_parts_hold_the_rest(store: Store, m
         await store.quarantine.begin({"PN": "*"}, NOTE)
     assert await known(store, 1, 2, 3, 4, 5) == [1, 2, 3, 4, 5]
     monkeypatch.setattr(module, "MOST", 100)
-    monkeypatch.setattr(module, "PART", 2)
+    monkeypatch.setattr(quarantines, "PART", 2)
     entry = await store.quarantine.begin({"PN": "*"}, NOTE)
     assert (entry["parts"], entry["mappings"]) == (3, 5)
     assert await known(store, 1, 2, 3, 4, 5) == []

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shardhash.base.entry_kinds import GC_MARK
 from shardhash.errors import InvokeError, UnavailableError
 from shardhash.link import operations as op
 from shardhash.shard.state import selection
@@ -119,8 +120,8 @@ async def test_a_collection_keeps_what_is_marked_on_every_shard(router: Router, 
 
 
 async def test_a_start_gives_every_shard_the_mark_of_the_first(router: Router, shards: list[ShardHere]) -> None:
-    await shards[0].link.request(op.SetEntry("config", op.GC_MARK, "M"))
-    await shards[2].link.request(op.SetEntry("config", op.GC_MARK, "old"))
+    await shards[0].link.request(op.SetEntry("config", GC_MARK, "M"))
+    await shards[2].link.request(op.SetEntry("config", GC_MARK, "old"))
     await router.reconcile()
     assert [here.shard.table.current_mark() for here in shards] == ["M"] * SHARDS
 

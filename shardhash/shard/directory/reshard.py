@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shardhash.base.entry_kinds import CONFIG, GC_MARK
 from shardhash.errors import DamageError, StorageError
-from shardhash.link.operations import GC_MARK
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.comparing import same_state
@@ -70,7 +70,7 @@ class NewShards:
 
     def add_entry(self, kind: str, name: str, value: Any) -> None:
         """A user or setting."""
-        for table in self._tables if (kind, name) == ("config", GC_MARK) else self._tables[:1]:
+        for table in self._tables if (kind, name) == (CONFIG, GC_MARK) else self._tables[:1]:
             table.entries.setdefault(kind, {})[name] = value
 
     def finish(self, progress: Progress) -> None:

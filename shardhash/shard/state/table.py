@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from shardhash.link.operations import GC_MARK
+from shardhash.base.entry_kinds import CONFIG, GC_MARK, USER
 from shardhash.shard.state import packing, records, small_sets
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.checking import check
@@ -114,7 +114,7 @@ class Table:
 
     def current_mark(self) -> str:
         """The mark that new mappings carry; '' when no collection runs."""
-        mark = self.entries.get("config", {}).get(GC_MARK)
+        mark = self.entries.get(CONFIG, {}).get(GC_MARK)
         return mark if isinstance(mark, str) else ""
 
     def last_asked(self, method: str, taskhash: Key) -> int:
@@ -173,8 +173,8 @@ class Table:
             "mappings": self.mapping_count,
             "rows": self.row_count,
             "index": self.index_count,
-            "users": len(self.entries.get("user", {})),
-            "config": len(self.entries.get("config", {})),
+            "users": len(self.entries.get(USER, {})),
+            "config": len(self.entries.get(CONFIG, {})),
         }
 
     def siginfo_references(self) -> Iterator[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from shardhash.link.operations import GC_MARK
+from shardhash.base.entry_kinds import CONFIG, GC_MARK
 from shardhash.shard.state import records
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
@@ -164,7 +164,7 @@ class Transaction:
 
     def set_entry(self, kind: str, name: str, value: Any) -> None:
         """Set a user or a setting; None deletes it."""
-        if (kind, name) == ("config", GC_MARK):
+        if (kind, name) == (CONFIG, GC_MARK):
             if self.current_mark() == (value or ""):
                 return
             self._mark = value or ""

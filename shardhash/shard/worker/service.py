@@ -9,6 +9,7 @@ from itertools import compress, groupby
 from time import perf_counter
 from typing import Any
 
+from shardhash.base.entry_kinds import CONFIG, GC_MARK
 from shardhash.base.figures import ShardFigures, read_process
 from shardhash.errors import StorageError
 from shardhash.link import operations as op
@@ -200,7 +201,7 @@ class Service:
         """
         counts: list[int] = []
         for (mark, named), some in groupby(asked.marks, key=lambda one: (one[0], names_mappings(one[1]))):
-            await self._write(partial(Transaction.set_entry, kind="config", name=op.GC_MARK, value=mark))
+            await self._write(partial(Transaction.set_entry, kind=CONFIG, name=GC_MARK, value=mark))
             wheres = [where for _, where in some]
             if named:
                 page = MARKS_PAGE

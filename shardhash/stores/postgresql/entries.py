@@ -6,12 +6,13 @@ from typing import Any
 
 import orjson
 
+from shardhash.base.entry_kinds import CONFIG, GC_MARK
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.changes import Changes, tell
 from shardhash.stores.postgresql.codec import pack_text, unpack_text
 from shardhash.stores.postgresql.connections import Database
 
-MARK = ("config", "gc-mark")
+MARK = (CONFIG, GC_MARK)
 """The entry of the current GC mark."""
 
 _GET = b"select value from shardhash.entry where kind = %b and name = %b"

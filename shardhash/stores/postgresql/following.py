@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import AsyncConnection
 
+from shardhash.base.entry_kinds import USER
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import ServerFaultError
 from shardhash.stores.answers import Answers
@@ -142,7 +143,7 @@ class Follower:
         async with asyncio.timeout(_ANSWER_LIMIT):
             self.followed = await self._enter(connection)
         self._answers.forget()  # also what was asked for before the row was there
-        await self.changed("user", None)
+        await self.changed(USER, None)
         while True:
             async with asyncio.timeout(_ANSWER_LIMIT):
                 if not await self._follow_once(connection):

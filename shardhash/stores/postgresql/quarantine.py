@@ -7,11 +7,11 @@ outhashes.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from shardhash.base.entry_kinds import QUARANTINE, QUARANTINE_PART
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Chosen
 from shardhash.stores.postgresql.addresses import Connection
@@ -21,14 +21,16 @@ from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, write_entry
 from shardhash.stores.postgresql.explorer import PostgresqlExplorer, search_of
 from shardhash.stores.postgresql.methods import Methods
-from shardhash.wire.imports import ImportedMapping
-
-KIND: Final = "quarantine"
-PARTS: Final = "quarantine-part"
-MOST: Final = 20_000
-"""Rows that one quarantine may choose."""
-PART: Final = 500
-"""Mappings, or outhashes, of a part."""
+from shardhash.stores.quarantines import (
+    MOST,
+    Restore,
+    entry_of,
+    entry_or_refusal,
+    newest_first,
+    part_name,
+    parts_of,
+    restore_parts,
+)
 
 _CHOOSE = """
 select r.method, r.taskhash, r.outhash, m.unihash
@@ -69,7 +71,6 @@ delete from shardhash.outrow as r using unnest(%b::int[], %b::bytea[], %b::bytea
 where r.method = q.method and r.taskhash = q.taskhash and r.outhash = q.outhash
 """
 
-Restore: TypeAlias = Callable[[Sequence[ImportedMapping]], Awaitable[list[str]]]
 _Row: TypeAlias = tuple[int, bytes, bytes, bytes | None]
 """method, taskhash, outhash, unihash"""
 
@@ -114,37 +115,22 @@ class PostgresqlQuarantine:
             (names[method], unpack_hash(taskhash), unihash.hex()) for method, taskhash, unihash in choice.mappings
         ]
         barred = [(names[method], unpack_hash(outhash)) for method, outhash in choice.barred]
-        parts = [
-            {"mappings": mappings[start : start + PART], "outhashes": barred[start : start + PART]}
-            for start in range(0, max(len(mappings), len(barred)), PART)
-        ]
-        chosen = _chosen(choice)
-        entry = {
-            **note, "name": secrets.token_hex(8), "rows": chosen.rows, "mappings": chosen.mappings,
-            "outhashes": chosen.outhashes, "shared": chosen.shared, "parts": len(parts), "done": True,
-        }  # fmt: skip
+        parts = parts_of(mappings, barred)
+        entry = entry_of(note, _chosen(choice), len(parts), done=True)
         async with self._changes.removal() as begin:
             await self._database.write(partial(_set_aside, begin, entry, parts, choice))
         return entry
 
     async def entries(self) -> list[dict[str, Any]]:
         """See Quarantine."""
-        entries = await self._entries.list(KIND)
-        return sorted(entries.values(), key=lambda entry: str(entry["time"]), reverse=True)
+        return newest_first(await self._entries.list(QUARANTINE))
 
     async def release(self, name: str) -> dict[str, Any]:
         """See Quarantine."""
-        entry = await self._entries.get(KIND, name)
-        if entry is None:
-            raise InvokeError(f"there is no quarantine {name[:80]!r}; `quarantines` lists them")
-        restored = 0
-        for number in range(entry["parts"]):
-            part = await self._entries.get(PARTS, f"{name}.{number}")
-            if part is not None:
-                answers = await self._restore([ImportedMapping(*mapping) for mapping in part["mappings"]])
-                restored += answers.count("new")
+        entry = entry_or_refusal(await self._entries.get(QUARANTINE, name), name)
+        released = await restore_parts(entry, partial(self._entries.get, QUARANTINE_PART), self._restore)
         await self._database.write(partial(_forget, name, entry["parts"]))
-        return {**entry, "restored": restored}
+        return released
 
     async def discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
         """See Quarantine."""
@@ -184,8 +170,8 @@ async def _set_aside(
     await begin(connection)
     name = entry["name"]
     for number, part in enumerate(parts):
-        await write_entry(connection, PARTS, f"{name}.{number}", part)
-    await write_entry(connection, KIND, name, entry)
+        await write_entry(connection, QUARANTINE_PART, part_name(name, number), part)
+    await write_entry(connection, QUARANTINE, name, entry)
     await connection.execute(_BAR, [pack_text(name), *_columns(choice.barred, 2)])
     await connection.execute(_DROP_MAPPINGS, _columns(choice.mappings, 3))
 
@@ -193,8 +179,8 @@ async def _set_aside(
 async def _forget(name: str, parts: int, connection: Connection) -> None:
     await connection.execute(_UNBAR, [pack_text(name)])
     for number in range(parts):
-        await write_entry(connection, PARTS, f"{name}.{number}", None)
-    await write_entry(connection, KIND, name, None)
+        await write_entry(connection, QUARANTINE_PART, part_name(name, number), None)
+    await write_entry(connection, QUARANTINE, name, None)
 
 
 async def _discard(begin: Begin, columns: list[list[Any]], connection: Connection) -> int:

@@ -16,25 +16,28 @@ A release puts the mappings back, each unless a build made another meanwhile, an
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from shardhash.base.entry_kinds import QUARANTINE, QUARANTINE_PART
 from shardhash.errors import InvokeError
 from shardhash.link import operations as op
 from shardhash.link.search_operations import ChooseRows
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Chosen
+from shardhash.stores.quarantines import (
+    MOST,
+    Restore,
+    entry_of,
+    entry_or_refusal,
+    newest_first,
+    part_name,
+    parts_of,
+    restore_parts,
+)
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.report_order import Reports
-from shardhash.wire.imports import ImportedMapping
 
-KIND, PARTS = "quarantine", "quarantine-part"
-"""Kinds of entries of shard 0: a quarantine by its name, and what it set aside, in parts."""
-MOST = 20_000
-"""Rows that one quarantine may choose."""
-PART = 500
-"""Mappings, or outhashes, of a part."""
 AT_ONCE = 200
 """Outhashes whose tasks are looked at at one time."""
 
@@ -63,7 +66,7 @@ class ShardedQuarantine:
         reports: Reports,
         explorer: ShardedExplorer,
         forgetting: _Forgetting,
-        restore: Callable[[Sequence[ImportedMapping]], Awaitable[list[str]]],
+        restore: Restore,
         discard: Callable[[Sequence[tuple[str, str, str]]], Coroutine[Any, Any, int]],
         barred: Callable[[], Awaitable[None]],
     ) -> None:
@@ -78,13 +81,13 @@ class ShardedQuarantine:
 
     async def load(self) -> None:
         """Bar what is in quarantine, and go on with what a crash left half done; after a start."""
-        entries = await self._first.request(op.ListEntries(KIND))
-        parts = await self._first.request(op.ListEntries(PARTS))
+        entries = await self._first.request(op.ListEntries(QUARANTINE))
+        parts = await self._first.request(op.ListEntries(QUARANTINE_PART))
         for name, part in parts.items():
             if name.partition(".")[0] in entries:
                 self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
             else:
-                await self._set(PARTS, name, None)
+                await self._set(QUARANTINE_PART, name, None)
         await self._barred()
         for name, entry in entries.items():
             if not entry["done"]:
@@ -98,45 +101,32 @@ class ShardedQuarantine:
         """See Quarantine."""
         async with self._changes:
             choice = await self._choose(search)
-            name = secrets.token_hex(8)
-            parts = max(_parts(choice.mappings), _parts(choice.barred))
-            chosen = _chosen(choice)
-            entry = {
-                **note, "name": name, "rows": chosen.rows, "mappings": chosen.mappings, "outhashes": chosen.outhashes,
-                "shared": chosen.shared, "parts": parts, "done": False,
-            }  # fmt: skip
+            parts = parts_of(choice.mappings, choice.barred)
+            entry = entry_of(note, _chosen(choice), len(parts), done=False)
+            name = entry["name"]
             self._reports.barred.update(choice.barred)
             await self._barred()
-            for number in range(parts):
-                here = slice(number * PART, (number + 1) * PART)
-                part = {"mappings": choice.mappings[here], "outhashes": choice.barred[here]}
-                await self._set(PARTS, f"{name}.{number}", part)
-            await self._set(KIND, name, entry)
+            for number, part in enumerate(parts):
+                await self._set(QUARANTINE_PART, part_name(name, number), part)
+            await self._set(QUARANTINE, name, entry)
             await self._forgetting(self._set_aside(name, entry))
             return entry | {"done": True}
 
     async def entries(self) -> list[dict[str, Any]]:
         """See Quarantine."""
-        entries = await self._first.request(op.ListEntries(KIND))
-        return sorted(entries.values(), key=lambda entry: str(entry["time"]), reverse=True)
+        entries: dict[str, Any] = await self._first.request(op.ListEntries(QUARANTINE))
+        return newest_first(entries)
 
     async def release(self, name: str) -> dict[str, Any]:
         """See Quarantine."""
         async with self._changes:
-            entry = await self._first.request(op.GetEntry(KIND, name))
-            if entry is None:
-                raise InvokeError(f"there is no quarantine {name[:80]!r}; `quarantines` lists them")
-            restored = 0
+            entry = entry_or_refusal(await self._first.request(op.GetEntry(QUARANTINE, name)), name)
+            released = await restore_parts(entry, self._get_part, self._restore)
+            await self._set(QUARANTINE, name, None)
             for number in range(entry["parts"]):
-                part = await self._first.request(op.GetEntry(PARTS, f"{name}.{number}"))
-                if part is not None:
-                    answers = await self._restore([ImportedMapping(*mapping) for mapping in part["mappings"]])
-                    restored += answers.count("new")
-            await self._set(KIND, name, None)
-            for number in range(entry["parts"]):
-                await self._set(PARTS, f"{name}.{number}", None)
+                await self._set(QUARANTINE_PART, part_name(name, number), None)
             await self._bar_again()
-            return {**entry, "restored": restored}
+            return released
 
     async def discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
         """See Quarantine."""
@@ -144,7 +134,7 @@ class ShardedQuarantine:
 
     async def _bar_again(self) -> None:
         """Bar what the quarantines that are left name: two may name the same outhash."""
-        parts = await self._first.request(op.ListEntries(PARTS))
+        parts = await self._first.request(op.ListEntries(QUARANTINE_PART))
         self._reports.barred.clear()
         for part in parts.values():
             self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
@@ -154,13 +144,13 @@ class ShardedQuarantine:
         """Take the mappings of a quarantine away; how many went."""
         count = 0
         for number in range(entry["parts"]):
-            part = await self._first.request(op.GetEntry(PARTS, f"{name}.{number}"))
+            part = await self._get_part(part_name(name, number))
             by_link: dict[WorkerLink, list[_Mapping]] = {}
             for method, taskhash, unihash in part["mappings"]:
                 by_link.setdefault(self._reports.link_of(taskhash), []).append((method, taskhash, unihash))
             asked = [link.request(op.DropMappings(mappings)) for link, mappings in by_link.items()]
             count += sum(await asyncio.gather(*asked))
-        await self._set(KIND, name, {**entry, "done": True})
+        await self._set(QUARANTINE, name, {**entry, "done": True})
         return count
 
     async def _choose(self, search: Mapping[str, Any]) -> _Choice:
@@ -205,13 +195,12 @@ class ShardedQuarantine:
         whole = await asyncio.gather(*(every(outhash, taskhashes) for outhash, taskhashes in tasks.items()))
         return list(whole)
 
+    async def _get_part(self, name: str) -> Any:
+        return await self._first.request(op.GetEntry(QUARANTINE_PART, name))
+
     async def _set(self, kind: str, name: str, value: Any) -> None:
         await self._first.request(op.SetEntry(kind, name, value))
 
 
 def _chosen(choice: _Choice) -> Chosen:
     return Chosen(choice.rows, len(choice.mappings), len(choice.barred), choice.shared)
-
-
-def _parts(items: Iterable[object]) -> int:
-    return -(-len(list(items)) // PART)

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+from shardhash.base.entry_kinds import CONFIG, GC_MARK, USER
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import InternalError, InvokeError, ServerFaultError, ShardhashError
 from shardhash.link import operations as op
@@ -287,7 +288,7 @@ class Router:
         return counts
 
     async def _mark_some(self, marks: list[tuple[str, Where]]) -> list[int]:
-        await self._links[0].request(op.SetEntry("config", op.GC_MARK, marks[0][0]))
+        await self._links[0].request(op.SetEntry(CONFIG, GC_MARK, marks[0][0]))
         parts = await self._ask_all(op.SetMarks(marks))
         return list(map(sum, zip(*parts, strict=True)))
 
@@ -307,7 +308,7 @@ class Router:
 
     async def _sweep(self, mark: str, left: Left) -> int:
         async with self._collection:
-            if not mark or await self.get_entry("config", op.GC_MARK) != mark:
+            if not mark or await self.get_entry(CONFIG, GC_MARK) != mark:
                 raise InvokeError(f"'{mark}' is not the current mark. Refusing to sweep")
             job = secrets.token_hex(8)
             try:
@@ -316,18 +317,18 @@ class Router:
                 with contextlib.suppress(ServerFaultError):
                     await self._ask_all(op.Unwatch(job))
             if not left():
-                await self.set_entry("config", op.GC_MARK, None)
+                await self.set_entry(CONFIG, GC_MARK, None)
                 await self._spread_mark(None)
         return count
 
     async def reconcile(self) -> None:
         """Give every shard the current mark of shard 0; after a start, since a crash may have come between."""
         async with self._collection:
-            await self._spread_mark(await self.get_entry("config", op.GC_MARK))
+            await self._spread_mark(await self.get_entry(CONFIG, GC_MARK))
         await self.quarantine.load()
 
     async def _spread_mark(self, mark: str | None) -> None:
-        await all_of(_ask(link, op.SetEntry("config", op.GC_MARK, mark)) for link in self._links[1:])
+        await all_of(_ask(link, op.SetEntry(CONFIG, GC_MARK, mark)) for link in self._links[1:])
 
     # ---------------------------------------------------------------------------------------------- entries
 
@@ -356,7 +357,7 @@ class Router:
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
         await self._links[0].request(op.SetEntry(kind, name, value))
-        if kind == "user":
+        if kind == USER:
             await self._others.tell("follow", kind, name)
 
     async def settled(self) -> None:
