@@ -69,10 +69,6 @@ class ChooseDoomed(Operation[Doomed | None]):
     collection: str
 
     @staticmethod
-    def encode_result(result: Doomed | None) -> Any:
-        return result if result is None else list(result)
-
-    @staticmethod
     def decode_result(result: Any) -> Doomed | None:
         if result is None:
             return None
@@ -91,10 +87,6 @@ class ShowDoomed(Operation[DoomedPage | None]):
     limit: int
 
     @staticmethod
-    def encode_result(result: DoomedPage | None) -> Any:
-        return result if result is None else list(result)
-
-    @staticmethod
     def decode_result(result: Any) -> DoomedPage | None:
         return None if result is None else DoomedPage(*result)
 
@@ -107,10 +99,6 @@ class TakeDoomed(Operation[Taken | None]):
     bounded = False
     collection: str
     mappings: list[tuple[str, str, str]]
-
-    @staticmethod
-    def encode_result(result: Taken | None) -> Any:
-        return result if result is None else list(result)
 
     @staticmethod
     def decode_result(result: Any) -> Taken | None:

@@ -35,8 +35,8 @@ class Operation(Generic[R]):
 
     @staticmethod
     def encode_result(result: R) -> Any:
-        """The result as it travels."""
-        return result
+        """The result as it travels: a tuple that has names, without them."""
+        return list(result) if isinstance(result, tuple) else result
 
     @staticmethod
     def decode_result(result: Any) -> R:

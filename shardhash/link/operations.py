@@ -59,10 +59,6 @@ class Lock(Operation[Granted]):
     number: int
 
     @staticmethod
-    def encode_result(result: Granted) -> Any:
-        return [result.older, result.page, result.newest]
-
-    @staticmethod
     def decode_result(result: Any) -> Granted:
         return Granted(*result)
 
@@ -250,10 +246,6 @@ class _Removing(Operation[Removed]):
 
     __slots__ = ()
     bounded = False
-
-    @staticmethod
-    def encode_result(result: Removed) -> Any:
-        return list(result)
 
     @staticmethod
     def decode_result(result: Any) -> Removed:

@@ -42,10 +42,6 @@ class FindRows(Operation[FoundRows]):
     whole: bool
 
     @staticmethod
-    def encode_result(result: FoundRows) -> Any:
-        return list(result)
-
-    @staticmethod
     def decode_result(result: Any) -> FoundRows:
         return FoundRows(*result)
 
@@ -68,10 +64,6 @@ class ChooseRows(Operation[ChosenRows]):
     limit: int
 
     @staticmethod
-    def encode_result(result: ChosenRows) -> Any:
-        return list(result)
-
-    @staticmethod
     def decode_result(result: Any) -> ChosenRows:
         rows, complete = result
         return ChosenRows([tuple(row) for row in rows], complete)
@@ -85,10 +77,6 @@ class FindDiverging(Operation[Diverging]):
     bounded = False
     search: dict[str, Any]
     limit: int
-
-    @staticmethod
-    def encode_result(result: Diverging) -> Any:
-        return list(result)
 
     @staticmethod
     def decode_result(result: Any) -> Diverging:
@@ -118,10 +106,6 @@ class GuessUnihashes(Operation[TaskVariants]):
     name = "guess"
     method: str
     tasks: list[tuple[str, str]]
-
-    @staticmethod
-    def encode_result(result: TaskVariants) -> Any:
-        return list(result)
 
     @staticmethod
     def decode_result(result: Any) -> TaskVariants:
