@@ -15,13 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from shardhash import __version__
-from shardhash.base import descriptors
 from shardhash.base.malloc import give_back
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.coordinator.acceptor import ACCEPTS_A_TICK
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.listeners import Listeners, Plain
-from shardhash.coordinator.proxies import Proxies
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
@@ -32,6 +29,7 @@ from shardhash.http.site import Site
 from shardhash.server.control import control_socket
 from shardhash.server.first_writes import do_or_retry
 from shardhash.server.followers import Followers
+from shardhash.server.listening import make_listeners, take_over
 from shardhash.server.reload import Reload
 from shardhash.server.room_watch import load_quotas, save_quotas, watch_room
 from shardhash.server.service_manager import ServiceManager
@@ -82,7 +80,8 @@ async def serve(
         if settings.data is not None:
             _watch_data(settings.data, services, background, running)
         site = Site(services, settings.browsers, settings.data)
-        listeners = _listeners(settings, services, site, tls)
+        plain: Plain = site.answer if settings.coordinators == 1 else only_at(settings.http, site.answer)
+        listeners = make_listeners(settings, services, tls, plain)
         running.push_async_callback(listeners.close)
         await running.enter_async_context(control_socket(settings.data, store))
         site.start()
@@ -121,15 +120,6 @@ def _on_signals(*numbers: signal.Signals) -> asyncio.Event:
     for number in numbers:
         asyncio.get_running_loop().add_signal_handler(number, event.set)
     return event
-
-
-def _listeners(settings: Settings, services: Services, site: Site, tls: ServerTls | None) -> Listeners:
-    """The listeners of this coordinator, which share limits and sockets with others, if there are any."""
-    limits, most = settings.limits.share(settings.coordinators), descriptors.limit() - descriptors.RESERVED
-    proxies, alone = Proxies(settings.trust_proxies), settings.coordinators == 1
-    plain: Plain = site.answer if alone else only_at(settings.http, site.answer)
-    accepts = ACCEPTS_A_TICK if alone else 1
-    return Listeners(services, limits, settings.browsers, tls, plain, most, proxies, accepts)
 
 
 async def _start_followers(
@@ -171,11 +161,7 @@ def _take_over(
     listeners: Listeners, tls: ServerTls | None, followers: Followers | None, coordinators: int, settings: Settings
 ) -> list[str]:
     """Apply settings that were read again; a text for each that needs a restart."""
-    logging.getLogger().setLevel(settings.log_level)
-    if tls is not None:
-        tls.reload(settings.tls)
-    binds = [*settings.binds, *([settings.http] if settings.http is not None else [])]
-    texts = listeners.set_rules(binds, settings.limits.share(coordinators), Proxies(settings.trust_proxies))
+    texts = take_over(settings, listeners, tls, coordinators)
     if followers is not None:
         followers.reload(settings)
     if (tls is None) != (settings.tls is None):

@@ -7,7 +7,6 @@ when one of its links drops: then a worker has ended, and whoever holds what fro
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import math
@@ -21,17 +20,13 @@ from typing import Any
 import uvloop
 from aiohttp import ClientSession, ClientTimeout, ClientWebSocketResponse, UnixConnector
 
-from shardhash.base import descriptors
 from shardhash.base.figures import read_process
-from shardhash.base.log_format import formatter_of
 from shardhash.base.malloc import give_back, keep_buffers
+from shardhash.base.parent import end_with_parent
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.far_users import FarUsers
-from shardhash.coordinator.listeners import Listeners
-from shardhash.coordinator.proxies import Proxies
-from shardhash.coordinator.quotas import Quotas
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
@@ -41,14 +36,13 @@ from shardhash.http.elsewhere import elsewhere
 from shardhash.link import messages
 from shardhash.link.peer import Peer
 from shardhash.link.worker_link import WorkerLink
+from shardhash.server.coordinator_process import open_log, prepare_process
 from shardhash.server.followers import Prepare, Seen
+from shardhash.server.listening import make_listeners, take_over
 from shardhash.server.room_watch import watch_room
 from shardhash.server.settings import Settings
 from shardhash.stores.sharded.follower import FollowerRouter, Home
 
-GC_THRESHOLD = 50_000
-"""As in the server's own coordinator (start.py)."""
-_PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 
 
@@ -124,9 +118,7 @@ class Follower:
 
     async def _prepare(self, told: Prepare) -> None:
         self._told = told
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(formatter_of(told.settings.log_format, 2, os.environ))
-        logging.basicConfig(level=told.settings.log_level, handlers=[handler], force=True)
+        open_log(told.settings)
         self._running.push_async_callback(self._background.close)
         links = []
         for shard, folder in enumerate(told.folders):
@@ -163,35 +155,19 @@ class Follower:
         self._store.take(removals, barred)
         settings, services = self._told.settings, self._services
         self._tls = None if settings.tls is None else ServerTls(settings.tls)
-        limits = settings.limits.share(settings.coordinators)
-        most = descriptors.limit() - descriptors.RESERVED
-        self._listeners = Listeners(
-            services,
-            limits,
-            settings.browsers,
-            self._tls,
-            elsewhere,
-            most,
-            Proxies(settings.trust_proxies),
-            accepts=1,
-        )
+        self._listeners = make_listeners(settings, services, self._tls, elsewhere)
         self._running.push_async_callback(self._listeners.close)
         for bind, numbers in zip(settings.binds, self._told.listening, strict=True):
             await self._listeners.open(bind, [socket.socket(fileno=number) for number in numbers])
         if self._tls is not None:
             self._background.start(self._tls.watch(), "watching the files of TLS")
         if settings.data is not None:
-            quotas = Quotas(limits, services.complaints)  # those of the server are written by itself
-            self._background.start(watch_room(settings.data, services.room, quotas), "watching the disk")
+            self._background.start(watch_room(settings.data, services.room), "watching the disk")
         self._background.start(give_back(), "giving memory back")
         gc.freeze()
 
     def _reload(self, settings: Settings) -> None:
-        logging.getLogger().setLevel(settings.log_level)
-        if self._tls is not None:
-            self._tls.reload(settings.tls)
-        limits = settings.limits.share(self._told.settings.coordinators)
-        self._listeners.set_rules(settings.binds, limits, Proxies(settings.trust_proxies))
+        take_over(settings, self._listeners, self._tls, self._told.settings.coordinators)
 
 
 def _plain(caller: Caller) -> Caller:
@@ -213,11 +189,10 @@ def main() -> int:
     """Run a follower; its exit status."""
     raw = socket.socket(fileno=int(sys.argv[1]))
     raw.setblocking(False)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     for number in (signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    gc.set_threshold(GC_THRESHOLD)
-    descriptors.raise_limit()
+    prepare_process()
     keep_buffers()
     uvloop.run(run(raw))
     return 0

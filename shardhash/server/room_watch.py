@@ -42,8 +42,11 @@ def save_quotas(data: Path, quotas: Quotas) -> None:
         log.info("%s cannot be written: %s", data / QUOTAS, error)
 
 
-async def watch_room(data: Path, room: Room, quotas: Quotas) -> None:
-    """Look at the disk each second, until cancelled. One that hangs holds a thread, not the server."""
+async def watch_room(data: Path, room: Room, quotas: Quotas | None = None) -> None:
+    """Look at the disk each second, until cancelled. One that hangs holds a thread, not the server.
+
+    `quotas`, if given, are written at times. What followers count, each its share, begins anew with each start.
+    """
     looks = 0
     while True:
         try:
@@ -53,6 +56,6 @@ async def watch_room(data: Path, room: Room, quotas: Quotas) -> None:
         else:
             room.update(usage.free, usage.total)
         looks += 1
-        if looks % WRITE_EVERY == 0 and quotas.changed:
+        if quotas is not None and looks % WRITE_EVERY == 0:
             save_quotas(data, quotas)  # once in ten seconds, some KiB
         await asyncio.sleep(LOOK_PAUSE)

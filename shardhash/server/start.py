@@ -6,21 +6,18 @@ half the time.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from shardhash.base import descriptors
-from shardhash.base.log_format import formatter_of
 from shardhash.base.malloc import keep_buffers
 from shardhash.errors import ConfigError, DamagedShardError, DamageError, ShardhashError
 from shardhash.link import messages
 from shardhash.link.worker_options import WorkerOptions
+from shardhash.server.coordinator_process import open_log, prepare_process
 from shardhash.server.reload import Reload
 from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
@@ -34,22 +31,17 @@ log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Each ends the server in order."""
-GC_THRESHOLD = 50_000
-"""Objects between collections; a coordinator makes few cycles, and a collection is a pause for every client."""
 
 
 def run(settings: Settings, reload: Reload) -> int:
     """Serve until one of STOP_SIGNALS; the exit status. Errors of the start go to the log, in words for people."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter_of(settings.log_format, 2, os.environ))
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
-    gc.set_threshold(GC_THRESHOLD)
+    open_log(settings)
+    prepare_process()
     for notice in settings.notices:
         log.info("%s", notice)
     for warning in settings.warnings():
         log.warning("%s", warning)
     _leave_on_signals()
-    descriptors.raise_limit()
     try:
         with ExitStack() as held:
             manager = ServiceManager(os.environ)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -26,6 +25,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from shardhash.base.malloc import give_back, keep_buffers
+from shardhash.base.parent import end_with_parent
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import DAY
 from shardhash.base.wakeup import Wakeup
@@ -48,7 +48,6 @@ TICK = 1.0
 """Seconds between looks at whether a snapshot is due."""
 LONGEST_TEXT = 100_000
 """Characters of a line in the log; six bytes each at most."""
-_PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 RETRY_PAUSE = 60.0
 """Seconds before a snapshot that failed is tried again."""
@@ -175,10 +174,9 @@ class _TellHandler(logging.Handler):
         say(record.levelname, self.format(record))
 
 
-def end_with_parent() -> None:
-    """Have the kernel end this process when the server's ends, at any moment: recovery reads no standard input."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_server() -> None:
+    """End when the server's process does, at any moment: recovery reads no standard input."""
+    end_with_parent(signal.SIGTERM)
     if input_has_ended():  # it had ended before that
         os._exit(0)
 
@@ -297,7 +295,7 @@ def _open(place: WorkerPlace, options: WorkerOptions) -> AnyShard:
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; its exit status."""
     place, options = parse_options(arguments)
-    end_with_parent()
+    end_with_server()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_TellHandler()])
     gc.disable()  # while it recovers: there are no cycles in what it builds, and millions of objects to walk
     try:

@@ -1,0 +1,28 @@
+"""What each process that is a coordinator begins with, the server's own and each follower's."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+
+from shardhash.base import descriptors
+from shardhash.base.log_format import formatter_of
+from shardhash.server.settings import Settings
+
+GC_THRESHOLD = 50_000
+"""Objects between collections; a coordinator makes few cycles, and a collection is a pause for every client."""
+
+
+def prepare_process() -> None:
+    """Have few collections, and as many descriptors as may be."""
+    gc.set_threshold(GC_THRESHOLD)
+    descriptors.raise_limit()
+
+
+def open_log(settings: Settings) -> None:
+    """Write the log to standard error, as the settings say."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter_of(settings.log_format, 2, os.environ))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
