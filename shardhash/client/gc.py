@@ -23,8 +23,8 @@ from shardhash.base import options
 from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.options import Options
 from shardhash.client.progress import Progress
-from shardhash.client.quarantine_commands import read_undo_file, write_line
 from shardhash.client.sstate import names_below, unihashes_in
+from shardhash.client.undo_files import UndoFile, keeps_nothing, read_undo_file
 from shardhash.errors import ConfigError, InvokeError
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
 
         address = given.address or default_address(os.environ)
         password = os.environ.get(SECRET)
+        if given.undo is not None and keeps_nothing(given.undo):
+            raise ConfigError(f"--undo: {given.undo} keeps nothing; name a file. Nothing is removed")
         if given.login and not password:
             raise ConfigError(f"--login without a token: set {SECRET}, or use ~/.netrc and no --login")
         try:
@@ -92,9 +94,9 @@ def _collect(client: Client, given: argparse.Namespace) -> int:
     begun = client.collect("begin")
     name = begun["collection"]
     try:
-        kept = _keep(client, name, given)
         if given.unused is not None and not begun["asked"]:
             raise ValueError("--unused: this server does not note what is asked for; use --sstate alone")
+        kept = _keep(client, name, given)
         doomed = client.collect("choose", name)
         memory = doomed["mappings"] * MAPPING_MEMORY + doomed["rows"] * ROW_MEMORY
         report = {"objects": kept, **doomed, "bytes": memory, "undo": None, "removed": None}
@@ -169,34 +171,17 @@ def _finish(given: argparse.Namespace, report: Mapping[str, Any], text: str) -> 
 
 def _write_undo_file(client: Client, name: str, path: Path) -> None:
     """Write all that would go as a dump, make it durable, and prove it whole. ValueError when that fails."""
-    counts = {"entries": 0, "mappings": 0, "rows": 0}
-    try:
-        file = path.open("x" if str(path) != os.devnull else "w", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; name a file that is not there yet. Nothing is removed") from None
-    with file:
-        write_line(file, {"format": "shardhash dump", "version": 1})
+    with UndoFile(path) as undo:
         for task in Progress(sys.stderr, "mappings into the undo file").follow(_doomed(client, name)):
             rows = task.pop("rows")
-            write_line(file, {"type": "mapping", **task})
+            undo.add_mapping(task)
             for row in rows:
-                write_line(file, {"type": "row", **row})
-            counts["mappings"] += 1
-            counts["rows"] += len(rows)
-        write_line(file, {"type": "end", **counts})
-        file.flush()
-        if str(path) == os.devnull:
-            raise ValueError("--undo: /dev/null keeps nothing; name a file. Nothing is removed")
-        os.fsync(file.fileno())
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+                undo.add_row(row)
+        undo.finish()
     read = {"mapping": 0, "row": 0}
-    for line in read_undo_file(str(path)):
+    for line in read_undo_file(path):
         read[line["type"]] += 1
-    if (read["mapping"], read["row"]) != (counts["mappings"], counts["rows"]):
+    if (read["mapping"], read["row"]) != (undo.mappings, undo.rows):
         raise ValueError(f"{path} does not read back as it was written. Nothing is removed")
 
 
@@ -210,7 +195,7 @@ def _doomed(client: Client, name: str) -> Iterator[dict[str, Any]]:
 
 def _take(client: Client, name: str, undo: Path) -> None:
     """Remove what the undo file names."""
-    mappings = (line for line in read_undo_file(str(undo)) if line["type"] == "mapping")
+    mappings = (line for line in read_undo_file(undo) if line["type"] == "mapping")
     followed = Progress(sys.stderr, "mappings removed").follow(mappings)
     while some := list(islice(followed, TAKEN_AT_ONCE)):
         client.collect("take", name, mappings=_named(some))

@@ -1,23 +1,17 @@
-"""The commands of ``shardhash client`` for poisoned entries: set them aside, take that back, remove them, undo it.
-
-An undo file is a dump (`shardhash dump`): `shardhash load` takes it into a stopped server's directory, and `undo` into
-one that runs.
-"""
+"""The commands of ``shardhash client`` for poisoned entries: set them aside, take that back, remove them, undo it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from shardhash.client.commands import Answer, Subcommand, argument
 from shardhash.client.exploring_commands import describe_row, search_arguments, search_of
+from shardhash.client.undo_files import UndoFile, read_undo_file
 
 if TYPE_CHECKING:
     from shardhash.client.blocking import Client
@@ -67,62 +61,36 @@ def _discard(client: Client, given: argparse.Namespace) -> Answer:
     if given.undo is None:
         raise ValueError("--yes needs --undo FILE, a new file that takes what is removed; /dev/null for none")
     rows = count = 0
-    with _undo_file(given.undo) as write:
-        while some := client.find(search, AT_ONCE, True)["rows"]:
-            some = [row for row in some if row["outhash"] is not None]
-            if not some:  # mappings without a row: `remove` takes these
-                break
-            for row in some:
-                write(row)
-            write(None)
-            count += client.discard((row["method"], row["taskhash"], row["outhash"]) for row in some)["count"]
-            rows += len(some)
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{rows:,} rows removed ")
+    tasks: set[tuple[str, str]] = set()
+    with UndoFile(given.undo) as undo:
+        try:
+            while some := client.find(search, AT_ONCE, True)["rows"]:
+                some = [row for row in some if row["outhash"] is not None]
+                if not some:  # mappings without a row: `remove` takes these
+                    break
+                for row in some:
+                    _add(undo, row, tasks)
+                undo.sync()
+                count += client.discard((row["method"], row["taskhash"], row["outhash"]) for row in some)["count"]
+                rows += len(some)
+                if sys.stderr.isatty():
+                    sys.stderr.write(f"\r{rows:,} rows removed ")
+        finally:
+            undo.finish()
     text = f"{rows} rows removed, {count - rows} mappings; {given.undo} undoes it"
     return Answer({"rows": rows, "count": count}, text)
-
-
-@contextmanager
-def _undo_file(path: str) -> Iterator[Callable[[Mapping[str, Any] | None], None]]:
-    """Writes rows as a dump; None makes what was written durable, before the server removes it."""
-    counts = {"entries": 0, "mappings": 0, "rows": 0}
-    seen: set[tuple[str, str]] = set()
-    try:
-        file = Path(path).open("x" if path != os.devnull else "w", encoding="utf-8")  # noqa: SIM115  # closed below
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; name a file that is not there yet") from None
-
-    def write(row: Mapping[str, Any] | None) -> None:
-        if row is None:
-            file.flush()
-            if path != os.devnull:
-                os.fsync(file.fileno())
-            return
-        task = (row["method"], row["taskhash"])
-        if row["unihash"] is not None and task not in seen:
-            mapping = {"method": task[0], "taskhash": task[1], "unihash": row["unihash"], "gc_mark": row["gc_mark"]}
-            write_line(file, {"type": "mapping", **mapping})
-            counts["mappings"] += 1
-        seen.add(task)
-        write_line(file, {"type": "row", **{name: row[name] for name in row if name not in _NOT_OF_A_ROW}})
-        counts["rows"] += 1
-
-    with file:
-        write_line(file, {"format": "shardhash dump", "version": 1})
-        try:
-            yield write
-        finally:
-            write_line(file, {"type": "end", **counts})
-            write(None)
 
 
 _NOT_OF_A_ROW = ("unihash", "gc_mark", "siginfo", "asked")
 
 
-def write_line(file: IO[str], value: Mapping[str, Any]) -> None:
-    """Write a line of an undo file."""
-    file.write(json.dumps(value) + "\n")
+def _add(undo: UndoFile, row: Mapping[str, Any], tasks: set[tuple[str, str]]) -> None:
+    """Add a row that was found, and the mapping of its task unless it is one of `tasks`, which it is from then on."""
+    task = (row["method"], row["taskhash"])
+    if row["unihash"] is not None and task not in tasks:
+        undo.add_mapping({"method": task[0], "taskhash": task[1], "unihash": row["unihash"], "gc_mark": row["gc_mark"]})
+    tasks.add(task)
+    undo.add_row({name: row[name] for name in row if name not in _NOT_OF_A_ROW})
 
 
 def _undo(client: Client, given: argparse.Namespace) -> Answer:
@@ -148,19 +116,6 @@ def _undo(client: Client, given: argparse.Namespace) -> Answer:
             send()
     send()
     return Answer(counts, f"{counts['rows']} rows and {counts['mappings']} mappings are back")
-
-
-def read_undo_file(path: str) -> Iterator[dict[str, Any]]:
-    """The mappings and rows of an undo file. ValueError names the line that is none."""
-    with Path(path).open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                line = json.loads(text)
-                kind = line["format"] if number == 1 else line["type"]
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{path}, line {number}: this is not an undo file") from None
-            if kind in ("mapping", "row"):
-                yield line
 
 
 def _list(rows: list[dict[str, Any]], count: int) -> list[str]:
