@@ -6,6 +6,21 @@ import os
 import sys
 from collections.abc import Sequence
 
+from shardhash.errors import ConfigError
+
+PASSWORD = "SHARDHASH_PASSWORD"
+"""The variable with the token of whoever logs in at a server."""
+
+
+def password_of(login: str | None) -> str | None:
+    """The token of this user, from the environment; None for nobody, who has none. ConfigError when there is none."""
+    if not login:
+        return None
+    password = os.environ.get(PASSWORD)
+    if not password:
+        raise ConfigError(f"--login without a token: set {PASSWORD}, or use ~/.netrc and no --login")
+    return password
+
 
 def hide_secret(flags: Sequence[str], variable: str, arguments: Sequence[str]) -> None:
     """Start this process anew, with a secret in its environment, if its command line shows one to every user (ps).

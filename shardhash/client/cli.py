@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from shardhash.base import options
 from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options, option
-from shardhash.base.secrets import hide_secret
+from shardhash.base.secrets import PASSWORD, hide_secret
 from shardhash.base.settings_file import find_file
 from shardhash.client import commands, exploring_commands, quarantine_commands, user_commands
 from shardhash.errors import ConfigError, InvokeError
@@ -27,7 +27,6 @@ from shardhash.wire.address import parse_bind, reachable
 DEFAULT_ADDRESS = "unix://./hashserve.sock"
 BIND = option("--bind", "SHARDHASH_BIND", "HASHSERVER_BIND", repeatable=True)
 """Where servers listen."""
-SECRET = "SHARDHASH_PASSWORD"
 
 COMMANDS = (
     *commands.SUBCOMMANDS,
@@ -65,13 +64,13 @@ keep only what a cache of shared state still holds:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash client`; its exit status."""
-    hide_secret(["--password", "-p"], SECRET, arguments)
+    hide_secret(["--password", "-p"], PASSWORD, arguments)
     known = _options()
     given = known.parse(arguments)
     logging.basicConfig(format="shardhash client: %(message)s", level=given.log)
     if given.login and given.password is None:
         if not sys.stdin.isatty():
-            known.parser.error(f"--login without a password: set {SECRET}, or use ~/.netrc and no --login")
+            known.parser.error(f"--login without a password: set {PASSWORD}, or use ~/.netrc and no --login")
         given.password = getpass.getpass(f"token of {given.login}: ")
     if given.no_netrc:
         os.environ["NETRC"] = os.devnull
@@ -126,7 +125,7 @@ def _options() -> Options:
     known.add("--login", "SHARDHASH_LOGIN", short="-l", metavar="USER", help="log in as this user")
     known.add(
         "--password",
-        SECRET,
+        PASSWORD,
         short="-p",
         metavar="TOKEN",
         help="that user's token; better by the variable, for shells remember command lines (asked for on a terminal)",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from shardhash.base import options
 from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.options import Options
+from shardhash.base.secrets import PASSWORD, password_of
 from shardhash.client.progress import Progress
 from shardhash.client.sstate import names_below, unihashes_in
 from shardhash.client.undo_files import UndoFile, keeps_nothing, read_undo_file
@@ -30,7 +31,6 @@ from shardhash.errors import ConfigError, InvokeError
 if TYPE_CHECKING:
     from shardhash.client.blocking import Client
 
-SECRET = "SHARDHASH_PASSWORD"
 TIMEOUT = 600.0
 """Seconds that a server may take for one step: it looks at everything, beside lookups."""
 AT_ONCE = 5000
@@ -74,13 +74,11 @@ def main(arguments: Sequence[str]) -> int:
         from shardhash.client.cli import default_address
 
         address = given.address or default_address(os.environ)
-        password = os.environ.get(SECRET)
         if given.undo is not None and keeps_nothing(given.undo):
             raise ConfigError(f"--undo: {given.undo} keeps nothing; name a file. Nothing is removed")
-        if given.login and not password:
-            raise ConfigError(f"--login without a token: set {SECRET}, or use ~/.netrc and no --login")
+        password = password_of(given.login)
         try:
-            with create_client(address, given.login, password if given.login else None, timeout=TIMEOUT) as client:
+            with create_client(address, given.login, password, timeout=TIMEOUT) as client:
                 return _collect(client, given)
         except InvokeError as error:
             raise ConfigError(f"refused: {error}") from error
@@ -233,7 +231,7 @@ def _options() -> Options:
     )  # fmt: skip
     known.add(
         "--login", "SHARDHASH_LOGIN", metavar="USER",
-        help=f"user at that server; needs @db-admin. The token is taken from {SECRET}; without --login from ~/.netrc",
+        help=f"user at that server; needs @db-admin. The token is taken from {PASSWORD}; without --login from ~/.netrc",
     )  # fmt: skip
     known.switch("--dry-run", help="only show what would go, also on a terminal")
     known.switch("--yes", help="remove it without asking")

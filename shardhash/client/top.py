@@ -15,11 +15,10 @@ from urllib.request import Request, urlopen
 from shardhash.base import options
 from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options
-from shardhash.base.secrets import hide_secret
+from shardhash.base.secrets import PASSWORD, hide_secret
 from shardhash.base.text import printable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:9464"
-SECRET = "SHARDHASH_PASSWORD"
 LIMIT = 30.0
 """Seconds that an answer may take."""
 BARS = " ▁▂▃▄▅▆▇█"
@@ -47,7 +46,7 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash top`; its exit status."""
-    hide_secret(["--password", "-p"], SECRET, arguments)
+    hide_secret(["--password", "-p"], PASSWORD, arguments)
     known = _options()
     given = known.parse(arguments)
     url = given.address.replace("wss://", "https://").replace("ws://", "http://").rstrip("/")
@@ -81,7 +80,7 @@ def _options() -> Options:
         help="http://HOST:PORT of --http, or a ws:// address",
     )
     known.add("--login", "SHARDHASH_LOGIN", short="-l", metavar="USER", help="log in as this user")
-    known.add("--password", SECRET, short="-p", metavar="TOKEN", help="that user's token; better by the variable")
+    known.add("--password", PASSWORD, short="-p", metavar="TOKEN", help="that user's token; better by the variable")
     known.add(
         "--interval",
         "SHARDHASH_TOP_INTERVAL",

@@ -19,7 +19,7 @@ from shardhash.base import options
 from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
-from shardhash.errors import ConfigError
+from shardhash.base.secrets import PASSWORD, password_of
 from shardhash.moving.report import describe, to_json
 from shardhash.moving.times import name_of_zone, to_zone
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from shardhash.moving.importing import Wish
     from shardhash.moving.schema import SourceReport
 
-SECRET = "SHARDHASH_PASSWORD"
 NOTHING_CHANGED = "interrupted; nothing has changed"
 LIVE_TIMEOUT = 120.0
 """Seconds that a server may take for one batch."""
@@ -98,10 +97,7 @@ def _import_live(given: argparse.Namespace, wish: Wish) -> list[SourceReport]:
     from shardhash.client.blocking import create_client
     from shardhash.moving.live import import_live
 
-    password = os.environ.get(SECRET)
-    if given.login and not password:
-        raise ConfigError(f"--login without a token: set {SECRET}, or use ~/.netrc and no --login")
-    with create_client(given.address, given.login, password if given.login else None, timeout=LIVE_TIMEOUT) as client:
+    with create_client(given.address, given.login, password_of(given.login), timeout=LIVE_TIMEOUT) as client:
         return import_live(client, wish, telling())
 
 
@@ -188,7 +184,7 @@ def _import_options() -> Options:
         "SHARDHASH_LOGIN",
         metavar="USER",
         help=f"user at that server; needs @db-admin, and @user-admin for users to come along. The token is taken from"
-        f" {SECRET}; without --login from ~/.netrc, if that names the address",
+        f" {PASSWORD}; without --login from ~/.netrc, if that names the address",
     )
     known.add(
         "--source-timezone",

@@ -17,7 +17,7 @@ comma: ``read-only``, and ``anon=PERMISSION+PERMISSION`` for what anonymous clie
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv6Address, ip_address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Literal, TypeAlias
 
 from shardhash.errors import ConfigError
@@ -158,3 +158,9 @@ def _is_ipv6(host: str) -> bool:
     except AddressValueError:
         return False
     return True
+
+
+def host_of(address: IPv4Address | IPv6Address) -> str:
+    """The text of an IP address, of an IPv4 address inside IPv6 that of the former."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
+
+from shardhash.wire.address import host_of
 
 _TOKEN = re.compile(r'(?:[^",;]|"(?:[^"\\]|\\.)*")+')
 _PART = re.compile(r"[^,]+")
@@ -79,8 +81,6 @@ def _address(hop: str) -> str | None:
     if "%" in hop:
         return None
     try:
-        address = ip_address(hop)
+        return host_of(ip_address(hop))
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from shardhash.errors import ProtocolError
+from shardhash.wire.address import host_of
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 LONGEST = 4096
@@ -79,7 +80,7 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
         raise ProtocolError(f"a PROXY header with the address {source!r}") from None
     if int(port) > 65535:
         raise ProtocolError(f"a PROXY header with the port {port}")
-    return ProxyHeader(len(line), _text(address), int(port))
+    return ProxyHeader(len(line), host_of(address), int(port))
 
 
 def _read_v2(data: bytes) -> ProxyHeader | None:
@@ -101,9 +102,4 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
     wide = family == _TCP6
     address = IPv6Address(data[16:32]) if wide else IPv4Address(data[16:20])
     (port,) = struct.unpack_from(">H", data, 48 if wide else 24)
-    return ProxyHeader(size, _text(address), port)
-
-
-def _text(address: IPv4Address | IPv6Address) -> str:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
+    return ProxyHeader(size, host_of(address), port)
