@@ -12,18 +12,18 @@ MOST_KEYS = 20_000
 class Buckets:
     """A bucket for each key. A rate is what flows in a second; a bucket holds what flows in `span` seconds.
 
-    It may be overdrawn, by what flows in `patience` seconds: who drew last waits the longest, and no longer than that.
+    It may be overdrawn, by what flows in `debt` seconds: who drew last waits the longest, and no longer than that.
     """
 
     def __init__(
         self,
         span: float,
-        patience: float,
+        debt: float,
         clock: Callable[[], float] = time.monotonic,
         most: int = MOST_KEYS,
     ) -> None:
         self._span = span
-        self._patience = patience
+        self._debt = debt
         self._clock = clock
         self._most = most
         self._kept: dict[str, tuple[float, float]] = {}
@@ -36,14 +36,14 @@ class Buckets:
         """Take `least`, or more if it is there, up to `most`: what was taken, and the seconds to wait for it."""
         left, now = self._look(key, rate)
         drawn = max(least, min(most, left))
-        left = max(left - drawn, -rate * self._patience)
+        left = max(left - drawn, -rate * self._debt)
         self._keep(key, left, now)
         return drawn, max(0.0, -left / rate)
 
     def give_back(self, key: str, rate: float, amount: float) -> None:
         """Return what was drawn and not used; less than nothing draws more."""
         left, now = self._look(key, rate)
-        self._keep(key, max(min(left + amount, rate * self._span), -rate * self._patience), now)
+        self._keep(key, max(min(left + amount, rate * self._span), -rate * self._debt), now)
 
     def wait(self, key: str, rate: float, amount: float) -> float:
         """Seconds until so much is there; 0 when it is."""

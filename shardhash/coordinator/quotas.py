@@ -1,8 +1,13 @@
 """Quotas: the rows, bytes of siginfo and methods that a user may store in a day, or a host of those who do not log in.
 
 Days are those of UTC. What was stored is counted here as it is reported, whether a row was new or not, and kept in a
-file of the data directory (server/quota_file.py), so that a restart does not begin the day anew; a crash forgets some
+file of the data directory (server/room_watch.py), so that a restart does not begin the day anew; a crash forgets some
 seconds. With all in memory, or in a database, each server counts from its own start.
+
+A bounded number of users, and of hosts, is known. Past that those who stored least are forgotten, and whoever is
+counted anew begins with as much as the one of them who stored most: an enemy with a million networks can have nobody's
+count forgotten, its own as little as a victim's, and to have an innocent refused it has to store thousands of quotas in
+a day.
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ from shardhash.wire.rows import Report
 
 DAY = 86_400
 MOST_KEYS = 10_000
-"""Users and hosts whose day is known; the one that came first is forgotten first."""
+"""Users whose day is known, and as many hosts."""
+FORGOTTEN = MOST_KEYS // 10
+"""So many of them are forgotten at one time; 3 ms."""
 MOST_KEPT = 2_000
 """Of these, those that a restart remembers: the ones with the most rows."""
 
@@ -48,7 +55,9 @@ class Quotas:
         self._complaints = complaints
         self._clock = clock
         self._day = self._today()
-        self._used: dict[str, _Used] = {}
+        self._used: dict[str, dict[str, _Used]] = {}
+        self._floor: dict[str, tuple[int, int]] = {}
+        self._begin()
 
     def take(self, caller: Caller, reports: Sequence[Report]) -> str | None:
         """Count what somebody is about to store; if that is too much, nothing is counted, and it says why, in words."""
@@ -82,7 +91,8 @@ class Quotas:
     def dump(self) -> Any:
         """The day, as JSON."""
         self.changed = False
-        most = sorted(self._used.items(), key=lambda item: -item[1].rows)[:MOST_KEPT]
+        everybody = [(f"{who}:{name}", of) for who, known in self._used.items() for name, of in known.items()]
+        most = sorted(everybody, key=lambda item: -item[1].rows)[:MOST_KEPT]
         return {"day": self._day, "used": {key: [of.rows, of.siginfo, sorted(of.methods)] for key, of in most}}
 
     def load(self, dumped: Any) -> None:
@@ -90,22 +100,35 @@ class Quotas:
         if int(dumped["day"]) != self._today():
             return
         for key, (rows, siginfo, methods) in dumped["used"].items():
-            self._used[key] = _Used(int(rows), int(siginfo), set(map(str, methods)))
+            who, _, name = key.partition(":")
+            self._used[who][name] = _Used(int(rows), int(siginfo), set(map(str, methods)))
 
     def _today(self) -> int:
         return int(self._clock() // DAY)
 
+    def _begin(self) -> None:
+        self._used = {who: {} for who in _LIMITS}
+        self._floor = dict.fromkeys(_LIMITS, (0, 0))
+        """Rows and bytes of siginfo with which those who are not known begin."""
+
     def _of(self, who: str, name: str) -> _Used:
         if (today := self._today()) != self._day:
             self._day = today
-            self._used.clear()
-        key = f"{who}:{name}"
-        used = self._used.get(key)
+            self._begin()
+        known = self._used[who]
+        used = known.get(name)
         if used is None:
-            used = self._used[key] = _Used()
-            if len(self._used) > MOST_KEYS:
-                del self._used[next(iter(self._used))]
+            if len(known) >= MOST_KEYS:
+                self._forget_least(who)
+            used = known[name] = _Used(*self._floor[who])
         return used
+
+    def _forget_least(self, who: str) -> None:
+        known = self._used[who]
+        rows, siginfo = (max(1, getattr(self.limits, limit)) for limit, _ in _LIMITS[who][:2])
+        least = sorted(known, key=lambda name: max(known[name].rows / rows, known[name].siginfo / siginfo))
+        gone = [known.pop(name) for name in least[:FORGOTTEN]]
+        self._floor[who] = (max(of.rows for of in gone), max(of.siginfo for of in gone))
 
 
 def _who(caller: Caller) -> tuple[str, str]:

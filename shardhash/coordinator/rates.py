@@ -2,7 +2,9 @@
 
 A connection draws an advance from the buckets of its host and its user, a `Purse`, and asks them again only when that
 is spent: between, a request costs two subtractions. While it waits, its requests stay where they are, and from some
-number on nothing more is read from it. A wait ends within seconds, so that no build fails for being fast.
+number on nothing more is read from it. A wait ends within seconds, so that no build fails for being fast; but whoever
+sent more than a connection draws in advance, as in one long message, waits until all of that is paid: two hundred
+connections that send 4 MB each would else pay for five seconds of their gigabyte.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from shardhash.coordinator.limits import ServerLimits
 SPAN = 10.0
 """Seconds for which a rate may be saved up, so that a wave of a build does not wait."""
 PATIENCE = 5.0
-"""Seconds that a connection waits at most; stock clients give up after 30."""
+"""Seconds that a connection waits at most for small requests; stock clients give up after 30."""
+DEBT = 600.0
+"""Seconds for which may be owed: the most that a connection waits after long ones."""
 REQUESTS = 64.0
 BYTES = 256.0 * 1024
 """What a connection draws in advance."""
@@ -67,7 +71,7 @@ class Rates:
         self.limits = limits
         self._complaints = complaints
         names = ("peer_requests", "user_requests", "peer_bytes", "user_bytes")
-        self._buckets = {limit: Buckets(SPAN, PATIENCE, clock) for limit in names}
+        self._buckets = {limit: Buckets(SPAN, DEBT, clock) for limit in names}
 
     def purse(self, group: str) -> Purse:
         """Of a new connection from a host."""
@@ -80,13 +84,18 @@ class Rates:
     def draw(
         self, what: str, group: str, user: str | None, peer: str, least: float, most: float
     ) -> tuple[float, float]:
-        """Take from the buckets of a host and a user, between `least` and `most`; the amount, and seconds to wait."""
+        """Take from the buckets of a host and a user, between `least` and `most`; the amount, and seconds to wait.
+
+        It takes more than `most` if `least` is more; who did so waits until all that is owed is paid.
+        """
+        longest = PATIENCE if least <= most else DEBT
         if user is None:
-            return self._draw(f"peer_{what}", group, peer, least, most)
+            drawn, wait = self._draw(f"peer_{what}", group, peer, least, most)
+            return drawn, min(wait, longest)
         lent, for_user = self._draw(f"user_{what}", user, peer, least, most)
         drawn, for_peer = self._draw(f"peer_{what}", group, peer, least, lent)
         self._give_back(f"user_{what}", user, lent - drawn)
-        return drawn, max(for_user, for_peer)
+        return drawn, min(max(for_user, for_peer), longest)
 
     def _draw(self, limit: str, key: str, peer: str, least: float, most: float) -> tuple[float, float]:
         rate = getattr(self.limits, limit)

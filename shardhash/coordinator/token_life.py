@@ -49,6 +49,8 @@ class TokenLife:
         self._now = now
         self._tasks = BackgroundTasks()
         self._uses: dict[str, _Use] = {}
+        self._storing: dict[str, asyncio.Future[None]] = {}
+        """Of whom a last use is being written."""
         self._timers: dict[str, tuple[asyncio.TimerHandle, int]] = {}
 
     async def close(self) -> None:
@@ -80,7 +82,7 @@ class TokenLife:
         use.last = now
         if now - use.stored >= STORED_EVERY:
             use.stored = now
-            self._tasks.start(self._store_use(username, salt, now), "storing the last use of a token")
+            self._tasks.start(self._store_use(username, use, now), "storing the last use of a token")
 
     def watch(self, username: str, entry: Mapping[str, Any]) -> None:
         """End the connections of a user that came in by this token when it expires."""
@@ -94,9 +96,18 @@ class TokenLife:
         if expires is not None:
             self._wait(username, expires)
 
-    async def forget(self, username: str) -> None:
-        """A user is deleted."""
+    def drop(self, username: str) -> None:
+        """A user is gone: nothing of it is remembered here, and no last use is written from now on."""
         self._uses.pop(username, None)
+        timer, _ = self._timers.pop(username, (None, 0))
+        if timer is not None:
+            timer.cancel()
+
+    async def forget(self, username: str) -> None:
+        """A user is deleted, here: drop it, and what is stored of its last use."""
+        self.drop(username)
+        while (storing := self._storing.get(username)) is not None:  # else what is being written would come after
+            await asyncio.wait([storing])
         if await self._store.get_entry(USE, username) is not None:
             await self._store.set_entry(USE, username, None)
 
@@ -115,11 +126,17 @@ class TokenLife:
             times.append(int(there["used"]))
         return max(times, default=None)
 
-    async def _store_use(self, username: str, salt: str, now: int) -> None:
+    async def _store_use(self, username: str, use: _Use, now: int) -> None:
+        if self._uses.get(username) is not use or username in self._storing:  # the user is gone, or has a new token
+            return
+        done = self._storing[username] = asyncio.get_running_loop().create_future()
         try:
-            await self._store.set_entry(USE, username, {"salt": salt, "used": now})
+            await self._store.set_entry(USE, username, {"salt": use.salt, "used": now})
         except ShardhashError as error:  # who logs in does not need it
             log.debug("the last use of the token of %s is not stored: %s", username, error)
+        finally:
+            del self._storing[username]
+            done.set_result(None)
 
     def _expired(self, entry: Mapping[str, Any]) -> bool:
         expires = entry.get("expires")

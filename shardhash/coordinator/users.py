@@ -82,7 +82,7 @@ class Users:
         self._kept: dict[str, Caller | None] = {}
         """Connections that stay when it is told that their user got a new token: it was made for them."""
         self._heard = 0
-        """Changes of users by other servers that were told here."""
+        """Changes of users by other servers that were told here, and deletions."""
         self._patient = ThreadPoolExecutor(1, "passwords", _give_way)
         self._proofs: set[bytes] = set()
         """Passwords that were right, as keyed hashes: who has one does not wait behind those who guess."""
@@ -141,6 +141,12 @@ class Users:
             if heard == self._heard:
                 return entry
 
+    def _drop(self, username: str) -> None:
+        """A user is deleted: end its connections, and remember nothing of it."""
+        self.logged_in.revoke(username, f"{username} was deleted")
+        self._logins.pop(username, None)
+        self._life.drop(username)
+
     def _remember(self, username: str, entry: UserEntry, caller: Caller | None) -> None:
         """Remember by which entry connections of this user logged in; those by an earlier one are closed."""
         if not _same_login(self._logins.setdefault(username, entry), entry):
@@ -193,11 +199,13 @@ class Users:
             return
         self._heard += 1
         logged_in = self.logged_in.usernames()
-        for username in logged_in if name is None else logged_in & {name}:
+        if name is None:  # of the others nothing need be remembered
+            self._logins = {username: entry for username, entry in self._logins.items() if username in logged_in}
+        for username in logged_in if name is None else (logged_in | self._logins.keys()) & {name}:
             async with self._changes:
                 entry = await self._store.get_entry(USER, username)
                 if entry is None:
-                    self.logged_in.revoke(username, f"{username} was deleted")
+                    self._drop(username)
                 elif not _same_login(self._logins.get(username), entry):
                     self.logged_in.revoke(username, f"{username} got a new token", keep=self._kept.get(username))
                 else:
@@ -290,7 +298,8 @@ class Users:
         async with self._changes:
             await self._entry(username)
             await self._store.set_entry(USER, username, None)
-            self.logged_in.revoke(username, f"{username} was deleted")
+            self._heard += 1
+            self._drop(username)
             await self._life.forget(username)
         await self._store.settled()
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardhash.coordinator import quotas as module
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.complaints import Complaints
 from shardhash.coordinator.limits import ServerLimits
@@ -82,6 +83,32 @@ def test_what_was_not_stored_is_given_back() -> None:
     for _ in range(5):
         assert some.take(caller("a"), reports(2)) is None
         some.give_back(caller("a"), reports(2))
+
+
+def test_an_enemy_with_many_networks_has_no_count_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its own, so that it stores more, nor a user's; and an innocent newcomer may still store."""
+    monkeypatch.setattr(module, "MOST_KEYS", 50)
+    monkeypatch.setattr(module, "FORGOTTEN", 5)
+    some = quotas(peer_rows=100, user_rows=100, peer_methods=1000)
+    assert some.take(caller("victim"), reports(100)) is None
+    stored = 0
+    for network in range(3000):
+        for _ in range(10):
+            stored += 10 * (some.take(caller(peer=f"[2001:db8:{network % 700:x}::1]:1"), reports(10)) is None)
+    assert stored <= 50 * 100 + 5 * 100
+    assert some.take(caller("victim"), reports(1)) is not None
+    assert sum(map(len, some._used.values())) <= 51
+
+
+def test_an_innocent_newcomer_stores_while_networks_come_by_the_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_KEYS", 50)
+    monkeypatch.setattr(module, "FORGOTTEN", 5)
+    some = quotas(peer_rows=1000)
+    assert some.take(caller(peer="192.0.2.1:1"), reports(900)) is None
+    for network in range(5000):
+        some.take(caller(peer=f"[2001:db8:{network:x}::1]:1"), reports(1))
+    assert some.take(caller(peer="192.0.2.2:1"), reports(800)) is None
+    assert some.take(caller(peer="192.0.2.1:1"), reports(101)) is not None, "who stored most is known"
 
 
 @given(

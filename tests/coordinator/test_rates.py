@@ -149,3 +149,31 @@ def test_names_of_a_megabyte_are_not_kept() -> None:
             some.failed("x" * length, "a")
         assert some.refusal("x" * length, "b") is not None
     assert max(len(key) for key in some._logins["user_logins"]._kept) < 100
+
+
+def test_long_messages_over_many_connections_are_paid_for_in_full() -> None:
+    """Two hundred connections send 4 MB each at one time, again and again. Small requests go on every few seconds."""
+    clock = Clock()
+    rate, size, connections = 8_000_000, 4_000_000, 200
+    some, _ = rates(clock, peer_bytes=rate)
+    purses = [some.purse("a") for _ in range(connections)]
+    ready = [clock.now] * connections
+    began, sent = clock.now, 0
+    while clock.now < began + 500:
+        at = min(range(connections), key=ready.__getitem__)
+        clock.now = max(clock.now, ready[at])
+        purses[at].bytes -= size
+        sent += size
+        ready[at] = clock.now + purses[at].refill(None, "a:1")
+    assert sent <= rate * (SPAN + clock.now - began) + connections * size
+    small = some.purse("a")
+    assert 0 < small.refill(None, "a:2") <= PATIENCE
+
+
+def test_who_logged_in_pays_for_long_messages_too() -> None:
+    clock = Clock()
+    some, _ = rates(clock, peer_bytes=1_000_000)
+    purse = some.purse("a")
+    assert purse.refill("builder", "a:1") == 0
+    purse.bytes -= 40_000_000
+    assert purse.refill("builder", "a:1") == pytest.approx(40 - SPAN, abs=1)

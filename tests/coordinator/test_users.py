@@ -485,3 +485,62 @@ async def test_the_last_use_is_stored_once_an_hour(mortals: Users, store: PlainS
     assert (await described(mortals, "builder"))["used"] is None, "nobody used the new one"
     await mortals.delete("builder")
     assert ("use", "builder") not in store.entries
+
+
+class LateStore(PlainStore):
+    """A Store in which some writes take until they are let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: dict[str, asyncio.Event] = {}
+
+    async def set_entry(self, kind: str, name: str, value: Any) -> None:
+        if kind in self.waits and value is not None:
+            await self.waits[kind].wait()
+        await super().set_entry(kind, name, value)
+
+
+async def test_a_use_that_is_written_late_does_not_outlive_its_user(calendar: Calendar) -> None:
+    store = LateStore()
+    store.waits["use"] = asyncio.Event()
+    people = Users(store, now=calendar)
+    _, token = await people.new("builder", READ, 60)
+    await people.authenticate("builder", token)
+    await asyncio.sleep(0)  # its use is being written
+    deletion = asyncio.create_task(people.delete("builder"))
+    await asyncio.sleep(0)
+    store.waits["use"].set()
+    await deletion
+    assert store.entries == {}
+    await people.close()
+
+
+async def test_a_use_that_is_not_begun_when_its_user_goes_is_never_written(store: PlainStore) -> None:
+    people = Users(store)
+    _, token = await people.new("builder", READ)
+    await people.authenticate("builder", token)
+    await people.delete("builder")
+    await asyncio.sleep(0)
+    await people.close()
+    assert store.entries == {}
+
+
+async def test_nothing_is_remembered_of_users_who_are_gone(store: PlainStore, calendar: Calendar) -> None:
+    """Neither of those deleted here, nor of those deleted by another server, connected or not."""
+    people = Users(store, now=calendar)
+    for name in ("here", "elsewhere", "unheard", "connected"):
+        _, token = await people.new(name, READ, 60)
+        await people.authenticate(name, token)
+    caller, reasons = caller_of("a:1")
+    caller.login = "connected"
+    people.logged_in.add(caller)
+    await asyncio.sleep(0)
+    await people.delete("here")
+    for name in ("elsewhere", "connected"):
+        await store.set_entry("user", name, None)
+        await people.follow("user", name)
+    assert reasons == ["connected was deleted"]
+    assert set(people._logins) == set(people._life._uses) == set(people._life._timers) == {"unheard"}
+    await people.follow("user", None)
+    assert not people._logins
+    await people.close()

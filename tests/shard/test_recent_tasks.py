@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.shard.state import recent_tasks
+from shardhash.shard.state import recent_tasks, records
 from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.table import Table
 from shardhash.wire.hashes import to_text
@@ -39,9 +39,20 @@ def newest(table: Table, recipe: str) -> list[tuple[int, bytes]]:
     return found[:MOST_VARIANTS]
 
 
-@given(st.lists(ROWS, unique_by=lambda row: (row[0], row[3])), st.integers(0, 20), st.integers(1, 3))
-def test_it_holds_the_newest(rows: list[tuple[int, int, str | None, int]], before: int, size: int) -> None:
-    """Some rows are there before the index is made, some come while it is made, and the others later."""
+def remove(table: Table, number: int, outhash: int) -> None:
+    table.apply((records.UNROW, "m", [(to_text(taskhash(number)), to_text(taskhash(100 + outhash)))]))
+
+
+@given(
+    st.lists(ROWS, unique_by=lambda row: (row[0], row[3])),
+    st.integers(0, 20),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2))),
+)
+def test_it_holds_the_newest(
+    rows: list[tuple[int, int, str | None, int]], before: int, size: int, removed: list[tuple[int, int]]
+) -> None:
+    """Some rows are there before the index is made, some come while it is made, and the others later. Some go."""
     table = Table()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recent_tasks, "SLICE", size)
@@ -52,12 +63,37 @@ def test_it_holds_the_newest(rows: list[tuple[int, int, str | None, int]], befor
         for row in rows[before:]:
             next(recent.walk, None)
             put(table, *row)
+        for gone in removed:
+            remove(table, *gone)
         for _ in recent.walk:
             pass
     assert recent.complete
     for recipe in ("a", "b"):
-        assert recent.find(recipe, "compile") == newest(table, recipe)
+        found, due = recent.find(recipe, "compile"), newest(table, recipe)
+        if not removed:
+            assert found == due
+        # What older rows of a task stand for is left out while newer ones are there, and does not come back.
+        assert {key for _, key in found} <= left(table, recipe)
     assert recent.find("c", "compile") == []
+
+
+def left(table: Table, recipe: str) -> set[bytes]:
+    """The taskhashes that a recipe's rows have."""
+    return {key for key in map(taskhash, range(10)) if any(row.details[1] == recipe for row in table.rows("m", key))}
+
+
+def test_what_is_reported_and_removed_leaves_nothing() -> None:
+    """However often: else the names of dead tasks would fill it, and those to come would not be kept."""
+    table = Table()
+    table.method("m").recent = recent = RecentTasks(table, "m")
+    put(table, 0, 1, "stays", 0)
+    for number in range(1, 100):
+        put(table, number, number, f"recipe {number}", 0)
+        put(table, number, number, f"recipe {number}", 1)
+        remove(table, number, 0)
+        assert recent.find(f"recipe {number}", "compile") == [(number, taskhash(number))], "another row has it"
+        remove(table, number, 1)
+    assert len(recent._items) == 1
 
 
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

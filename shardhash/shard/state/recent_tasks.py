@@ -2,8 +2,8 @@
 
 It is made when it is first asked for and kept from then on, so a server that nobody asks for guesses pays nothing. A
 task takes 190 bytes with one taskhash and 310 with four: 6 MB for the 20,000 tasks of a world build with four machines,
-on each shard, and at most 31 MB. Only a hash of the names is kept: two tasks that share one share their guesses, which
-costs a wrong guess and no more.
+on each shard, and at most 31 MB. What is removed makes room for others. Only a hash of the names is kept: two tasks
+that share one share their guesses, which costs a wrong guess and no more.
 """
 
 from __future__ import annotations
@@ -53,6 +53,18 @@ class RecentTasks:
             self._items[name] = _insert(old, item)
         else:
             self._items[name] = item
+
+    def forget(self, taskhash: Key, details: Details) -> None:
+        """The last row of a taskhash with these details is gone."""
+        name = hash((details[1], details[4]))
+        old = self._items.get(name)
+        if old is None or not isinstance(taskhash, bytes):
+            return
+        left = [item for item in _split(old) if item[_TIME:] != taskhash]
+        if left:
+            self._items[name] = b"".join(left)
+        else:
+            del self._items[name]
 
     def find(self, recipe: str, task: str) -> list[tuple[int, bytes]]:
         """(created, taskhash), newest first."""

@@ -25,6 +25,7 @@ from shardhash.shard.state.details import Details, SharedDetails
 from shardhash.shard.state.method_table import MethodTable, either
 from shardhash.shard.state.packing import pack_item, pack_key, unpack_item
 from shardhash.shard.state.rare_methods import RareMethods
+from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.records import Record
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, split_digests, to_key, to_text
@@ -293,10 +294,17 @@ class Table:
             gone = small_sets.discard_from(table.rows, taskhash, pack_key(to_key(outhash)), packing.row_name)
             if gone is not None:
                 self.row_count -= 1
+                if table.recent is not None:
+                    self._forget_recent(table.recent, table, taskhash, packing.details_of(gone))
                 self.details.give_back(packing.details_of(gone))
             if taskhash not in table.rows:
                 table.unmapped.discard(taskhash)
         self._drop_if_empty(method, table)
+
+    def _forget_recent(self, recent: RecentTasks, table: MethodTable, taskhash: Key, number: int) -> None:
+        left = map(packing.details_of, small_sets.iterate(table.rows.get(taskhash)))
+        if number not in left:
+            recent.forget(taskhash, self.details.by_number[number])
 
     def _apply_mark(self, mark: str, method: str, taskhashes: Iterable[str]) -> None:
         table = self.methods.get(method)
