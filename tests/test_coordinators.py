@@ -25,7 +25,7 @@ from tests.coordinators import (
     wait_for_others,
 )
 from tests.http.conftest import basic, get, http_of
-from tests.servers import IN_MEMORY, ServerProcess, run_shardhash
+from tests.servers import IN_MEMORY, ServerProcess
 from tests.test_crash import Acknowledged, check, more_reports, report_until_cut
 
 METHOD = "m"
@@ -340,10 +340,3 @@ def test_connections_in_turn_reach_all(several: ServerProcess) -> None:
     in_turn = InTurn(connect_to_each(several, several.address))
     assert [in_turn.get_unihash("nothing", hash_of(1)) for _ in range(6)] == [None] * 6
     in_turn.close()
-
-
-def test_a_collection_is_refused_in_words(several: ServerProcess, tmp_path: Path) -> None:
-    (tmp_path / "sstate").mkdir()
-    done = run_shardhash("gc", "--sstate", str(tmp_path / "sstate"), "--address", several.address)
-    assert done.returncode == 1
-    assert "several coordinators (--coordinators)" in done.stderr

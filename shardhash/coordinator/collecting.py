@@ -1,12 +1,16 @@
-"""Collecting: the steps of a collection (wire/collecting.py), one at a time in a server, and the trail of it."""
+"""Collecting: the steps of a collection (wire/collecting.py), one at a time in a server, and the trail of it.
+
+Where there are several coordinators, the first one has it; the others pass steps on (far_collections.py).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 from shardhash.base.timestamps import DAY, from_iso
 from shardhash.coordinator import audit
@@ -22,12 +26,17 @@ LONGEST_REST = 3600.0
 """Seconds without a step after which a collection is over."""
 
 
-class _Running:
-    """The collection that is under way."""
+CallerThere: TypeAlias = Callable[[str], Awaitable[bool]]
+"""Whether who made the last step of the collection of this name is still connected."""
 
-    def __init__(self, caller: Caller) -> None:
+
+class _Running:
+    """The collection that is under way. `there`: asked of another coordinator, which has the caller's connection."""
+
+    def __init__(self, caller: Caller, there: CallerThere | None) -> None:
         self.name = secrets.token_hex(8)
         self.caller = caller
+        self.there = there
         self.mappings = 0
         self.rows = 0
         self.last = monotonic()
@@ -41,13 +50,14 @@ class Collections:
         self._store = store
         self._running: _Running | None = None
 
-    async def collect(self, caller: Caller, request: Collect) -> Any:
-        """One step."""
+    async def collect(self, caller: Caller, request: Collect, there: CallerThere | None = None) -> Any:
+        """One step. `there`: another coordinator has the caller's connection, and says this of it."""
         if request.step == "begin":
-            return await self._begin(caller)
+            return await self._begin(caller, there)
         running = self._running
         if running is None or running.name != request.collection:
             raise InvokeError("this collection is over: it ended, rested for an hour, or another one began")
+        running.caller, running.there = caller, there  # a client whose connection broke goes on over another
         self._awake(running)
         if request.step == "end":
             await self._end(running)
@@ -80,17 +90,17 @@ class Collections:
                 answer = asdict(taken)
         return answer
 
-    async def _begin(self, caller: Caller) -> Any:
-        before = self._running
-        if before is not None:
-            if (quiet := monotonic() - before.last) < QUIET and not before.caller.gone():
+    async def _begin(self, caller: Caller, there: CallerThere | None) -> Any:
+        while (before := self._running) is not None:
+            gone = before.caller.gone() if before.there is None else not await before.there(before.name)
+            if (quiet := monotonic() - before.last) < QUIET and not gone:
                 who = before.caller.identity.username or "somebody"
                 raise InvokeError(
                     f"a collection of {who} from {before.caller.peer} is under way, its last step {quiet:.0f} s ago;"
                     " there is one at a time"
                 )
             await self._end(before)
-        running = self._running = _Running(caller)
+        running = self._running = _Running(caller, there)
         self._awake(running)
         collector = self._store.collector
         mappings = await collector.begin(running.name)

@@ -73,9 +73,11 @@ class Services:
         put("room", Room(limits, self.complaints))
         self.users.guesses.complaints = self.complaints
 
-    def use_whole(self, whole: Whole) -> None:
-        """There are other coordinators. Call it before anything is served."""
+    def use_whole(self, whole: Whole, collections: Collections | None = None) -> None:
+        """There are other coordinators, and perhaps the collections are theirs. Call it before anything is served."""
         object.__setattr__(self, "whole", whole)
+        if collections is not None:
+            object.__setattr__(self, "collections", collections)
 
     def set_limits(self, limits: ServerLimits) -> None:
         """Take over other limits, from now on."""

@@ -134,7 +134,7 @@ async def _start_followers(
     assert workers.router is not None
     running.push_async_callback(followers.close)
     listening = [[raw.fileno() for raw in sockets] for sockets in listeners.sockets]
-    followers.start(workers.router, services.users, listening)
+    followers.start(workers.router, services.users, services.collections, listening)
     serving = asyncio.create_task(followers.serving())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     serving.cancel()

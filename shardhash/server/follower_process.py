@@ -26,6 +26,7 @@ from shardhash.base.parent import end_with_parent
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
+from shardhash.coordinator.far_collections import FarCollections
 from shardhash.coordinator.far_users import FarUsers
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
@@ -42,6 +43,7 @@ from shardhash.server.listening import make_listeners, take_over
 from shardhash.server.room_watch import watch_room
 from shardhash.server.settings import Settings
 from shardhash.stores.sharded.follower import FollowerRouter, Home
+from shardhash.wire.collecting import Collect
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,8 @@ class Follower:
                     read_process(),
                     [_plain(caller) for caller in self._services.connected],
                 )
+            case "collects":
+                return self._collections.has(*arguments)
             case "reset-stats":
                 self._services.stats.reset()
             case "stop":
@@ -142,7 +146,11 @@ class Follower:
         self._services = Services(
             store=self._store, users=self._users, stats=stats, slow=told.settings.slow or math.inf
         )
-        self._services.use_whole(_WholeAtHome(stats, self.ask))
+        self._collections = FarCollections(self._store, self._collect)
+        self._services.use_whole(_WholeAtHome(stats, self.ask), self._collections)
+
+    async def _collect(self, caller: Caller, request: Collect) -> Any:
+        return await self.ask("collect", _plain(caller), request)
 
     async def _keep(self, link: WorkerLink, connected: ClientWebSocketResponse) -> None:
         try:

@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from operator import itemgetter
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 from shardhash.base.figures import ProcessFigures
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.collecting import Collections
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
@@ -127,10 +129,11 @@ class Followers(Others):
         """Have them take over settings that were read again."""
         self._background.start(self.tell("reload", settings), "telling coordinators other settings")
 
-    def start(self, router: Router, users: Users, listening: list[list[int]]) -> None:
+    def start(self, router: Router, users: Users, collections: Collections, listening: list[list[int]]) -> None:
         """Start them. `listening`: descriptors of the listening sockets of each bind."""
         self._router = router
         self._users = users
+        self._collections = collections
         self._listening = listening
         for place in range(1, self._settings.coordinators):
             self._background.start(self._keep(place), f"keeping coordinator {place}")
@@ -174,8 +177,11 @@ class Followers(Others):
         assert follower.peer is not None
         return await follower.peer.ask(name, *arguments)
 
-    async def _answer(self, name: str, *arguments: Any) -> Any:
+    async def _answer(self, follower: _Follower, name: str, *arguments: Any) -> Any:
         """What a follower asks."""
+        if name == "collect":
+            caller, request = arguments
+            return await self._collections.collect(caller, request, partial(self._collects, follower))
         method, *rest = arguments
         if name == "store" and method in STORE:
             return await getattr(self._router, method)(*rest)
@@ -186,6 +192,13 @@ class Followers(Others):
         if name == "stats":
             return await (self.whole.reset_stats() if method == "reset" else self.whole.stats())
         raise InternalError(f"a follower asked for {name} {method}")
+
+    async def _collects(self, follower: _Follower, name: str) -> bool:
+        """Whether a follower still has the connection over which this collection is made."""
+        with contextlib.suppress(TimeoutError, ShardhashError):
+            async with asyncio.timeout(LOOK_LIMIT):
+                return bool(await self._ask(follower, "collects", name))
+        return False
 
     # ------------------------------------------------------------------------------------------------- figures
 
@@ -266,7 +279,8 @@ class Followers(Others):
 
     async def _run(self, follower: _Follower, number: int) -> str:
         """Have a follower serve until it ends; how it ended."""
-        follower.peer = peer = await Peer.open(follower.raw, self._answer, f"coordinator {follower.place}")
+        answer = partial(self._answer, follower)
+        follower.peer = peer = await Peer.open(follower.raw, answer, f"coordinator {follower.place}")
         told = replace(self._settings, admin_user=None, admin_password=None)
         prepare = Prepare(number, told, self._supervisor.folders(), self._listening)
         reading = asyncio.create_task(peer.run())

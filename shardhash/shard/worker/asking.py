@@ -61,6 +61,8 @@ class Asking:
         part = self._table.methods.get(method)
         if part is not None:
             part.asked.add(key)
+        else:  # its method comes with it
+            self._tell(method, [key])
 
     def make_room(self, method: str, part: MethodTable, count: int) -> None:
         """A lookup of so many has put aside more than `MOST`: have them noted soon, or keep fewer now."""

@@ -10,6 +10,7 @@ from typing import Any
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.asking import Asking
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire.hashes import to_key, to_text
 from shardhash.wire.rows import KNOWN, NEW, OLDER
@@ -18,8 +19,9 @@ from shardhash.wire.rows import KNOWN, NEW, OLDER
 class ImportOperations:
     """What `Service` does for the operations of imports."""
 
-    def __init__(self, shard: AnyShard, writer: Writer) -> None:
+    def __init__(self, shard: AnyShard, writer: Writer, asking: Asking) -> None:
         self._shard = shard
+        self._asking = asking
         self._table = shard.table
         self._write = writer.write
 
@@ -58,6 +60,8 @@ class ImportOperations:
             if there is not None and there <= row.created:
                 answers.append((KNOWN, there))
                 continue
+            if self._asking.followed:  # a collection would remove the row, which no undo file has, with its mapping
+                self._asking.put_aside(row.method, to_key(row.taskhash))
             transaction.replace_row(row, 0 if siginfo is None else self._shard.put_siginfo(siginfo))
             made[place] = row.created
             answers.append((NEW if there is None else OLDER, row.created))

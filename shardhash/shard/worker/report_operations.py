@@ -147,6 +147,8 @@ class ReportOperations:
         part = self._table.methods.get(method)
         if part is not None and ((key := to_key(taskhash)) in part.mappings or self._asking.followed):
             part.asked.add(key)  # reported again is as good as asked for; a row tells of the first time alone
+        elif part is None:
+            self._asking.put_aside(method, to_key(taskhash))
         older = transaction.older_rows(method, to_key(taskhash)) if part is not None and part.unmapped else None
         in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force

@@ -66,7 +66,7 @@ class Service:
         self.reports = reports = ReportOperations(shard, writer, self._locks, asking)
         self.removals = removals = Removals(shard, writer, self._locks, reports)
         self.followers = followers = Followers(self._locks, reports, writer.write)
-        imports = ImportOperations(shard, writer)
+        imports = ImportOperations(shard, writer, asking)
         searches = Searches(shard, asking)
         self.collecting = collecting = Collecting(shard, writer, asking)
         self._snapshot_lock = asyncio.Lock()

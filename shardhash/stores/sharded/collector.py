@@ -33,7 +33,7 @@ class ShardedCollector:
         self,
         links: Sequence[WorkerLink],
         reports: Reports,
-        forget_answers: Callable[[], None],
+        forget_answers: Callable[[], Awaitable[None]],
         forgetting: Callable[[Coroutine[Any, Any, int]], Awaitable[int]],
         remove_by: _RemoveBy,
         unindex: _Unindex,
@@ -49,7 +49,7 @@ class ShardedCollector:
     async def begin(self, name: str) -> int:
         """See Collector. Answers at hand are forgotten once all workers follow what is asked for."""
         counts = await asyncio.gather(*(link.request(op.BeginCollection(name)) for link in self._links))
-        self._forget_answers()
+        await self._forget_answers()
         return sum(counts)
 
     async def keep(self, name: str, unihashes: Buffer) -> int:

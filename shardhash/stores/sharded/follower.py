@@ -2,7 +2,7 @@
 
 Lookups, questions and reports go to the workers over links of its own. Whatever takes mappings away, and collections
 and quarantines, is asked of the first coordinator, at *home*: it has all followers forget their answers before it
-acknowledges that.
+acknowledges that. The steps of `shardhash gc` never come here (coordinator/far_collections.py).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class FollowerRouter(Router):
                 self._answers.begin_removal()
             case "end-removal":
                 self._answers.end_removal()
+            case "forget":
+                self._answers.forget()
             case "bar":
                 self._reports.barred.clear()
                 self._reports.barred.update(arguments[0])

@@ -17,8 +17,7 @@ from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.answers import ANSWER_CACHE, Answers
 from shardhash.stores.foreign_rows import created_of, report_of
-from shardhash.stores.interface import CollectionStatus, Collector, EntryChanged, Health, Otherwise
-from shardhash.stores.no_collector import NoCollector
+from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.collector import ShardedCollector
 from shardhash.stores.sharded.end_of_day import EndOfDay
@@ -36,8 +35,6 @@ from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
-SEVERAL = "this server has several coordinators (--coordinators), each of which answers from memory"
-"""Why no collection can be made."""
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
@@ -70,11 +67,9 @@ class Router:
         self.quarantine = ShardedQuarantine(
             links, self._reports, self.explorer, self._forget_until_done, self.take_mappings, self._discard, self._bar
         )
-        self.collector: Collector = NoCollector(SEVERAL)
-        if others.alone:
-            self.collector = ShardedCollector(
-                links, self._reports, self._answers.forget, self._forget_until_done, self._remove_by, self._unindex
-            )
+        self.collector = ShardedCollector(
+            links, self._reports, self._forget_answers, self._forget_until_done, self._remove_by, self._unindex
+        )
         self._end_of_day = EndOfDay(self._answers.forget)
         self._collection = asyncio.Lock()
         self._removals = BackgroundTasks()
@@ -195,6 +190,11 @@ class Router:
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._removals.start(self._remove(removal(result.cancelled), result), "a removal")
         return await result
+
+    async def _forget_answers(self) -> None:
+        """Have workers asked for everything once more, by all coordinators."""
+        self._answers.forget()
+        await self._others.tell("forget")
 
     async def _forget_until_done(self, removal: Coroutine[Any, Any, int]) -> int:
         """The same of a removal that goes to its end, whoever leaves."""
