@@ -1,7 +1,7 @@
 """The layers of the code, read from its imports: a module may import downward only.
 
-errors < base, wire < link, client < shard, stores < coordinator < http < server; admin stands beside server, over
-shard; moving over admin and client.
+errors < base, wire < link, client < shard < outbox < stores < coordinator < http < server; admin stands beside server,
+over shard; moving over admin and client.
 Siblings do not know each other. The wire is pure.
 """
 
@@ -26,11 +26,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "link": ("errors", "base", "wire", "link"),
     "client": ("errors", "base", "wire", "client"),
     "shard": ("errors", "base", "wire.hashes", "wire.batch", "wire.rows", "wire.search", "link", "shard"),
-    "stores": ("errors", "base", "wire", "link", "client", "stores"),
+    "outbox": ("errors", "base", "shard.storage", "outbox"),
+    "stores": ("errors", "base", "wire", "link", "client", "outbox", "stores"),
     # The coordinator asks a store through its interface, and knows neither shards nor files nor databases.
     "coordinator": ("errors", "base", "wire", "stores.interface", "coordinator"),
     "http": ("errors", "base", "wire", "stores.interface", "coordinator", "http"),
-    "server": ("errors", "base", "wire", "link", "shard", "stores", "coordinator", "http", "server"),
+    "server": ("errors", "base", "wire", "link", "shard", "outbox", "stores", "coordinator", "http", "server"),
     "admin": ("errors", "base", "wire", "link.operations", "shard", "admin"),
     "moving": ("errors", "base", "wire", "link.operations", "shard", "client", "admin", "moving"),
     "database": ("errors", "base", "wire", "shard", "admin", "stores.postgresql", "database"),

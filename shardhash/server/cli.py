@@ -213,16 +213,22 @@ def _stock_remarks(given: argparse.Namespace, data: Path | None) -> list[str]:
 
 
 def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:
-    if given.upstream is None:
+    if not given.upstream:
         if given.upstream_user or given.upstream_token_file:
             raise ConfigError("an upstream user or token is given, but no upstream (--upstream)")
+        if given.forward:
+            raise ConfigError("--forward sends reports on to an upstream, but there is none; give --upstream ADDRESS")
         return None
+    first, *others = given.upstream
     return UpstreamSettings(
-        given.upstream,
+        first,
         given.upstream_user,
         _first_line("--upstream-token-file", given.upstream_token_file),
         limit=given.upstream_timeout,
         remember_misses=given.upstream_misses,
+        others=tuple(others),
+        forward=given.forward,
+        outbox_size=given.outbox_size,
     )
 
 

@@ -17,8 +17,8 @@ from shardhash.base.settings_file import DEFAULT_FILE, VARIABLE
 from shardhash.coordinator import permissions
 from shardhash.link.worker_options import KEEP_SNAPSHOTS, SNAPSHOT_BYTES, SNAPSHOT_INTERVAL, SYNC_INTERVAL
 from shardhash.server import binds
+from shardhash.server.upstream_options import UPSTREAM
 from shardhash.stores.answers import ANSWER_CACHE, LEASE
-from shardhash.wire.address import parse_address
 
 DEFAULT_BIND = "unix://./hashserve.sock"
 MAX_WORKERS = 256
@@ -353,47 +353,12 @@ _USERS = (
     ),
 )
 
-_UPSTREAM = (
-    option(
-        "--upstream",
-        "SHARDHASH_UPSTREAM",
-        "HASHSERVER_UPSTREAM",
-        metavar="ADDRESS",
-        convert=parse_address,
-        short="-u",
-        help="ask this server for what is not known here, and remember what it says",
-    ),
-    option("--upstream-user", "SHARDHASH_UPSTREAM_USER", metavar="NAME", help="log in there as this user"),
-    option(
-        "--upstream-token-file",
-        "SHARDHASH_UPSTREAM_TOKEN_FILE",
-        metavar="FILE",
-        help="the first line of this file is that user's token (without a user, ~/.netrc is looked at)",
-    ),
-    option(
-        "--upstream-timeout",
-        "SHARDHASH_UPSTREAM_TIMEOUT",
-        metavar="TIME",
-        convert=options.seconds,
-        default=5.0,
-        help="how long it may take to answer; then it counts as down, and is not asked for a while",
-    ),
-    option(
-        "--upstream-misses",
-        "SHARDHASH_UPSTREAM_MISSES",
-        metavar="TIME",
-        convert=options.seconds,
-        default=60.0,
-        help="how long a hash that it does not know is not asked for again",
-    ),
-)
-
 TABLE: Mapping[str, tuple[Option, ...]] = {
     "listening": _LISTENING,
     "encryption of wss:// and tls:// addresses; the files are loaded again when they change, and on SIGHUP": _TLS,
     "data": _DATA,
     "users": _USERS,
-    "upstream": _UPSTREAM,
+    "upstream": UPSTREAM,
 }
 """Every setting, under the titles of --help."""
 

@@ -85,8 +85,8 @@ class Settings:
             raise ConfigError(
                 f"--answer-lease is at most {MOST_LEASE:g}s: a removal waits that long for a server that ended silently"
             )
-        if self.coordinators > 1:
-            self._check_coordinators()
+        self._check_coordinators()
+        self._check_forwarding()
         if self.tls is None:
             for bind in self.binds:
                 _check_is_plain(bind.address)
@@ -99,7 +99,21 @@ class Settings:
             given, missing = ("user", "password") if self.admin_user else ("password", "user")
             raise ConfigError(f"an admin {given} is given without an admin {missing}; give both or neither")
 
+    @property
+    def forward(self) -> bool:
+        """Whether reports are sent on."""
+        return self.upstream is not None and self.upstream.forward
+
+    def _check_forwarding(self) -> None:
+        if self.forward and self.store is not None:
+            raise ConfigError(
+                "--forward keeps an outbox in the data directory, which a server on a database (--store) does not have:"
+                " leave --forward out, and have an edge server with --data and --upstream forward to this one"
+            )
+
     def _check_coordinators(self) -> None:
+        if self.coordinators == 1:
+            return
         if self.store is not None:
             raise ConfigError(
                 "several coordinators and a database (--store) do not go together: leave --coordinators out, and start"
@@ -126,6 +140,10 @@ class Settings:
             notes.append(
                 "lookups go to a replica (--read-replica), but clients may report here: what they just reported may be"
                 " unknown to them for as long as the replica is behind. Such a server should be --read-only"
+            )
+        if self.forward and self.data is None:
+            notes.append(
+                "reports that wait for the upstream (--forward) are in memory only, and lost at the end (--memory)"
             )
         if self.tls is not None and not any(bind.address.encrypted for bind in self.binds):
             notes.append("a TLS certificate is given, but no address is tls:// or wss://: nothing is encrypted")

@@ -14,11 +14,15 @@ from shardhash.errors import ConfigError
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.first_writes import do_or_retry
 from shardhash.server.followers import Followers
+from shardhash.server.outbox import open_journals
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
 from shardhash.server.worker_processes import WorkerProcess
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.forwarding.forwarder import Forwarder
 from shardhash.stores.interface import Store
 from shardhash.stores.sharded.others import NONE
 from shardhash.stores.sharded.router import Router
@@ -57,10 +61,24 @@ async def open_store(
         store = await _open_workers(settings, workers, tell_progress, running)
     if settings.upstream is None:
         return store
-    chained = ChainedStore(store, Upstream(settings.upstream), Misses(settings.upstream.remember_misses))
+    upstream = Upstream(settings.upstream)
+    forwarder = await _open_outbox(settings, settings.upstream, upstream) if settings.upstream.forward else None
+    chained = ChainedStore(store, upstream, Misses(settings.upstream.remember_misses), forwarder)
     chained.start()
     running.push_async_callback(chained.close)
     return chained
+
+
+async def _open_outbox(settings: Settings, told: UpstreamSettings, upstream: Upstream) -> Forwarder:
+    journals = await asyncio.to_thread(open_journals, OsFileSystem(), settings.data)
+    upstream.pools.waiting = ", reports wait in the outbox"
+    forwarder = Forwarder(
+        upstream.pools, journals, told.outbox_size, sync=settings.sync, sync_interval=settings.sync_interval
+    )
+    health = forwarder.health()
+    if health.waiting or health.refused:
+        log.info("%d reports wait for the upstream, %d are kept apart that it refused", health.waiting, health.refused)
+    return forwarder
 
 
 async def _open_workers(

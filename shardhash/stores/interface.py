@@ -48,13 +48,36 @@ class ShardHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardingHealth:
+    """How the reports stand that are sent on: how many wait, their bytes, since when (seconds since 1970 UTC, or 0).
+
+    `results`: since the start, by accepted, refused, left-out (for want of room) and unreadable; `conflicts`: accepted
+    ones that the upstream gave another unihash; `refused`: those that are kept apart; `trouble`: why it takes none.
+    """
+
+    waiting: int
+    size: int
+    limit: int
+    oldest: float
+    refused: int
+    results: AnyMapping[str, int]
+    conflicts: int
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamHealth:
-    """An upstream: how many questions by (op, result), what those that were answered took, answers not yet stored."""
+    """An upstream: how many questions by (op, result), what those that were answered took, answers not yet stored.
+
+    `places` says of several which one is asked.
+    """
 
     down: bool
     questions: AnyMapping[tuple[str, str], int]
     seconds: Histogram
     backfill: int
+    places: str = ""
+    forwarding: ForwardingHealth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +251,34 @@ class Collector(Protocol):
 
     async def end(self, name: str) -> None:
         """Forget it."""
+
+
+class Forwarding(Protocol):
+    """Sends on what clients report. Rows are columns without the siginfo, newest first."""
+
+    def health(self) -> ForwardingHealth:
+        """How it stands."""
+
+    async def refused(self, limit: int) -> list[dict[str, Any]]:
+        """Reports that the upstream refused, with ``time`` (ISO 8601) and ``why``."""
+
+    async def conflicts(self, limit: int) -> list[dict[str, Any]]:
+        """Reports that the upstream gave another unihash, with ``time`` and ``upstream``, its unihash."""
+
+    async def retry_refused(self) -> int:
+        """Send those that were refused again; how many."""
+
+    async def drop_refused(self) -> int:
+        """Forget those that were refused; how many."""
+
+
+@runtime_checkable
+class Forwards(Protocol):
+    """A Store that may send reports on."""
+
+    @property
+    def forwarding(self) -> Forwarding | None:
+        """What sends them on, None where nothing does."""
 
 
 class Store(Protocol):

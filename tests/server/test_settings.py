@@ -59,6 +59,11 @@ def test_no_tls_without_a_certificate(encrypted: str, plain: str) -> None:
     assert settings(bind, tls=TlsFiles(Path("c"))).binds == (bind,)
 
 
+def test_an_outbox_in_memory_is_told_of() -> None:
+    upstream = UpstreamSettings(parse_address("hash.example.com:1"), forward=True)
+    assert "lost at the end (--memory)" in settings(upstream=upstream).warnings()[0]
+
+
 def test_a_certificate_that_nothing_uses_is_told_of() -> None:
     assert "nothing is encrypted" in settings(tls=TlsFiles(Path("c"))).warnings()[0]
 
@@ -160,7 +165,7 @@ def test_flags(tmp_path: Path) -> None:
     arguments = (
         "--bind :1 --bind :2,anon=@none --workers 3 --data d --sync interval --sync-interval 2s --snapshot-interval 10m"
         " --snapshot-bytes 1M --keep-snapshots 4 --log warning --shard-timeout 5 --max-message 2M --upstream h:1"
-        " --upstream-timeout 2 --upstream-misses 5m"
+        " --upstream-timeout 2 --upstream-misses 5m --upstream ws://g --forward --outbox-size 2M"
         f" --upstream-user u --upstream-token-file {token} --admin-user a --admin-password-file {password}"
         " --tls-cert c --tls-key k"
     )
@@ -168,7 +173,8 @@ def test_flags(tmp_path: Path) -> None:
     assert [bind.anon_perms for bind in found.binds] == [ANONYMOUS_FAR, frozenset()]
     assert (found.workers, found.data, found.log_level, found.shard_timeout) == (3, Path("d"), "WARNING", 5)
     assert found.limits.message == 2 << 20
-    assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300)
+    others = (Address("ws", "g", 80),)
+    assert found.upstream == UpstreamSettings(Address("tcp", "h", 1), "u", "0123", 2, 300, others, True, 2 << 20)
     assert found.admin_password == "p w"
     assert found.tls == TlsFiles(Path("c"), Path("k"))
     command_line = worker_options(found, Manifest(3, 7)).arguments()
@@ -228,6 +234,12 @@ def test_read_only_holds_for_every_address() -> None:
         ("--upstream :1", {}, "--upstream: address ':1' has no host"),
         ("--upstream-user u", {}, "no upstream (--upstream)"),
         ("--upstream h:1 --upstream-user u", {}, "an upstream user and token go together"),
+        ("--upstream h:1 --upstream g:1 --upstream h:1", {}, "an upstream is given twice"),
+        ("--forward", {}, "--forward sends reports on to an upstream, but there is none; give --upstream ADDRESS"),
+        ("--forward --upstream h:1 --read-only", {}, "an upstream and read-only do not go together"),
+        ("--forward --upstream h:1 --coordinators 2", {}, "several coordinators and an upstream do not go together"),
+        ("--forward --upstream h:1 --store postgresql://h/d", {}, "--forward keeps an outbox in the data directory"),
+        ("--forward --upstream h:1 --outbox-size much", {}, "--outbox-size: 'much' is not a size"),
         ("--tls-key k", {}, "no certificate (--tls-cert)"),
         ("--memory --data d", {}, "--memory keeps nothing"),
         ("--memory", {"SHARDHASH_DATA": "d"}, "--memory keeps nothing"),

@@ -7,6 +7,7 @@
       lock                                   held by the running server, names it (directory/lock.py)
       control                                unix socket of the running server (server/control.py)
       quotas.json                            what users stored today (server/room_watch.py); may be missing
+      outbox/                                reports that wait to be sent on (outbox/files.py, stores/forwarding)
       unfinished                             while a restore or load into the directory goes on
       generation-000001/                     the generation that the manifest names; another one is a leftover,
                                              which goes once all shards of that one have recovered (generations.py)
@@ -38,6 +39,7 @@ LOCK = "lock"
 CONTROL = "control"
 UNFINISHED = "unfinished"
 QUOTAS = "quotas.json"
+OUTBOX = "outbox"
 ASIDE = "aside-"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"

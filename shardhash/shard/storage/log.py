@@ -37,7 +37,11 @@ MARKER = b"\xf5RPT"
 HINT = "see: shardhash verify --data DIR, then: shardhash repair --data DIR"
 
 _HEADER = struct.Struct("<8sQI")
+HEADER_SIZE = _HEADER.size
+"""Where the first record of a segment is."""
 _HEAD = struct.Struct("<4sIQQQII")
+HEAD_SIZE = _HEAD.size
+"""What a record takes beside its payload."""
 _CHECKED = struct.Struct("<4sIQQQ")
 """The part of a record's head that its checksum covers."""
 _CHECKSUMS = struct.Struct("<II")
@@ -231,6 +235,24 @@ def read_sound_entries(fs: FileSystem, path: Path) -> Iterator[Entry]:
         if entry is not None:
             yield entry
         offset = data.find(MARKER, offset + 1 if entry is None else entry.end)
+
+
+def read_entries(fs: FileSystem, path: Path, start: int, end: int, size: int) -> list[Entry]:
+    """The sound records of a segment that begin at `start`, and end at `end` at most: about `size` bytes of them.
+
+    One at least, unless none is sound there.
+    """
+    with fs.read(path) as file:
+        file.seek(start)
+        data = file.read(min(size, end - start))
+        if _sound_record(data, 0) is None:  # it may be longer
+            data += file.read(end - start - len(data))
+    entries = []
+    offset = 0
+    while (entry := _sound_record(data, offset)) is not None:
+        offset = entry.end
+        entries.append(entry._replace(end=start + offset))
+    return entries
 
 
 def last_time(fs: FileSystem, path: Path) -> int:

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
@@ -36,6 +37,11 @@ LAST_PAUSE = 60.0
 """Seconds between attempts to reach an upstream that is down; each pause is twice the one before."""
 PROBE_METHOD = "shardhash.probe"
 
+
+class NotAnsweredError(Exception):
+    """The upstream is left alone, or did not answer."""
+
+
 _T = TypeVar("_T")
 Inquiry: TypeAlias = Callable[[AsyncClient], Awaitable[_T]]
 
@@ -48,9 +54,14 @@ class Pool:
         """How many, by kind and by what came of them: answered, or failed."""
         self.seconds = Histogram(SECONDS)
         """What those that were answered took, the wait for a connection included."""
+        self.address = settings.address
+        self.instead: Callable[[], str] = lambda: "local data answers"
+        """What is done while it is down, for the log."""
+        self.back: Callable[[], None] = lambda: None
+        """Called when it is to be asked again."""
         self._settings = settings
         self._sleep = sleep
-        self._clients = [self._client() for _ in range(CONNECTIONS)]
+        self._clients = [self.client(0.0) for _ in range(CONNECTIONS)]
         self._idle: asyncio.LifoQueue[AsyncClient] = asyncio.LifoQueue()
         for client in self._clients:
             self._idle.put_nowait(client)
@@ -76,21 +87,21 @@ class Pool:
         """Whether the upstream is not asked at present."""
         return self._down
 
-    async def ask(self, kind: str, question: Inquiry[_T]) -> _T | None:
-        """The outcome of a question on a connection that is free, within the limit; None while the upstream is down.
+    async def ask(self, kind: str, question: Inquiry[_T]) -> _T:
+        """The outcome of a question on a connection that is free, within the limit. NotAnsweredError else.
 
         `question` is called when a connection is free, so it may gather until then what it asks. `kind` is a word that
         it is counted by.
         """
         if self._down:
-            return None
+            raise NotAnsweredError
         began = perf_counter()
         try:
             answer = await self._ask_now(question)
         except (OSError, InvokeError, ProtocolError) as error:
             self.questions[kind, "failed"] += 1
-            self._go_down(error)
-            return None
+            self.fail(error)
+            raise NotAnsweredError from error
         self.questions[kind, "answered"] += 1
         self.seconds.add(perf_counter() - began)
         self._recovered()
@@ -111,15 +122,17 @@ class Pool:
 
     # ------------------------------------------------------------------------------------------ up and down
 
-    def _go_down(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """It did not do what it was asked to: leave it alone until a probe is answered."""
         if self._down:
             return
         self._down = True
         self.spawn(self._come_back())
-        address = self._settings.address
+        address = self.address
         log.log(
             logging.DEBUG if self._warned else logging.WARNING,
-            "the upstream is left alone until it is back, local data answers: %s",
+            "the upstream is left alone until it is back, %s: %s",
+            self.instead(),
             f"{address}: no answer within {self._settings.limit:g} s" if isinstance(error, TimeoutError) else error,
         )
         self._warned = True
@@ -134,21 +147,25 @@ class Pool:
                 log.debug("the upstream is not back: %s", error)
             else:
                 self._down = self._closed
+                self.back()
 
     def _recovered(self) -> None:
         self._pause = FIRST_PAUSE
         if self._warned:
             self._warned = False
-            log.warning("the upstream answers again: %s", self._settings.address)
+            log.warning("the upstream answers again: %s", self.address)
 
     # ------------------------------------------------------------------------------------------ connections
 
-    def _client(self) -> AsyncClient:
+    def client(self, patience: float) -> AsyncClient:
+        """A client of its own, which waits longer than a question may take. Whoever makes it closes it."""
         settings = self._settings
-        return AsyncClient(str(settings.address), settings.username, settings.token, timeout=settings.limit)
+        limit = max(patience, settings.limit)
+        return AsyncClient(str(self.address), settings.username, settings.token, timeout=limit)
 
     async def _connect(self) -> None:
-        await self.ask("connect", AsyncClient.connect)
+        with suppress(NotAnsweredError):
+            await self.ask("connect", AsyncClient.connect)
 
 
 async def _probe(client: AsyncClient) -> None:

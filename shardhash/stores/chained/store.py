@@ -1,6 +1,11 @@
 """The chained store: a Store whose misses are asked of an upstream, and whose hits from there are kept (backfill).
 
 Reports, removals and collections are local. A hit from upstream is answered at once and stored in the background.
+
+With a forwarder, what clients report is sent on to the upstream. A report is stored here first, then added to the
+outbox with the unihash that it got, and acknowledged when both are durable. In this order, because the upstream is to
+give its task the same unihash unless it knows better, and because what is then answered otherwise is a conflict without
+a second look. A crash in between takes a report that nobody was told of; its client reports it again.
 """
 
 from __future__ import annotations
@@ -8,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any
@@ -16,6 +21,7 @@ from typing import Any
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import InvokeError, ShardhashError
 from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.forwarding.forwarder import Forwarder
 from shardhash.stores.interface import (
     CollectionStatus,
     EntryChanged,
@@ -77,8 +83,9 @@ class ChainedStore:
 
     remote = True
 
-    def __init__(self, local: Store, upstream: Upstream, misses: Misses) -> None:
+    def __init__(self, local: Store, upstream: Upstream, misses: Misses, forwarder: Forwarder | None = None) -> None:
         self._local = local
+        self.forwarding = forwarder
         self.explorer = local.explorer
         self.quarantine = local.quarantine
         self.collector = local.collector
@@ -93,11 +100,15 @@ class ChainedStore:
         """Begin to backfill."""
         self._upstream.start()
         self._tasks.start(self._fill(), "backfill")
+        if self.forwarding is not None:
+            self.forwarding.start()
 
     async def close(self) -> None:
         """Store what is queued, as far as that works, and leave the upstream."""
         await self._backfill.join()
         await self._tasks.close()
+        if self.forwarding is not None:
+            await self.forwarding.close()
         await self._upstream.close()
 
     async def backfilled(self) -> int:
@@ -236,11 +247,41 @@ class ChainedStore:
 
         for report in reports:
             self._misses.forget(report.method, to_key(report.taskhash))
-        return await self._local.report(reports, otherwise or ask)
+        stored = self._local.report(reports, otherwise or ask)
+        return await stored if self.forwarding is None else await self._forward(reports, stored)
 
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""
-        return await self._local.report_equiv(method, taskhash, unihash)
+        if self.forwarding is None:
+            return await self._local.report_equiv(method, taskhash, unihash)
+
+        async def store() -> list[bytes]:
+            return [await self._local.report_equiv(method, taskhash, unihash)]
+
+        return (await self._forward([Report(method, taskhash, "", "")], store()))[0]
+
+    async def _forward(self, reports: Sequence[Report], stored: Awaitable[list[bytes]]) -> list[bytes]:
+        """The unihashes of reports that are stored, once they are in the outbox, too. Goes on if the caller leaves."""
+        unihashes: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._tasks.start(self._forward_to_the_end(reports, stored, unihashes), "a report")
+        return await unihashes
+
+    async def _forward_to_the_end(
+        self, reports: Sequence[Report], stored: Awaitable[list[bytes]], result: asyncio.Future[list[bytes]]
+    ) -> None:
+        assert self.forwarding is not None
+        try:
+            unihashes = await stored
+            given = [report._replace(unihash=unihash.hex()) for report, unihash in zip(reports, unihashes, strict=True)]
+            await self.forwarding.add(given)
+        except Exception as error:  # noqa: BLE001  # it is the caller's
+            if not result.done():
+                result.set_exception(error)
+        else:
+            if not result.done():
+                result.set_result(unihashes)
+        finally:
+            result.cancel()  # the server stops
 
     async def store_row(self, row: Columns) -> None:
         """See Store."""
@@ -286,7 +327,14 @@ class ChainedStore:
     async def health(self) -> Health:
         """See Store."""
         local, upstream = await self._local.health(), self._upstream
-        figures = UpstreamHealth(upstream.down, upstream.questions, upstream.seconds, self._backfill.qsize())
+        figures = UpstreamHealth(
+            upstream.down,
+            upstream.questions,
+            upstream.seconds,
+            self._backfill.qsize(),
+            upstream.pools.describe(),
+            None if self.forwarding is None else self.forwarding.health(),
+        )
         return replace(local, upstream=figures)
 
     async def get_entry(self, kind: str, name: str) -> Any:

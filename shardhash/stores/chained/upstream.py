@@ -17,7 +17,8 @@ from shardhash.base.tasks import Sleep
 from shardhash.client import AsyncClient
 from shardhash.client.questions import hex_texts
 from shardhash.errors import InvokeError
-from shardhash.stores.chained.pool import CONNECTIONS, Inquiry, Pool
+from shardhash.stores.chained.pool import CONNECTIONS, Inquiry
+from shardhash.stores.chained.pools import Pools
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.batch import Found
 from shardhash.wire.commands import COMMANDS
@@ -37,7 +38,7 @@ class Upstream:
     """The upstream as questions see it: each answers None while it is down, for "it does not know"."""
 
     def __init__(self, settings: UpstreamSettings, sleep: Sleep = asyncio.sleep) -> None:
-        self._pool = Pool(settings, sleep)
+        self._pool = self.pools = Pools(settings, sleep)
         self._lookups: dict[str, _Round[Found]] = {}
         self._existences: dict[str, _Round[bytes]] = {}
         self._rows = asyncio.Semaphore(CONNECTIONS)
@@ -129,7 +130,8 @@ class Upstream:
         this = rounds[key]
 
         def question(client: AsyncClient) -> Awaitable[_A]:
-            del rounds[key]  # who comes now opens the next one
+            if rounds.get(key) is this:
+                del rounds[key]  # who comes now opens the next one
             return ask(client, b"".join(this.digests))
 
         answer: _A | None = None

@@ -1,0 +1,1 @@
+"""Forwarding: what clients reported here is sent on to the upstream."""

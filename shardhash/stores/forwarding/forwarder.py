@@ -1,0 +1,122 @@
+"""The forwarder: outbox, sender, and the lists of what was refused or answered otherwise, as one thing.
+
+::
+
+    DATA/outbox/              reports that wait (outbox/files.py; records.py has the records)
+    DATA/outbox/refused/      reports that the upstream refused, until somebody has them sent again, or drops them
+    DATA/outbox/conflicts/    the last 10,000 reports that the upstream gave another unihash than this server had
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shardhash.base.tasks import BackgroundTasks
+from shardhash.base.timestamps import to_iso
+from shardhash.errors import StorageError
+from shardhash.outbox.journal import Item, Journal
+from shardhash.stores.chained.pools import Pools
+from shardhash.stores.forwarding.kept import PAGE, KeptList
+from shardhash.stores.forwarding.outbox import Outbox
+from shardhash.stores.forwarding.records import decode_report, describe_remark
+from shardhash.stores.forwarding.sender import Sender
+from shardhash.stores.interface import ForwardingHealth
+from shardhash.wire.rows import Report
+
+MOST_CONFLICTS = 10_000
+
+
+class Forwarder:
+    """Sends reports on. Use from one event loop.
+
+    `journals` are those above, in this order; `sync` and `sync_interval` as for reports in the log.
+    """
+
+    def __init__(
+        self,
+        pools: Pools,
+        journals: Sequence[Journal],
+        limit: int,
+        *,
+        sync: str = "always",
+        sync_interval: float = 1.0,
+    ) -> None:
+        waiting, refused, conflicts = journals
+        self._refused = KeptList(refused)
+        self._conflicts = KeptList(conflicts, MOST_CONFLICTS)
+        self._outbox = Outbox(waiting, limit, sync=sync, sync_interval=sync_interval, others=lambda: refused.size)
+        self._sender = Sender(self._outbox, pools, self._refused, self._conflicts)
+        self._sending = BackgroundTasks()
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._outbox.start()
+        self._sending.start(self._sender.run(), "sending reports to the upstream")
+
+    async def close(self) -> None:
+        """Write what came, and leave the rest for the next start."""
+        await self._sending.close()
+        await self._sender.close()
+        await self._outbox.close()
+        await self._refused.close()
+        await self._conflicts.close()
+
+    async def add(self, reports: Sequence[Report]) -> None:
+        """Have reports sent on, with the unihashes that were given out; returns once they are durable."""
+        await self._outbox.add(reports)
+
+    # ------------------------------------------------------------------------------------------ for people
+
+    def health(self) -> ForwardingHealth:
+        """How it stands."""
+        journal = self._outbox.journal
+        return ForwardingHealth(
+            waiting=journal.count,
+            size=self._outbox.size,
+            limit=self._outbox.limit,
+            oldest=self._outbox.oldest / 1e6,
+            refused=self._refused.journal.count,
+            results={
+                **{name: self._sender.results[name] for name in ("accepted", "refused", "unreadable")},
+                "left-out": self._outbox.left_out,
+            },
+            conflicts=self._sender.conflicts,
+            trouble=self._sender.trouble,
+        )
+
+    async def refused(self, limit: int) -> list[dict[str, Any]]:
+        """The newest reports that the upstream refused: columns, ``time`` and ``why``."""
+        return [_shown(item, "why") for item in await self._refused.newest(limit)]
+
+    async def conflicts(self, limit: int) -> list[dict[str, Any]]:
+        """The newest that it gave another unihash: columns, ``time`` and ``upstream``, its unihash."""
+        return [_shown(item, "upstream") for item in await self._conflicts.newest(limit)]
+
+    async def retry_refused(self) -> int:
+        """Have the refused reports sent again, behind what waits; how many. StorageError when the disk refuses."""
+        count = 0
+        for _ in range(self._refused.journal.count // PAGE + 1):  # those that are refused meanwhile are for later
+            items = await self._refused.page(None)
+            if not items:
+                break
+            reports = [report for item in items if (report := decode_report(item.payload)) is not None]
+            if not await self._outbox.add(reports, whatever_the_limit=True):
+                raise StorageError("the outbox cannot be written; the refused reports stay where they are")
+            await self._refused.take(items[-1])
+            count += len(reports)
+        self._sender.retry()
+        return count
+
+    async def drop_refused(self) -> int:
+        """Forget the refused reports; how many."""
+        count = 0
+        while items := await self._refused.page(None):
+            await self._refused.take(items[-1])
+            count += len(items)
+        return count
+
+
+def _shown(item: Item, remark: str) -> dict[str, Any]:
+    described = dict(describe_remark(item))
+    return {"time": to_iso(described.pop("time"), "seconds"), remark: described.pop("remark"), **described}

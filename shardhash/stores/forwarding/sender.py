@@ -1,0 +1,229 @@
+"""The sender: reads the outbox from its oldest report on, and tells the upstream, batch by batch.
+
+- To the first upstream that is up, and to no other.
+- A report leaves the outbox when it was accepted there, or is in the list of refused ones, durably. How far that is
+  gone is written once a second at most: what is sent twice does no harm, for the upstream answers the mapping in force.
+- While the upstream takes nothing, all waits; pauses grow, with some chance in them, and one warning says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from shardhash.base.wakeup import Wakeup
+from shardhash.client import AsyncClient
+from shardhash.errors import InvokeError, ProtocolError
+from shardhash.outbox.journal import Item
+from shardhash.stores.chained.pool import Pool
+from shardhash.stores.chained.pools import Pools
+from shardhash.stores.forwarding.attempt import Attempt
+from shardhash.stores.forwarding.kept import KeptList
+from shardhash.stores.forwarding.outbox import Outbox
+from shardhash.stores.forwarding.records import CONFLICT, REFUSED, decode_report, encode_remark
+from shardhash.wire.rows import Report
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+"""Reports that are told at one time."""
+BATCH_BYTES = 512 << 10
+"""Most bytes of them, unless it is one."""
+FIRST_PAUSE = 0.5
+LAST_PAUSE = 60.0
+"""Seconds after an attempt that failed; each pause is twice the one before."""
+PATIENCE = 30.0
+"""Seconds that the upstream may be silent, at least: nobody waits for it here."""
+MOST_CUTS = 4
+"""Attempts at a report alone by which the connection breaks, before it counts as refused."""
+SAVE_EVERY = 1.0
+"""Seconds between two writings of how far the outbox was sent."""
+
+
+class Sender:
+    """Sends until it is cancelled. Use from one event loop."""
+
+    def __init__(self, outbox: Outbox, pools: Pools, refused: KeptList, conflicts: KeptList) -> None:
+        self.results: Counter[str] = Counter()
+        """Reports by what became of them: accepted, refused, unreadable."""
+        self.conflicts = 0
+        """Accepted ones that the upstream gave another unihash."""
+        self.trouble = ""
+        """Why the upstream takes no reports, "" while it does."""
+        self._outbox = outbox
+        self._pools = pools
+        self._refused = refused
+        self._conflicts = conflicts
+        self._clients: dict[Pool, AsyncClient] = {}
+        self._more = Wakeup()
+        self._again = Wakeup()
+        self._saved = 0.0
+        self._cut: dict[Report, int] = {}
+        """How often in a row a connection broke by a report."""
+        self._control = _control_of(outbox.journal.note)
+        outbox.filled = self._more.wake
+        pools.back = self._more.wake
+
+    def retry(self) -> None:
+        """Make no further pause."""
+        self._again.wake()
+
+    async def run(self) -> None:
+        """Send whatever there is."""
+        pause = FIRST_PAUSE
+        while True:
+            pool = self._pools.first()
+            items = [] if pool is None else await self._outbox.read(BATCH, BATCH_BYTES)
+            if pool is None or not items:
+                await self._save(at_once=False)
+                await self._wait()
+            elif await self._send(pool, items):
+                pause = FIRST_PAUSE
+            else:
+                await self._again.wait_for(pause * random.uniform(0.75, 1.25))
+                pause = min(LAST_PAUSE, pause * 2)
+
+    async def close(self) -> None:
+        """Leave the upstream, after `run` was cancelled."""
+        await self._save(at_once=True)
+        for client in self._clients.values():
+            await client.close()
+
+    async def _wait(self) -> None:
+        """Until there may be something to do; what was sent is written a second later, if nothing comes."""
+        if self._saved:
+            await self._more.wait_for(SAVE_EVERY)
+            await self._save(at_once=False)
+        else:
+            await self._more.wait()
+
+    # ---------------------------------------------------------------------------------------------- sending
+
+    async def _send(self, pool: Pool, items: Sequence[Item]) -> bool:
+        """Tell these to an upstream; whether it took any."""
+        reports = self._decode(items)
+        if not reports:
+            return await self._advance(items[-1])
+        client = self._client(pool)
+        attempt = Attempt(client, [report for _, report in reports])
+        try:
+            await client.connect()
+            await attempt.run()
+            takes = not attempt.suspects or await self._takes_others(client, attempt)
+        except InvokeError as error:
+            return self._taken_aback(pool, str(error))
+        except (OSError, ProtocolError) as error:
+            pool.fail(error)
+            return False
+        blamed = takes and self._is_certain(attempt)
+        done = attempt.tried if blamed else min(attempt.suspects)
+        taken = await self._settle(attempt, reports[:done])
+        if done and taken:
+            await self._advance(items[-1] if done == len(reports) else reports[done - 1][0])
+        if takes:
+            self._went_well(pool)
+            return taken and blamed
+        return self._taken_aback(pool, next(iter(attempt.suspects.values())).why)
+
+    def _decode(self, items: Sequence[Item]) -> list[tuple[Item, Report]]:
+        reports = []
+        for item in items:
+            report = decode_report(item.payload)
+            if report is None:
+                self.results["unreadable"] += 1
+                log.error("record %d of the outbox is of a later version, and is left out", item.number)
+            else:
+                reports.append((item, report))
+        return reports
+
+    async def _takes_others(self, client: AsyncClient, attempt: Attempt) -> bool:
+        """Whether the upstream takes a report that it took before, so that its suspects are to blame."""
+        if attempt.accepted:
+            self._remember(attempt)
+        if self._control is None:
+            return False
+        control = Attempt(client, [self._control])
+        await control.run()
+        return not control.suspects
+
+    def _is_certain(self, attempt: Attempt) -> bool:
+        """Whether no suspect can have had bad luck: its connection broke often enough, if that is all."""
+        cut = [attempt.report(place) for place, suspicion in attempt.suspects.items() if suspicion.cut]
+        self._cut = {report: self._cut.get(report, 0) + 1 for report in cut}
+        return min(self._cut.values(), default=MOST_CUTS) >= MOST_CUTS
+
+    def _remember(self, attempt: Attempt) -> None:
+        report = attempt.report(max(attempt.accepted))
+        self._control = report._replace(outhash_siginfo=None)
+        self._outbox.journal.note = list(self._control)
+
+    async def _settle(self, attempt: Attempt, reports: Sequence[tuple[Item, Report]]) -> bool:
+        """Keep what is to be kept of these reports, and count; False if that failed, so that they are told again."""
+        refused, conflicts = [], []
+        for place, (_, report) in enumerate(reports):
+            if place in attempt.suspects:
+                refused.append(encode_remark(REFUSED, attempt.suspects[place].why, report))
+            elif attempt.accepted[place] != report.unihash:
+                conflicts.append(
+                    encode_remark(CONFLICT, attempt.accepted[place], report._replace(outhash_siginfo=None))
+                )
+        if not await self._refused.add(refused):
+            return False
+        await self._conflicts.add(conflicts)
+        self.results["accepted"] += len(reports) - len(refused)
+        self.results["refused"] += len(refused)
+        self.conflicts += len(conflicts)
+        if attempt.accepted:
+            self._remember(attempt)
+        if refused:
+            log.error(
+                "the upstream refuses %d reports, which are kept apart: %s. `shardhash client forwarding` lists them,"
+                " `forward-refused` sends them again",
+                len(refused),
+                next(iter(attempt.suspects.values())).why,
+            )
+        return True
+
+    async def _advance(self, item: Item) -> bool:
+        self._outbox.journal.take(item)
+        self._saved = self._saved or time.monotonic()
+        await self._save(at_once=False)
+        return True
+
+    async def _save(self, *, at_once: bool) -> None:
+        if self._saved and (at_once or time.monotonic() - self._saved >= SAVE_EVERY):
+            self._saved = 0.0
+            await self._outbox.save()
+
+    # ---------------------------------------------------------------------------------------------- trouble
+
+    def _taken_aback(self, pool: Pool, why: str) -> bool:
+        """The upstream takes nothing."""
+        if not self.trouble:
+            log.warning(
+                "the upstream %s takes no reports; %d wait in the outbox until it does: %s",
+                pool.address,
+                self._outbox.journal.count,
+                why,
+            )
+        self.trouble = why
+        return False
+
+    def _went_well(self, pool: Pool) -> None:
+        if self.trouble:
+            log.warning("the upstream %s takes reports again; %d wait", pool.address, self._outbox.journal.count)
+        self.trouble = ""
+
+    def _client(self, pool: Pool) -> AsyncClient:
+        client = self._clients.get(pool)
+        if client is None:
+            client = self._clients[pool] = pool.client(PATIENCE)
+        return client
+
+
+def _control_of(note: Any) -> Report | None:
+    return Report(*note) if isinstance(note, list) and len(note) == len(Report._fields) else None

@@ -1,0 +1,347 @@
+"""Forwarding: a real upstream that goes away, refuses, or answers otherwise; an outbox in memory and on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardhash.client import AsyncClient, create_async_client
+from shardhash.errors import StorageError
+from shardhash.outbox.journal import Journal, MemoryJournal
+from shardhash.server.outbox import open_journals
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.stores.chained.pool import FIRST_PAUSE
+from shardhash.stores.chained.settings import UpstreamSettings
+from shardhash.stores.chained.store import ChainedStore, Misses
+from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.forwarding import sender
+from shardhash.stores.forwarding.forwarder import Forwarder
+from shardhash.wire.address import Address, parse_address
+from shardhash.wire.rows import Report
+from tests.proxy import Proxy
+from tests.servers import IN_MEMORY, ServerProcess
+from tests.stores.dict_store import DictStore
+
+METHOD = "oe.sstatesig.OEOuthashBasic"
+LIMIT = 64 << 20
+
+
+def hash_of(number: int) -> str:
+    return f"{number:064x}"
+
+
+def report_of(number: int, outhash: int | None = None, **details: Any) -> Report:
+    """The report of a task, which proposes its own taskhash."""
+    return Report(METHOD, hash_of(number), hash_of(outhash or number + 10_000), hash_of(number), **details)
+
+
+@dataclass
+class Edge:
+    """A store that forwards. `there` asks the upstream past the proxy."""
+
+    store: ChainedStore
+    forwarder: Forwarder
+    proxy: Proxy
+    there: AsyncClient
+
+    async def report(self, *reports: Report) -> list[str]:
+        return [unihash.hex() for unihash in await self.store.report(reports)]
+
+    async def arrived(self, *numbers: int) -> None:
+        """Wait until the upstream knows these tasks."""
+        pairs = [(METHOD, hash_of(number)) for number in numbers]
+        async with asyncio.timeout(30):
+            while None in await self.there.get_unihash_batch(pairs):  # noqa: ASYNC110  # in another process
+                await asyncio.sleep(0.01)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110  # figures, which tell nobody
+                await asyncio.sleep(0.01)
+
+    async def sent(self) -> None:
+        """Wait until nothing waits."""
+        await self.until(lambda: not self.forwarder.health().waiting)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """Its addresses: anybody may report; everybody may read; one that is read-only."""
+    binds = ["127.0.0.1:0", "127.0.0.1:0,anon=@read", "127.0.0.1:0,read-only", "127.0.0.1:0,anon=@none"]
+    options = ("--admin-user", "admin", "--admin-password", "password", "--limit", "guest_message=700K")
+    with ServerProcess(*IN_MEMORY, *options, binds=binds) as process:
+        yield process
+
+
+@pytest.fixture
+async def there(server: ServerProcess) -> AsyncIterator[AsyncClient]:
+    async with await create_async_client(server.address, "admin", "password") as client:
+        yield client
+        await client.remove({"method": METHOD})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sender, "LAST_PAUSE", 0.1)
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+async def edge_of(server: ServerProcess, there: AsyncClient) -> AsyncIterator[Make]:
+    """Makes edges, which end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            bind: int = 0,
+            journals: list[Journal] | None = None,
+            limit: int = LIMIT,
+            local: DictStore | None = None,
+            others: tuple[Address, ...] = (),
+            login: tuple[str | None, str | None] = (None, None),
+        ) -> Edge:
+            proxy = await stack.enter_async_context(Proxy(server.addresses[bind]))
+            settings = UpstreamSettings(parse_address(f"127.0.0.1:{proxy.port}"), *login, others=others)
+
+            async def sleep(seconds: float) -> None:
+                await asyncio.sleep(seconds / FIRST_PAUSE * 0.01)
+
+            upstream = Upstream(settings, sleep)
+            forwarder = Forwarder(upstream.pools, journals or [MemoryJournal() for _ in range(3)], limit)
+            store = ChainedStore(local or DictStore(), upstream, Misses(60.0), forwarder)
+            store.start()
+            stack.push_async_callback(store.close)
+            return Edge(store, forwarder, proxy, there)
+
+        yield make
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_reports_and_equivalences_go_up_with_all_columns(edge_of: Make) -> None:
+    edge = await edge_of()
+    details: dict[str, Any] = {"owner": "me", "PN": "zlib", "PV": "1", "PR": "r0", "task": "do_compile"}
+    details["outhash_siginfo"] = "made of"
+    assert await edge.report(report_of(1, **details), report_of(2, 10_001)) == [hash_of(1), hash_of(1)]
+    await edge.store.report_equiv(METHOD, hash_of(3), bytes.fromhex(hash_of(1)))
+    await edge.report(report_of(4))
+    await edge.arrived(1, 2, 3, 4)
+    row = await edge.there.get_row(METHOD, hash_of(1), hash_of(10_001))
+    assert row is not None
+    assert {name: row[name] for name in details} == details
+    found = await edge.there.get_unihash_batch([(METHOD, hash_of(number)) for number in (1, 2, 3, 4)])
+    assert found == [hash_of(1), hash_of(1), hash_of(1), hash_of(4)]
+    await edge.sent()
+    health = edge.forwarder.health()
+    assert (health.results["accepted"], health.conflicts, health.refused, health.trouble) == (4, 0, 0, "")
+    assert (health.size, health.oldest) == (0, 0)
+
+
+async def test_only_what_clients_reported_goes_up(edge_of: Make, there: AsyncClient) -> None:
+    await there.report_unihash(hash_of(1), METHOD, hash_of(10_001), hash_of(7))
+    edge = await edge_of()
+    found = await edge.store.lookup(METHOD, bytes.fromhex(hash_of(1)))
+    assert found.unihashes() == [bytes.fromhex(hash_of(7))]
+    assert await edge.store.get_row(METHOD, hash_of(1)) is not None
+    await edge.store.backfilled()
+    await edge.report(report_of(2))
+    await edge.arrived(2)
+    await edge.sent()
+    assert edge.forwarder.health().results["accepted"] == 1
+
+
+async def test_what_the_upstream_knows_better_is_given_out(edge_of: Make, there: AsyncClient) -> None:
+    await there.report_unihash(hash_of(1), METHOD, hash_of(10_001), hash_of(7))
+    edge = await edge_of()
+    assert await edge.report(report_of(2, 10_001)) == [hash_of(7)]
+    await edge.arrived(2)
+    await edge.sent()
+    assert edge.forwarder.health().conflicts == 0
+
+
+async def test_a_conflict_is_listed_and_nothing_changes(edge_of: Make, there: AsyncClient) -> None:
+    edge = await edge_of()
+    edge.proxy.cut()
+    assert await edge.report(report_of(1, PN="zlib", outhash_siginfo="long")) == [hash_of(1)]
+    await there.report_unihash(hash_of(1), METHOD, hash_of(10_001), hash_of(7))
+    edge.proxy.heal()
+    await edge.until(lambda: edge.forwarder.health().conflicts == 1)
+    (conflict,) = await edge.forwarder.conflicts(10)
+    assert (conflict["taskhash"], conflict["unihash"], conflict["upstream"]) == (hash_of(1), hash_of(1), hash_of(7))
+    assert conflict["PN"] == "zlib"
+    assert "outhash_siginfo" not in conflict
+    found = await edge.store.lookup(METHOD, bytes.fromhex(hash_of(1)))
+    assert found.unihashes() == [bytes.fromhex(hash_of(1))]
+    await edge.sent()
+
+
+async def test_an_upstream_that_is_away_costs_one_warning(edge_of: Make, caplog: pytest.LogCaptureFixture) -> None:
+    edge = await edge_of()
+    edge.proxy.cut()
+    for number in range(1, 2500):
+        await edge.report(report_of(number))
+    assert edge.forwarder.health().waiting == 2499
+    assert edge.forwarder.health().oldest > 0
+    edge.proxy.heal()
+    await edge.arrived(*range(1, 2500))
+    await edge.sent()
+    assert len([text for text in warnings(caplog) if "left alone" in text]) == 1
+    assert edge.forwarder.health().results["accepted"] >= 2499
+
+
+async def test_what_waits_survives_a_start(edge_of: Make, tmp_path: Path) -> None:
+    edge = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    edge.proxy.cut()
+    await edge.report(*(report_of(number) for number in range(1, 100)))
+    await edge.store.close()
+    again = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    assert again.forwarder.health().waiting == 99
+    await again.arrived(*range(1, 100))
+    await again.sent()
+    await again.store.close()
+    third = open_journals(OsFileSystem(), tmp_path)
+    assert [journal.count for journal in third] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("bind", [1, 2])
+async def test_one_that_stores_nothing_is_found_out(
+    bind: int, edge_of: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers reports as if it stored them."""
+    edge = await edge_of(bind, journals=open_journals(OsFileSystem(), tmp_path))
+    await edge.report(*(report_of(number) for number in range(1, 50)))
+    await edge.until(lambda: bool(edge.forwarder.health().trouble))
+    await asyncio.sleep(0.2)  # some more attempts
+    health = edge.forwarder.health()
+    assert (health.waiting, health.refused, health.results["accepted"]) == (49, 0, 0)
+    assert len([text for text in warnings(caplog) if "takes no reports" in text and "@report" in text]) == 1
+    await edge.store.close()
+    able = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    await able.arrived(*range(1, 50))
+    await able.sent()
+
+
+async def test_a_login_that_is_refused_is_tried_again(edge_of: Make, there: AsyncClient) -> None:
+    token = (await there.new_user("edge", ["@read"]))["token"]
+    edge = await edge_of(3, login=("edge", token))
+    await edge.report(report_of(1))
+    await edge.until(lambda: "without storing" in edge.forwarder.health().trouble)
+    await there.set_user_perms("edge", ["@read", "@report"])
+    await edge.arrived(1)
+    await edge.sent()
+    row = await there.get_taskhash(METHOD, hash_of(1), all_properties=True)
+    assert row is not None
+    assert row["owner"] == "edge"
+    await there.delete_user("edge")
+
+
+async def test_one_that_is_at_fault_is_kept_apart(
+    edge_of: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its siginfo is longer than the upstream takes of anybody."""
+    edge = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    long = "x" * (800 << 10)
+    edge.proxy.cut()
+    for number in range(1, 8):
+        await edge.report(report_of(number, outhash_siginfo=long) if number == 5 else report_of(number))
+    edge.proxy.heal()
+    await edge.arrived(1, 2, 3, 4, 6, 7)
+    await edge.sent()
+    refused = await edge.forwarder.refused(10)
+    assert [row["taskhash"] for row in refused] == [hash_of(5)]
+    assert "the server closed the connection" in refused[0]["why"]
+    assert any("kept apart" in text and "forward-refused" in text for text in warnings(caplog))
+    assert edge.forwarder.health().refused == 1
+    await edge.store.close()
+    again = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    assert again.forwarder.health().refused == 1
+    assert await again.forwarder.retry_refused() == 1
+    await again.until(lambda: again.forwarder.health().results["refused"] == 1)
+    assert again.forwarder.health().refused == 1
+    assert await again.forwarder.drop_refused() == 1
+    assert again.forwarder.health().refused == 0
+    await again.sent()
+
+
+async def test_a_full_outbox_fails_nobody(edge_of: Make, caplog: pytest.LogCaptureFixture) -> None:
+    edge = await edge_of(limit=2000)
+    edge.proxy.cut()
+    for number in range(1, 50):
+        assert await edge.report(report_of(number)) == [hash_of(number)]
+    health = edge.forwarder.health()
+    assert 0 < health.waiting < 49
+    assert health.size <= 2000
+    assert health.results["left-out"] == 49 - health.waiting
+    assert len([text for text in warnings(caplog) if "outbox is full" in text]) == 1
+    edge.proxy.heal()
+    await edge.arrived(1)
+    await edge.sent()
+    await edge.report(report_of(100))
+    await edge.arrived(100)
+
+
+async def test_a_disk_that_refuses_the_outbox_fails_nobody(edge_of: Make, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(MemoryJournal):
+        def append(self, *_arguments: object, **_options: object) -> None:
+            raise StorageError("No space left on device")
+
+    edge = await edge_of(journals=[Broken(), MemoryJournal(), MemoryJournal()])
+    assert await edge.report(report_of(1)) == [hash_of(1)]
+    assert edge.forwarder.health().results["left-out"] == 1
+    assert any("No space left" in text for text in warnings(caplog))
+
+
+async def test_a_report_that_the_store_refuses_is_not_sent_on(edge_of: Make) -> None:
+    local = DictStore()
+    edge = await edge_of(local=local)
+    local.trouble = StorageError("the disk is full")
+    with pytest.raises(StorageError):
+        await edge.report(report_of(1))
+    assert edge.forwarder.health().waiting == 0
+
+
+async def test_who_leaves_takes_no_report_along(edge_of: Make) -> None:
+    edge = await edge_of()
+    edge.proxy.cut()
+    leaving = asyncio.create_task(edge.report(report_of(1)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await edge.until(lambda: edge.forwarder.health().waiting == 1)
+
+
+async def test_the_next_upstream_takes_over(
+    edge_of: Make, server: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge = await edge_of(others=(parse_address(server.addresses[1]),))
+    second = await edge_of(others=(parse_address(server.address),))
+    await edge.report(report_of(1))
+    await edge.arrived(1)
+    second.proxy.cut()
+    found = await second.store.lookup(METHOD, bytes.fromhex(hash_of(1)))
+    assert found.unihashes() == [bytes.fromhex(hash_of(1))]
+    await second.report(report_of(2))
+    await second.arrived(2)
+    await second.sent()
+    (warning,) = [text for text in warnings(caplog) if "left alone" in text]
+    assert f"{server.address} is asked instead" in warning
+    health = await second.store.health()
+    assert health.upstream is not None
+    assert not health.upstream.down
+    assert health.upstream.places.count("is down") == 1
+    second.proxy.heal()
+    await second.until(lambda: second.store._upstream.pools.first() is second.store._upstream.pools._pools[0])
+    before = second.proxy.asked
+    await second.store.lookup(METHOD, bytes.fromhex(hash_of(99)))
+    assert second.proxy.asked > before
