@@ -15,6 +15,7 @@ from shardhash.base.options import DESCRIBE, Described, Options
 
 PROGRAMS = {
     "serve": ("shardhash.server.cli", "main", "run a server"),
+    "edge": ("shardhash.edge.cli", "main", "have a small server on this machine, started on demand; print its address"),
     "config": ("shardhash.server.config", "main", "show the settings in force and where they come from; check a file"),
     "client": ("shardhash.client.cli", "main", "ask a server: hashes, users, statistics, garbage collection"),
     "top": ("shardhash.client.top", "main", "watch a server in the terminal"),

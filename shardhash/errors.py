@@ -20,6 +20,14 @@ class DamagedShardError(ConfigError):
     """A shard of the data directory is damaged, so that the server cannot start; the worker's log says where."""
 
 
+class StartError(ShardhashError):
+    """A server that was to be started does not listen. `status` is its exit status, or 1."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        self.status = status
+        super().__init__(text)
+
+
 class ProtocolError(ShardhashError):
     """The peer broke the wire protocol; the connection closes without an answer."""
 

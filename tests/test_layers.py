@@ -1,7 +1,7 @@
 """The layers of the code, read from its imports: a module may import downward only.
 
-errors < base, wire < link, client < shard < outbox < stores < coordinator < http < server; admin stands beside server,
-over shard; moving over admin and client.
+errors < base, wire < link, client < shard < outbox < stores < coordinator < http < server < edge; admin stands beside
+server, over shard; moving over admin and client.
 Siblings do not know each other. The wire is pure.
 """
 
@@ -32,10 +32,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "coordinator": ("errors", "base", "wire", "stores.interface", "coordinator"),
     "http": ("errors", "base", "wire", "stores.interface", "coordinator", "http"),
     "server": ("errors", "base", "wire", "link", "shard", "outbox", "stores", "coordinator", "http", "server"),
+    "edge": ("errors", "base", "wire", "shard", "coordinator", "server", "edge"),
     "admin": ("errors", "base", "wire", "link.operations", "shard", "admin"),
     "moving": ("errors", "base", "wire", "link.operations", "shard", "client", "admin", "moving"),
     "database": ("errors", "base", "wire", "shard", "admin", "stores.postgresql", "database"),
-    "cli": ("errors", "base", "wire", "shard", "client", "server", "admin", "moving", "database", "cli"),
+    "cli": ("errors", "base", "wire", "shard", "client", "server", "edge", "admin", "moving", "database", "cli"),
     "__main__": ("cli",),
     "__init__": (),
 }

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from shardhash.base.cores import default_workers
+from shardhash.edge.place import find_place
 from shardhash.link.messages import EXIT_DAMAGED
 from shardhash.server.cli import read_settings
+from shardhash.shard.storage.layout import EDGE_SOCKET
 from shardhash.wire.address import Address
 from tests.servers import IN_MEMORY, ROOT, ServerProcess
 
@@ -64,6 +66,26 @@ def units(tmp_path: Path) -> Path:
 def test_systemd_understands_every_line(units: Path) -> None:
     said = analyze("verify", str(units / "shardhash.service"), str(units / "shardhash.socket"))
     assert "shardhash" not in said
+
+
+def test_systemd_understands_every_line_of_the_users_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for unit in (OPS / "systemd").glob("shardhash-edge.*"):
+        (tmp_path / unit.name).write_text(unit.read_text().replace("%h/.local/bin/shardhash", sys.executable))
+    said = analyze("--user", "verify", *(str(tmp_path / f"shardhash-edge.{kind}") for kind in ("service", "socket")))
+    assert "shardhash" not in said
+
+
+def test_the_users_units_are_of_one_folder() -> None:
+    """The socket lies where `shardhash edge` looks for it, and there is no watchdog, whose connections would count."""
+    service, listening = (dict(lines_of(OPS / "systemd" / f"shardhash-edge.{kind}")) for kind in ("service", "socket"))
+    folder = service["ExecStart"].rpartition(" --data ")[2]
+    assert listening["ListenStream"] == f"{folder}/{EDGE_SOCKET}"
+    home = {"XDG_STATE_HOME": ""}
+    assert str(find_place(None, None, home)) == folder.replace("%h", str(Path.home()))
+    assert service["RestartPreventExitStatus"].split() == ["2", str(EXIT_DAMAGED)]
+    assert service["KillMode"] == "mixed"
+    assert "WatchdogSec" not in service
 
 
 def test_the_unit_is_hardened(units: Path) -> None:

@@ -138,6 +138,7 @@ def test_the_runbook(machine: Machine) -> None:
     machine.walk("First look")
     assert machine.walk("Disk full")[1].endswith("2 snapshots are written\n")
     machine.walk("In use")
+    assert f"unix://{machine.state}/backups/edge/edge.sock" in machine.walk("An edge, started when builds need it")[0]
     assert "peer_requests=2000" in machine.walk("A public server")[0]
     assert machine.known(60) == 60
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import orjson
 
 from shardhash.errors import ConfigError, StorageError
+from shardhash.shard.directory.control import connect, request_of
 from shardhash.shard.directory.lock import is_locked
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import CONTROL, list_shard, shard_folder
+from shardhash.shard.storage.layout import list_shard, shard_folder
 
 LOOK_INTERVAL = 0.1
 """Seconds between looks at the directory, for what is told meanwhile."""
-_REQUEST = orjson.dumps({"command": "snapshot"}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def take_snapshot(fs: FileSystem, directory: Path, limit: float, progress: Callable[[str], None]) -> list[int]:
@@ -59,20 +58,13 @@ def take_snapshot(fs: FileSystem, directory: Path, limit: float, progress: Calla
 @contextmanager
 def _asked(directory: Path) -> Iterator[socket.socket]:
     """A connection to the server that holds a data directory, on which it was asked for a snapshot."""
-    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(LOOK_INTERVAL)
-            try:
-                connection.connect(f"/proc/self/fd/{folder}/{CONTROL}")
-                connection.sendall(_REQUEST)
-            except PermissionError:
-                raise ConfigError(f"the server of {directory} belongs to another user; ask as that user") from None
-            except OSError:
-                raise ConfigError(_why_nobody_answers(directory)) from None
-            yield connection
-    finally:
-        os.close(folder)
+    with ExitStack() as opened:
+        try:
+            connection = opened.enter_context(connect(directory, LOOK_INTERVAL))
+            connection.sendall(request_of("snapshot"))
+        except OSError:
+            raise ConfigError(_why_nobody_answers(directory)) from None
+        yield connection
 
 
 def _why_nobody_answers(directory: Path) -> str:

@@ -117,9 +117,15 @@ class Connections:
         self._waiting: deque[Connection] = deque()
         self._moved = 0.0
         self._loop = asyncio.get_running_loop()
+        self._left = self._loop.time()
+        """When one was closed last."""
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def quiet(self) -> float:
+        """Seconds for which none has been open."""
+        return 0.0 if self._open else self._loop.time() - self._left
 
     # ------------------------------------------------------------------------------------- coming and going
 
@@ -194,6 +200,7 @@ class Connections:
         if not self.holds(connection):
             return
         del self._open[connection.fd]
+        self._left = self._loop.time()
         self.asked(connection)
         _count_down(self._of_host, connection.host)
         if connection.user is not None:

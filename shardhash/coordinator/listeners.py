@@ -158,6 +158,15 @@ class Listeners:
                 entrance.set_rules(bind)
         return texts + [f"{entrance.bind.address} is still listened on" for entrance in unnamed]
 
+    @property
+    def connected(self) -> int:
+        """How many connections are open, HTTP among them."""
+        return len(self._connections)
+
+    def quiet(self) -> float:
+        """Seconds for which no connection has been open."""
+        return self._connections.quiet()
+
     def _entrance(self, bind: Bind) -> Entrance:
         self._entrances.append(Entrance(bind))
         return self._entrances[-1]

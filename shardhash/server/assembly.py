@@ -26,10 +26,11 @@ from shardhash.coordinator.users import Users
 from shardhash.errors import ShardhashError
 from shardhash.http.elsewhere import only_at
 from shardhash.http.site import Site
-from shardhash.server.control import control_socket
+from shardhash.server.control import Command, control_socket, write_snapshots
 from shardhash.server.first_writes import do_or_retry
 from shardhash.server.followers import Followers
 from shardhash.server.listening import make_listeners, take_over
+from shardhash.server.on_demand import OnDemand
 from shardhash.server.reload import Reload
 from shardhash.server.room_watch import load_quotas, save_quotas, watch_room
 from shardhash.server.service_manager import ServiceManager
@@ -83,7 +84,8 @@ async def serve(
         plain: Plain = site.answer if settings.coordinators == 1 else only_at(settings.http, site.answer)
         listeners = make_listeners(settings, services, tls, plain)
         running.push_async_callback(listeners.close)
-        await running.enter_async_context(control_socket(settings.data, store))
+        on_demand = None if settings.idle is None else OnDemand(settings, store, listeners, stop)
+        await running.enter_async_context(control_socket(settings.data, _commands(store, on_demand)))
         site.start()
         running.push_async_callback(site.close)
         addresses = await _listen(listeners, settings, manager)
@@ -96,6 +98,8 @@ async def serve(
         serving = f"serving at {', '.join(map(str, addresses))}; {settings.describe_data()}"
         background.start(_reload_settings(reload, hangup, manager, serving), "reading the settings again")
         background.start(keep_fed(manager, addresses[0]), "the watchdog")
+        if on_demand is not None:
+            background.start(on_demand.end_when_idle(addresses), "waiting until nobody is connected")
         background.start(_write_snapshots(store, wanted), "snapshots")
         background.start(give_back(), "giving memory back")
         gc.freeze()
@@ -112,6 +116,12 @@ def _watch_data(data: Path, services: Services, background: BackgroundTasks, run
     background.start(watch_room(data, services.room, services.quotas), "watching the disk")
     if isinstance(services.store, ChainedStore):
         services.store.may_keep = lambda: not services.room.low
+
+
+def _commands(store: Store, on_demand: OnDemand | None) -> dict[str, Command]:
+    """What the control socket answers."""
+    commands: dict[str, Command] = {"snapshot": partial(write_snapshots, store)}
+    return commands if on_demand is None else commands | on_demand.commands()
 
 
 def _on_signals(*numbers: signal.Signals) -> asyncio.Event:

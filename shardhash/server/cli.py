@@ -28,6 +28,7 @@ from shardhash.stores.chained.settings import UpstreamSettings
 
 OTHER_VARIABLES = (
     *(f"SHARDHASH_{name}" for name in ("ADDRESS", "LOGIN", "PASSWORD", "NETRC_HOSTS", "BECOME", "TIMEOUT", "JSON")),
+    *(f"SHARDHASH_EDGE_{name}" for name in ("DATA", "SSTATE", "BIND", "IDLE", "NO_FORWARD")),
     "SHARDHASH_CLIENT_CERT",
     "SHARDHASH_CLIENT_KEY",
     "SHARDHASH_SNAPSHOT_TIMEOUT",
@@ -135,7 +136,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         notices = (f"{len(file.values)} settings are in {file.name}", *notices)
     return Settings(
         binds=tuple(parse_rules(text, given.read_only, given.anon_perms) for text in given.bind),
-        workers=0 if given.store else given.workers or _workers_of(data),
+        workers=0 if given.store else given.workers or workers_of(data, default_workers()),
         data=data,
         sync=given.sync,
         sync_interval=given.sync_interval,
@@ -168,13 +169,13 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
     )
 
 
-def _workers_of(data: Path | None) -> int:
+def workers_of(data: Path | None, otherwise: int) -> int:
     """The workers when no number is given: those that the data directory was made for, lest it be moved around."""
     try:
         manifest = read_manifest(OsFileSystem(), data) if data is not None else None
     except (DamageError, OSError):
         manifest = None  # the start says what is wrong with it
-    return manifest.shards if manifest is not None else default_workers()
+    return manifest.shards if manifest is not None else otherwise
 
 
 def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 The socket DIR/control is for the user of the server alone, and reaches the server also from another container that has
 the directory. A request is a line of JSON, ``{"command": "snapshot"}``. So is the answer, once that is done:
 ``{"done": true}``; or, at once when it cannot be done, ``{"error": TEXT}``, which a line that is no request gets, too.
+A server that was started on demand knows more commands (on_demand.py).
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -32,13 +33,28 @@ RETRY_PAUSE = 10.0
 """Seconds before a disk that took no socket is asked again."""
 
 
+Command: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+"""Carries out a command, and gives the answer."""
+
+
+async def write_snapshots(store: Store) -> dict[str, Any]:
+    """The command ``snapshot``."""
+    try:
+        await store.snapshot()
+    except ShardhashError as error:
+        log.error("no snapshot was written: %s", error)
+        return {"error": str(error)}
+    log.info("a snapshot of every shard is written and verified")
+    return {"done": True}
+
+
 @asynccontextmanager
-async def control_socket(directory: Path | None, store: Store) -> AsyncIterator[None]:
-    """Answer on the control socket meanwhile. If the disk refuses to hold it, serve anyway and retry."""
+async def control_socket(directory: Path | None, commands: Mapping[str, Command]) -> AsyncIterator[None]:
+    """Answer these commands on the control socket meanwhile. If the disk refuses to hold it, serve anyway and retry."""
     if directory is None:
         yield
         return
-    control = _Control(directory, store)
+    control = _Control(directory, commands)
     if not await control.open():
         log.warning("no control socket in %s yet: `shardhash snapshot` cannot reach this server", directory)
     background = BackgroundTasks()
@@ -73,9 +89,9 @@ def _bind(directory: Path) -> socket.socket:
 class _Control:
     """The control socket, and the commands that it answers."""
 
-    def __init__(self, directory: Path, store: Store) -> None:
+    def __init__(self, directory: Path, commands: Mapping[str, Command]) -> None:
         self._directory = directory
-        self._store = store
+        self._commands = commands
         self._server: asyncio.AbstractServer | None = None
 
     async def open(self) -> bool:
@@ -114,15 +130,9 @@ class _Control:
         writer.close()
 
     async def _carry_out(self, command: str) -> dict[str, Any]:
-        if command != "snapshot":
+        if command not in self._commands:
             return {"error": f"this server does not know the command {command!r}; is it an older one?"}
-        try:
-            await self._store.snapshot()
-        except ShardhashError as error:
-            log.error("no snapshot was written: %s", error)
-            return {"error": str(error)}
-        log.info("a snapshot of every shard is written and verified")
-        return {"done": True}
+        return await self._commands[command]()
 
 
 def _request_of(line: bytes) -> str:

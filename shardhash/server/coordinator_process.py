@@ -22,7 +22,11 @@ def prepare_process() -> None:
 
 
 def open_log(settings: Settings) -> None:
-    """Write the log to standard error, as the settings say."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Write the log to standard error, or to a file, as the settings say."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if settings.log_file is not None:
+        from shardhash.base.log_file import LimitedLog  # few have one
+
+        handler = LimitedLog(settings.log_file)
     handler.setFormatter(formatter_of(settings.log_format, 2, os.environ))
     logging.basicConfig(level=settings.log_level, handlers=[handler])

@@ -70,6 +70,10 @@ class Settings:
     """Hosts whose word on their clients counts (base/networks.py)."""
     slow: float | None = None
     """Requests that take so long are logged; None: none are."""
+    idle: float | None = None
+    """A server that was started on demand ends when nobody was connected for so long (on_demand.py)."""
+    log_file: Path | None = None
+    """Where its log goes instead of to standard error."""
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     """Warnings of whoever made the settings."""

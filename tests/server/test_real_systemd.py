@@ -80,7 +80,7 @@ class Manager:
     def close(self) -> None:
         """End all units and the manager."""
         with contextlib.suppress(Exception):
-            self.run("stop", "shardhash.socket", "shardhash.service", check=False)
+            self.run("stop", "shardhash*.socket", "shardhash*.service", check=False)
         self._process.terminate()
         try:
             self._process.wait(PATIENCE)
@@ -205,3 +205,22 @@ def test_damaged_data_is_no_restart_loop(manager: Manager, tmp_path: Path) -> No
     manager.run("start", "shardhash.service", check=False)
     until(lambda: manager.show("ActiveState") == "failed", "it goes on trying")
     assert (manager.show("ExecMainStatus"), manager.show("NRestarts")) == ("3", "0")
+
+
+def test_the_users_units_start_a_server_when_it_is_needed(manager: Manager, tmp_path: Path) -> None:
+    for unit in UNITS.glob("shardhash-edge.*"):
+        program = f"{sys.executable} -m shardhash"
+        (manager.units / unit.name).write_text(unit.read_text().replace("%h/.local/bin/shardhash", program))
+    settings = tmp_path / "home" / ".config" / "shardhash-edge"
+    settings.write_text(f"PYTHONPATH={ROOT}\nSHARDHASH_EDGE_IDLE=1s\n")
+    manager.run("daemon-reload")
+    manager.run("start", "shardhash-edge.socket")
+    address = f"unix://{tmp_path}/home/.local/state/shardhash/edge.sock"
+    for expected in (None, "3" * 64):
+        assert manager.show("ActiveState", "shardhash-edge.service") == "inactive"
+        with create_client(address) as client:
+            assert client.get_unihash("m", "1" * 64) == expected
+            assert client.report_unihash("1" * 64, "m", "2" * 64, "3" * 64)["unihash"] == "3" * 64
+            assert manager.show("ActiveState", "shardhash-edge.service") == "active"
+        until(lambda: manager.show("ActiveState", "shardhash-edge.service") == "inactive", "it goes on")
+    assert manager.show("ActiveState", "shardhash-edge.socket") == "active"

@@ -8,6 +8,7 @@
       control                                unix socket of the running server (server/control.py)
       quotas.json                            what users stored today (server/room_watch.py); may be missing
       outbox/                                reports that wait to be sent on (outbox/files.py, stores/forwarding)
+      starting, edge.sock, edge.log*         of `shardhash edge` (edge/): its lock, its address, its log
       unfinished                             while a restore or load into the directory goes on
       generation-000001/                     the generation that the manifest names; another one is a leftover,
                                              which goes once all shards of that one have recovered (generations.py)
@@ -40,6 +41,9 @@ CONTROL = "control"
 UNFINISHED = "unfinished"
 QUOTAS = "quotas.json"
 OUTBOX = "outbox"
+STARTING = "starting"
+EDGE_SOCKET = "edge.sock"
+EDGE_LOG = "edge.log"
 ASIDE = "aside-"
 TEMPORARY = ".tmp"
 DAMAGED = ".damaged"

@@ -11,7 +11,7 @@ from typing import Any
 def find_advice(data: Any) -> list[str]:
     """Warnings about settings that make hash equivalence useless; `data` is BitBake's."""
     server = data.getVar("BB_HASHSERVE") or ""
-    if not server.startswith("unix://"):
+    if not server.startswith("unix://") or (data.getVar("SHARDHASH_EDGE") or "0") != "0":
         return []
     advice = []
     if data.getVar("SSTATE_MIRRORS") and not data.getVar("BB_HASHSERVE_UPSTREAM"):

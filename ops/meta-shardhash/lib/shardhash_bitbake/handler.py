@@ -33,6 +33,7 @@ from shardhash_bitbake.ahead import Ahead
 from shardhash_bitbake.breaker import Breaker
 from shardhash_bitbake.client import TIMEOUT, Client
 from shardhash_bitbake.dial import tls_context
+from shardhash_bitbake.edge import Edge, EdgeError, find_edge, start_edge
 from shardhash_bitbake.errors import InvokeError
 from shardhash_bitbake.gathering import Gatherer, gather_dependents, order_by_dependency
 from shardhash_bitbake.guesses import Guesses
@@ -60,6 +61,10 @@ _log = logging.getLogger("BitBake.SigGen.HashEquiv")
 class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[misc]  # BitBake has no types
     """Stands between openembedded-core's mixin and BitBake's, whose questions it answers."""
 
+    server: Any
+    username: Any
+    password: Any
+
     def __init__(self, data: Any) -> None:
         self._answers: Answers = {}
         self._prepared: dict[str, Any] = {}
@@ -77,7 +82,16 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         self._advice = find_advice(data)
         self._began = 0.0
         super().__init__(data)
+        self._edge = self._find_edge(data)
+        self._configured = (self.server, self.username, self.password)
         self._warm_tls()
+
+    def _find_edge(self, data: Any) -> Edge | None:
+        try:
+            return find_edge(data)
+        except EdgeError as error:
+            self._advice.append(str(error))
+            return None
 
     def _warm_tls(self) -> None:
         """Read the certificates here, once, and not in each task."""
@@ -87,6 +101,29 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
                     tls_context()
                 except OSError as error:
                     bb.warn(f"the certificates for {self.server} cannot be read: {error}")
+
+    def _use_edge(self) -> None:
+        """Have an edge run, and ask it, as nobody in particular, instead of the configured server.
+
+        Tasks learn its address with all else (get_taskdata), and never start one.
+        """
+        if self._edge is None:
+            return
+        server, username, password = self._configured
+        try:
+            with self._client_env():
+                chosen = (start_edge(self._edge, username or "", password or ""), None, None)
+        except EdgeError as error:
+            bb.warn(f"There is no hash equivalence server on this machine (SHARDHASH_EDGE): {error}. {server} is used")
+            chosen = self._configured
+        if chosen == (self.server, self.username, self.password):
+            return
+        if (client := getattr(self, "_client", None)) is not None:
+            client.close()
+            del self._client
+        self._breaker.worked()  # what is known of the other server says nothing
+        self.server, self.username, self.password = chosen
+        _log.debug("The hash equivalence server is %s", self.server)
 
     # -- clients ---------------------------------------------------------------------------------------------------
 
@@ -127,6 +164,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         self._forget()
         self._order, self._next_order = [], []
         self._breaker.forget_warning()
+        self._use_edge()
         while self._advice:
             bb.warn(self._advice.pop())
         self._began = time.monotonic()

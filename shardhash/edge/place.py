@@ -1,0 +1,61 @@
+"""Where an edge keeps its data, and whether it may lie there."""
+
+from __future__ import annotations
+
+import getpass
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from shardhash.base.mounts import file_system_of, is_shared
+from shardhash.base.owners import describe
+from shardhash.errors import ConfigError
+
+SUFFIX = ".shardhash"
+"""Behind the name of an sstate cache: not in it, where scripts delete what is old."""
+
+
+def find_place(data: str | None, sstate: str | None, environment: Mapping[str, str]) -> Path:
+    """The folder, absolute: the one given, the one beside an sstate cache, or that of the user. Raises ConfigError."""
+    if data is not None and sstate is not None:
+        raise ConfigError("--data and --sstate both say where the data is to be; give one of them")
+    if data is not None:
+        return Path(data).absolute()
+    if sstate is not None:
+        # However a cache is called, it has one server.
+        cache = Path(sstate).resolve()
+        if not cache.name:
+            raise ConfigError(f"--sstate {sstate}: there is nothing beside the root; give --data DIR")
+        return cache.with_name(cache.name + SUFFIX)
+    try:
+        return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute() / "shardhash"
+    except RuntimeError:
+        raise ConfigError("this user has no home directory; give --data DIR, or --sstate DIR") from None
+
+
+def check_place(directory: Path) -> None:
+    """Raise ConfigError when the data must not lie there: on a file system that other machines may have, too."""
+    try:
+        kind = file_system_of(directory)
+    except OSError as error:
+        raise ConfigError(f"cannot use the data directory {directory}: {describe(error, directory)}") from None
+    if is_shared(kind):
+        raise ConfigError(why_not(directory, kind))
+
+
+def why_not(directory: Path, kind: str) -> str:
+    """What to say of a folder on a file system of this type, and what to do."""
+    here = shlex.quote(f"/var/tmp/shardhash-{_user()}")
+    return (
+        f"{directory} is on a file system of type {kind}, which other machines may have, too: its locks do not keep a"
+        " server there from writing the same files, and what is synced may not be on a disk. Keep the data on a disk"
+        f" of this machine: --data {here}. For several machines, run one server that all of them reach (shardhash"
+        " serve), and have the edge of each share through it: --upstream ADDRESS"
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "edge"
