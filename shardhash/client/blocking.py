@@ -154,6 +154,9 @@ class Client:
     release = _blocking(AsyncClient.release)
     discard = _blocking(AsyncClient.discard)
     collect = _blocking(AsyncClient.collect)
+    forwarding = _blocking(AsyncClient.forwarding)
+    forward_refused = _blocking(AsyncClient.forward_refused)
+    drop_refused = _blocking(AsyncClient.drop_refused)
 
     gc_mark = _blocking(AsyncClient.gc_mark)
     gc_mark_stream = _blocking(AsyncClient.gc_mark_stream)

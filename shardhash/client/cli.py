@@ -20,7 +20,7 @@ from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options, option
 from shardhash.base.secrets import PASSWORD, hide_secret
 from shardhash.base.settings_file import find_file
-from shardhash.client import commands, exploring_commands, quarantine_commands, user_commands
+from shardhash.client import commands, exploring_commands, forwarding_commands, quarantine_commands, user_commands
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.wire.address import parse_bind, reachable
 
@@ -32,6 +32,7 @@ COMMANDS = (
     *commands.SUBCOMMANDS,
     *exploring_commands.SUBCOMMANDS,
     *quarantine_commands.SUBCOMMANDS,
+    *forwarding_commands.SUBCOMMANDS,
     *user_commands.SUBCOMMANDS,
 )
 """Every command, in the order of --help."""

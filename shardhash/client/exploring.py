@@ -80,6 +80,18 @@ class Exploring(ABC):
         given = {name: value for name, value in fields.items() if value is not None}
         return await self._object("collect", {"step": step, **given})
 
+    async def forwarding(self, limit: int = 10) -> dict[str, Any]:
+        """How the reports stand that the server sends on to its upstream; PROTOCOL says with which fields."""
+        return await self._object("forwarding", {"limit": limit})
+
+    async def forward_refused(self) -> int:
+        """Have the reports sent on again that its upstream refused; how many."""
+        return int((await self._object("forward-refused", {}))["count"])
+
+    async def drop_refused(self) -> int:
+        """Have it forget the reports that its upstream refused; how many."""
+        return int((await self._object("drop-refused", {}))["count"])
+
     @abstractmethod
     async def _object(self, command: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
         """The answer to a command, an object."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from shardhash.coordinator import audit, blocks, permissions
 from shardhash.coordinator.blocks import lookup_block
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.forwarding import ForwardingRequests
 from shardhash.coordinator.quarantining import Quarantining
 from shardhash.coordinator.services import Services
 from shardhash.errors import InvokeError, NoRoomError, ShardhashError
@@ -45,6 +46,7 @@ class Handlers:
         self._rows = services.rows
         self._bulk = services.bulk
         exploring, quarantining = services.exploring, Quarantining(services.store)
+        forwarding = ForwardingRequests(services.store)
         self._by_type: dict[type, Callable[[Caller, Any], Coroutine[Any, Any, Any]]] = {
             m.Ping: self._ping,
             m.Get: self._get,
@@ -79,6 +81,9 @@ class Handlers:
             m.Quarantines: quarantining.quarantines,
             m.Release: quarantining.release,
             m.Discard: quarantining.discard,
+            m.Forwarding: forwarding.forwarding,
+            m.ForwardRefused: forwarding.forward_refused,
+            m.DropRefused: forwarding.drop_refused,
             m.Auth: self._auth,
             m.RefreshToken: self._refresh_token,
             m.SetUserPerms: self._set_user_perms,

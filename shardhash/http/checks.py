@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardhash.coordinator.room import Room
-from shardhash.stores.interface import Health
+from shardhash.stores.interface import ForwardingHealth, Health
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,21 @@ def checks(health: Health, disk: Disk | None, room: Room) -> Iterator[Check]:
     if health.upstream is not None:
         down = health.upstream.down
         text = "down: it is not asked, and what is known here answers" if down else "answers"
-        yield Check("upstream", not down, text, needed=False)
+        places = f" ({health.upstream.places})" if health.upstream.places else ""
+        yield Check("upstream", not down, text + places, needed=False)
+        if health.upstream.forwarding is not None:
+            yield _check_forwarding(health.upstream.forwarding)
+
+
+def _check_forwarding(forwarding: ForwardingHealth) -> Check:
+    texts = [f"{forwarding.waiting} reports wait"]
+    if forwarding.trouble:
+        texts.append(f"the upstream takes none: {forwarding.trouble}")
+    if forwarding.refused:
+        texts.append(f"{forwarding.refused} refused ones are kept apart (shardhash client forwarding)")
+    if left_out := forwarding.results["left-out"]:
+        texts.append(f"{left_out} were left out since the start")
+    return Check("forwarding", len(texts) == 1, "; ".join(texts), needed=False)
 
 
 def _check_disk(disk: Disk, room: Room) -> Check:

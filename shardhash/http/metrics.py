@@ -22,7 +22,7 @@ from shardhash import __version__
 from shardhash.base.figures import SECONDS, Histogram, ProcessFigures, ShardFigures, read_process
 from shardhash.coordinator.counters import Counters
 from shardhash.http.checks import Disk
-from shardhash.stores.interface import Health, ShardHealth, UpstreamHealth
+from shardhash.stores.interface import ForwardingHealth, Health, ShardHealth, UpstreamHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,23 @@ def _of_upstream(upstream: UpstreamHealth) -> Iterator[Metric]:
     _add(seconds, [], upstream.seconds)
     yield seconds
     yield _gauge("shardhash_backfill_queue", "Its answers that wait to be stored here.", upstream.backfill)
+    if upstream.forwarding is not None:
+        yield from _of_forwarding(upstream.forwarding)
+
+
+def _of_forwarding(forwarding: ForwardingHealth) -> Iterator[Metric]:
+    yield _gauge("shardhash_outbox_reports", "Reports that wait to be sent on to the upstream.", forwarding.waiting)
+    yield _gauge("shardhash_outbox_bytes", "Bytes of them, and of refused ones.", forwarding.size)
+    yield _gauge("shardhash_outbox_limit_bytes", "Most bytes that may wait (--outbox-size).", forwarding.limit)
+    age = max(0.0, time.time() - forwarding.oldest) if forwarding.oldest else 0.0
+    yield _gauge("shardhash_outbox_age_seconds", "For how long the oldest has waited, 0 when none waits.", age)
+    yield _by_label("shardhash_forwarded", "Reports by what became of sending them on.", "result", forwarding.results)
+    yield _gauge("shardhash_forward_refused", "Reports that the upstream refused, kept apart.", forwarding.refused)
+    yield _counter(
+        "shardhash_forward_conflicts",
+        "Reports that the upstream gave another unihash than this server.",
+        forwarding.conflicts,
+    )
 
 
 def _of_processes(

@@ -52,7 +52,8 @@ class ForwardingHealth:
     """How the reports stand that are sent on: how many wait, their bytes, since when (seconds since 1970 UTC, or 0).
 
     `results`: since the start, by accepted, refused, left-out (for want of room) and unreadable; `conflicts`: accepted
-    ones that the upstream gave another unihash; `refused`: those that are kept apart; `trouble`: why it takes none.
+    ones that the upstream gave another unihash; `refused` and `conflicts_kept`: those that are listed; `trouble`: why
+    it takes none.
     """
 
     waiting: int
@@ -62,6 +63,7 @@ class ForwardingHealth:
     refused: int
     results: AnyMapping[str, int]
     conflicts: int
+    conflicts_kept: int
     trouble: str
 
 

@@ -241,6 +241,23 @@ class Discard:
 
 
 @dataclass(frozen=True, slots=True)
+class Forwarding:
+    """How the reports stand that are sent on, with `limit` of the refused ones and of the conflicts."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRefused:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DropRefused:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class GetStream:
     pass
 
@@ -286,5 +303,5 @@ Request: TypeAlias = (
     | Auth | RefreshToken | SetUserPerms | GetUser | GetAllUsers | ListUsers | NewUser | DeleteUser | BecomeUser
     | Find | GetRow | Diverging | Saved | Guess | Why | Quarantine | Quarantines | Release | Discard
     | GetStream | ExistsStream | GcMarkStream | GetBatch | ExistsBatch | ReportBatch | ImportBatch
-    | Collect
+    | Collect | Forwarding | ForwardRefused | DropRefused
 )  # fmt: skip

@@ -77,6 +77,7 @@ def test_every_command_of_the_issue_is_there() -> None:
         "get get-outhash stats remove clean-unused refresh-token set-user-perms get-user get-all-users new-user"
         " delete-user get-db-usage get-db-query-columns gc-status gc-mark gc-mark-stream gc-sweep unihash-exists ping"
         " stress find why diverging saved diff-outhash quarantine quarantines release discard undo list-users"
+        " forwarding forward-refused drop-refused"
     )
     assert {command.name for command in COMMANDS} == set(names.split())
 

@@ -13,6 +13,7 @@ from shardhash.stores.interface import (
     Doomed,
     DoomedTasks,
     EntryChanged,
+    ForwardingHealth,
     FoundRows,
     Guesses,
     Health,
@@ -97,6 +98,30 @@ class PlainQuarantine:
         return 0
 
 
+class PlainForwarding:
+    """A Forwarding of nothing."""
+
+    def __init__(self, written: list[str]) -> None:
+        self._written = written
+
+    def health(self) -> ForwardingHealth:
+        return ForwardingHealth(0, 0, 0, 0.0, 0, {}, 0, 0, "")
+
+    async def refused(self, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    async def conflicts(self, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    async def retry_refused(self) -> int:
+        self._written.append("retry_refused")
+        return 0
+
+    async def drop_refused(self) -> int:
+        self._written.append("drop_refused")
+        return 0
+
+
 class PlainStore:
     remote = False
     lapsed = False
@@ -109,6 +134,7 @@ class PlainStore:
         self.written: list[str] = []
         """The names of the writing methods that were called."""
         self.quarantine = PlainQuarantine(self.written)
+        self.forwarding = PlainForwarding(self.written)
 
     async def lookup(self, method: str, digests: Buffer) -> Found:
         return Found.of([None] * (len(digests) // 32))

@@ -260,7 +260,8 @@ async def test_one_that_is_at_fault_is_kept_apart(
     await edge.sent()
     refused = await edge.forwarder.refused(10)
     assert [row["taskhash"] for row in refused] == [hash_of(5)]
-    assert "the server closed the connection" in refused[0]["why"]
+    assert "the connection breaks" in refused[0]["why"]
+    assert "with 800 KiB" in refused[0]["why"]
     assert any("kept apart" in text and "forward-refused" in text for text in warnings(caplog))
     assert edge.forwarder.health().refused == 1
     await edge.store.close()

@@ -111,6 +111,10 @@ def refusal(message: object) -> str:
         ({"quarantines": {}}, m.Quarantines()),
         ({"release": {"name": "q"}}, m.Release("q")),
         ({"discard": {"rows": [{"method": "m", "taskhash": "t", "outhash": "o"}]}}, m.Discard([("m", "t", "o")])),
+        ({"forwarding": {}}, m.Forwarding(10)),
+        ({"forwarding": {"limit": 0}}, m.Forwarding(0)),
+        ({"forward-refused": None}, m.ForwardRefused()),
+        ({"drop-refused": {}}, m.DropRefused()),
         ({"collect": {"step": "begin"}}, Collect("begin")),
         ({"collect": {"step": "keep", "collection": "c", "unihashes": [H]}}, Collect("keep", "c", [H])),
         ({"collect": {"step": "show", "collection": "c", "after": 5}}, Collect("show", "c", after=5)),
@@ -259,6 +263,7 @@ def test_every_command_is_tested_here() -> None:
         ),
         ({"discard": {"rows": []}}, "discard: 'rows' must hold 1 to 1000 of method, taskhash and outhash"),
         ({"find": {"where": {"outhash": "0123"}}}, "find: 'where': 'outhash' needs 8 digits at least"),
+        ({"forwarding": {"limit": 1001}}, "forwarding: 'limit' must be a whole number from 0 to 1000"),
         ({"find": {"where": {"PN": "x"}, "limit": 0}}, "find: 'limit' must be a whole number from 1 to 1000"),
         (
             {"get-batch": {"method": "m", "taskhashes": {}}},
@@ -298,7 +303,7 @@ def test_table_of_the_protocol() -> None:
         "ping": "", "get": "@read", "get-outhash": "@read", "get-stream": "@read", "exists-stream": "@read",
         "find": "@read", "get-row": "@read", "diverging": "@read", "saved": "@read", "guess": "@read", "why": "@read",
         "quarantine": "@db-admin", "quarantines": "@db-admin", "release": "@db-admin", "discard": "@db-admin",
-        "collect": "@db-admin",
+        "collect": "@db-admin", "forwarding": "@db-admin", "forward-refused": "@db-admin", "drop-refused": "@db-admin",
         "get-batch": "@read", "exists-batch": "@read", "report": "@read", "report-batch": "@read",
         "report-equiv": "@read @report",
         "import-batch": "@db-admin",
@@ -314,6 +319,7 @@ def test_table_of_the_protocol() -> None:
     }  # fmt: skip
     assert set(COMMANDS) - set(READ_ONLY_COMMANDS) == {
         "report-equiv", "import-batch", "quarantine", "release", "discard", "collect",
+        "forward-refused", "drop-refused",
         "remove", "gc-mark", "gc-mark-stream", "gc-status", "gc-sweep", "clean-unused", "reset-stats",
         "backfill-wait", "refresh-token", "set-user-perms", "new-user", "delete-user",
     }  # fmt: skip

@@ -99,7 +99,9 @@ class Attempt:
             if isinstance(error.__cause__, TimeoutError):
                 raise
             await self._peer.get_unihash_batch([(PROBE_METHOD, "0" * 64)])
-            return places, Suspicion(str(error), cut=True)
+            size = sum(len(report.outhash_siginfo or "") for report in reports) >> 10
+            why = f"the connection breaks when it is told ({error}); is it too long for the upstream, with {size} KiB?"
+            return places, Suspicion(why, cut=True)
         left = []
         for place, unihash, there in zip(places, unihashes, known, strict=True):
             if there is None:

@@ -82,6 +82,7 @@ class Forwarder:
                 "left-out": self._outbox.left_out,
             },
             conflicts=self._sender.conflicts,
+            conflicts_kept=self._conflicts.journal.count,
             trouble=self._sender.trouble,
         )
 

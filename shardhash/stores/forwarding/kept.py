@@ -56,6 +56,8 @@ class KeptList:
 
     async def newest(self, limit: int) -> list[Item]:
         """The newest records, newest first."""
+        if not limit:
+            return []
         last: deque[Item] = deque(maxlen=limit)
         after: Place | None = None
         while items := await self.page(after):

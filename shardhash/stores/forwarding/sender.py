@@ -38,7 +38,7 @@ LAST_PAUSE = 60.0
 """Seconds after an attempt that failed; each pause is twice the one before."""
 PATIENCE = 30.0
 """Seconds that the upstream may be silent, at least: nobody waits for it here."""
-MOST_CUTS = 4
+MOST_CUTS = 3
 """Attempts at a report alone by which the connection breaks, before it counts as refused."""
 SAVE_EVERY = 1.0
 """Seconds between two writings of how far the outbox was sent."""
