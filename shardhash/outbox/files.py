@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -107,8 +108,8 @@ class FileJournal:
         number = first_number(self._fs, path)
         if number is None and self._ends[segment] <= HEADER_SIZE:
             del self._ends[segment]  # a crash came before its head was durable
-            self._fs.unlink(path)
-            self._fs.fsync_dir(self._folder)
+            with suppress(OSError):  # a disk that takes no writes; the name is not used again
+                self._fs.unlink(path)
             return False
         tail = Tail()
         try:
@@ -121,13 +122,19 @@ class FileJournal:
         if tail.torn:
             log.warning("%s: a write did not finish, its %d bytes are cut off", path, tail.torn)
             self._ends[segment] = tail.end
-            file = self._fs.modify(path)
             try:
-                file.truncate(tail.end)
-                file.fsync()
-            finally:
-                file.close()
+                self._cut_off(path, tail.end)
+            except OSError as error:
+                log.warning("%s cannot be cut off now (%s)", path, error)
         return True
+
+    def _cut_off(self, path: Path, end: int) -> None:
+        file = self._fs.modify(path)
+        try:
+            file.truncate(end)
+            file.fsync()
+        finally:
+            file.close()
 
     def _read_position(self) -> tuple[Place, int] | None:
         path = self._folder / POSITION
@@ -158,10 +165,14 @@ class FileJournal:
             segments = [segment for segment in segments if segment > place.segment]
             if not segments:
                 return Place(self._newest, self._ends.get(self._newest, HEADER_SIZE)), self._next
-        if not segments:
-            return Place(self._newest, HEADER_SIZE), self._next
-        first = first_number(self._fs, segment_path(self._folder, segments[0]))
-        return Place(segments[0], HEADER_SIZE), self._next if first is None else first
+        for segment in segments:
+            path = segment_path(self._folder, segment)
+            first = first_number(self._fs, path)
+            if first is None:  # what is sound behind a damaged head counts
+                first = next((entry.number for entry in read_sound_entries(self._fs, path)), None)
+            if first is not None:
+                return Place(segment, HEADER_SIZE), first
+        return Place(self._newest, HEADER_SIZE), self._next
 
     # ---------------------------------------------------------------------------------------------- adding
 

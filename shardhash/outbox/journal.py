@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -68,6 +69,7 @@ class MemoryJournal:
     note: Any = None
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._items: deque[Item] = deque()
         self._next = 1
         self.size = 0
@@ -79,16 +81,21 @@ class MemoryJournal:
 
     def append(self, payloads: Sequence[bytes], time: int, *, sync: bool) -> None:  # noqa: ARG002  # there is no disk
         """See Journal."""
-        for payload in payloads:
-            self.size += len(payload) + OVERHEAD
-            self._items.append(Item(self._next, time, payload, Place(0, self._next + 1)))
-            self._next += 1
+        with self._lock:
+            for payload in payloads:
+                self.size += len(payload) + OVERHEAD
+                self._items.append(Item(self._next, time, payload, Place(0, self._next + 1)))
+                self._next += 1
 
     def sync(self) -> None:
         """Nothing is durable."""
 
     def read(self, after: Place | None, records: int, size: int) -> list[Item]:
         """See Journal."""
+        with self._lock:
+            return self._read(after, records, size)
+
+    def _read(self, after: Place | None, records: int, size: int) -> list[Item]:
         if not self._items:
             return []
         skipped = 0 if after is None else max(0, after.offset - self._items[0].number)
@@ -102,8 +109,9 @@ class MemoryJournal:
 
     def take(self, item: Item) -> None:
         """See Journal."""
-        while self._items and self._items[0].number <= item.number:
-            self.size -= len(self._items.popleft().payload) + OVERHEAD
+        with self._lock:
+            while self._items and self._items[0].number <= item.number:
+                self.size -= len(self._items.popleft().payload) + OVERHEAD
 
     def save(self) -> None:
         """Nothing is kept."""

@@ -14,7 +14,7 @@ from shardhash.errors import ConfigError
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.first_writes import do_or_retry
 from shardhash.server.followers import Followers
-from shardhash.server.outbox import open_journals
+from shardhash.server.outbox import open_journals, warn_of_outbox
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
 from shardhash.server.worker_processes import WorkerProcess
@@ -59,6 +59,8 @@ async def open_store(
         store = await _open_database(settings.store, settings, running)
     else:
         store = await _open_workers(settings, workers, tell_progress, running)
+    if not settings.forward and settings.data is not None:
+        await asyncio.to_thread(warn_of_outbox, OsFileSystem(), settings.data)
     if settings.upstream is None:
         return store
     upstream = Upstream(settings.upstream)

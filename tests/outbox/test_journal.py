@@ -327,3 +327,16 @@ def test_any_life(steps: list[tuple[str, int]], seed: int) -> None:
                 life.fs.power_cut("part", chance)
             life.open()
     life.check()
+
+
+def test_a_segment_that_was_never_begun_hides_nothing(tmp_path: Path) -> None:
+    """A crash left it, and a disk that took no writes at the next start."""
+    fs, folder = OsFileSystem(), tmp_path / "outbox"
+    folder.mkdir()
+    (folder / "log-0000000001.log").write_bytes(b"\0" * 12)
+    journal = FileJournal(fs, folder, SEGMENT)
+    journal.append([payload(number) for number in range(9)], 1, sync=True)
+    (folder / "log-0000000001.log").write_bytes(b"\0" * 12)
+    again = FileJournal(fs, folder, SEGMENT)
+    assert again.count == 9
+    assert drain(again) == list(range(9))

@@ -108,6 +108,7 @@ async def edge_of(server: ServerProcess, there: AsyncClient) -> AsyncIterator[Ma
             local: DictStore | None = None,
             others: tuple[Address, ...] = (),
             login: tuple[str | None, str | None] = (None, None),
+            sync: str = "always",
         ) -> Edge:
             proxy = await stack.enter_async_context(Proxy(server.addresses[bind]))
             settings = UpstreamSettings(parse_address(f"127.0.0.1:{proxy.port}"), *login, others=others)
@@ -116,7 +117,9 @@ async def edge_of(server: ServerProcess, there: AsyncClient) -> AsyncIterator[Ma
                 await asyncio.sleep(seconds / FIRST_PAUSE * 0.01)
 
             upstream = Upstream(settings, sleep)
-            forwarder = Forwarder(upstream.pools, journals or [MemoryJournal() for _ in range(3)], limit)
+            forwarder = Forwarder(
+                upstream.pools, journals or [MemoryJournal() for _ in range(3)], limit, sync=sync, sync_interval=0.05
+            )
             store = ChainedStore(local or DictStore(), upstream, Misses(60.0), forwarder)
             store.start()
             stack.push_async_callback(store.close)
@@ -346,3 +349,59 @@ async def test_the_next_upstream_takes_over(
     before = second.proxy.asked
     await second.store.lookup(METHOD, bytes.fromhex(hash_of(99)))
     assert second.proxy.asked > before
+
+
+async def test_an_outbox_that_cannot_be_read_is_tried_again(
+    edge_of: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journals = open_journals(OsFileSystem(), tmp_path)
+    read, failures = journals[0].read, [OSError("I/O error"), RuntimeError("a bug"), OSError("I/O error")]
+
+    def failing(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(*arguments)
+
+    journals[0].read = failing  # type: ignore[method-assign, assignment]
+    edge = await edge_of(journals=journals)
+    await edge.report(report_of(1))
+    await edge.arrived(1)
+    assert any("cannot be read: I/O error" in text for text in warnings(caplog))
+    assert any("this is a bug" in text for text in warnings(caplog))
+
+
+async def test_a_bug_in_the_outbox_fails_nobody(edge_of: Make) -> None:
+    class Broken(MemoryJournal):
+        def append(self, *_arguments: object, **_options: object) -> None:
+            raise RuntimeError("a bug")
+
+    edge = await edge_of(journals=[Broken(), MemoryJournal(), MemoryJournal()])
+    assert await edge.report(report_of(1)) == [hash_of(1)]
+    assert await edge.report(report_of(2)) == [hash_of(2)]
+    assert edge.forwarder.health().results["left-out"] == 2
+
+
+@pytest.mark.parametrize("sync", ["interval", "off"])
+async def test_what_need_not_be_durable_waits_for_no_disk(
+    sync: str, edge_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journals = open_journals(OsFileSystem(), tmp_path)
+    synced: list[bool] = []
+    append, sync_now = journals[0].append, journals[0].sync
+
+    def noted(payloads: Any, time: int, *, sync: bool) -> None:
+        synced.append(sync)
+        append(payloads, time, sync=sync)
+
+    later: list[None] = []
+    journals[0].append = noted  # type: ignore[method-assign]
+    journals[0].sync = lambda: (sync_now(), later.append(None))[0]  # type: ignore[method-assign, func-returns-value]
+    edge = await edge_of(journals=journals, sync=sync)
+    edge.proxy.cut()
+    await edge.report(report_of(1))
+    assert synced == [False]
+    if sync == "interval":
+        await edge.until(lambda: bool(later))
+    await edge.store.close()
+    assert bool(later) == (sync == "interval")
+    assert open_journals(OsFileSystem(), tmp_path)[0].count == 1

@@ -31,10 +31,10 @@ NOT_STORED = (
 
 
 class Suspicion(NamedTuple):
-    """Why a report was not accepted; `cut`: the connection broke."""
+    """Why a report was not accepted; `unsure`: it may be otherwise the next time."""
 
     why: str
-    cut: bool = False
+    unsure: bool = False
 
 
 class Peer(Protocol):
@@ -101,14 +101,14 @@ class Attempt:
             await self._peer.get_unihash_batch([(PROBE_METHOD, "0" * 64)])
             size = sum(len(report.outhash_siginfo or "") for report in reports) >> 10
             why = f"the connection breaks when it is told ({error}); is it too long for the upstream, with {size} KiB?"
-            return places, Suspicion(why, cut=True)
+            return places, Suspicion(why, unsure=True)
         left = []
         for place, unihash, there in zip(places, unihashes, known, strict=True):
             if there is None:
                 left.append(place)
             else:
                 self.accepted[place] = unihash
-        return left, Suspicion(NOT_STORED)
+        return left, Suspicion(NOT_STORED, unsure=True)  # it asks a replica that is behind, for example
 
 
 async def report_all(peer: Peer, reports: Sequence[Report]) -> list[str]:

@@ -88,17 +88,23 @@ class Forwarder:
 
     async def refused(self, limit: int) -> list[dict[str, Any]]:
         """The newest reports that the upstream refused: columns, ``time`` and ``why``."""
-        return [_shown(item, "why") for item in await self._refused.newest(limit)]
+        return await self._newest(self._refused, limit, "why")
 
     async def conflicts(self, limit: int) -> list[dict[str, Any]]:
         """The newest that it gave another unihash: columns, ``time`` and ``upstream``, its unihash."""
-        return [_shown(item, "upstream") for item in await self._conflicts.newest(limit)]
+        return await self._newest(self._conflicts, limit, "upstream")
+
+    async def _newest(self, kept: KeptList, limit: int, remark: str) -> list[dict[str, Any]]:
+        try:
+            return await kept.newest(limit, lambda item: _shown(item, remark))
+        except OSError as error:
+            raise StorageError(f"the list cannot be read: {error}") from error
 
     async def retry_refused(self) -> int:
         """Have the refused reports sent again, behind what waits; how many. StorageError when the disk refuses."""
         count = 0
         for _ in range(self._refused.journal.count // PAGE + 1):  # those that are refused meanwhile are for later
-            items = await self._refused.page(None)
+            items = await self._oldest_refused()
             if not items:
                 break
             reports = [report for item in items if (report := decode_report(item.payload)) is not None]
@@ -112,10 +118,16 @@ class Forwarder:
     async def drop_refused(self) -> int:
         """Forget the refused reports; how many."""
         count = 0
-        while items := await self._refused.page(None):
+        while items := await self._oldest_refused():
             await self._refused.take(items[-1])
             count += len(items)
         return count
+
+    async def _oldest_refused(self) -> list[Item]:
+        try:
+            return await self._refused.oldest()
+        except OSError as error:
+            raise StorageError(f"the refused reports cannot be read: {error}") from error
 
 
 def _shown(item: Item, remark: str) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from shardhash.errors import StorageError
 from shardhash.outbox.journal import Item, Journal, Place
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 PAGE = 1000
 PAGE_BYTES = 4 << 20
@@ -42,26 +45,27 @@ class KeptList:
         if self._most is None or self.journal.count <= self._most + PAGE:
             return
         while (more := self.journal.count - self._most) > 0:
-            items = await self.page(None, min(more, PAGE))
+            items = await asyncio.to_thread(self.journal.read, None, min(more, PAGE), PAGE_BYTES)
             if not items:
                 return
             self.journal.take(items[-1])
         await self._save()
 
-    async def page(self, after: Place | None, records: int = PAGE) -> list[Item]:
-        """Some records, the oldest first."""
-        if not self.journal.count:
-            return []
-        return await asyncio.to_thread(self.journal.read, after, records, PAGE_BYTES)
+    async def oldest(self) -> list[Item]:
+        """Some records, the oldest first. OSError when they cannot be read."""
+        async with self._lock:
+            return await asyncio.to_thread(self.journal.read, None, PAGE, PAGE_BYTES)
 
-    async def newest(self, limit: int) -> list[Item]:
-        """The newest records, newest first."""
-        if not limit:
-            return []
-        last: deque[Item] = deque(maxlen=limit)
+    async def newest(self, limit: int, show: Callable[[Item], _T]) -> list[_T]:
+        """What `show`, called in another thread, makes of the newest records, newest first. OSError as above."""
+        async with self._lock:
+            return await asyncio.to_thread(self._newest, limit, show)
+
+    def _newest(self, limit: int, show: Callable[[Item], _T]) -> list[_T]:
+        last: deque[_T] = deque(maxlen=limit)
         after: Place | None = None
-        while items := await self.page(after):
-            last.extend(items)
+        while limit and (items := self.journal.read(after, PAGE, PAGE_BYTES)):
+            last.extend(map(show, items[-limit:]))
             after = items[-1].after
         return list(reversed(last))
 

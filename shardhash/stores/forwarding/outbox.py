@@ -115,6 +115,12 @@ class Outbox:
         return False
 
     async def _write(self) -> None:
+        try:
+            await self._write_all()
+        finally:
+            self._stopped.set()
+
+    async def _write_all(self) -> None:
         while not (self._stopping and not self._adding):
             await self._wakeup.wait()
             while self._adding:
@@ -126,7 +132,6 @@ class Outbox:
                 await self._sync_now()
         if self._unsynced and self._sync != "off":
             await self._sync_now()
-        self._stopped.set()
 
     async def _write_group(self, group: list[_Added]) -> None:
         payloads = [payload for some, _ in group for payload in some]
@@ -136,6 +141,9 @@ class Outbox:
             await asyncio.to_thread(self.journal.append, payloads, now, sync=self._sync == "always")
         except StorageError as error:
             there = self._leave_out(len(payloads), f"the outbox cannot be written ({error})")
+        except Exception:  # those who wait are to be told
+            log.exception("internal error in the outbox; this is a bug")
+            there = self._leave_out(len(payloads), "of a bug")
         self._unsynced = True
         if not self._oldest or self.journal.count <= len(payloads):
             self._oldest = now

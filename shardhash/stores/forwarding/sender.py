@@ -38,8 +38,8 @@ LAST_PAUSE = 60.0
 """Seconds after an attempt that failed; each pause is twice the one before."""
 PATIENCE = 30.0
 """Seconds that the upstream may be silent, at least: nobody waits for it here."""
-MOST_CUTS = 3
-"""Attempts at a report alone by which the connection breaks, before it counts as refused."""
+CERTAIN = 3
+"""Attempts at a report after which it counts as refused, if the connection breaks by it, or it is not found there."""
 SAVE_EVERY = 1.0
 """Seconds between two writings of how far the outbox was sent."""
 
@@ -62,8 +62,8 @@ class Sender:
         self._more = Wakeup()
         self._again = Wakeup()
         self._saved = 0.0
-        self._cut: dict[Report, int] = {}
-        """How often in a row a connection broke by a report."""
+        self._unsure: dict[Report, int] = {}
+        """How often in a row it was unsure whether a report is to blame."""
         self._control = _control_of(outbox.journal.note)
         outbox.filled = self._more.wake
         pools.back = self._more.wake
@@ -76,12 +76,12 @@ class Sender:
         """Send whatever there is."""
         pause = FIRST_PAUSE
         while True:
-            pool = self._pools.first()
-            items = [] if pool is None else await self._outbox.read(BATCH, BATCH_BYTES)
-            if pool is None or not items:
-                await self._save(at_once=False)
-                await self._wait()
-            elif await self._send(pool, items):
+            try:
+                went_well = await self._step()
+            except Exception:  # nothing else would send what waits
+                log.exception("internal error in sending reports to the upstream; this is a bug, it is tried again")
+                went_well = False
+            if went_well:
                 pause = FIRST_PAUSE
             else:
                 await self._again.wait_for(pause * random.uniform(0.75, 1.25))
@@ -91,7 +91,20 @@ class Sender:
         """Leave the upstream, after `run` was cancelled."""
         await self._save(at_once=True)
         for client in self._clients.values():
-            await client.close()
+            await client.disconnect()
+
+    async def _step(self) -> bool:
+        """Send some, or wait until there is something to send; False if that failed."""
+        pool = self._pools.first()
+        try:
+            items = [] if pool is None else await self._outbox.read(BATCH, BATCH_BYTES)
+        except OSError as error:
+            return self._cannot_read(error)
+        if pool is not None and items:
+            return await self._send(pool, items)
+        await self._save(at_once=False)
+        await self._wait()
+        return True
 
     async def _wait(self) -> None:
         """Until there may be something to do; what was sent is written a second later, if nothing comes."""
@@ -151,10 +164,10 @@ class Sender:
         return not control.suspects
 
     def _is_certain(self, attempt: Attempt) -> bool:
-        """Whether no suspect can have had bad luck: its connection broke often enough, if that is all."""
-        cut = [attempt.report(place) for place, suspicion in attempt.suspects.items() if suspicion.cut]
-        self._cut = {report: self._cut.get(report, 0) + 1 for report in cut}
-        return min(self._cut.values(), default=MOST_CUTS) >= MOST_CUTS
+        """Whether no suspect can have had bad luck: it was told often enough, where once proves little."""
+        unsure = [attempt.report(place) for place, suspicion in attempt.suspects.items() if suspicion.unsure]
+        self._unsure = {report: self._unsure.get(report, 0) + 1 for report in unsure}
+        return min(self._unsure.values(), default=CERTAIN) >= CERTAIN
 
     def _remember(self, attempt: Attempt) -> None:
         report = attempt.report(max(attempt.accepted))
@@ -210,6 +223,13 @@ class Sender:
                 self._outbox.journal.count,
                 why,
             )
+        self.trouble = why
+        return False
+
+    def _cannot_read(self, error: OSError) -> bool:
+        why = f"the outbox cannot be read: {error}"
+        if self.trouble != why:
+            log.error("reports are not sent on: %s", why)
         self.trouble = why
         return False
 
