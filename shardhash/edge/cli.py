@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from shardhash.server.settings import Configuration, Settings
 from shardhash.shard.directory.control import ask
 from shardhash.shard.directory.lock import is_locked
 from shardhash.shard.storage.layout import EDGE_LOG
+from shardhash.wire.address import Address, parse_bind
 
 IDLE = 3600.0
 
@@ -111,7 +114,11 @@ NO_FORWARD = switch(
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash edge`; its exit status."""
     known = _options()
-    given = known.parse(arguments)
+    given, flags = known.parse(arguments), known.flags(arguments)
+    if flags.data is None and flags.sstate is not None:
+        given.data = None  # a flag wins over a variable, of the other option, too
+    elif flags.data is not None and flags.sstate is None:
+        given.sstate = None
     if sum((given.status, given.stop, given.foreground)) > 1:
         known.parser.error("--status, --stop and --foreground are three different things; give one of them")
     try:
@@ -142,21 +149,32 @@ def _start(given: argparse.Namespace, directory: Path) -> int:
         lambda: partial(_serve, make_settings(given, directory, bind)),
         _tell,
     )
+    if given.bind is not None and not _is_at(bind.address, found.address):
+        _tell(f"the server runs already, at {found.address} and not at {bind.address}; {_end_it(directory)}")
     if wanted not in (None, found.upstream):
         _tell(
             f"the server runs already, with {found.upstream or 'no server'} for its upstream, and not {wanted};"
-            f" `shardhash edge --stop --data {directory}` ends it, so that the next start takes the new one"
+            f" {_end_it(directory)}"
         )
     print(_json(address=found.address, pid=found.pid, started=found.started) if given.json else found.address)
     return 0
+
+
+def _is_at(wanted: Address, address: str) -> bool:
+    """Whether an address is the one that was wanted; port 0 is any."""
+    found, _ = parse_bind(address)
+    return replace(found, port=0 if wanted.port == 0 else found.port) == wanted
+
+
+def _end_it(directory: Path) -> str:
+    return f"`shardhash edge --stop --data {shlex.quote(str(directory))}` ends it, and the next start takes the new one"
 
 
 def _foreground(given: argparse.Namespace, directory: Path) -> int:
     check_place(directory)
     if directory.is_dir() and (found := starting.find(directory)) is not None:
         raise ConfigError(
-            f"a server runs for {directory} already, at {found.address} (process {found.pid}); shardhash edge --stop"
-            f" --data {directory} ends it"
+            f"a server runs for {directory} already, at {found.address} (process {found.pid}); {_end_it(directory)}"
         )
     return _serve(make_settings(given, directory, bind_of(directory, given.bind)))
 

@@ -19,14 +19,20 @@ def find_place(data: str | None, sstate: str | None, environment: Mapping[str, s
     """The folder, absolute: the one given, the one beside an sstate cache, or that of the user. Raises ConfigError."""
     if data is not None and sstate is not None:
         raise ConfigError("--data and --sstate both say where the data is to be; give one of them")
-    if data is not None:
-        return Path(data).absolute()
-    if sstate is not None:
-        # However a cache is called, it has one server.
-        cache = Path(sstate).resolve()
-        if not cache.name:
-            raise ConfigError(f"--sstate {sstate}: there is nothing beside the root; give --data DIR")
-        return cache.with_name(cache.name + SUFFIX)
+    directory = Path(data).absolute() if data else _beside(sstate) if sstate else _usual(environment)
+    if not str(directory).isprintable():
+        raise ConfigError(f"{str(directory)!r} has characters that no address can have; give another --data")
+    return directory
+
+
+def _beside(sstate: str) -> Path:
+    cache = Path(sstate).resolve()  # however a cache is called, it has one server
+    if not cache.name:
+        raise ConfigError(f"--sstate {sstate}: there is nothing beside the root; give --data DIR")
+    return cache.with_name(cache.name + SUFFIX)
+
+
+def _usual(environment: Mapping[str, str]) -> Path:
     try:
         return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute() / "shardhash"
     except RuntimeError:

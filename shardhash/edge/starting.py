@@ -85,39 +85,44 @@ def find_or_start(
             answer = ask(directory, "address", ANSWER_LIMIT)
             if answer and answer.get("addresses"):
                 return _running(answer)
-            if answer and "does not know the command" in answer.get("error", ""):
-                raise ConfigError(_taken(directory, "a server that was not started by `shardhash edge`"))
+            _refuse_others(directory, answer)
             if answer is None and socket_path is not None and _wake(socket_path):
                 patience.wait(f"something listens at {socket_path}, and no server of {directory} answers yet")
             elif answer is None and not is_locked(directory):
                 return _start(directory, upstream, prepare(), patience)
             else:
-                patience.wait(_taken(directory, str(read_holder(directory) or "a process")))
+                patience.wait(_taken(directory))
 
 
 def stop(directory: Path, tell: Tell) -> bool:
     """End the server of a data directory and wait for that; False when there is none. Raises as `find_or_start`."""
     patience = _Patience(tell, directory / EDGE_LOG)
-    if not directory.is_dir() or (
-        (answer := ask(directory, "stop", ANSWER_LIMIT)) is None and not is_locked(directory)
-    ):
-        return False
-    if answer is not None and "does not know the command" in answer.get("error", ""):
-        raise ConfigError(_taken(directory, "a server that was not started by `shardhash edge`"))
-    while is_locked(directory):
-        patience.wait(f"the server of {directory} is stopping")
-    return True
+    found = told = False
+    while directory.is_dir():
+        answer = ask(directory, "stop", ANSWER_LIMIT)
+        if answer is None and not is_locked(directory):
+            break
+        _refuse_others(directory, answer)
+        found, told = True, told or answer is not None
+        patience.wait(f"the server of {directory} is stopping" if told else _taken(directory))
+    return found
 
 
 def _running(answer: dict[str, Any], started: bool = False) -> Running:
     return Running(answer["addresses"][0], answer.get("upstream"), answer.get("pid", 0), started)
 
 
-def _taken(directory: Path, holder: str) -> str:
-    return (
-        f"{directory} is in use by {holder}, which does not say where it can be reached; stop that one, use its"
-        " address, or give another --data"
-    )
+def _refuse_others(directory: Path, answer: dict[str, Any] | None) -> None:
+    """Raise ConfigError when the answer is of a server that `shardhash edge` has not started."""
+    if answer is not None and "does not know the command" in answer.get("error", ""):
+        raise ConfigError(
+            f"{directory} is in use by a server that was not started by `shardhash edge`; stop that one, use its"
+            " address, or give another --data"
+        )
+
+
+def _taken(directory: Path) -> str:
+    return f"{directory} is in use by {read_holder(directory) or 'a process'}, which does not answer (yet)"
 
 
 class _Patience:
@@ -195,7 +200,10 @@ def _wake(path: Path) -> bool:
 
 def _start(directory: Path, upstream: str | None, serve: Serve, patience: _Patience) -> Running:
     begun = _size(patience.log)
-    process, reader = begin_daemon(serve, patience.log)
+    try:
+        process, reader = begin_daemon(serve, patience.log)
+    except OSError as error:
+        raise ConfigError(f"no server can be started for {directory}: {describe(error, patience.log)}") from None
     said = b""
     try:
         while not said.endswith(b"\n"):

@@ -22,6 +22,7 @@ import pytest
 from shardhash.client import Client, create_client
 from shardhash.edge import cli
 from shardhash.edge.place import find_place
+from shardhash.edge.settings import bind_of, make_settings
 from shardhash.errors import ConfigError
 from shardhash.shard.directory.lock import is_locked, lock_directory
 from tests.server.test_service_manager import pass_sockets
@@ -257,8 +258,9 @@ def test_where_the_data_is(tmp_path: Path) -> None:
     assert find_place(None, str(tmp_path / "sstate-cache") + "/", {}) == tmp_path / "sstate-cache.shardhash"
     assert find_place("here", None, {}) == Path.cwd() / "here"
     assert find_place(None, None, {"XDG_STATE_HOME": "/state"}) == Path("/state/shardhash")
-    with pytest.raises(ConfigError):
-        find_place("a", "b", {})
+    for data, sstate in (("a", "b"), ("a\nb", None)):
+        with pytest.raises(ConfigError):
+            find_place(data, sstate, {})
 
 
 # --------------------------------------------------------------------------------------------- upstream, rights, others
@@ -279,6 +281,8 @@ def test_it_shares_through_its_upstream_and_says_when_another_one_is_wanted(home
         out, said = process.communicate(timeout=LIMIT)
         assert out.strip() == home.address
         assert f"runs already, with {team.address} for its upstream, and not 127.0.0.1:1" in said
+        process = home.begin("--bind", "127.0.0.1:0")
+        assert f"runs already, at {home.address} and not at 127.0.0.1:0" in process.communicate(timeout=LIMIT)[1]
     assert unihash(home.address) == C, "the upstream is gone, and what it said is known here"
 
 
@@ -291,12 +295,18 @@ def test_what_waits_for_the_upstream_is_sent_by_a_later_start(home: Home) -> Non
     wait_for_end(found["pid"])
     assert "1 reports wait for the upstream, the next start sends them" in home.log()
     with ServerProcess(*IN_MEMORY, binds=[f"127.0.0.1:{port}"]) as team:
-        home.run("--upstream", team.address, "--no-forward")
-        assert "nothing is sent on" in home.ask("--status")
-        home.ask("--stop")
         home.run("--upstream", team.address)
         with create_client(team.address) as client:
             until(lambda: client.get_unihash("m", A) == C, "it is not sent on")
+
+
+def test_an_upstream_that_is_not_ours_is_only_asked(tmp_path: Path) -> None:
+    for arguments, forward in (([], True), (["--no-forward"], False)):
+        given = cli._options().parse(["--upstream", "far:1", "--upstream", "farther:1", *arguments], {})
+        settings = make_settings(given, tmp_path, bind_of(tmp_path, None))
+        assert settings.upstream is not None
+        assert (settings.forward, [str(one) for one in settings.upstream.others]) == (forward, ["farther:1"])
+        assert (settings.workers, settings.idle, settings.data) == (1, 3600.0, tmp_path)
 
 
 def test_others_of_this_machine_may_not_delete(home: Home) -> None:
@@ -333,5 +343,21 @@ def test_a_lock_for_a_moment_is_waited_for(home: Home) -> None:
         starts = home.begin()
         said = starts.stderr
         assert said is not None
-        assert "waiting: " in said.readline()
+        assert f"waiting: {home.data} is in use by process {os.getpid()}" in said.readline()
     assert starts.communicate(timeout=LIMIT)[0].strip() == home.address
+
+
+def test_a_flag_wins_over_the_variable_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHARDHASH_EDGE_DATA", "/somewhere")
+    assert cli.main(["--sstate", str(tmp_path / "s"), "--status"]) == 1
+    assert capsys.readouterr().out == f"no server runs for {tmp_path}/s.shardhash\n"
+
+
+def test_a_stop_while_it_starts(home: Home) -> None:
+    starts = home.begin()
+    until((home.data / "lock").exists, "its server does not begin")
+    home.ask("--stop")
+    starts.communicate(timeout=LIMIT)
+    assert "no server runs" in home.ask("--status", status=1)

@@ -53,7 +53,7 @@ def ask(directory: Path, command: str, limit: float) -> dict[str, Any] | None:
                 if not part:
                     return None  # it ended
                 answer += part
-    except OSError:
+        found = orjson.loads(answer)
+    except (OSError, orjson.JSONDecodeError):
         return None
-    found = orjson.loads(answer)
     return found if isinstance(found, dict) else None

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from shardhash_bitbake.address import parse_address
 
@@ -21,8 +21,13 @@ LIMIT = 10.0
 """Seconds that the program has to print an address. A server that takes longer is there for the next build."""
 
 
+TELL_AFTER = 2.0
+"""Seconds after which something is said about that."""
 KILL_LIMIT = 1.0
 """Seconds that it has to end; it may hang in a file system."""
+
+
+Tell = Callable[[str], None]
 
 
 class EdgeError(Exception):
@@ -58,10 +63,11 @@ def find_edge(data: Any) -> Edge | None:
     return Edge(where, (data.getVar("BB_HASHSERVE_UPSTREAM") or "") if own else server, not own)
 
 
-def start_edge(edge: Edge, username: str = "", password: str = "") -> str:
+def start_edge(edge: Edge, tell: Tell, username: str = "", password: str = "") -> str:
     """The address of the edge, which is started if it does not run. Raises EdgeError.
 
-    The user is who logs in at its upstream. The environment has the settings of proxies and certificates.
+    `tell` gets a text when it takes long. The user is who logs in at its upstream. The environment has the settings of
+    proxies and certificates.
     """
     program = shutil.which(PROGRAM)
     if program is None:
@@ -72,14 +78,14 @@ def start_edge(edge: Edge, username: str = "", password: str = "") -> str:
         command += ["--upstream", edge.upstream] + ([] if edge.forward else ["--no-forward"])
     if login:
         command += ["--upstream-user", username, "--upstream-token-file", "/dev/stdin"]
-    address = _run(command, password + "\n" if login else "")
+    address = _run(command, password + "\n" if login else "", tell)
     try:
         return parse_address(address).text
     except ValueError as error:
         raise EdgeError(f"{program} edge printed what is no address: {error}") from None
 
 
-def _run(command: list[str], text: str) -> str:
+def _run(command: list[str], text: str, tell: Tell) -> str:
     """The first line that a command prints."""
     try:
         # Not by subprocess.run, which would wait for the end of a process that hangs in a file system.
@@ -94,7 +100,11 @@ def _run(command: list[str], text: str) -> str:
     except OSError as error:
         raise EdgeError(f"{command[0]} cannot be run: {error}") from None
     try:
-        out, said = process.communicate(text, timeout=LIMIT)
+        try:
+            out, said = process.communicate(text, timeout=min(TELL_AFTER, LIMIT))
+        except subprocess.TimeoutExpired:
+            tell("Waiting for the hash equivalence server of this machine to start")
+            out, said = process.communicate(timeout=max(LIMIT - TELL_AFTER, 0.0))
     except subprocess.TimeoutExpired:
         process.kill()
         with suppress(subprocess.TimeoutExpired):

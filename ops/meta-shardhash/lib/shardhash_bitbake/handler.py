@@ -112,7 +112,7 @@ class ShardhashMixIn(bb.siggen.SignatureGeneratorUniHashMixIn):  # type: ignore[
         server, username, password = self._configured
         try:
             with self._client_env():
-                chosen = (start_edge(self._edge, username or "", password or ""), None, None)
+                chosen = (start_edge(self._edge, bb.note, username or "", password or ""), None, None)
         except EdgeError as error:
             bb.warn(f"There is no hash equivalence server on this machine (SHARDHASH_EDGE): {error}. {server} is used")
             chosen = self._configured
