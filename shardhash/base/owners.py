@@ -14,8 +14,8 @@ def describe(error: OSError, path: Path | None = None) -> str:
         return text
     name = error.filename if isinstance(error.filename, str | os.PathLike) else path
     owner = _owner_of(Path(os.fspath(name))) if name is not None else None
-    belongs = "" if owner is None else f"; {owner[0]} belongs to {_user(owner[1])}"
-    return f"{text}{belongs}; this process runs as {_user(os.geteuid())}: run it as the user who owns the data"
+    belongs = "" if owner is None else f"; {owner[0]} belongs to {user_name(owner[1])}"
+    return f"{text}{belongs}; this process runs as {user_name(os.geteuid())}: run it as the user who owns the data"
 
 
 def _owner_of(path: Path) -> tuple[Path, int] | None:
@@ -28,7 +28,8 @@ def _owner_of(path: Path) -> tuple[Path, int] | None:
     return None
 
 
-def _user(number: int) -> str:
+def user_name(number: int) -> str:
+    """How messages call the user with this number."""
     try:
         return f"{pwd.getpwuid(number).pw_name} ({number})"
     except KeyError:

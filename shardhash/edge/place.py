@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from shardhash.base.mounts import file_system_of, is_shared
-from shardhash.base.owners import describe
+from shardhash.base.owners import describe, user_name
 from shardhash.errors import ConfigError
 
 SUFFIX = ".shardhash"
@@ -40,11 +42,23 @@ def _usual(environment: Mapping[str, str]) -> Path:
 
 
 def check_place(directory: Path) -> None:
-    """Raise ConfigError when the data must not lie there: on a file system that other machines may have, too."""
+    """Raise ConfigError when the data must not lie there.
+
+    That is on a file system that other machines may have, too, and in a folder where other users could put a server of
+    theirs: builds would believe what that says.
+    """
     try:
         kind = file_system_of(directory)
+        found = directory.stat() if directory.exists() else None
     except OSError as error:
         raise ConfigError(f"cannot use the data directory {directory}: {describe(error, directory)}") from None
+    if found is not None and found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{directory} belongs to {user_name(found.st_uid)}, and an edge is of one user, {user_name(os.geteuid())};"
+            " give another --data, or use the address of a server for all (shardhash serve)"
+        )
+    if found is not None and found.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"everybody may write into {directory}, and put another server there: chmod o-w it")
     if is_shared(kind):
         raise ConfigError(why_not(directory, kind))
 

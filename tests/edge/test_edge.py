@@ -229,6 +229,18 @@ def test_network_file_systems_are_refused_with_what_to_do(
     assert not (tmp_path / "data").exists()
 
 
+def test_folders_where_others_could_put_their_server_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o777)
+    assert cli.main(["--data", str(tmp_path)]) == 1
+    assert f"everybody may write into {tmp_path}" in capsys.readouterr().err
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert cli.main(["--data", str(tmp_path)]) == 1
+    assert "an edge is of one user, user 54321" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
