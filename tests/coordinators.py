@@ -19,8 +19,7 @@ MOST = 200
 
 def followers(server: ServerProcess) -> list[psutil.Process]:
     """The further coordinators of a server, as they are now."""
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "shardhash.server.follower_process" in child.cmdline()]
+    return server.children("shardhash.server.follower_process")
 
 
 def wait_for_others(server: ServerProcess, killed: list[psutil.Process], count: int = 2) -> None:

@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +72,15 @@ class ServerProcess:
     def address(self) -> str:
         """The first address."""
         return self.addresses[0]
+
+    def children(self, argument: str) -> list[psutil.Process]:
+        """Its living processes that were started with this argument."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # one that was killed is a child until the server has taken note
+                if argument in child.cmdline():
+                    found.append(child)
+        return found
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop, and wait; its exit status. Does no harm twice."""

@@ -226,9 +226,7 @@ def test_a_process_that_is_killed_loses_nothing_acknowledged(tmp_path: Path, vic
                 for n, client in enumerate(clients)
             ]
             await more_reports(seen, 150, tasks)
-            children = psutil.Process(server.process.pid).children()
-            workers = [child for child in children if "--shard" in child.cmdline()]
-            killed = [secrets.choice(followers(server) if victim == "follower" else workers)]
+            killed = [secrets.choice(followers(server) if victim == "follower" else server.children("--shard"))]
             killed[0].kill()
             await more_reports(seen, 150, tasks)
             stop.set()

@@ -29,7 +29,7 @@ LIMIT = 30.0
 
 def workers_of(server: ServerProcess) -> list[psutil.Process]:
     """The worker processes, in order of shards."""
-    children = psutil.Process(server.process.pid).children()
+    children = server.children("--shard")
     return sorted(children, key=lambda child: child.cmdline()[child.cmdline().index("--shard") + 1])
 
 
