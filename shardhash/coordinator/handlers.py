@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
 
 from shardhash.coordinator import audit, blocks, permissions
-from shardhash.coordinator.blocks import lookup_block
+from shardhash.coordinator.blocks import lookup_block, parts
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.forwarding import ForwardingRequests
 from shardhash.coordinator.quarantining import Quarantining
+from shardhash.coordinator.reporting import Reporting
 from shardhash.coordinator.services import Services
-from shardhash.errors import InvokeError, NoRoomError, ShardhashError
+from shardhash.errors import InvokeError, NoRoomError
 from shardhash.stores.interface import TakesImports
 from shardhash.wire import batch, streams
 from shardhash.wire import messages as m
 from shardhash.wire.collecting import Collect
 from shardhash.wire.commands import COMMANDS, Command
-from shardhash.wire.hashes import DIGEST_SIZE, to_digest
+from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import Request
-from shardhash.wire.rows import NEW, QUERY_COLUMNS, Columns, Report
+from shardhash.wire.rows import NEW, QUERY_COLUMNS, Report
 
-REPORTS_AT_ONCE = 1000
-"""Reports of one message that are under way at one time: 8 ms of work here, and as many in a commit of a worker."""
 HASHES_AT_ONCE = 8192
 """Hashes of one JSON batch that are looked up at one time; 3 ms."""
-
-
-_T = TypeVar("_T")
 
 
 class Handlers:
@@ -41,7 +39,7 @@ class Handlers:
         self._whole = services.whole
         self._counters = services.counters
         self._upkeep = services.upkeep
-        self._quotas = services.quotas
+        self._reporting = Reporting(services)
         self._room = services.room
         self._rows = services.rows
         self._bulk = services.bulk
@@ -133,6 +131,15 @@ class Handlers:
         found = self._store.find(asked.method, asked.digests)
         return None if found is None else batch.encode_found(self._counters.looked_up(found, caller.build))
 
+    def begin_report(self, caller: Caller, report: Report) -> asyncio.Future[list[bytes]] | None:
+        """Begin to store a report, which `end_report` has to hear of; None: `answer` is to be asked."""
+        return self._reporting.begin(caller, report)
+
+    def end_report(self, caller: Caller, report: Report, stored: asyncio.Future[list[bytes]]) -> bytes:
+        """The JSON that answers a report that `begin_report` began and that is done."""
+        unihash = self._reporting.end(caller, report, stored)
+        return orjson.dumps(_mapping(report.method, report.taskhash, unihash))
+
     # ------------------------------------------------------------------------------------------------ hashes
 
     async def _ping(self, _caller: Caller, _request: m.Ping) -> Any:
@@ -157,7 +164,7 @@ class Handlers:
 
     async def _get_batch(self, caller: Caller, request: m.GetBatch) -> Any:
         unihashes: list[str | None] = []
-        for some in _parts(request.taskhashes, HASHES_AT_ONCE):
+        for some in parts(request.taskhashes, HASHES_AT_ONCE):
             block = streams.group_taskhashes(request.method, some)
             found = self._counters.looked_up(await lookup_block(self._store, block), caller.build).unihashes()
             unihashes += [None if unihash is None else unihash.hex() for unihash in found]
@@ -165,84 +172,21 @@ class Handlers:
 
     async def _exists_batch(self, _caller: Caller, request: m.ExistsBatch) -> Any:
         exists: list[bool] = []
-        for some in _parts(request.unihashes, HASHES_AT_ONCE):
+        for some in parts(request.unihashes, HASHES_AT_ONCE):
             block = streams.check_unihashes(some)
             exists += map(bool, self._counters.looked_for(block.join(await self._store.exists(block.digests))))
         return {"exists": exists}
 
     async def _report(self, caller: Caller, request: Report) -> Any:
-        (unihash,) = await self._store_reports(caller, [request])
+        (unihash,) = await self._reporting.store(caller, [request])
         return _mapping(request.method, request.taskhash, unihash)
 
     async def _report_batch(self, caller: Caller, request: m.ReportBatch) -> Any:
-        unihashes = await self._store_reports(caller, request.reports)
+        unihashes = await self._reporting.store(caller, request.reports)
         return {"unihashes": [unihash.hex() for unihash in unihashes]}
 
-    async def _store_reports(self, caller: Caller, reports: list[Report]) -> list[bytes]:
-        """Store reports; to one who may not, tell the unihashes that they would get."""
-        if caller.read_only or m.REPORT not in caller.identity.permissions:
-            self._counters.reports_dropped["read-only" if caller.read_only else "permission"] += len(reports)
-            return await self._would_get(reports)
-        if not self._may_store(caller, reports):
-            return await self._would_get(reports)
-        if caller.identity.username is not None:
-            reports = [report._replace(owner=caller.identity.username) for report in reports]
-        unihashes: list[bytes] = []
-        try:
-            for some in _parts(reports, REPORTS_AT_ONCE):
-                unihashes += await self._store_some(caller, some)
-        except ShardhashError:
-            self._quotas.give_back(caller, reports[len(unihashes) :])
-            raise
-        return unihashes
-
-    def _may_store(self, caller: Caller, reports: list[Report]) -> bool:
-        """Whether there is room for reports of somebody, which counts them. NoRoomError to who is told in words.
-
-        A build would fail by a refusal, and at a closed connection try again three times for each task. It is answered
-        as one who may not report.
-        """
-        reason, text = ("disk-low", self._room.refuse()) if self._room.low else ("quota", None)
-        text = text or self._quotas.take(caller, reports)
-        if text is None:
-            return True
-        self._counters.reports_dropped[reason] += len(reports)
-        if caller.in_words:
-            raise NoRoomError(text)
-        return False
-
-    async def _store_some(self, caller: Caller, reports: list[Report]) -> list[bytes]:
-        try:
-            unihashes = await self._store.report(reports)
-        except ShardhashError as error:
-            self._counters.dropped(len(reports), error)
-            raise
-        self._counters.stored(reports, unihashes, caller.build)
-        return unihashes
-
-    async def _would_get(self, reports: list[Report]) -> list[bytes]:
-        rows: list[Columns | None] = []
-        for some in _parts(reports, REPORTS_AT_ONCE):
-            rows += await asyncio.gather(
-                *[self._store.get_outhash(report.method, report.outhash, report.taskhash, True) for report in some]
-            )
-        first: dict[tuple[str, str], str] = {}
-        return [
-            to_digest((row["unihash"] if row else None) or first.setdefault((method, outhash), unihash))
-            for row, (method, _, outhash, unihash, *_) in zip(rows, reports, strict=True)
-        ]
-
     async def _report_equiv(self, caller: Caller, request: m.ReportEquiv) -> Any:
-        stored = [Report(request.method, request.taskhash, "", request.unihash)]
-        if not self._may_store(caller, stored):
-            block = streams.group_taskhashes(request.method, [request.taskhash])
-            found = (await lookup_block(self._store, block)).unihashes()[0]
-            return _mapping(request.method, request.taskhash, found or to_digest(request.unihash))
-        try:
-            unihash = await self._store.report_equiv(request.method, request.taskhash, to_digest(request.unihash))
-        except ShardhashError:
-            self._quotas.give_back(caller, stored)
-            raise
+        unihash = await self._reporting.store_equivalence(caller, request)
         return _mapping(request.method, request.taskhash, unihash)
 
     async def _backfill_wait(self, _caller: Caller, _request: m.BackfillWait) -> Any:
@@ -365,10 +309,6 @@ class Handlers:
         await self._users.delete(username)
         audit.record(caller, "delete-user", username=username)
         return {"username": username}
-
-
-def _parts(items: list[_T], size: int) -> Iterator[list[_T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _mapping(method: str, taskhash: str, unihash: bytes) -> dict[str, str]:

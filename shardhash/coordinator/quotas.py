@@ -61,13 +61,18 @@ class Quotas:
 
     def take(self, caller: Caller, reports: Sequence[Report]) -> str | None:
         """Count what somebody is about to store; if that is too much, nothing is counted, and it says why, in words."""
+        over = self.count(caller, reports)
+        return None if over is None else self._refuse(_who(caller)[1], *over)
+
+    def count(self, caller: Caller, reports: Sequence[Report]) -> tuple[str, str] | None:
+        """The same without words, which nobody hears of: the limit that would be passed, and its unit."""
         who, name = _who(caller)
         used = self._of(who, name)
         rows, siginfo = used.rows + len(reports), used.siginfo + _siginfo(reports)
         methods = {method_id(report.method) for report in reports} - used.methods
         for value, (limit, unit) in zip((rows, siginfo, len(used.methods) + len(methods)), _LIMITS[who], strict=True):
             if value > getattr(self.limits, limit):
-                return self._refuse(name, limit, unit)
+                return limit, unit
         used.rows, used.siginfo = rows, siginfo
         used.methods |= methods
         self.changed = True

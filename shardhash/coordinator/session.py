@@ -17,20 +17,21 @@ from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
 
-from shardhash.base.log_format import SLOW
 from shardhash.base.turns import Slice
 from shardhash.base.wakeup import Wakeup
+from shardhash.coordinator.at_once import AtOnce
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import FAILED, OK, REFUSED
 from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.output import Output
-from shardhash.coordinator.rates import TOGETHER
+from shardhash.coordinator.pending import Pending
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stream_answers import StreamAnswers
-from shardhash.coordinator.weights import BATCHES, KIB, ROWS, lines_weight, questions, take_block, weight_of
+from shardhash.coordinator.tally import Tally
+from shardhash.coordinator.weights import ROWS, take_block
 from shardhash.errors import InvokeError, ProtocolError, ServerFaultError, StorageError
 from shardhash.wire import batch
-from shardhash.wire.commands import Command
+from shardhash.wire.commands import COMMANDS, Command
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 
 log = logging.getLogger(__name__)
@@ -45,19 +46,18 @@ class Session:
     def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
         self._store = services.store
         self._users = services.users
-        self._stats = services.stats
         self._counters = services.counters
-        self._slow = services.slow
         self._handlers = Handlers(services)
         self._caller = caller
         caller.peer = peer
         caller.build = services.counters.build_of(caller.host)
         caller.revoke = self.revoke
-        self._purse = services.rates.purse(caller.group)
+        self._tally = Tally(services, caller, peer)
         caller.gone = lambda: self._left
         self._output = output
         self._peer = peer
-        self._events: deque[Event] = deque()
+        self._pending = Pending()
+        self._events = self._pending.events
         self._wakeup = Wakeup()
         self._input_ended = False
         self._left = False
@@ -67,9 +67,7 @@ class Session:
         self._revoked = False
         self.refused = False
         """Whether it ended by a refusal, which the peer should get to read."""
-        self._weight = 0
-        self.held = 0
-        """Bytes of what waits for an answer."""
+        self.is_busy = self._pending.is_busy
         self.more: Callable[[], bool] = bool  # False
         """Parses a part of what the transport has, if there is any, and feeds it."""
         self.is_gone: Callable[[], bool] = bool  # False
@@ -77,30 +75,8 @@ class Session:
         self._slice = Slice(services.turns)
         self._lines = StreamAnswers(services, caller, self._slice, lambda: self._lost or self.is_gone())
         self._job: asyncio.Task[object] | None = None
-        self._idle = False
-        """Whether `run` waits for events."""
-
-    def answer_at_hand(self, events: list[Event]) -> bytes | None:
-        """The answer to these events, stream lines or one frame, if nothing waits before them and all is at hand.
-
-        Otherwise None, and they are to be fed. Most waves of a build that others went before end here: no task is
-        woken and no worker is asked.
-        """
-        if not self._idle or self._events or self._ending or len(events) != 1 or self._purse.empty:
-            return None
-        event = events[0]
-        started = perf_counter()
-        if type(event) is StreamLines and event.command.name == "get-stream":
-            answer = self._lines.at_hand(event)
-            if answer is not None:
-                self._count_lines("get-stream", event.count, len(event.text), perf_counter() - started)
-            return answer
-        if type(event) is BatchAsked:
-            answer = self._handlers.frame_at_hand(self._caller, event.batch)
-            if answer is not None:
-                self._count(event, OK, perf_counter() - started)
-            return answer
-        return None
+        self.at_once = AtOnce(self._handlers, self._lines, self._tally, caller, self._pending, self._wakeup)
+        self.at_once.may_ask = lambda: not (self._ending or self._unheard)
 
     @property
     def caller(self) -> Caller:
@@ -111,24 +87,18 @@ class Session:
         """Take events to answer."""
         if self._revoked:
             return
-        self._events.extend(events)
-        for event in events:
-            if type(event) is StreamLines:
-                self._weight += lines_weight(event.count, len(event.text))
-                self.held += len(event.text)
-            else:
-                self._weight += (weight := weight_of(event))
-                self.held += weight
+        self._pending.feed(events)
         self._wakeup.wake()
 
     @property
     def waiting(self) -> int:
-        """Requests, stream lines and batches that wait for an answer, and one more for each KiB of them."""
-        return self._weight // KIB
+        """What is not answered (`Pending.count`)."""
+        return self._pending.count
 
-    def is_busy(self) -> bool:
-        """Whether anything is answered or waits for it."""
-        return self._weight > 0
+    @property
+    def held(self) -> int:
+        """Bytes of what is not answered."""
+        return self._pending.held
 
     def feed_end(self) -> None:
         """The peer sends no more; what came before is still answered, but a long job of administration is ended."""
@@ -165,7 +135,8 @@ class Session:
         try:
             if self._caller.certified is not None:
                 await self._handlers.certify(self._caller, self._caller.certified)
-            await self._answer_all(drained)
+            self.at_once.drained = drained
+            await self._answer_all()
         except ProtocolError as error:
             log.info("%s: closed: %s", self._peer, error)
         except ConnectionError:
@@ -175,23 +146,26 @@ class Session:
         except Exception:
             log.exception("%s: closed by an internal error; this is a bug", self._peer)
         finally:
-            self._idle = False
-            self._purse.close()
+            self.at_once.idle = False
+            self._tally.purse.close()
             self._lines.record_marks()
             self._events.clear()  # the collector may be a long time in coming
 
-    async def _answer_all(self, drained: Callable[[], None]) -> None:
+    async def _answer_all(self) -> None:
         while await self._next_ready():
+            if self.at_once.undone is not None:
+                await self._tell(self.at_once.undone, COMMANDS["report"])
+                return
             if self._unheard:
                 await self._users.check_again(self._caller)
                 if not self._events:  # the client left, or lost the right to be here
                     continue
-            if self._purse.empty:
-                await self._pause(self._purse.refill(self._caller.identity.username, self._peer))
+            if self._tally.purse.empty:
+                await self._pause(self._tally.purse.refill(self._caller.identity.username, self._peer))
                 continue  # who acts here may have lost the right to meanwhile
             if not await self._answer(self._events.popleft()):
                 return
-            drained()
+            self.at_once.drained()
             if self._slice.used:
                 await self._slice.turn()
 
@@ -202,18 +176,20 @@ class Session:
             await self._wakeup.wait_for(left)
 
     async def _next_ready(self) -> bool:
-        while not self._events:
-            if self._stopping or self._revoked or self._lost:
+        while self.at_once.undone is None and (self.at_once.begun is not None or not self._events):
+            if self.at_once.begun is not None:
+                await self._wakeup.wait()
+            elif self._stopping or self._revoked or self._lost:
                 return False
-            if self.more():
+            elif self.more():
                 if self._slice.used:
                     await self._slice.turn()
             elif self._input_ended:
                 return False
             else:
-                self._idle = True
+                self.at_once.idle = True
                 await self._wakeup.wait()
-                self._idle = False
+                self.at_once.idle = False
         return True
 
     @property
@@ -251,46 +227,22 @@ class Session:
                 if event.limit:
                     self._counters.limits_hit[event.limit] += 1
                 going_on = False
-        weight = weight_of(event)
-        self._weight -= weight
-        self.held -= weight
+        self._pending.done(event)
         if isinstance(event, Asked | BatchAsked):
-            self._count(event, result, perf_counter() - started)
+            self._tally.count(event, result, perf_counter() - started)
         return going_on and result == OK
-
-    def _count(self, event: Asked | BatchAsked, result: str, seconds: float) -> None:
-        count = questions(event)
-        self._purse.requests -= 1 + (count - 1) / TOGETHER
-        self._purse.bytes -= weight_of(event)
-        self._stats.add(seconds / count, count)
-        if isinstance(event, BatchAsked):
-            name = "native-exists" if event.batch.op == batch.EXISTS else "native-get"
-        else:
-            name = event.command.name
-        if name in BATCHES:
-            self._counters.batch_sizes.add(count)
-        self._counters.answered(name, result, seconds)
-        if seconds >= self._slow:
-            self._tell_slow(name, count, seconds)
-
-    def _tell_slow(self, name: str, count: int, seconds: float) -> None:
-        log.info(SLOW, self._peer, name, f" of {count}" if count > 1 else "", 1000 * seconds)
 
     async def _answer_request(self, event: Asked) -> str:
         """Answer a request; what came of it."""
         try:
             answer = self._handlers.answer(self._caller, event.command, event.request)
             value = await (self._while_here(answer) if event.command.long else answer)
-        except InvokeError as error:
-            await self._refuse(error)
-            return REFUSED
-        except ServerFaultError as error:
-            await self._fail(error, event.command)
-            return FAILED
+        except (InvokeError, ServerFaultError) as error:
+            return await self._tell(error, event.command)
         await self._output.send_json(value)
         if event.command.name in ROWS:
             if isinstance(value, dict):  # a question of a few bytes may have megabytes for an answer
-                self._purse.bytes -= len(value.get("outhash_siginfo") or "")
+                self._tally.purse.bytes -= len(value.get("outhash_siginfo") or "")
             await self._slice.turn()  # its siginfo may be megabytes, which take tens of milliseconds
         return OK
 
@@ -343,7 +295,7 @@ class Session:
                 if answers.done():
                     await self._send_answers(block, answers.result(), started)
                     under_way.popleft()
-                elif len(under_way) < BLOCKS_AHEAD and self._more_lines and not self._purse.empty:
+                elif len(under_way) < BLOCKS_AHEAD and self._more_lines and not self._tally.purse.empty:
                     under_way.append(self._begin(self._events.popleft()))
                 else:
                     await self._wakeup.wait()
@@ -366,17 +318,18 @@ class Session:
 
     async def _send_answers(self, block: StreamLines, answers: bytes, started: float) -> None:
         await self._output.send_lines(answers)
-        self._weight -= lines_weight(block.count, len(block.text))
-        self.held -= len(block.text)
-        self._count_lines(block.command.name, block.count, len(block.text), perf_counter() - started)
+        self._pending.done_lines(block)
+        self._tally.count_lines(block.command.name, block.count, len(block.text), perf_counter() - started)
 
-    def _count_lines(self, stream: str, count: int, size: int, seconds: float) -> None:
-        self._purse.requests -= 1 + count / TOGETHER
-        self._purse.bytes -= size
-        self._stats.add(seconds / count, count)
-        self._counters.answered_lines(stream, count, seconds)
-        if seconds >= self._slow:
-            self._tell_slow(stream, count, seconds)
+    async def _tell(self, error: BaseException, command: Command) -> str:
+        """Tell the client, or the log, why a request failed; what came of it. A bug is raised."""
+        if isinstance(error, InvokeError):
+            await self._refuse(error)
+            return REFUSED
+        if not isinstance(error, ServerFaultError):
+            raise error
+        await self._fail(error, command)
+        return FAILED
 
     async def _fail(self, error: Exception, command: Command) -> None:
         """The client did not cause this error (PROTOCOL, "On purpose different", 7).

@@ -166,7 +166,7 @@ def _get_outhash(fields: Fields) -> GetOuthash:
 
 
 def _report(fields: Fields) -> Report:
-    return Report(
+    return fields.plain_report() or Report(
         fields.token("method"),
         fields.token("taskhash"),
         fields.token("outhash"),

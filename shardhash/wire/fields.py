@@ -26,7 +26,7 @@ import orjson
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.hashes import is_digest_text, join_digests
-from shardhash.wire.rows import QUERY_COLUMNS
+from shardhash.wire.rows import DETAILS, KEY_COLUMNS, QUERY_COLUMNS, SIGINFO, Report
 from shardhash.wire.search import NAMES, Search, refusal_of
 
 MAX_TOKEN = 1024
@@ -37,6 +37,8 @@ MAX_MOMENT = 253_402_300_799_999_999
 """The last microsecond of the year 9999, UTC."""
 MAX_SECONDS = 10_000_000_000
 """Three centuries; anything longer is a mistake, and would overflow dates."""
+_HASHES = (*KEY_COLUMNS, "unihash")
+_TEXTS = frozenset((str, type(None)))
 
 
 def is_token(text: str) -> bool:
@@ -140,6 +142,30 @@ class Fields:
         if not text.isascii():
             text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         return text[:limit]
+
+    def plain_report(self) -> Report | None:
+        """A report all of whose texts are plain ASCII and what is due, as builds send them; None: read them one by one.
+
+        In 3 us, a third of what that takes.
+        """
+        values = self._values
+        hashes, details, siginfo = list(map(values.get, _HASHES)), list(map(values.get, DETAILS)), values.get(SIGINFO)
+        try:
+            joined, texts = " ".join(hashes), "".join(filter(None, details))  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        sound = (
+            joined.split() == hashes  # neither empty nor with white space
+            and len(joined) <= MAX_TOKEN
+            and joined.isascii()
+            and "\0" not in joined
+            and is_digest_text(hashes[-1])  # type: ignore[arg-type]
+            and len(texts) <= MAX_TEXT
+            and texts.isascii()
+            and _TEXTS.issuperset(map(type, details))
+            and (siginfo is None or (type(siginfo) is str and siginfo.isascii()))
+        )
+        return Report(*hashes, *details, siginfo) if sound else None
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; `default` when absent or null."""

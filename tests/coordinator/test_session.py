@@ -10,8 +10,9 @@ import pytest
 
 from shardhash.coordinator import session as session_module
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.handlers import REPORTS_AT_ONCE, Handlers
+from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
+from shardhash.coordinator.reporting import REPORTS_AT_ONCE
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.stats import Stats
@@ -159,26 +160,26 @@ async def test_what_is_at_hand_is_answered_at_once_but_never_out_of_turn() -> No
     line = b"m " + b"ab" * 32 + b"\n"
     asking.feed(connection.receive_data(HELLO + b'{"get-stream": null}\n'))
     events = connection.receive_data(line * 2)
-    assert asking.answer_at_hand(events) is None, "the command before it is not answered"
+    assert asking.at_once.answer(events) is None, "the command before it is not answered"
     running = asyncio.create_task(asking.run(lambda: None))
     await asyncio.sleep(0)
-    assert asking.answer_at_hand(events) == (b"ab" * 32 + b"\n") * 2
+    assert asking.at_once.answer(events) == (b"ab" * 32 + b"\n") * 2
     assert services.counters.stream_lines == 2
     store.knows = False
-    assert asking.answer_at_hand(events) is None
+    assert asking.at_once.answer(events) is None
     asking.feed(events)
     store.knows = True
-    assert asking.answer_at_hand(events) is None, "others wait before it"
+    assert asking.at_once.answer(events) is None, "others wait before it"
     async with asyncio.timeout(5):
         await output.written.wait()
     assert output.lines == b"\n" * 2
     long = connection.receive_data(line * (MOST_AT_HAND // len(line) + 1))
-    assert asking.answer_at_hand(long) is None
+    assert asking.at_once.answer(long) is None
     for odd in (b"m other\n", b"n " + b"ab" * 32 + b"\n" + line, b"one\n"):
-        assert asking.answer_at_hand(connection.receive_data(odd)) is None
+        assert asking.at_once.answer(connection.receive_data(odd)) is None
     caller.identity = Identity(None, frozenset())
-    assert asking.answer_at_hand(events) is None
+    assert asking.at_once.answer(events) is None
     caller.identity = Identity(None, ANONYMOUS_DEFAULT)
     asking.feed_end()
-    assert asking.answer_at_hand(events) is None
+    assert asking.at_once.answer(events) is None
     await running

@@ -20,7 +20,7 @@ from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.proxies import refusal_of_header
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
-from shardhash.wire.events import Event, Send, StreamLines
+from shardhash.wire.events import Asked, Event, Send, StreamLines
 from shardhash.wire.framing import encode_json
 from shardhash.wire.proxy_header import is_proxy_header
 
@@ -95,10 +95,10 @@ class LineProtocol(asyncio.Protocol):
             self._unparsed_size += len(data)
         else:
             events = self._machine.receive_data(data)
-            if len(events) == 1 and type(events[0]) is StreamLines and (answer := self._at_hand(events)) is not None:
-                self._transport.write(answer)
-                events = []
-            self._take(events)
+            if self._answered_at_once(events):
+                connection.partial, connection.partial_since = self._machine.held, connection.heard
+            else:
+                self._take(events)
         held = self._held()
         if held > UNCOUNTED or self._connection.held:
             self._connections.keep(self._connection, held)
@@ -150,15 +150,30 @@ class LineProtocol(asyncio.Protocol):
 
     # ----------------------------------------------------------------------------------------------- parsing
 
-    def _at_hand(self, events: list[Event]) -> bytes | None:
-        if self._connection.fresh or self._machine.more or not self._writable.is_set() or self._transport.is_closing():
-            return None
-        return self._session.answer_at_hand(events)
+    def _answered_at_once(self, events: list[Event]) -> bool:
+        """Whether these events need not be fed to the session."""
+        if len(events) != 1 or self._connection.fresh or self._machine.more:
+            return False
+        if not self._writable.is_set() or self._transport.is_closing():
+            return False
+        event = events[0]
+        if type(event) is Asked:
+            return self._session.at_once.begin_report(event, self._write_json)
+        answer = self._session.at_once.answer(events) if type(event) is StreamLines else None
+        if answer is None:
+            return False
+        self._transport.write(answer)
+        return True
+
+    def _write_json(self, text: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(encode_json(text))
 
     def _take(self, events: list[Event]) -> None:
         """Give events to the session, and tell how far the connection is."""
         connection = self._connection
-        self._session.feed(events)
+        if events:
+            self._session.feed(events)
         if events or not connection.partial:
             connection.partial_since = connection.heard
         connection.partial = self._machine.held

@@ -15,7 +15,7 @@ from shardhash.base.turns import Slice, Turns
 from shardhash.coordinator.connections import Connection, Connections
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
-from shardhash.wire.events import Send
+from shardhash.wire.events import Asked, Event, Send
 from shardhash.wire.frames import text_frames
 
 
@@ -72,12 +72,13 @@ class WebSocketHandler:
                     connection.greeted = self._machine.greeted
                     if events and not all(type(event) is Send for event in events):
                         self._connections.asked(connection)
-                if message.type is WSMsgType.BINARY and (frame := self._session.answer_at_hand(events)) is not None:
+                if message.type is WSMsgType.BINARY and (frame := self._session.at_once.answer(events)) is not None:
                     await self._socket.send_bytes(frame)
                     if self._slice.used:
                         await self._slice.turn()
                     continue
-                self._session.feed(events)
+                if not self._begun(events):
+                    self._session.feed(events)
                 self._connections.keep(connection, self._session.held)
                 if self._slice.used:
                     await self._slice.turn()
@@ -86,6 +87,16 @@ class WebSocketHandler:
                     await self._drain.wait()
         finally:
             self._session.feed_lost()
+
+    def _begun(self, events: list[Event]) -> bool:
+        """Whether these events are a report that is answered once it is stored, and need not be fed."""
+        if len(events) != 1 or type(event := events[0]) is not Asked or not self._connection.watched.writable.is_set():
+            return False
+        return self._session.at_once.begin_report(event, self._write_json)
+
+    def _write_json(self, text: bytes) -> None:
+        if not (self._transport.is_closing() or self._socket.closed):
+            self._transport.write(text_frames([text]))
 
     # ------------------------------------------------------------------------------------------------ Output
 
