@@ -111,7 +111,7 @@ class AtOnce:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the session tells it
             self.undone = error
             result = REFUSED if isinstance(error, InvokeError) else FAILED
-        self._tally.count(event, result, perf_counter() - started)
+        self._tally.count_report(event, result, perf_counter() - started)
         self.drained()
         self.idle = not self._pending.events and self.undone is None and self.may_ask()
         if not self.idle:

@@ -69,6 +69,12 @@ class Quotas:
         who, name = _who(caller)
         used = self._of(who, name)
         rows, siginfo = used.rows + len(reports), used.siginfo + _siginfo(reports)
+        if len(reports) == 1 and method_id(reports[0].method) in used.methods:  # as nearly always; 1 us less
+            (most_rows, _), (most_siginfo, _), _ = _LIMITS[who]
+            if rows <= getattr(self.limits, most_rows) and siginfo <= getattr(self.limits, most_siginfo):
+                used.rows, used.siginfo = rows, siginfo
+                self.changed = True
+                return None
         methods = {method_id(report.method) for report in reports} - used.methods
         for value, (limit, unit) in zip((rows, siginfo, len(used.methods) + len(methods)), _LIMITS[who], strict=True):
             if value > getattr(self.limits, limit):

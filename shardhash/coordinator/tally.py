@@ -8,7 +8,7 @@ from shardhash.base.log_format import SLOW
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.rates import TOGETHER
 from shardhash.coordinator.services import Services
-from shardhash.coordinator.weights import BATCHES, questions, weight_of
+from shardhash.coordinator.weights import BATCHES, KIB, questions, weight_of
 from shardhash.wire import batch
 from shardhash.wire.events import Asked, BatchAsked
 
@@ -40,6 +40,15 @@ class Tally:
         self._counters.answered(name, result, seconds)
         if seconds >= self._slow:
             self._tell_slow(name, count, seconds)
+
+    def count_report(self, event: Asked, result: str, seconds: float) -> None:
+        """The same for a report, in half the time."""
+        self.purse.requests -= 1
+        self.purse.bytes -= KIB + event.size
+        self._stats.add(seconds)
+        self._counters.answered("report", result, seconds)
+        if seconds >= self._slow:
+            self._tell_slow("report", 1, seconds)
 
     def count_lines(self, stream: str, count: int, size: int, seconds: float) -> None:
         """A block of stream lines, of `size` bytes, was answered."""

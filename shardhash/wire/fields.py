@@ -149,9 +149,11 @@ class Fields:
         In 3 us, a third of what that takes.
         """
         values = self._values
-        hashes, details, siginfo = list(map(values.get, _HASHES)), list(map(values.get, DETAILS)), values.get(SIGINFO)
+        siginfo = values.get(SIGINFO)
+        hashes: list[Any] = list(map(values.get, _HASHES))
+        details: list[Any] = list(map(values.get, DETAILS))
         try:
-            joined, texts = " ".join(hashes), "".join(filter(None, details))  # type: ignore[arg-type]
+            joined, texts = " ".join(hashes), "".join(filter(None, details))
         except TypeError:
             return None
         sound = (
@@ -159,13 +161,13 @@ class Fields:
             and len(joined) <= MAX_TOKEN
             and joined.isascii()
             and "\0" not in joined
-            and is_digest_text(hashes[-1])  # type: ignore[arg-type]
+            and is_digest_text(hashes[-1])
             and len(texts) <= MAX_TEXT
             and texts.isascii()
             and _TEXTS.issuperset(map(type, details))
             and (siginfo is None or (type(siginfo) is str and siginfo.isascii()))
         )
-        return Report(*hashes, *details, siginfo) if sound else None
+        return Report._make((*hashes, *details, siginfo)) if sound else None
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; `default` when absent or null."""

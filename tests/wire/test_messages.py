@@ -13,11 +13,11 @@ from shardhash.errors import InvalidRequestError
 from shardhash.wire import messages as m
 from shardhash.wire.collecting import Collect
 from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, parse_request
-from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN
+from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN, Fields
 from shardhash.wire.imports import ImportBatch, ImportedMapping, ImportedRow, ImportedUser
 from shardhash.wire.jsontext import decode
 from shardhash.wire.messages import Request
-from shardhash.wire.rows import QUERY_COLUMNS, Report
+from shardhash.wire.rows import COLUMNS, QUERY_COLUMNS, Report
 from shardhash.wire.search import NAMES
 
 H = "f0" * 32
@@ -390,3 +390,29 @@ def test_an_outhash_siginfo_may_be_long() -> None:
 )
 def test_what_is_no_list_of_tasks_to_guess(tasks: object, what: str) -> None:
     assert what in refusal({"guess": {"method": "m", "tasks": tasks}})
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.one_of(
+                st.sampled_from([H, "", " ", "a b", "a\nb", "a\0b", "é", "\ud800", "x" * (MAX_TOKEN + 1), "t", "o"]),
+                st.sampled_from([None, False, 0, 1.5, [], {"a": 1}, True]),
+                st.text(max_size=5),
+            )
+            for name in ("unihash", *COLUMNS)
+        },
+    )
+)
+def test_a_plain_report_is_read_as_any_other(fields: dict[str, Any]) -> None:
+    """What is read in one go is what reading field by field gives, and nothing is taken that this refuses."""
+    for values in (fields, {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H} | fields):
+        plain = Fields("report", values).plain_report()
+        if plain is not None:
+            batched = ask({"report-batch": {"reports": [values]}})
+            assert isinstance(batched, m.ReportBatch)
+            assert batched.reports == [plain]
+            assert all(value is None or type(value) is str for value in plain)
+    whole = dict.fromkeys(("owner", "PN", "PV", "PR", "task", "outhash_siginfo"), "x")
+    assert Fields("report", {"method": "m", "taskhash": "t", "outhash": "o", "unihash": H} | whole).plain_report()

@@ -97,6 +97,8 @@ class LineProtocol(asyncio.Protocol):
             events = self._machine.receive_data(data)
             if self._answered_at_once(events):
                 connection.partial, connection.partial_since = self._machine.held, connection.heard
+                if connection.partial + self._session.held <= UNCOUNTED and not connection.held and not self._rests:
+                    return  # as nearly always: there is nothing to count, nor a reason to pause
             else:
                 self._take(events)
         held = self._held()
@@ -172,7 +174,7 @@ class LineProtocol(asyncio.Protocol):
     def _take(self, events: list[Event]) -> None:
         """Give events to the session, and tell how far the connection is."""
         connection = self._connection
-        if events:
+        if events or self._machine.more:  # the session asks for the rest
             self._session.feed(events)
         if events or not connection.partial:
             connection.partial_since = connection.heard
