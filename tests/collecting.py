@@ -11,26 +11,32 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 from shardhash.client import AsyncClient, Client, create_async_client, create_client
 from shardhash.errors import InvokeError
+from shardhash.stores.postgresql.schema import migrate
 from tests.coordinators import connect_async_to_each, connect_to_each
 from tests.servers import ServerProcess
+from tests.stores.postgresql_server import find_postgresql
 
 COLUMNS = ("method", "taskhash", "unihash")
+DATABASE = "two servers on a database"
 LIMIT = 60.0
 """Seconds until a collection that cannot begin has failed."""
 
 
-def places() -> list[str]:
+def places() -> list[Any]:
     """The kinds that there are."""
-    return ["one coordinator", "three coordinators"]
+    database = pytest.param(DATABASE, marks=pytest.mark.skipif(find_postgresql() is None, reason="no PostgreSQL here"))
+    return ["one coordinator", "three coordinators", database]
 
 
 class Place:
-    """Servers that keep the same hashes. `clients`: one of each coordinator, or two if there is one only."""
+    """Servers that keep the same hashes. `clients`: one of each coordinator, two if there is one only."""
 
     def __init__(self, servers: Sequence[ServerProcess]) -> None:
-        self.servers = servers
+        self.servers = list(servers)
         self.clients: list[Client] = []
         self.connect_again()
 
@@ -39,6 +45,13 @@ class Place:
     def of(cls, kind: str, fixture: Callable[[str], Any], folder: Path) -> Iterator[Place]:
         """Servers of a kind, as they start without anything in them."""
         with ExitStack() as stack:
+            if kind == DATABASE:
+                url = fixture("postgresql").create_database()
+                asyncio.run(migrate(url))
+                environment = {"SHARDHASH_STORE": url, "SHARDHASH_ANSWER_LEASE": "2s"}
+                both = [ServerProcess("--log", "WARNING", environment=environment) for _ in range(2)]
+                yield stack.enter_context(cls([stack.enter_context(server) for server in both]))
+                return
             more = ("--coordinators", "3") if kind == "three coordinators" else ()
             server = ServerProcess("--data", str(folder / "data"), "--workers", "2", "--sync", "off", *more)
             yield stack.enter_context(cls([stack.enter_context(server)]))
@@ -58,7 +71,9 @@ class Place:
         self._close()
         for server in self.servers:
             many = self._coordinators(server)
-            self.clients += connect_to_each(server, server.address, many) if many > 1 else [create_client(self.address)]
+            self.clients += (
+                connect_to_each(server, server.address, many) if many > 1 else [create_client(server.address)]
+            )
         if len(self.clients) == 1:
             self.clients.append(create_client(self.address))
 

@@ -12,6 +12,12 @@ At last comes ``{"type": "end", "entries": n, "mappings": n, "rows": n}``, by wh
 Hashes are text; times are ISO 8601, UTC unless they say otherwise. Users are there with their salted token hashes, so
 that their tokens go on working; treat a dump like the data directory. One of somebody else's may give that somebody
 rights, so users are left out unless asked for. What follows from the rows (the index of outhashes) is not in it.
+
+Copies (database/copying.py) have more, which others leave out, since older programs do not know it: when mappings were
+last asked for, in days since 1970 UTC, and the day from which on that is known::
+
+    {"type": "day", "method": M, "taskhash": T, "day": n}
+    {"type": "days-from", "day": n}
 """
 
 from __future__ import annotations
@@ -27,10 +33,11 @@ from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, QUARANTINE, QUARAN
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.shard.directory.reshard import NewShards, gather
+from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.selection import columns
 from shardhash.shard.state.table import Row, Table
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.recovery import MALFORMED, Progress, recover
+from shardhash.shard.storage.recovery import MALFORMED, Progress, now, recover
 from shardhash.shard.storage.siginfo import read_siginfo
 from shardhash.wire.hashes import to_digest, to_key, to_text
 from shardhash.wire.messages import DB_ADMIN, READ, REPORT, USER_ADMIN
@@ -66,24 +73,33 @@ def dump(
     write: Callable[[bytes], object],
     progress: Progress,
     until: int | None = None,
+    *,
+    days: bool = False,
 ) -> Counter[str]:
     """Write everything that the shards in these folders hold, a line a call; how many of each. Raises DamageError.
 
-    `until`: as of this time (microseconds since 1970 UTC). Memory: one shard.
+    `until`: as of this time (microseconds since 1970 UTC). `days`: with what copies have. Memory: one shard.
     """
     counts = Counter(dict.fromkeys(_COUNTED.values(), 0))
 
     def put(line: dict[str, Any]) -> None:
-        counts[_COUNTED[line["type"]]] += 1
+        if line["type"] in _COUNTED:
+            counts[_COUNTED[line["type"]]] += 1
         write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     write(orjson.dumps({"format": FORMAT, "version": VERSION}, option=orjson.OPT_APPEND_NEWLINE))
+    today = days_from = day_of(now())
     for number, folder in enumerate(folders):
         table = recover(fs, folder, progress, until).table
+        if days:
+            days_from = max(table.asked_from or today, days_from if number else 0)
+            _dump_days(table, put, today)
         if number == 0:
             _dump_entries(table, put)
         _dump_hashes(fs, folder, table, put)
         progress(f"dumped shard {number + 1} of {len(folders)}")
+    if days:
+        put({"type": "days-from", "day": days_from})
     write(orjson.dumps({"type": "end", **counts}, option=orjson.OPT_APPEND_NEWLINE))
     return counts
 
@@ -118,11 +134,11 @@ def load(
             elif value["type"] == "end":
                 ended = _check_end(value, counts)
             else:
-                counts[_COUNTED[value["type"]]] += 1
                 if value["type"] == "entry":
                     _load_entry(shards, value, found, users=users)
                 else:
                     _LOADERS[value["type"]](shards, value)
+                counts[_COUNTED.get(value["type"], "")] += 1
         except (ConfigError, InvokeError, *MALFORMED) as error:
             what = f"{error} is missing or not known" if isinstance(error, KeyError) else error
             raise ConfigError(f"line {number} of the dump: {what}") from None
@@ -151,6 +167,14 @@ def _dump_hashes(fs: FileSystem, folder: Path, table: Table, put: Callable[[dict
                 put({"type": "row", **columns(method, key, row, lambda number: read_siginfo(fs, folder, number))})
 
 
+def _dump_days(table: Table, put: Callable[[dict[str, Any]], None], today: int) -> None:
+    for method, part in table.methods.items():
+        part.days.note(part.take_asked(), today)  # what the log replayed counts as asked for now
+        for key in part.mappings:
+            if day := part.days.day(key):
+                put({"type": "day", "method": method, "taskhash": to_text(key), "day": day})
+
+
 def _check_format(value: Any) -> None:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ConfigError('this is not a dump: its first line must be {"format": "shardhash dump", ...}')
@@ -159,9 +183,9 @@ def _check_format(value: Any) -> None:
 
 
 def _check_end(value: dict[str, Any], counts: Counter[str]) -> bool:
-    for name, count in counts.items():
-        if value[name] != count:
-            raise ConfigError(f"the dump says {value[name]} {name}, but {count} are in it")
+    for name in _COUNTED.values():
+        if value[name] != counts[name]:
+            raise ConfigError(f"the dump says {value[name]} {name}, but {counts[name]} are in it")
     return True
 
 
@@ -248,7 +272,15 @@ def _load_row(shards: NewShards, value: dict[str, Any]) -> None:
     shards.add_index(method, outhash, taskhash, row.created)
 
 
-_LOADERS = {"mapping": _load_mapping, "row": _load_row}
+def _load_day(shards: NewShards, value: dict[str, Any]) -> None:
+    shards.add_day(_text(value, "method"), to_key(_text(value, "taskhash")), _number(value, "day"))
+
+
+def _load_days_from(shards: NewShards, value: dict[str, Any]) -> None:
+    shards.keep_days_from(_number(value, "day"))
+
+
+_LOADERS = {"mapping": _load_mapping, "row": _load_row, "day": _load_day, "days-from": _load_days_from}
 
 
 def _number(value: dict[str, Any], name: str) -> int:

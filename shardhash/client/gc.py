@@ -49,8 +49,9 @@ reported while it runs stays. All that goes is in an undo file before any of it 
 EXAMPLES = """\
 A mapping stays if ANY of these says so: a cache of --sstate has an object of its unihash; somebody asked for it or
 reported it within --unused; it was used within --grace. The server notes the day (UTC) on which a mapping was last
-asked for, and writes that with its snapshots: a restart loses what was asked since the last one; what is not known
-counts as used.
+asked for, and writes that with its snapshots: a restart loses what was asked since the last one. On a database it is
+written every ten seconds. What is not known counts as used. There is one collection at a time in a server, or on a
+database over all of its servers; whichever is asked, what any of them answers or stores meanwhile stays.
 
 exit status: 0 done, or shown; 1 refused, not reached, or a cache that cannot be read, and nothing more is removed;
 2 called wrongly

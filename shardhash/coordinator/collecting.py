@@ -9,6 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -41,6 +42,10 @@ class _Running:
         self.rows = 0
         self.last = monotonic()
         self.timer: asyncio.TimerHandle | None = None
+
+    async def caller_there(self) -> bool:
+        """Whether who made the last step is still connected."""
+        return not self.caller.gone() if self.there is None else await self.there(self.name)
 
 
 class Collections:
@@ -92,8 +97,10 @@ class Collections:
 
     async def _begin(self, caller: Caller, there: CallerThere | None) -> Any:
         while (before := self._running) is not None:
-            gone = before.caller.gone() if before.there is None else not await before.there(before.name)
-            if (quiet := monotonic() - before.last) < QUIET and not gone:
+            connected = await before.caller_there()
+            if self._running is not before:
+                continue
+            if connected and (quiet := monotonic() - before.last) < QUIET:
                 who = before.caller.identity.username or "somebody"
                 raise InvokeError(
                     f"a collection of {who} from {before.caller.peer} is under way, its last step {quiet:.0f} s ago;"
@@ -103,19 +110,29 @@ class Collections:
         running = self._running = _Running(caller, there)
         self._awake(running)
         collector = self._store.collector
-        mappings = await collector.begin(running.name)
+        try:
+            mappings = await collector.begin(running.name, partial(self._goes_on, running))
+        except BaseException:  # another server has one
+            self._forget(running)
+            raise
         return {"collection": running.name, "mappings": mappings, "asked": collector.knows_asked}
 
+    async def _goes_on(self, running: _Running) -> bool:
+        return self._running is running and await running.caller_there()
+
     async def _end(self, running: _Running) -> None:
-        if self._running is running:
-            self._running = None
-        if running.timer is not None:
-            running.timer.cancel()
+        self._forget(running)
         await self._store.collector.end(running.name)
         if running.mappings:
             audit.record(
                 running.caller, "collect", collection=running.name, mappings=running.mappings, rows=running.rows
             )
+
+    def _forget(self, running: _Running) -> None:
+        if self._running is running:
+            self._running = None
+        if running.timer is not None:
+            running.timer.cancel()
 
     def _awake(self, running: _Running) -> None:
         running.last = monotonic()

@@ -56,9 +56,9 @@ def migrate(arguments: Sequence[str]) -> int:
 
 
 COPY = """\
-Copy everything that shardhash keeps (mappings, outhash rows with siginfo, users with their tokens, settings, the
-garbage collection in progress) from a data directory to a PostgreSQL database or back, or between two of a kind. The
-copy is read back and compared before it counts; it is made at once or not at all.
+Copy everything that shardhash keeps (mappings, outhash rows with siginfo, the days of their last use, users with their
+tokens, settings, the marks of a garbage collection in progress) from a data directory to a PostgreSQL database or back,
+or between two of a kind. The copy is read back and compared before it counts; it is made at once or not at all.
 """
 COPY_EXAMPLES = """\
 FROM and TO are folders or URLs. A folder is that of a stopped server or a backup; a database may be in use, and is read

@@ -18,7 +18,7 @@ from shardhash.admin.directory import new_directory
 from shardhash.admin.dump import FORMAT, dump, load
 from shardhash.admin.dump import VERSION as DUMP_VERSION
 from shardhash.admin.restore import kept_still
-from shardhash.database.digest import StateDigest
+from shardhash.database.digest import ITEMS, StateDigest
 from shardhash.errors import ConfigError
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import MANIFEST
@@ -91,11 +91,11 @@ class Directory:
 
         def take(line: bytes) -> None:
             item = orjson.loads(line)
-            if item.get("type") in ("entry", "mapping", "row"):
+            if item.get("type") in ITEMS:
                 put(item)
 
         with kept_still(self._path):
-            dump(source.fs, source.manifest.folders(self._path), take, tell, until=source.time)
+            dump(source.fs, source.manifest.folders(self._path), take, tell, until=source.time, days=True)
 
     def write(self, source: Place, tell: Tell) -> tuple[StateDigest, StateDigest]:
         """See Place."""
@@ -105,7 +105,7 @@ class Directory:
         with new_directory(self._fs, self._path, self._shards) as folders, _spooled(source, read, tell) as lines:
             load(self._fs, lines, folders, tell, users=True)
             tell("reading it back")
-            dump(self._fs, folders, written.add_line, tell)
+            dump(self._fs, folders, written.add_line, tell, days=True)
             check_same(read, written)
         return read, written
 

@@ -14,6 +14,8 @@ import orjson
 _SIZE = 16
 _MODULUS = 1 << (8 * _SIZE)
 KINDS = {"entry": "users and settings", "mapping": "mappings", "row": "outhash rows"}
+ITEMS = frozenset((*KINDS, "day", "days-from"))
+"""The types of lines that are items."""
 
 
 class StateDigest:
@@ -32,7 +34,7 @@ class StateDigest:
     def add_line(self, line: bytes) -> None:
         """One more line of a dump; its head and end are no items."""
         item = orjson.loads(line)
-        if item.get("type") in KINDS:
+        if item.get("type") in ITEMS:
             self.add(item)
 
     @property

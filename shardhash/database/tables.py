@@ -30,6 +30,11 @@ PART: Final = 5000
 
 _MAPPINGS = b"select method, taskhash, unihash, mark from shardhash.mapping"
 _ROWS = b"select method, taskhash, outhash, created, owner, pn, pv, pr, task, siginfo from shardhash.outrow"
+_DAYS = b"""
+select method, taskhash, day from shardhash.asked as a where exists (
+    select from shardhash.mapping as m where m.method = a.method and m.taskhash = a.taskhash
+)
+"""
 _COLUMNS: Final = {
     "entry": ("shardhash.entry", "kind, name, value", ["text", "bytea", "bytea"]),
     "mapping": ("shardhash.mapping", "method, taskhash, unihash, mark", ["int4", "bytea", "bytea", "bytea"]),
@@ -38,6 +43,7 @@ _COLUMNS: Final = {
         "method, taskhash, outhash, created, owner, pn, pv, pr, task, siginfo",
         ["int4", "bytea", "bytea", "int8", *["bytea"] * 6],
     ),
+    "day": ("shardhash.asked", "method, taskhash, day", ["int4", "bytea", "int4"]),
     "barred": ("shardhash.barred", "method, outhash, quarantine", ["int4", "bytea", "bytea"]),
 }
 
@@ -84,7 +90,8 @@ class Tables:
             raise ConfigError(f"{self._name} has tables of another version; see: shardhash migrate")
 
     def check_empty(self) -> None:
-        """Raise ConfigError if something is in the tables."""
+        """Raise ConfigError if something is in the tables. What is left of days of mappings that are gone goes."""
+        self._connection.execute("delete from shardhash.asked")
         for table, _, _ in _COLUMNS.values():
             row = self._connection.execute(f"select exists (select from {table})".encode()).fetchone()
             if row is not None and row[0]:
@@ -110,6 +117,10 @@ class Tables:
             }
         for method, *values in self._select(_ROWS):
             yield {"type": "row", **unpack_row(methods[method], values)}
+        for method, taskhash, day in self._select(_DAYS):
+            yield {"type": "day", "method": methods[method], "taskhash": unpack_hash(taskhash), "day": day}
+        for (day,) in self._select(b"select day from shardhash.asked_from"):
+            yield {"type": "days-from", "day": day}
 
     def _select(self, statement: bytes) -> Iterator[tuple[Any, ...]]:
         with psycopg.ServerCursor(self._connection, "reading") as cursor:
@@ -121,6 +132,9 @@ class Tables:
     def write(self, item: dict[str, Any]) -> None:
         """One item."""
         kind = item["type"]
+        if kind == "days-from":
+            self._connection.execute("update shardhash.asked_from set day = %b", [item["day"]])
+            return
         part = self._parts[kind]
         part.append(_pack_entry(item) if kind == "entry" else (self._method(item["method"]), *_PACKERS[kind](item)))
         if len(part) >= PART:
@@ -137,7 +151,7 @@ class Tables:
         """Write what is left, and have the planner know of it."""
         for kind in self._parts:
             self._copy(kind)
-        self._connection.execute("analyze shardhash.mapping, shardhash.outrow, shardhash.entry")
+        self._connection.execute("analyze shardhash.mapping, shardhash.outrow, shardhash.entry, shardhash.asked")
 
     def _copy(self, kind: str) -> None:
         part, self._parts[kind] = self._parts[kind], []
@@ -175,5 +189,13 @@ def _pack_row(item: dict[str, Any]) -> tuple[Any, ...]:
     return pack_hash(item["taskhash"]), pack_hash(item["outhash"]), from_iso(item["created"]), *details
 
 
-_PACKERS: Final[dict[str, Callable[[dict[str, Any]], tuple[Any, ...]]]] = {"mapping": _pack_mapping, "row": _pack_row}
+def _pack_day(item: dict[str, Any]) -> tuple[Any, ...]:
+    return pack_hash(item["taskhash"]), item["day"]
+
+
+_PACKERS: Final[dict[str, Callable[[dict[str, Any]], tuple[Any, ...]]]] = {
+    "mapping": _pack_mapping,
+    "row": _pack_row,
+    "day": _pack_day,
+}
 """What stands behind the method's number."""

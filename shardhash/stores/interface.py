@@ -96,6 +96,9 @@ class Health:
 EntryChanged: TypeAlias = Callable[[str, str | None], Awaitable[None]]
 """Takes kind and name of an entry that another server has changed, or may have; name None: any of this kind."""
 
+GoesOn: TypeAlias = Callable[[], Awaitable[bool]]
+"""Whether whoever began a collection is still there to go on with it."""
+
 Otherwise: TypeAlias = Callable[[Report], Awaitable[bytes | None]]
 """Asked once for the unihash of a report whose outhash has no local equivalent (an upstream); None: it knows none."""
 
@@ -233,8 +236,11 @@ class Collector(Protocol):
     knows_asked: bool
     """Whether it is known when mappings were asked for."""
 
-    async def begin(self, name: str) -> int:
-        """From now on, whatever is asked for or reported is kept; how many mappings there are."""
+    async def begin(self, name: str, goes_on: GoesOn) -> int:
+        """From now on, whatever is asked for or reported is kept; how many mappings there are.
+
+        InvokeError when another server has one under way; that takes it for over some time after `goes_on` denies.
+        """
 
     async def keep(self, name: str, unihashes: Buffer) -> int:
         """Keep the mappings of these unihashes (n * 32 bytes); how many are kept that were not before."""

@@ -19,9 +19,10 @@ import pytest
 
 from shardhash.client.blocking import Client
 from shardhash.errors import InvokeError
-from tests.collecting import Place, at_random, places
+from tests.collecting import DATABASE, Place, at_random, places
 from tests.coordinators import followers
 from tests.servers import ROOT, ServerProcess
+from tests.stores.postgresql_server import find_postgresql
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
 
@@ -267,21 +268,27 @@ def client_undo(address: str, undo: Path) -> str:
 
 
 def test_a_collection_goes_on_over_another_connection(server: Place) -> None:
-    """Whoever it is that knows its name, and by whichever coordinator."""
-    name = server.begin()
-    server.clients[-1].collect("choose", name)
+    """Whoever it is that knows its name, and by whichever coordinator of the server."""
+    name = server.clients[0].collect("begin")["collection"]
+    if len(server.servers) > 1:
+        with pytest.raises(InvokeError, match="is over"):
+            server.clients[-1].collect("choose", name)
+        server.connect_again()
+    same = server.clients[0 if len(server.servers) > 1 else -1]
+    same.collect("choose", name)
     server.clients[0].collect("take", name, mappings=all_of(server.clients[0], name))
-    assert server.clients[-1].collect("end", name)["mappings"] == 11
+    assert same.collect("end", name)["mappings"] == 11
 
 
 def test_one_at_a_time(server: Place) -> None:
-    for first, second in ((server.clients[0], server.clients[-1]), (server.clients[-1], server.clients[0])):
-        name = first.collect("begin")["collection"]
+    for one, other in ((0, -1), (-1, 0)):
+        name = server.clients[one].collect("begin")["collection"]
         with pytest.raises(InvokeError, match="under way"):
-            second.collect("begin")
-        first.collect("end", name)
-        name = second.collect("begin")["collection"]
-        assert second.collect("end", name) == {"mappings": 0, "rows": 0}
+            server.clients[other].collect("begin")
+        server.connect_again()  # a refusal ends a connection
+        server.clients[one].collect("end", name)
+        name = server.clients[other].collect("begin")["collection"]
+        assert server.clients[other].collect("end", name) == {"mappings": 0, "rows": 0}
 
 
 def take_all(client: Client, name: str) -> None:
@@ -307,6 +314,27 @@ def test_killed_in_the_middle_it_can_be_undone_and_done_again(tmp_path: Path) ->
         with pytest.raises(InvokeError, match="is over"):
             place.clients[-1].collect("take", name, mappings=mappings[5:])
         step(place, take_all)
+        assert known(place, *range(1, 11), 99) == set()
+
+
+@pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here")
+def test_a_server_on_a_database_that_is_killed_leaves_the_rest_to_the_other(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with Place.of(DATABASE, request.getfixturevalue, tmp_path) as place:
+        fill(place.clients[0])
+        before = rows(place)
+        name = place.clients[0].collect("begin")["collection"]
+        place.clients[0].collect("choose", name)
+        mappings = all_of(place.clients[0], name)
+        place.clients[0].collect("take", name, mappings=mappings[:5])
+        place.servers.pop(0).kill()
+        place.connect_again()
+        left = {digits(number) for number in known(place, *range(1, 11), 99)}
+        assert left == {mapping["taskhash"] for mapping in mappings[5:]}
+        assert all(row in before for row in rows(place))
+        name = place.begin()
+        take_all(place.clients[0], name)
         assert known(place, *range(1, 11), 99) == set()
 
 

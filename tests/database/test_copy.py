@@ -13,7 +13,14 @@ import pytest
 from shardhash import cli
 from shardhash.client import create_client
 from shardhash.database.digest import StateDigest
+from shardhash.shard.directory.manifest import read_manifest
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.shard.storage.recovery import recover
+from shardhash.stores.postgresql.asking import today
+from shardhash.stores.postgresql.codec import pack_hash
 from shardhash.stores.postgresql.schema import migrate
+from shardhash.wire.hashes import ShardMap
 from tests.servers import ServerProcess
 from tests.stores.postgresql_server import PASSWORD, PostgresqlServer
 
@@ -39,6 +46,7 @@ def fill(address: str) -> str:
         client.report_unihash("t", METHODS[0], "o", "ab" * 32)
         client.remove({"unihash": "ab" * 32})
         client.report_unihash("e" * 64, METHODS[0], "f" * 64, "cd" * 32)
+        client.report_unihash_equiv("no-row", METHODS[1], "cd" * 32)
         client.report_unihash("q", METHODS[0], "ba" * 32, "ef" * 32)
         client.quarantine({"outhash": "ba" * 32}, "poisoned")
         client.gc_mark("a mark", {"unihash": "cd" * 32})
@@ -57,21 +65,46 @@ def copy(*arguments: object) -> int:
     return cli.main(["copy", *map(str, arguments)])
 
 
+def recovered(directory: Path, taskhash: str) -> Table:
+    """The shard of a taskhash."""
+    manifest = read_manifest(OsFileSystem(), directory)
+    assert manifest is not None
+    folder = manifest.folders(directory)[ShardMap(manifest.shards).of(taskhash)]
+    return recover(OsFileSystem(), folder, lambda _: None).table
+
+
 def dumped(folder: Path, file: Path) -> list[str]:
     assert cli.main(["dump", "--data", str(folder), str(file)]) == 0
     return sorted(file.read_text().splitlines())
 
 
 def test_there_and_back_is_the_same(
-    tmp_path: Path, url: str, start_server: Callable[..., ServerProcess], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    url: str,
+    postgresql: PostgresqlServer,
+    start_server: Callable[..., ServerProcess],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     token = filled_directory(tmp_path / "one", start_server)
     capsys.readouterr()
     assert copy(tmp_path / "one", url) == 0
     there = capsys.readouterr().out
-    assert there.startswith("copied 7 users and settings, 301 mappings, 303 outhash rows; read back and found the same")
+    assert there.startswith("copied 7 users and settings, 302 mappings, 303 outhash rows; read back and found the same")
+    with psycopg.connect(url) as connection:
+        days = connection.execute(b"select taskhash, day from shardhash.asked").fetchall()
+        assert days == [(pack_hash("no-row"), today())]
+        connection.execute(b"update shardhash.asked set day = day - 7")
+        connection.execute(b"update shardhash.asked_from set day = day - 8")
     assert copy(url, tmp_path / "two", "--shards", 3) == 0
-    assert capsys.readouterr().out == there, "the same counts and the same digest"
+    there = there.partition("digest")[0]
+    back = capsys.readouterr().out
+    assert back.startswith(there), "the same counts"
+    table = recovered(tmp_path / "two", "no-row")
+    assert (table.last_asked(METHODS[1], "no-row"), table.asked_from) == (today() - 7, today() - 8)
+    other = postgresql.create_database()
+    asyncio.run(migrate(other))
+    assert copy(tmp_path / "two", other) == 0
+    assert capsys.readouterr().out == back, "the same counts and the same digest"
     assert dumped(tmp_path / "one", tmp_path / "1.jsonl") == dumped(tmp_path / "two", tmp_path / "2.jsonl")
     server = start_server(binds=["ws://127.0.0.1:0"], environment={"SHARDHASH_STORE": url})
     with create_client(server.address, username="ann", password=token) as client:
@@ -82,7 +115,7 @@ def test_there_and_back_is_the_same(
         assert client.report_unihash("r", METHODS[0], "ba" * 32, "12" * 32)["unihash"] == "12" * 32
         assert client.report_unihash("s", METHODS[0], "ba" * 32, "34" * 32)["unihash"] == "34" * 32, "it is barred"
         assert client.remove({"unihash": "12" * 32})["count"] == client.remove({"unihash": "34" * 32})["count"] == 1
-        assert client.gc_status() == {"keep": 1, "remove": 300, "mark": "a mark"}
+        assert client.gc_status() == {"keep": 2, "remove": 300, "mark": "a mark"}
 
 
 def test_a_target_that_holds_something_is_left_alone(

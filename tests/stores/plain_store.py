@@ -15,6 +15,7 @@ from shardhash.stores.interface import (
     EntryChanged,
     ForwardingHealth,
     FoundRows,
+    GoesOn,
     Guesses,
     Health,
     Otherwise,
@@ -52,7 +53,7 @@ class PlainCollector:
 
     knows_asked = False
 
-    async def begin(self, name: str) -> int:
+    async def begin(self, name: str, goes_on: GoesOn) -> int:
         return 0
 
     async def keep(self, name: str, unihashes: Buffer) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardhash.stores.sharded.end_of_day import DAY, EndOfDay
+from shardhash.stores.end_of_day import DAY, EndOfDay
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.rows import Report
 from tests.stores.shards import running

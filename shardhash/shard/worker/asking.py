@@ -4,7 +4,7 @@
 2. Every few seconds, and before anybody wants to know, what was put aside is noted with the day (asked_days.py), a
    slice at a time. Asked for again and again, it was put aside once.
 3. What answers without this worker, the coordinator's answers at hand, is forgotten at the end of each day
-   (stores/sharded/end_of_day.py), so that it is asked for here at least once a day.
+   (stores/end_of_day.py), so that it is asked for here at least once a day.
 4. Snapshots hold the days; the log does not. A crash or a restart loses what was asked for since the last snapshot, at
    most; mappings that the log replays without a row count as asked for at the start.
 

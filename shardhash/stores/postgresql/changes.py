@@ -19,6 +19,9 @@ So:
 If the server dies within, the others delete its row once the beat has stood still for a while. They wait for no slice,
 because a transaction that runs holds the row locked.
 
+*A collection* (collector.py) is told when it begins, so that all servers forget what they remember: from then on each
+answer comes from the database, which notes it. That it runs is a row of `collection`, with a beat as above.
+
 *A change of an entry* (a user) is told in its own transaction, and `settled` waits until all have followed it.
 """
 
@@ -43,14 +46,16 @@ log = logging.getLogger(__name__)
 CHANNEL: Final = "shardhash_changes"
 """Wakes those who follow; what changed is in the table."""
 REMOVAL: Final = "removal"
-"""The kind of a change that makes remembered mappings wrong. Other kinds are those of entries."""
+"""The kind of a change that makes remembered mappings wrong."""
+COLLECTION: Final = "collection"
+"""That of one after which the database has to be asked for everything once more. Other kinds are those of entries."""
 SLACK: Final = 1.1
 """By how much clocks of two machines may differ in speed."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
 _TELL = b"insert into shardhash.change (kind, key) values (%b, %b) returning seq"
 _FORGET_OLD = b"delete from shardhash.change where seq < (select min(followed) from shardhash.follower)"
-_WAKE = f"notify {CHANNEL}".encode()
+WAKE: Final = f"notify {CHANNEL}".encode()
 _BEGIN = b"insert into shardhash.removal (id) values (%b) on conflict do nothing"
 _BEAT = b"update shardhash.removal set beat = beat + 1 where id = %b returning beat"
 _END = b"delete from shardhash.removal where id = %b"
@@ -75,7 +80,7 @@ async def tell(connection: Connection, kind: str, key: bytes) -> int:
     cursor = connection.cursor(binary=True)
     await cursor.execute(_TELL, [kind, key])
     await connection.execute(_FORGET_OLD)
-    await connection.execute(_WAKE)
+    await connection.execute(WAKE)
     row: Any = await cursor.fetchone()
     return int(row[0])
 
@@ -97,7 +102,7 @@ class Changes:
 
         async def end(connection: Connection) -> None:
             await connection.execute(_END, [name])
-            await connection.execute(_WAKE)
+            await connection.execute(WAKE)
 
         try:
             await self.until_followed(await self._database.write(begin))
@@ -108,13 +113,16 @@ class Changes:
             except ServerFaultError as error:
                 log.warning("the end of a removal was not told, which other servers find out in a while: %s", error)
 
-    async def until_followed(self, number: int) -> None:
-        """Wait until every server that answers by what it followed has followed a change, which is committed."""
+    async def until_followed(self, number: int, least: float = 0.0) -> None:
+        """Wait until every server that answers by what it followed has followed a change, which is committed.
+
+        `least`: seconds to wait for each at least, however short its lease is.
+        """
         committed = now()
         pause = _FIRST_PAUSE
         while late := await self._database.read(partial(_late, number)):
             passed = now() - committed
-            gone = [server for server, lease in late if passed > lease * SLACK]
+            gone = [server for server, lease in late if passed > max(lease, least) * SLACK]
             if gone:
                 log.warning("%d servers have not answered for the time of their lease: they are passed over", len(gone))
                 await self._database.write(partial(_drop, gone, number))

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from shardhash.base.timestamps import FIRST_MONDAY, WEEK, to_iso
+from shardhash.base.timestamps import DAY, FIRST_MONDAY, WEEK, to_iso
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import DivergingTasks, FoundRows, Guesses
 from shardhash.stores.postgresql.addresses import Connection
@@ -39,15 +39,16 @@ from (values
 """.encode()
 _DETAILS = "owner, pn, pv, pr, task"
 _MAPPED = "shardhash.outrow as r left join shardhash.mapping as m on m.method = r.method and m.taskhash = r.taskhash"
+_ASKED = "left join shardhash.asked as a on a.method = m.method and a.taskhash = m.taskhash"
 _HITS = f"""
 select r.method, r.taskhash, r.outhash, r.created, {", ".join(f"r.{name}" for name in _DETAILS.split(", "))},
-    r.siginfo is not null as has_siginfo, m.unihash, m.mark
-from {_MAPPED} where {{rows}}
+    r.siginfo is not null as has_siginfo, m.unihash, m.mark, a.day
+from {_MAPPED} {_ASKED} where {{rows}}
 """
-_BARE_HITS = """
+_BARE_HITS = f"""
 union all
-select m.method, m.taskhash, null, null, null, null, null, null, null, false, m.unihash, m.mark
-from shardhash.mapping as m where {mappings} and not exists (
+select m.method, m.taskhash, null, null, null, null, null, null, null, false, m.unihash, m.mark, a.day
+from shardhash.mapping as m {_ASKED} where {{mappings}} and not exists (
     select from shardhash.outrow as r where r.method = m.method and r.taskhash = m.taskhash
 )
 """
@@ -152,7 +153,7 @@ def _matches(value: str, wanted: str) -> bool:
 class PostgresqlExplorer:
     """An Explorer; see there."""
 
-    notes_asking = False
+    notes_asking = True
 
     def __init__(self, database: Database, methods: Methods) -> None:
         self._database = database
@@ -245,9 +246,9 @@ async def _ask(given: Mapping[str, Any], statements: Sequence[bytes], connection
 
 def _describe(method: str, row: Sequence[Any]) -> dict[str, Any]:
     """A hit as clients see it; with its siginfo if the row has one more column."""
-    _, taskhash, outhash, created, *details, has_siginfo, unihash, mark = row[:12]
+    _, taskhash, outhash, created, *details, has_siginfo, unihash, mark, day = row[:13]
     texts = [None if value is None else unpack_text(value) for value in details]
-    siginfo = {} if len(row) == 12 else {SIGINFO: None if row[12] is None else unpack_text(row[12])}
+    siginfo = {} if len(row) == 13 else {SIGINFO: None if row[13] is None else unpack_text(row[13])}
     return siginfo | {
         "method": method,
         "taskhash": unpack_hash(taskhash),
@@ -256,6 +257,6 @@ def _describe(method: str, row: Sequence[Any]) -> dict[str, Any]:
         **dict(zip(DETAILS, texts, strict=True)),
         "unihash": None if unihash is None else unihash.hex(),
         "gc_mark": "" if mark is None else unpack_text(mark),
-        "asked": None,
+        "asked": None if day is None else to_iso(day * DAY)[:10],
         "siginfo": has_siginfo,
     }

@@ -29,7 +29,7 @@ from shardhash.errors import ServerFaultError
 from shardhash.stores.answers import Answers
 from shardhash.stores.interface import EntryChanged
 from shardhash.stores.postgresql.addresses import Connection, connection_string, describe
-from shardhash.stores.postgresql.changes import CHANNEL, REMOVAL, now
+from shardhash.stores.postgresql.changes import CHANNEL, COLLECTION, REMOVAL, now
 from shardhash.stores.postgresql.codec import unpack_text
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ PAUSE: Final = 1.0
 QUESTIONS: Final = 5
 """Questions for changes in the time of a lease, if nothing wakes this server."""
 STILL: Final = 30.0
-"""Seconds without a beat after which a removal is that of a dead server."""
+"""Seconds without a beat after which a removal, or a collection, is that of a dead server."""
 _ANSWER_LIMIT: Final = 30.0
 _LEAVE_LIMIT: Final = 2.0
 
@@ -53,15 +53,20 @@ returning followed
 _READ = b"""
 select 'follower', null::text, id, followed from shardhash.follower where id = %b::bytea
 union all select 'removal', null, id, beat from shardhash.removal
+union all select 'collection', null, name, beat from shardhash.collection
 union all select 'change', kind, key, seq from shardhash.change where seq > %b::bigint
 order by 1, 4
 """
 _FOLLOWED = b"update shardhash.follower set followed = %b::bigint where id = %b::bytea"
-_END_REMOVAL = b"""
-delete from shardhash.removal where id = (
-    select id from shardhash.removal where id = %b::bytea and beat = %b::bigint for update skip locked
+_END = """
+delete from shardhash.{table} where {key} = (
+    select {key} from shardhash.{table} where {key} = %b::bytea and beat = %b::bigint for update skip locked
 )
 """
+_ENDS: Final = {
+    "removal": _END.format(table="removal", key="id").encode(),
+    "collection": _END.format(table="collection", key="name").encode(),
+}
 _LEAVE = b"delete from shardhash.follower where id = %b::bytea"
 
 
@@ -69,28 +74,31 @@ class _Read(NamedTuple):
     """What one question found: how far this server's row says that it has followed, None without a row."""
 
     own: int | None
-    removals: dict[bytes, int]
+    under_way: dict[tuple[str, bytes], int]
+    """The beat of each removal and collection, by kind and name."""
     changes: Sequence[tuple[str, bytes, int]]
 
 
 class Follower:
     """Follows, from `start` to `close`. Use from one event loop.
 
-    `changed` is called for entries. `followed` is the number of the last change that `answers` know of.
+    `changed` is called for entries. `followed` is the number of the last change that `answers` know of; `collecting`
+    says whether there was a collection then.
     """
 
     def __init__(self, url: str, lease: float, answers: Answers) -> None:
         """`lease`: seconds for which answers may be trusted in, 0 for never."""
         self.changed: EntryChanged = _ignore
         self.followed = -1
+        self.collecting = False
         self._conninfo = connection_string(url)
         self._id = secrets.token_bytes(16)
         self._lease = lease
         self._answers = answers
         self._until = 0.0
         self._removing = False
-        self._still: dict[bytes, tuple[int, float]] = {}
-        """Of each removal, its beat and when that was seen first."""
+        self._still: dict[tuple[str, bytes], tuple[int, float]] = {}
+        """Of each removal and collection, its beat and when that was seen first."""
         self._complained = ""
         self._tasks = BackgroundTasks()
 
@@ -165,7 +173,7 @@ class Follower:
             return False
         self._hide_answers(read)
         for kind, key, _ in read.changes:
-            if kind != REMOVAL:
+            if kind not in (REMOVAL, COLLECTION):
                 await self.changed(kind, unpack_text(key))
         if read.changes:
             followed = read.changes[-1][2]
@@ -174,44 +182,48 @@ class Follower:
                 return False
             self.followed = followed
         self._until = began + self._lease
-        await self._end_still_removals(connection, read.removals)
+        await self._end_what_stands_still(connection, read.under_way)
         return True
 
     async def _read(self, connection: Connection) -> _Read:
         cursor = connection.cursor(binary=True)
         await cursor.execute(_READ, [self._id, self.followed])
-        own, removals, changes = None, {}, []  # type: int | None, dict[bytes, int], list[tuple[str, bytes, int]]
+        own: int | None = None
+        under_way: dict[tuple[str, bytes], int] = {}
+        changes: list[tuple[str, bytes, int]] = []
         for what, kind, key, number in await cursor.fetchall():
             if what == "follower":
                 own = number
-            elif what == "removal":
-                removals[key] = number
-            else:
+            elif what == "change":
                 changes.append((kind, key, number))
-        return _Read(own, removals, changes)
+            else:
+                under_way[what, key] = number
+        return _Read(own, under_way, changes)
 
     def _hide_answers(self, read: _Read) -> None:
-        """Nothing is at hand while mappings are removed."""
-        if any(kind == REMOVAL for kind, _, _ in read.changes):
+        """Nothing is at hand while mappings are removed, and nothing of before when a collection begins."""
+        kinds = {kind for kind, _ in read.under_way}
+        self.collecting = "collection" in kinds
+        if any(kind in (REMOVAL, COLLECTION) for kind, _, _ in read.changes):
             self._answers.forget()
-        if bool(read.removals) is not self._removing:
+        if ("removal" in kinds) is not self._removing:
             self._removing = not self._removing
             if self._removing:
                 self._answers.begin_removal()
             else:
                 self._answers.end_removal()
 
-    async def _end_still_removals(self, connection: Connection, removals: dict[bytes, int]) -> None:
+    async def _end_what_stands_still(self, connection: Connection, under_way: dict[tuple[str, bytes], int]) -> None:
         moment = now()
         still, self._still = self._still, {}
-        for name, beat in removals.items():
-            seen, since = still.get(name, (beat, moment))
+        for (kind, name), beat in under_way.items():
+            seen, since = still.get((kind, name), (beat, moment))
             if seen != beat:
                 since = moment
             elif moment - since > STILL:
-                log.warning("a removal of another server stands still for %g s: it is taken for ended", STILL)
-                await connection.execute(_END_REMOVAL, [name, beat])
-            self._still[name] = (beat, since)
+                log.warning("a %s of another server stands still for %g s: it is taken for ended", kind, STILL)
+                await connection.execute(_ENDS[kind], [name, beat])
+            self._still[kind, name] = (beat, since)
 
 
 async def _ignore(_kind: str, _name: str | None) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.asking import keep, note
 from shardhash.stores.postgresql.codec import pack_hash, pack_optional, pack_text
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import read_mark
@@ -93,6 +94,8 @@ async def _take_mappings(part: list[tuple[_Place, bytes]], connection: Connectio
     inserted, in_force = connection.cursor(binary=True), connection.cursor(binary=True)
     await inserted.execute(_INSERT_MAPPINGS, [pack_text(mark), methods, taskhashes, [first[place] for place in places]])
     await in_force.execute(_MAPPINGS, [methods, taskhashes])
+    await note(connection, methods, taskhashes)  # no row says when it came
+    await keep(connection, methods, taskhashes)
     new = set(await inserted.fetchall())
     found = dict(zip(places, [unihash for (unihash,) in await in_force.fetchall()], strict=True))
     answers = []
@@ -126,6 +129,8 @@ async def _take_rows(numbers: dict[str, int], part: Sequence[ImportedRow], conne
         put[key] = row
     if put:
         await connection.execute(_PUT_ROWS, _columns(put))
+        places = sorted({(method, taskhash) for method, taskhash, _ in put})  # no undo file has these rows
+        await keep(connection, [method for method, _ in places], [taskhash for _, taskhash in places])
     return answers
 
 

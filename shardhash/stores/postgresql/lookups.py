@@ -12,14 +12,16 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import compress, repeat
 from typing import Any, Generic, TypeVar
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.asking import COLLECTING, Asking
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import DIGEST_SIZE, Buffer
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests
 
 MOST_AT_ONCE = 4
 """Statements of a kind that run at one time: a connection each, and a core of the database each."""
@@ -27,6 +29,7 @@ MOST_HASHES = 8192
 """Hashes of one statement, some 20 ms of work; one caller's question is never cut."""
 
 _POSITION = b", (select coalesce(max(seq), 0) from shardhash.change)"
+_COLLECTING = b", " + COLLECTING
 _GET = b"""
 select coalesce(string_agg(coalesce(unihash, %(zero)b::bytea), ''), ''),
     case when count(unihash) < count(*)
@@ -58,13 +61,17 @@ _Answer = TypeVar("_Answer")
 class Lookups:
     """Gathers the questions of a tick and asks them. Use from the event loop's thread."""
 
-    def __init__(self, database: Database, methods: Methods, *, behind: bool = False) -> None:
-        """`behind`: the database is a standby that may be behind; `position` says how far."""
+    def __init__(self, database: Database, methods: Methods, asking: Asking, *, behind: bool = False) -> None:
+        """`asking` keeps what is found while a collection runs.
+
+        `behind`: the database is a standby that may be behind; `position` says how far.
+        """
+        self._asking = asking
         self.position: float = -1 if behind else math.inf
         """The number of the last change (changes.py) that lookups asked for from now on are certain to see."""
         self._behind = behind
         self._get, self._is_there = (
-            statement.replace(b"{more}", _POSITION if behind else b"") for statement in (_GET, _EXISTS)
+            statement.replace(b"{more}", _POSITION if behind else _COLLECTING) for statement in (_GET, _EXISTS)
         )
         self._database = database
         self._methods = methods
@@ -94,14 +101,23 @@ class Lookups:
         count = len(digests) // DIGEST_SIZE
         if number is None:
             return Found(bytes(len(digests)), bytes(count) if count else None)
-        unihashes, known = await self._ask(self._get, digests, method=number, zero=_ZERO)
+        (unihashes, known), collecting = await self._ask(self._get, digests, method=number, zero=_ZERO)
+        if collecting and (known is None or 1 in known):
+            await self._asking.keep(number, list(compress(split_digests(digests), known or repeat(1))))
+            if not self._behind:  # what was removed before it could be kept is not found again; all else is kept
+                (unihashes, known), _ = await self._ask(self._get, digests, method=number, zero=_ZERO)
         return Found(unihashes, known)
 
     async def _ask_exists(self, digests: Buffer) -> bytes:
-        (status,) = await self._ask(self._is_there, digests)
+        (status,), collecting = await self._ask(self._is_there, digests)
+        if collecting and 1 in status:
+            await self._asking.keep_unihashes(list(compress(split_digests(digests), status)))
+            if not self._behind:
+                (status,), _ = await self._ask(self._is_there, digests)
         return bytes(status)
 
-    async def _ask(self, statement: bytes, digests: Buffer, **more: Any) -> tuple[Any, ...]:
+    async def _ask(self, statement: bytes, digests: Buffer, **more: Any) -> tuple[tuple[Any, ...], bool]:
+        """The answer, and whether a collection runs."""
         given = {"digests": digests, "count": len(digests) // DIGEST_SIZE} | more
 
         async def ask(connection: Connection) -> tuple[Any, ...]:
@@ -111,10 +127,10 @@ class Lookups:
             return row
 
         row = await self._database.read(ask)
-        if not self._behind:
-            return row
+        if self._asking.replica_collects is None:
+            return row[:-1], row[-1]
         self.position = row[-1]
-        return row[:-1]
+        return row[:-1], self._asking.replica_collects()
 
 
 class _Gatherer(Generic[_Answer]):

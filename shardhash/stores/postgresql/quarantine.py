@@ -51,8 +51,12 @@ where not exists (
 )
 """
 _DROP_MAPPINGS = b"""
-delete from shardhash.mapping as m using unnest(%b::int[], %b::bytea[], %b::bytea[]) as q (method, taskhash, unihash)
-where m.method = q.method and m.taskhash = q.taskhash and m.unihash = q.unihash
+with gone as (
+    delete from shardhash.mapping as m
+    using unnest(%b::int[], %b::bytea[], %b::bytea[]) as q (method, taskhash, unihash)
+    where m.method = q.method and m.taskhash = q.taskhash and m.unihash = q.unihash returning m.method, m.taskhash
+)
+delete from shardhash.asked as a using gone as g where a.method = g.method and a.taskhash = g.taskhash
 """
 _BAR = b"""
 insert into shardhash.barred (method, outhash, quarantine)

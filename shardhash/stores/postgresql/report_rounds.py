@@ -34,6 +34,7 @@ from shardhash.errors import UnavailableError
 from shardhash.stores.interface import Otherwise
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.arrays import bigint_array, bytea_array, int_array
+from shardhash.stores.postgresql.asking import COLLECTING, Asking, keep
 from shardhash.stores.postgresql.codec import pack_hash, pack_optional
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.locks import ENTER, LOCK_OUTHASHES, lock_key
@@ -98,9 +99,11 @@ cross join lateral (
 ) as x
 union all
 select 'moment', 0, (extract(epoch from clock_timestamp()) * 1000000)::bigint,
-    (select value from shardhash.entry where kind = 'config' and name = 'gc-mark'::bytea), null
-""".replace(b"BARRED", b"%d" % BARRED)
-"""Of what is reported, all that is there already: its rows and mappings, its outhashes; and the time and the mark."""
+    (select value from shardhash.entry where kind = 'config' and name = 'gc-mark'::bytea),
+    case when COLLECTING then ''::bytea end
+""".replace(b"BARRED", b"%d" % BARRED).replace(b"COLLECTING", COLLECTING)
+"""Of what is reported, all that is there already: its rows and mappings, its outhashes; and the time, the mark, and
+whether a collection runs."""
 _STORE = b"""
 with mapped as (
     insert into shardhash.mapping (method, taskhash, unihash, mark)
@@ -149,8 +152,9 @@ class _UnderWay:
 class Reports:
     """Carries reports out. Use from the event loop's thread."""
 
-    def __init__(self, database: Database, methods: Methods, limit: float) -> None:
+    def __init__(self, database: Database, methods: Methods, limit: float, asking: Asking) -> None:
         self._database = database
+        self._asking = asking
         self._methods = methods
         self._limit = limit
         self._tasks = BackgroundTasks()
@@ -279,23 +283,30 @@ class Reports:
                 plan = await self._database.write(partial(_store_once, asked, keys, outhashes, details))
             except psycopg.errors.DivisionByZero:  # another server mapped a taskhash of this round
                 continue
+            new = {position for position, _ in plan.rows}
+            for position, report in enumerate(details):
+                if position not in new:  # reported again is as good as asked for; a row tells of the first time alone
+                    self._asking.put_aside(report.method, (asked[position].taskhash,))
             return plan.answers
 
 
 async def _store_once(
     asked: list[Asked], keys: list[int], outhashes: set[Place], details: list[Report], connection: Connection
 ) -> Plan:
-    own, lines, now, mark = await _read(connection, asked, keys, list(outhashes))
+    own, lines, now, mark, collecting = await _read(connection, asked, keys, list(outhashes))
     plan = plan_reports(asked, own, lines, now)
     if plan.mappings or plan.rows:
         await connection.execute(_STORE, _stored(asked, plan, mark, details))
+    if collecting:
+        places = sorted({(report.method, report.taskhash) for report in asked})
+        await keep(connection, [method for method, _ in places], [taskhash for _, taskhash in places])
     return plan
 
 
 async def _read(
     connection: Connection, asked: list[Asked], keys: list[int], places: list[Place]
-) -> tuple[list[tuple[int | None, bytes | None]], dict[Place, Line], int, bytes]:
-    """Lock, and read what is to be known: own rows and mappings, lines, the time, the mark of new mappings."""
+) -> tuple[list[tuple[int | None, bytes | None]], dict[Place, Line], int, bytes, bool]:
+    """Lock, and read: own rows and mappings, lines, the time, the mark of new mappings, whether a collection runs."""
     await connection.execute(_LOCK, [bigint_array(keys)])
     cursor = connection.cursor(binary=True)
     await cursor.execute(
@@ -310,12 +321,12 @@ async def _read(
     )
     own: list[tuple[int | None, bytes | None]] = [(None, None)] * len(asked)
     lines: dict[Place, Line] = {}
-    now, mark = 0, None
+    now, mark, collecting = 0, None, False
     for what, place, created, unihash, taskhash in await cursor.fetchall():
         if what == "own":
             own[place - 1] = created, unihash
         elif what == "moment":
-            now, mark = created, unihash
+            now, mark, collecting = created, unihash, taskhash is not None
         else:
             line = lines.setdefault(places[place - 1], Line())
             if created == BARRED:
@@ -324,7 +335,8 @@ async def _read(
                 line.latest = created
             else:
                 line.add(Mapped(created, taskhash, unihash))
-    return own, lines, now, b"" if mark is None else orjson.loads(mark).encode("utf-8", "surrogatepass")
+    packed = b"" if mark is None else orjson.loads(mark).encode("utf-8", "surrogatepass")
+    return own, lines, now, packed, collecting
 
 
 def _stored(asked: list[Asked], plan: Plan, mark: bytes, details: list[Report]) -> list[bytes | int]:

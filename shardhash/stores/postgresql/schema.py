@@ -1,16 +1,19 @@
 """The tables of the PostgreSQL store, in the schema ``shardhash``, and the migrations that lead to them.
 
-=========  ==============================================================================================
-method     a method's name and the number that stands for it everywhere else
-mapping    (method, taskhash) -> unihash, with its GC mark ('' when none)
-outrow     outhash rows; `created` is microseconds since 1970 UTC
-entry      users and settings: (kind, name) -> a JSON value; the current GC mark is the setting "gc-mark"
-change     what makes other servers' answers wrong, in the order of commits: (seq, kind, key); see changes.py
-removal    removals that are under way, each with a counter that says that it goes on
-follower   servers that answer by what they followed of `change`: how far, and for how long they trust in it
-barred     outhashes that give no unihash to other tasks, each with the quarantine that names it (quarantine.py)
-version    the one row that says which migrations were made
-=========  ==============================================================================================
+==========  ==============================================================================================
+method      a method's name and the number that stands for it everywhere else
+mapping     (method, taskhash) -> unihash, with its GC mark ('' when none)
+outrow      outhash rows; `created` is microseconds since 1970 UTC
+entry       users and settings: (kind, name) -> a JSON value; the current GC mark is the setting "gc-mark"
+change      what makes other servers' answers wrong, in the order of commits: (seq, kind, key); see changes.py
+removal     removals that are under way, each with a counter that says that it goes on
+follower    servers that answer by what they followed of `change`: how far, and for how long they trust in it
+barred      outhashes that give no unihash to other tasks, each with the quarantine that names it (quarantine.py)
+asked       the last day (since 1970 UTC) on which a mapping was asked for; asking.py has this and the next
+asked_from  the one row with the day from which on that is known; until then everything was
+collection  the collection that is under way, its `kept` mappings, and those that are `doomed`; collector.py has these
+version     the one row that says which migrations were made
+==========  ==============================================================================================
 
 Hashes and texts are ``bytea`` (codec.py): a client's text may hold what no ``text`` column takes, and hashes are
 compared as bytes anyway. `siginfo`, up to hundreds of KiB, needs no table of its own: PostgreSQL compresses what makes
@@ -89,7 +92,39 @@ create table shardhash.barred (
     primary key (method, outhash, quarantine)
 );
 """
-MIGRATIONS: Final = (FIRST, SECOND, THIRD)
+FOURTH = """
+create table shardhash.asked (
+    method integer not null,
+    taskhash bytea not null,
+    day integer not null,
+    primary key (method, taskhash)
+);
+create table shardhash.asked_from (
+    day integer not null
+);
+insert into shardhash.asked_from select floor(extract(epoch from clock_timestamp()) / 86400)::int;
+create unlogged table shardhash.collection (
+    number bigint generated always as identity primary key,
+    name bytea not null,
+    beat bigint not null default 0,
+    seen timestamptz not null default clock_timestamp(),
+    stepped timestamptz not null default clock_timestamp()
+);
+create unlogged table shardhash.kept (
+    collection bigint not null,
+    method integer not null,
+    taskhash bytea not null,
+    primary key (collection, method, taskhash)
+);
+create unlogged table shardhash.doomed (
+    collection bigint not null,
+    place bigint generated always as identity,
+    method integer not null,
+    taskhash bytea not null,
+    primary key (collection, place)
+);
+"""
+MIGRATIONS: Final = (FIRST, SECOND, THIRD, FOURTH)
 VERSION: Final = len(MIGRATIONS)
 _LOCK = b"select pg_advisory_xact_lock(7563, 0)"
 """One migration at a time."""

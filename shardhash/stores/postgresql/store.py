@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any, Final
 
 from shardhash.errors import ServerFaultError
 from shardhash.stores.answers import ANSWER_CACHE, LEASE, Answers
+from shardhash.stores.end_of_day import EndOfDay
 from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
-from shardhash.stores.no_collector import NoCollector
 from shardhash.stores.postgresql.addresses import Connection, connect
+from shardhash.stores.postgresql.asking import COLLECTING, Asking, keep, note
 from shardhash.stores.postgresql.changes import Changes
 from shardhash.stores.postgresql.codec import pack_hash, pack_key, pack_text, unpack_row
 from shardhash.stores.postgresql.collection import Collections
+from shardhash.stores.postgresql.collector import PostgresqlCollector
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.entries import Entries, read_mark
 from shardhash.stores.postgresql.explorer import PostgresqlExplorer
@@ -45,22 +48,22 @@ HEALTH_LIMIT: Final = 3.0
 """Seconds within which the database has to say that it is there."""
 
 _LOOKUP_KEYS = b"""
-select (select unihash from shardhash.mapping as m where m.taskhash = q.taskhash and m.method = %b::int)
+select (select unihash from shardhash.mapping as m where m.taskhash = q.taskhash and m.method = %b::int), COLLECTING
 from unnest(%b::bytea[]) with ordinality as q (taskhash, place)
 order by q.place
 """
 _ROW = "r.taskhash, r.outhash, r.created, r.owner, r.pn, r.pv, r.pr, r.task, r.siginfo"
 _JOIN = "join shardhash.mapping as m on m.method = r.method and m.taskhash = r.taskhash"
 _ROW_OF_TASKHASH = f"""
-select {_ROW}, m.unihash, m.mark from shardhash.outrow as r {_JOIN}
+select {_ROW}, m.unihash, m.mark, COLLECTING from shardhash.outrow as r {_JOIN}
 where r.method = %b::int and r.taskhash = %b::bytea order by r.created, r.outhash limit 1
 """.encode()
 _ROW_OF_OUTHASH = f"""
-select {_ROW} from shardhash.outrow as r
+select {_ROW}, false from shardhash.outrow as r
 where r.method = %b::int and r.outhash = %b::bytea order by r.created, r.taskhash limit 1
 """.encode()
 _MAPPED_ROW_OF_OUTHASH = f"""
-select {_ROW}, m.unihash, m.mark from shardhash.outrow as r {_JOIN}
+select {_ROW}, m.unihash, m.mark, COLLECTING from shardhash.outrow as r {_JOIN}
 where r.method = %b::int and r.outhash = %b::bytea and not exists (
     select from shardhash.barred as b where b.method = r.method and b.outhash = r.outhash
 )
@@ -85,7 +88,6 @@ _UNUSED = """t.created < %(before)b::bigint and not exists (
 class PostgresqlStore:
     """A Store whose hashes lie in a PostgreSQL database, which other servers may share."""
 
-    collector = NoCollector("this server keeps its rows in PostgreSQL and does not note what is asked for")
     remote = True
 
     def __init__(
@@ -110,11 +112,14 @@ class PostgresqlStore:
         self._known_methods = self._methods if replica is None else Methods(self._reading)
         self._answers = Answers(answer_cache, unknown=False, large=LARGE_BATCH)
         self._follower = Follower(url, lease, self._answers)
-        self._lookups = Lookups(self._reading, self._known_methods, behind=replica is not None)
-        self._reports = Reports(database, self._methods, limit)
+        self._asking = Asking(database, self._methods, None if replica is None else self._replica_collects)
+        self._lookups = Lookups(self._reading, self._known_methods, self._asking, behind=replica is not None)
+        self._reports = Reports(database, self._methods, limit, self._asking)
         self._changes = Changes(database)
+        self.collector = PostgresqlCollector(database, self._methods, self._changes)
         self._collections = Collections(database, self._methods, self._changes)
         self._entries = Entries(database, self._changes)
+        self._end_of_day: EndOfDay | None = None
         imports = Imports(database, self._methods)
         self.explorer = PostgresqlExplorer(database, self._methods)
         self.quarantine = PostgresqlQuarantine(
@@ -129,12 +134,18 @@ class PostgresqlStore:
             async with await connect(url, read_only=url is self._replica) as connection:
                 await check_version(connection, url)
         self._follower.start()
+        self._asking.start()
+        self._end_of_day = EndOfDay(self._answers.forget)
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
+        if self._end_of_day is not None:
+            self._end_of_day.cancel()
+        await self.collector.close()
         await self._follower.close()
         await self._reports.close()
         await self._lookups.close()
+        await self._asking.close()
         await self._database.close()
         if self._reading is not self._database:
             await self._reading.close()
@@ -153,6 +164,7 @@ class PostgresqlStore:
             asked = self._answers.asked()
             current = self._lookups.position >= self._follower.followed
             found = await self._lookups.get(method, digests)
+            self._asking.found(method, digests, found)
             if current:
                 self._answers.remember(method, digests, found, asked)
         return found
@@ -166,7 +178,11 @@ class PostgresqlStore:
         number = await self._known_methods.find(method)
         if number is None or not taskhashes:
             return [None] * len(taskhashes)
-        found = await self._rows(_LOOKUP_KEYS, [number, [pack_key(key) for key in taskhashes]])
+        keys = [pack_key(key) for key in taskhashes]
+        found = await self._kept_rows(
+            _LOOKUP_KEYS, [number, keys], number, lambda rows: compress(keys, (row[0] for row in rows))
+        )
+        self._asking.put_aside(method, compress(keys, (unihash for (unihash,) in found)))
         return [unihash for (unihash,) in found]
 
     async def exists(self, digests: Buffer) -> bytes:
@@ -176,22 +192,57 @@ class PostgresqlStore:
         asked = self._answers.asked()
         current = self._lookups.position >= self._follower.followed
         status = await self._lookups.exists(digests)
+        self._asking.exist(digests, status)
         if current:
             self._answers.remember_existing(digests, status, asked)
         return status
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """See Store."""
-        return await self._row(_ROW_OF_TASKHASH, method, taskhash)
+        return await self._row(_ROW_OF_TASKHASH, method, taskhash, joined=True)
 
     async def get_outhash(self, method: str, outhash: str, _taskhash: str, with_unihash: bool) -> Columns | None:
         """See Store."""
-        return await self._row(_MAPPED_ROW_OF_OUTHASH if with_unihash else _ROW_OF_OUTHASH, method, outhash)
+        statement = _MAPPED_ROW_OF_OUTHASH if with_unihash else _ROW_OF_OUTHASH
+        return await self._row(statement, method, outhash, joined=with_unihash)
 
-    async def _row(self, statement: bytes, method: str, key: str) -> Columns | None:
+    async def _row(self, statement: bytes, method: str, key: str, *, joined: bool) -> Columns | None:
         number = await self._known_methods.find(method)
-        found = [] if number is None else await self._rows(statement, [number, pack_hash(key)])
+        if number is None:
+            return None
+        found = await self._kept_rows(
+            statement, [number, pack_hash(key)], number, lambda rows: [row[0] for row in rows if joined]
+        )
+        if found and joined:
+            self._asking.put_aside(method, (found[0][0],))
         return unpack_row(method, found[0]) if found else None
+
+    def _replica_collects(self) -> bool:
+        """Whether a collection runs, as far as is known."""
+        return self._follower.collecting and not self._follower.lapsed
+
+    async def _kept_rows(
+        self,
+        statement: bytes,
+        given: Sequence[Any],
+        method: int,
+        asked: Callable[[list[tuple[Any, ...]]], Iterable[bytes]],
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a statement, without their last column, which says whether a collection runs.
+
+        It keeps the taskhashes that are `asked` for by them before they are answered (asking.py).
+        """
+        collects = self._asking.replica_collects
+        if collects is not None:
+            statement = statement.replace(b"COLLECTING", b"false")
+        else:
+            statement = statement.replace(b"COLLECTING", COLLECTING)
+        rows = await self._rows(statement, given)
+        if rows and (rows[0][-1] if collects is None else collects()) and (keys := list(asked(rows))):
+            await self._asking.keep(method, keys)
+            if collects is None:
+                rows = await self._rows(statement, given)
+        return [row[:-1] for row in rows]
 
     async def _rows(self, statement: bytes, given: Sequence[Any]) -> list[tuple[Any, ...]]:
         async def read(connection: Connection) -> list[tuple[Any, ...]]:
@@ -209,12 +260,14 @@ class PostgresqlStore:
     async def report_equiv(self, method: str, taskhash: str, unihash: bytes) -> bytes:
         """See Store."""
         number = (await self._methods.make([method]))[method]
-        place = [number, pack_hash(taskhash)]
+        place: list[Any] = [number, pack_hash(taskhash)]
 
         async def insert(connection: Connection) -> bytes:
             await connection.execute(ENTER)
             mark = await read_mark(connection)
             await connection.execute(_INSERT_MAPPING, [*place, unihash, pack_text(mark)])
+            await note(connection, place[:1], place[1:])  # no row says when it came
+            await keep(connection, place[:1], place[1:])
             cursor = connection.cursor(binary=True)
             row = await (await cursor.execute(_MAPPING, place)).fetchone()
             assert row is not None, "it is there, and no removal can come in between"

@@ -35,6 +35,11 @@ MAPPINGS = Table("shardhash.mapping", ("method", "taskhash"), MAPPING_CONDITIONS
 ROWS = Table("shardhash.outrow", ("method", "taskhash", "outhash"), ROW_CONDITIONS, frozenset({"taskhash", "outhash"}))
 _COLUMNS = {"gc_mark": "mark", "outhash_siginfo": "siginfo"}
 _HASHES = ("taskhash", "outhash", "unihash")
+_FORGET_DAYS = """,
+        forgotten as (
+            delete from shardhash.asked as a using changed as c where a.method = c.method and a.taskhash = c.taskhash
+        )"""
+"""The days on which mappings were last asked for go with them."""
 _FIRST: dict[str, Any] = {"method": 0, "taskhash": b"", "outhash": b""}
 
 
@@ -100,6 +105,9 @@ def _statement(table: Table, condition: Condition, change: str) -> bytes:
     keys = ", ".join(table.key)
     keys_of_t = ", ".join(f"t.{name}" for name in table.key)
     last = ", ".join(f"%(last_{name})b::{'int' if name == 'method' else 'bytea'}" for name in table.key)
+    forgotten = ""
+    if table is MAPPINGS and change.startswith("delete"):
+        forgotten = _FORGET_DAYS
     backwards = ", ".join(f"{name} desc" for name in table.key)
     match = " and ".join([*(f"t.{name} = s.{name}" for name in table.key), condition.text])
     return f"""
@@ -107,7 +115,7 @@ def _statement(table: Table, condition: Condition, change: str) -> bytes:
             select {keys_of_t} from {table.name} as t where ({keys_of_t}) > ({last}) and {condition.keys}
         ),
         part as materialized (select {keys} from wanted order by {keys} limit {SLICE}),
-        changed as ({change.format(table=table.name, match=match)} returning 1)
+        changed as ({change.format(table=table.name, match=match)} returning {keys_of_t}){forgotten}
         select (select count(*) from changed), {keys} from part order by {backwards} limit 1
     """.encode()
 

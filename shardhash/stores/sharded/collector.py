@@ -12,7 +12,7 @@ from shardhash.link import collection_operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.operations import Pairs
 from shardhash.link.worker_link import WorkerLink
-from shardhash.stores.interface import Doomed, DoomedTasks, Taken
+from shardhash.stores.interface import Doomed, DoomedTasks, GoesOn, Taken
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.collecting import CollectedMapping
 from shardhash.wire.hashes import Buffer
@@ -46,8 +46,9 @@ class ShardedCollector:
         self._remove_by = remove_by
         self._unindex = unindex
 
-    async def begin(self, name: str) -> int:
+    async def begin(self, name: str, goes_on: GoesOn) -> int:
         """See Collector. Answers at hand are forgotten once all workers follow what is asked for."""
+        del goes_on  # there is no other server
         counts = await asyncio.gather(*(link.request(op.BeginCollection(name)) for link in self._links))
         await self._forget_answers()
         return sum(counts)

@@ -16,11 +16,11 @@ from shardhash.link import operations as op
 from shardhash.link.operation import Operation
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.answers import ANSWER_CACHE, Answers
+from shardhash.stores.end_of_day import EndOfDay
 from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.collector import ShardedCollector
-from shardhash.stores.sharded.end_of_day import EndOfDay
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.gathering import all_of
 from shardhash.stores.sharded.imports import Imports
