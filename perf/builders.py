@@ -16,6 +16,7 @@ from perf.workload import Step, WrongAnswerError, digests
 from shardhash.client import AsyncClient, create_async_client
 from shardhash.client.connect import open_transport
 from shardhash.client.connection import Connection
+from shardhash.client.event_loop import EventLoop
 from shardhash.client.questions import ExistenceOfDigests
 from shardhash.wire.address import parse_address
 
@@ -76,7 +77,7 @@ class Exists(Builder[Lookups]):
     """
 
     async def connect(self) -> None:
-        transport = await open_transport(parse_address(self.address), TIMEOUT)
+        transport = await open_transport(parse_address(self.address), TIMEOUT, EventLoop())
         self._connection = await Connection.open(transport, native=True, block=max(map(len, self.steps)))
         self._asked, self._due = zip(*map(_existence, self.steps), strict=True)
 

@@ -5,7 +5,10 @@ A text says what was wrong, where, and what to do about it. Anything else that e
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path  # clients need not wait for its import
 
 
 class ShardhashError(Exception):
@@ -34,6 +37,10 @@ class ProtocolError(ShardhashError):
 
 class SilentHeadersError(ProtocolError):
     """The server did not answer a request for its headers, as those before BitBake 2.8 do not."""
+
+
+class BreakerOpenError(ShardhashError, ConnectionError):
+    """A client does not ask its server, because that failed a short time ago."""
 
 
 class LimitError(ProtocolError):

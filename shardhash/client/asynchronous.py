@@ -14,13 +14,13 @@ from itertools import compress
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-import orjson
-
+from shardhash.client import json_text
 from shardhash.client.connection import Connection
 from shardhash.client.exploring import Exploring
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
 from shardhash.client.reconnecting import ClientOptions, Reconnecting
 from shardhash.client.reports import ReportList
+from shardhash.client.waiting import Waiting
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import is_digest_text, join_digests
 
@@ -41,8 +41,12 @@ async def create_async_client(
     `password` is the user's token. Without a username, credentials come from .netrc if it has any for the address, as
     it is written here; with `netrc_hosts` also from an entry for its host.
     `native=False` does without native batches; `block` is the number of hashes in one request of them.
-    `timeout`: seconds that the server may be silent, 30 unless given. `deadline`: seconds that a call may take as a
-    whole, None for no such limit: a large batch takes as long as it makes progress.
+    `timeout`: seconds that the server may be silent, and that a connection may take to make, 30 unless given. A frozen
+    server, and one that only trickles, costs a call this once. `deadline`: seconds that a call may take as a whole,
+    None for no such limit: a large batch takes as long as it makes progress.
+    `breaker`: after a call that could not connect or ran into a limit of time, calls fail at once for a while
+    (`Breaker`). Each client has one of its own unless given one, to be shared by clients of one server, also in forked
+    processes; None does without.
     Raises ConfigError for a bad address, ConnectionError, and InvokeError for wrong credentials.
     """
     client = AsyncClient(address, username, password, **options)
@@ -63,7 +67,12 @@ class AsyncClient(Exploring):
         password: str | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        self._server = Reconnecting(address, username, password, **options)
+        self._server = Reconnecting(self._new_waiting(), address, username, password, **options)
+
+    def _new_waiting(self) -> Waiting:
+        from shardhash.client.event_loop import EventLoop  # and asyncio, which the blocking client does not need
+
+        return EventLoop()
 
     # -- connecting and closing ----------------------------------------------------------------------------------------
 
@@ -277,7 +286,7 @@ class AsyncClient(Exploring):
             lambda connection: connection.stream("gc-mark-stream", lines[len(answers) :], answers)
         )
         try:
-            return sum(int(item["count"]) for item in orjson.loads(b"[" + b",".join(answers) + b"]"))
+            return sum(int(item["count"]) for item in json_text.decode(b"[" + b",".join(answers) + b"]"))
         except (ValueError, TypeError, KeyError):
             raise self._malformed("gc-mark-stream") from None
 
@@ -355,7 +364,7 @@ def _mark_line(mark: str, row: str | Mapping[str, Any]) -> str:
         if len(words) % 2:
             raise ValueError(f"{row!r} is not pairs of COLUMN VALUE")
         row = dict(zip(words[::2], words[1::2], strict=True))
-    return orjson.dumps({"mark": mark, "where": dict(row)}).decode()
+    return json_text.encode({"mark": mark, "where": dict(row)}).decode()
 
 
 def _expiring(expires_in: int | None) -> dict[str, int]:

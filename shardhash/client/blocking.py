@@ -1,8 +1,9 @@
 """The blocking twin of the client, for programs without an event loop: the same methods, with the same types.
 
-A `Client` runs an `AsyncClient` on an event loop of its own, in the thread that calls, so no thread is left behind
-and nothing happens between calls. Calls from several threads take turns. It cannot be used in a thread whose event
-loop is running (RuntimeError); use the AsyncClient there.
+A `Client` runs the coroutines of an `AsyncClient` in the thread that calls (in_thread.py), without an event loop, so
+that no thread is left behind, nothing happens between calls, and neither asyncio nor aiohttp is imported. Calls from
+several threads take turns. It cannot be used in a thread whose event loop is running (RuntimeError); use the
+AsyncClient there.
 
 Forks: a child may go on using the client. It gets a new connection of its own at its first call, and leaves the
 parent's alone, whose socket it would otherwise share.
@@ -10,12 +11,9 @@ parent's alone, whose socket it would otherwise share.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import functools
 import os
-import select
-import selectors
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -23,6 +21,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from shardhash.client.asynchronous import AsyncClient
+from shardhash.client.in_thread import InThread
 from shardhash.client.reconnecting import ClientOptions
 
 _P = ParamSpec("_P")
@@ -36,7 +35,7 @@ def create_client(
     **options: Unpack[ClientOptions],
 ) -> Client:
     """A connected client; see `create_async_client`, which takes the same and raises the same."""
-    client = Client(AsyncClient(address, username, password, **options))
+    client = Client(address, username, password, **options)
     try:
         client.connect()
     except BaseException:
@@ -58,6 +57,10 @@ def _blocking(
 
 
 def _loop_is_running() -> bool:
+    if "asyncio" not in sys.modules:
+        return False
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -65,21 +68,30 @@ def _loop_is_running() -> bool:
     return True
 
 
-class Client:
-    """A client of one server. Make it with `create_client`."""
+class _Coroutines(AsyncClient):
+    """An AsyncClient for a thread without an event loop."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(
+        self, thread: InThread, address: str, username: str | None, password: str | None, options: ClientOptions
+    ) -> None:
+        self._thread = thread
+        super().__init__(address, username, password, **options)
+
+    def _new_waiting(self) -> InThread:
+        return self._thread
+
+
+class Client:
+    """A client of one server, which connects at its first call. `create_client` makes one that is connected."""
+
+    def __init__(
+        self, address: str, username: str | None = None, password: str | None = None, **options: Unpack[ClientOptions]
+    ) -> None:
+        self._thread = InThread()
+        self._client = _Coroutines(self._thread, address, username, password, options)
         self._lock = threading.Lock()
         self._closed = False
-        self._forked = False
-        self._start()
         _clients.add(self)
-
-    def _start(self) -> None:
-        self._forked = False
-        self._selector = selectors.DefaultSelector()
-        self._runner = asyncio.Runner(loop_factory=functools.partial(asyncio.SelectorEventLoop, self._selector))
 
     def _run(
         self,
@@ -92,31 +104,15 @@ class Client:
                 raise RuntimeError("the client is closed")
             if _loop_is_running():
                 raise RuntimeError("an event loop is running in this thread; await the methods of an AsyncClient there")
-            self.leave_to_parent()
-            return self._runner.run(method(self._client, *args, **kwargs))
+            return self._thread.run(method(self._client, *args, **kwargs))
 
     def after_fork(self) -> None:
-        """Called in a child by itself: from now on what is done to the inherited event loop stays in the child.
+        """Called in a child by itself: close its side of the inherited connection, without a word to the server.
 
-        The two share one epoll instance, so that a socket closed here would go unwatched there. A new instance takes
-        the place of its descriptor. The lock is new too: the thread that held it is not in this process.
+        The lock is new: the thread that held it is not in this process.
         """
-        self._forked = True
         self._lock = threading.Lock()
-        with select.epoll() as fresh:
-            os.dup2(fresh.fileno(), self._selector.fileno(), inheritable=False)
-
-    def leave_to_parent(self) -> None:
-        """In a child, once: close its side of the inherited connection without a word to the server; start anew."""
-        if not self._forked:
-            return
-        try:
-            self._runner.run(self._client.disconnect())
-            # Not Runner.close, which would wait for the threads of the parent.
-            self._runner.get_loop().close()
-        except RuntimeError:
-            pass  # another thread of the parent was in a call; its loop is left as it is
-        self._start()
+        self._thread.run(self._client.disconnect())
 
     connect = _blocking(AsyncClient.connect)
 
@@ -174,12 +170,10 @@ class Client:
     become_user = _blocking(AsyncClient.become_user)
 
     def close(self) -> None:
-        """Say goodbye and give up the event loop. The client is of no more use; closing twice is harmless."""
+        """Say goodbye. The client is of no more use; closing twice is harmless."""
         if not self._closed:
             self._run(AsyncClient.close)
             self._closed = True
-            self._runner.close()
-            self._selector.close()
 
     def __enter__(self) -> Self:
         return self
@@ -198,11 +192,4 @@ def _after_fork_in_child() -> None:
         client.after_fork()
 
 
-def _at_exit() -> None:
-    # A child that never used its parent's client need not close it, and should not be told that it did not.
-    for client in _clients:
-        client.leave_to_parent()
-
-
 os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)

@@ -95,10 +95,16 @@ def default_address(environment: Mapping[str, str]) -> str:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from shardhash.client.blocking import create_client  # asyncio, which takes a while, and --help need not
+    from shardhash.client.blocking import create_client  # which --help need not
 
+    # Without a breaker: a command asks little, and --watch is to see that the server is back.
     with create_client(
-        given.address, given.login, given.password, netrc_hosts=given.netrc_hosts, timeout=given.timeout
+        given.address,
+        given.login,
+        given.password,
+        netrc_hosts=given.netrc_hosts,
+        timeout=given.timeout,
+        breaker=None,
     ) as client:
         if given.become is not None:
             client.become_user(given.become)

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import itertools
 import json
-import secrets
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -112,7 +112,7 @@ def _look_up_nothing(client: Client) -> None:
     ConnectionError if there is no answer. Who may not look up has asked all that he may.
     """
     with contextlib.suppress(InvokeError):
-        client.get_unihash(PROBE_METHOD, secrets.token_hex(32))
+        client.get_unihash(PROBE_METHOD, os.urandom(32).hex())
 
 
 def _stats(client: Client, given: argparse.Namespace) -> Answer:
@@ -229,7 +229,7 @@ def _stress(_client: Client, given: argparse.Namespace) -> Answer:
     from shardhash.client.asynchronous import AsyncClient
     from shardhash.client.stress import Load, stress
 
-    clients = [AsyncClient(given.address, given.login, given.password) for _ in range(given.clients)]
+    clients = [AsyncClient(given.address, given.login, given.password, breaker=None) for _ in range(given.clients)]
     load = Load(given.requests, given.taskhash_seed, given.outhash_seed, given.report)
     figures = asyncio.run(stress(clients, load, given.become))
     lines = [f"{name.replace('_', ' '):<18} {value}" for name, value in figures.items()]

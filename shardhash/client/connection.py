@@ -17,18 +17,16 @@ headers to answer with, just the empty line, and get streams instead. Older ones
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
-import orjson
-
+from shardhash.client import json_text
+from shardhash.client.byte_stream import Work, in_turn
 from shardhash.client.questions import DigestQuestion, Question
 from shardhash.client.reports import ReportList
 from shardhash.client.transport import Transport
 from shardhash.errors import InvokeError, ProtocolError, SilentHeadersError
-from shardhash.wire.batch import HEAD_SIZE, OFFER, REPORTS_OFFER
-from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.batch import OFFER, REPORTS_OFFER
 
 GREETING = "OEHASHEQUIV 1.1"
 HEADERS_WITHIN = 0.8
@@ -43,7 +41,6 @@ BLOCK = 16384
 """Hashes in one request of a native batch: half a MiB of digests."""
 LINE_BLOCK = 1000
 """Stream lines in one write: their answers fit into the socket's buffer, so nobody need read them meanwhile."""
-_Work: TypeAlias = Coroutine[Any, Any, None]
 _REFUSAL = b'{"invoke-error"'
 
 
@@ -72,13 +69,7 @@ class Connection:
     async def _receive_headers(self) -> None:
         size = 0
         for number in range(HEADER_LIMIT + 1):
-            try:
-                async with asyncio.timeout(HEADERS_WITHIN if number == 0 else None):
-                    line = await self._receive_line()
-            except TimeoutError:
-                if number == 0:
-                    raise SilentHeadersError("the server does not answer with its headers") from None
-                raise
+            line = await (self._receive_line() if number else self._receive_first_header())
             if not line:
                 return
             size += len(line)
@@ -89,6 +80,12 @@ class Connection:
                 raise ProtocolError(f"the server sent {line!r} where a header line is expected")
             self.offers[tag.strip().lower()] = value.strip()
         raise ProtocolError(f"the server sent more than {HEADER_LIMIT} header lines")
+
+    async def _receive_first_header(self) -> str:
+        try:
+            return _text(await self._transport.receive_line_within(HEADERS_WITHIN))
+        except TimeoutError:
+            raise SilentHeadersError("the server does not answer with its headers") from None
 
     @property
     def native(self) -> bool:
@@ -102,7 +99,7 @@ class Connection:
     async def invoke(self, request: object) -> Any:
         """The answer to one command, such as ``{"ping": {}}``."""
         await self._enter(None)
-        await self._transport.send_message(orjson.dumps(request))
+        await self._transport.send_message(json_text.encode(request))
         return await self._receive_answer()
 
     async def report(self, reports: ReportList) -> None:
@@ -119,7 +116,7 @@ class Connection:
             for start, end in requests:
                 reports.take_answer(await self._receive_answer(), end - start, batched=batched)
 
-        await (_side_by_side if len(requests) > 1 else _in_turn)(send(), receive())
+        await (self._transport.exchange if len(requests) > 1 else in_turn)(send(), receive())
 
     async def stream(self, command: str, lines: Sequence[str], answers: list[bytes]) -> None:
         """Send lines in a command's stream mode, and append an answer for each to `answers`.
@@ -130,9 +127,9 @@ class Connection:
         try:
             receiving = self._transport.receive_lines(answers, len(answers) + len(lines))
             if len(lines) <= LINE_BLOCK:
-                await _in_turn(self._transport.send_lines(lines), receiving)
+                await in_turn(self._transport.send_lines(lines), receiving)
             else:
-                await _side_by_side(self._send_blocks(lines), receiving)
+                await self._transport.exchange(self._send_blocks(lines), receiving)
         finally:
             # A refusal takes the place of an answer, and the server hangs up behind it.
             if answers and answers[-1].startswith(_REFUSAL):
@@ -162,10 +159,10 @@ class Connection:
         finally:
             question.take_lines(answers)
 
-    async def _ask(self, sending: _Work, receiving: _Work, question: Question) -> None:
+    async def _ask(self, sending: Work, receiving: Work, question: Question) -> None:
         """Send requests and receive their answers, at once if there are several."""
         one = question.size - question.done <= self._block
-        await (_in_turn if one else _side_by_side)(sending, receiving)
+        await (in_turn if one else self._transport.exchange)(sending, receiving)
 
     async def _send_frames(self, question: DigestQuestion) -> None:
         for frame in question.frames(self._block):
@@ -173,7 +170,7 @@ class Connection:
 
     async def _receive_frames(self, question: DigestQuestion) -> None:
         for count in question.block_sizes(self._block):
-            frame = await self._transport.receive_frame(HEAD_SIZE + count * (DIGEST_SIZE + 1))
+            frame = await self._transport.receive_frame()
             if frame.startswith(b"{"):  # a batch answer starts with its version
                 _unwrap(frame)
             question.take_frame(frame, count)
@@ -200,7 +197,7 @@ class Connection:
                 raise ProtocolError(f"the server answered END by {line!r}; expected 'ok'")
             self._mode = None
         if mode is not None:
-            await self._transport.send_message(orjson.dumps({mode: None}))
+            await self._transport.send_message(json_text.encode({mode: None}))
             if (answer := await self._receive_answer()) != "ok":
                 raise ProtocolError(f"the server answered {mode} by {answer!r}; expected 'ok'")
             self._mode = mode
@@ -208,10 +205,7 @@ class Connection:
     async def _receive_line(self) -> str:
         lines: list[bytes] = []
         await self._transport.receive_lines(lines, 1)
-        try:
-            return lines[0].decode()
-        except UnicodeDecodeError:
-            raise ProtocolError("the server sent a line that is not UTF-8") from None
+        return _text(lines[0])
 
     async def _receive_answer(self) -> Any:
         return _unwrap(await self._transport.receive_message())
@@ -225,34 +219,21 @@ class Connection:
         await self._transport.abort()
 
 
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise ProtocolError("the server sent a line that is not UTF-8") from None
+
+
 def _unwrap(message: bytes) -> Any:
     """The value of an answer. Raises InvokeError if it is a refusal, ProtocolError if it is not JSON."""
     if len(message) > MOST_VALUES and sum(map(message.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ProtocolError(f"the server sent more than {MOST_VALUES} JSON values in a message")
     try:
-        answer = orjson.loads(message)
-    except orjson.JSONDecodeError as error:
+        answer = json_text.decode(message)
+    except ValueError as error:
         raise ProtocolError(f"the server sent a message that is not JSON: {error}") from None
     if isinstance(answer, dict) and isinstance(refusal := answer.get("invoke-error"), dict):
         raise InvokeError(str(refusal.get("message", "refused without a reason")))
     return answer
-
-
-async def _in_turn(sending: _Work, receiving: _Work) -> None:
-    try:
-        await sending
-        await receiving
-    finally:
-        receiving.close()
-
-
-async def _side_by_side(sending: _Work, receiving: _Work) -> None:
-    """Send and receive at once: one after the other, two full socket buffers would wait for each other for ever."""
-    sender = asyncio.ensure_future(sending)
-    try:
-        # When sending fails so does the connection, and the receiver learns it, after any refusal that came before.
-        await receiving
-        await sender
-    finally:
-        sender.cancel()
-        await asyncio.gather(sender, return_exceptions=True)

@@ -12,20 +12,23 @@
 from __future__ import annotations
 
 import os
-import ssl
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING
 
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 CLIENT_CERT = "SHARDHASH_CLIENT_CERT"
 CLIENT_KEY = "SHARDHASH_CLIENT_KEY"
 _PROXY_OF = {"ws": "http", "wss": "https"}
 
 
-def tls_context() -> ssl.SSLContext:
+def tls_context() -> SSLContext:
     """How to verify a server. Raises ConfigError when this client's own certificate cannot be used."""
+    import ssl  # takes longer to import than a line to answer
+
     context = ssl.create_default_context()
     certificate, key = os.environ.get(CLIENT_CERT), os.environ.get(CLIENT_KEY)
     if certificate:
@@ -39,8 +42,12 @@ def tls_context() -> ssl.SSLContext:
 def proxy_for(address: Address) -> str | None:
     """The URL of the proxy to reach an address by, if there is one. Raises ConfigError for one that is no URL."""
     scheme = _PROXY_OF.get(address.kind)
-    if scheme is None or address.local:
+    if scheme is None or not any(name.lower().endswith("_proxy") for name in os.environ) or address.local:
         return None
+    # It takes six times as long to import as a report to make, and most have no proxy.
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
     proxies = getproxies_environment()
     proxy = proxies.get(scheme) or proxies.get("all")
     if not proxy or proxy_bypass_environment(f"{address.host}:{address.port}", proxies):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from shardhash.base import options
 from shardhash.client.commands import Answer, Argument, Subcommand, argument, checked
-from shardhash.client.siginfo import compare_sigdata, differences, read_sigdata, taskhash_of
 
 if TYPE_CHECKING:
     from shardhash.client.blocking import Client
@@ -46,6 +45,8 @@ def _saved(client: Client, given: argparse.Namespace) -> Answer:
 
 
 def _diff_outhash(client: Client, given: argparse.Namespace) -> Answer:
+    from shardhash.client.siginfo import differences  # and difflib, which other commands need not
+
     texts = []
     for outhash in (given.outhash, given.other):
         row = client.get_outhash(given.method, outhash, "", False)
@@ -59,6 +60,8 @@ def _diff_outhash(client: Client, given: argparse.Namespace) -> Answer:
 
 
 def _why(client: Client, given: argparse.Namespace) -> Answer:
+    from shardhash.client.siginfo import taskhash_of  # and difflib, which other commands need not
+
     path = Path(given.taskhash)
     from_file = path.is_file()
     taskhash = taskhash_of(path) if from_file else given.taskhash
@@ -81,6 +84,8 @@ def _why(client: Client, given: argparse.Namespace) -> Answer:
 
 def _inputs(path: Path, other: str | None) -> list[str]:
     """In what the inputs of two tasks differ, by their sigdata files."""
+    from shardhash.client.siginfo import compare_sigdata, read_sigdata
+
     if other is None:
         return []
     lines = [f"  {line}" for line in compare_sigdata(read_sigdata(path), read_sigdata(Path(other)))]
@@ -89,6 +94,8 @@ def _inputs(path: Path, other: str | None) -> list[str]:
 
 def _nearest(client: Client, row: Mapping[str, Any], near: Iterable[Mapping[str, Any]]) -> list[str]:
     """In which lines the output of a task differs from that of the nearest other one."""
+    from shardhash.client.siginfo import differences
+
     ours = client.get_row(row["method"], row["taskhash"], row["outhash"])
     for other in near:
         theirs = client.get_row(other["method"], other["taskhash"], other["outhash"])

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--undo: {given.undo} keeps nothing; name a file. Nothing is removed")
         password = password_of(given.login)
         try:
-            with create_client(address, given.login, password, timeout=TIMEOUT) as client:
+            with create_client(address, given.login, password, timeout=TIMEOUT, breaker=None) as client:
                 return _collect(client, given)
         except InvokeError as error:
             raise ConfigError(f"refused: {error}") from error

@@ -12,8 +12,7 @@ from binascii import unhexlify
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-import orjson
-
+from shardhash.client import json_text
 from shardhash.errors import ProtocolError
 from shardhash.wire.batch import EXISTS, GET, Batch, Found, decode_answer, encode_request
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, join_digests
@@ -42,7 +41,7 @@ class Question(ABC):
 
     def messages(self, block: int) -> list[bytes]:
         """JSON requests for the unanswered hashes, at most `block` in each."""
-        return [orjson.dumps(self._message(*bounds)) for bounds in self._blocks(block)]
+        return [json_text.encode(self._message(*bounds)) for bounds in self._blocks(block)]
 
     def take_lines(self, answers: Sequence[bytes]) -> None:
         """Take stream answers. Raises ProtocolError unless each has the form that is due."""

@@ -1,21 +1,22 @@
 """A connection to one server that is made again when it breaks, with the same credentials, for one call at a time.
 
 A call that fails because the connection broke is tried again on a new one, three times. A server that is silent for
-`timeout` seconds is not asked again: it would cost the same time once more.
+`timeout` seconds is not asked again: it would cost the same time once more. After a call that could not connect, or ran
+into a limit of time, the server is left alone for a while (breaker.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
+from shardhash.client.breaker import Breaker
 from shardhash.client.connect import describe_error, open_transport
-from shardhash.client.connection import BLOCK, Connection
+from shardhash.client.connection import BLOCK, HEADERS_WITHIN, Connection
 from shardhash.client.credentials import find_credentials
-from shardhash.errors import ProtocolError, SilentHeadersError
+from shardhash.client.waiting import Waiting
+from shardhash.errors import BreakerOpenError, InvokeError, ProtocolError, SilentHeadersError
 from shardhash.wire.address import parse_address
 
 TIMEOUT = 30.0
@@ -26,7 +27,6 @@ SILENCE_REMEMBERED = 600.0
 """Seconds for which a server that did not answer with headers is not asked for them again, by any client here."""
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 _silent_until: dict[str, float] = {}
 """For the address of each server that did not answer with headers, the monotonic time until which it is not asked."""
 
@@ -39,6 +39,7 @@ class ClientOptions(TypedDict, total=False):
     block: int
     netrc_hosts: bool
     deadline: float | None
+    breaker: Breaker | None
 
 
 class Reconnecting:
@@ -46,6 +47,7 @@ class Reconnecting:
 
     def __init__(
         self,
+        waiting: Waiting,
         address: str,
         username: str | None = None,
         password: str | None = None,
@@ -55,6 +57,7 @@ class Reconnecting:
         block: int = BLOCK,
         netrc_hosts: bool = False,
         deadline: float | None = None,
+        breaker: Breaker | Literal["own"] | None = "own",
     ) -> None:
         self.address = parse_address(address)
         self.credentials: tuple[str, str] | None
@@ -63,42 +66,57 @@ class Reconnecting:
         else:
             self.credentials = find_credentials(address, self.address, by_host=netrc_hosts)
         if self.credentials is not None and not self.address.encrypted and not self.address.local:
-            _log.warning(
+            _warn(
                 "%s: the token of %s crosses the network unencrypted; use a wss:// or tls:// address",
                 self.address,
                 self.credentials[0],
             )
         self.become: str | None = None
+        self._waiting = waiting
         self._timeout = timeout
         self._deadline = deadline
+        self._breaker = breaker if breaker is None or isinstance(breaker, Breaker) else Breaker()
         self._native = native
         self._block = block
         self._connection: Connection | None = None
+        self._connecting = False
         self._closed = False
-        self._lock = asyncio.Lock()
+        self._lock = waiting.lock()
 
     async def attempt(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         """The outcome of `work` on a connection; on another one if it breaks, up to the number of retries.
 
-        Raises ConnectionError, and what `work` raises else.
+        Raises ConnectionError, BreakerOpenError if the server is left alone, and what `work` raises else.
         """
         async with self._lock:
-            limit = asyncio.timeout(self._deadline)
+            self._check_breaker()
+            limit = self._waiting.limit(self._deadline)
             try:
                 async with limit:
-                    return await self._attempt_often(work)
+                    result = await self._attempt_often(work)
             except (OSError, ProtocolError) as error:
                 why = f"no complete answer within {self._deadline:g} s" if limit.expired() else self._describe(error)
+                self._failed(error, why)
                 raise ConnectionError(f"{self.address}: {why}") from error
+            except InvokeError:
+                self._worked()
+                raise
+            except BaseException:  # the caller has no more interest
+                if self._breaker is not None:
+                    self._breaker.gave_up()
+                raise
+            self._worked()
+            return result
 
     async def _attempt_often(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        for pause in RETRY_PAUSES:
+        # Whether a server is back is tried once: the others wait for what comes of it.
+        for pause in () if self._breaker is not None and self._breaker.open else RETRY_PAUSES:
             try:
                 return await self._attempt_once(work)
             except TimeoutError:
                 raise
             except (OSError, ProtocolError):
-                await asyncio.sleep(pause)
+                await self._waiting.sleep(pause)
         return await self._attempt_once(work)
 
     async def _attempt_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
@@ -106,7 +124,9 @@ class Reconnecting:
             raise RuntimeError("the client is closed")
         try:
             if self._connection is None:
+                self._connecting = True
                 self._connection = await self._open()
+                self._connecting = False
             return await work(self._connection)
         except BaseException:
             # Answers to what was sent may be under way still; a new connection knows nothing of them.
@@ -118,27 +138,51 @@ class Reconnecting:
         try:
             return await self._open_once(native=native)
         except SilentHeadersError:
+            self._waiting.check_limits()  # it may be the caller who had no more time
             _silent_until[str(self.address)] = time.monotonic() + SILENCE_REMEMBERED
             return await self._open_once(native=False)
 
     async def _open_once(self, *, native: bool) -> Connection:
-        transport = await open_transport(self.address, self._timeout)
-        try:
-            connection = await Connection.open(transport, native=native, block=self._block)
-            if self.credentials is not None:
-                username, token = self.credentials
-                await connection.invoke({"auth": {"username": username, "token": token}})
-            if self.become is not None:
-                await connection.invoke({"become-user": {"username": self.become}})
-        except BaseException:
-            await transport.abort()
-            raise
-        return connection
+        async with self._waiting.limit(self._timeout + (HEADERS_WITHIN if native else 0.0)):
+            transport = await open_transport(self.address, self._timeout, self._waiting)
+            try:
+                connection = await Connection.open(transport, native=native, block=self._block)
+                if self.credentials is not None:
+                    username, token = self.credentials
+                    await connection.invoke({"auth": {"username": username, "token": token}})
+                if self.become is not None:
+                    await connection.invoke({"become-user": {"username": self.become}})
+            except BaseException:
+                await transport.abort()
+                raise
+            return connection
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout:g} s"
         return describe_error(error)
+
+    # -- the breaker -----------------------------------------------------------------------------------------------
+
+    def _check_breaker(self) -> None:
+        if self._breaker is None:
+            return
+        try:
+            self._breaker.check(trial=2 * self._timeout)
+        except BreakerOpenError as error:
+            text = f"{self.address}: {error}"
+            if self._breaker.should_warn():
+                _warn("%s; until then calls fail at once", text)
+            raise BreakerOpenError(text) from None
+
+    def _failed(self, error: Exception, why: str) -> None:
+        """Leave the server alone, but not if it was there and only did not like what it was asked."""
+        if self._breaker is not None and (isinstance(error, TimeoutError) or self._connecting or self._breaker.open):
+            self._breaker.failed(why)
+
+    def _worked(self) -> None:
+        if self._breaker is not None:
+            self._breaker.worked()
 
     async def close(self) -> None:
         """Say goodbye. The client is of no more use."""
@@ -149,10 +193,16 @@ class Reconnecting:
 
     async def disconnect(self) -> None:
         """Close the connection at once, whatever is under way; the next call makes a new one."""
-        self._lock = asyncio.Lock()  # whoever holds the old one has lost the connection
+        self._lock = self._waiting.lock()  # whoever holds the old one has lost the connection
         await self._drop()
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.abort()
+
+
+def _warn(text: str, *values: object) -> None:
+    import logging  # here, because it takes as long to import as a report to make
+
+    logging.getLogger(__name__).warning(text, *values)

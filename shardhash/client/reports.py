@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
+from shardhash.client import json_text
 from shardhash.errors import ProtocolError
 from shardhash.wire.hashes import is_digest_text
 
@@ -24,7 +23,7 @@ class ReportList:
     """Rows to report, in order; the first `len(unihashes)` are answered."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._rows = [orjson.dumps(dict(row)) for row in rows]
+        self._rows = [json_text.encode(dict(row)) for row in rows]
         self.unihashes: list[str] = []
         """The unihash in force for each row that is answered."""
 

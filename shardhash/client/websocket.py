@@ -1,4 +1,4 @@
-"""The WebSocket transport, over aiohttp: ``ws://HOST:PORT[/path]`` and ``wss://...``.
+"""The WebSocket transport: ``ws://HOST:PORT[/path]`` and ``wss://...``.
 
 Every line and every JSON message is one text message, never chunked; a native batch is one binary message.
 permessage-deflate is not offered: hashes do not compress, and trying costs more than sending them.
@@ -6,35 +6,20 @@ permessage-deflate is not offered: hashes do not compress, and trying costs more
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from asyncio.trsock import TransportSocket
+import os
 from collections.abc import Sequence
+from typing import Self
 
-from aiohttp import (
-    ClientError,
-    ClientSession,
-    ClientTimeout,
-    ClientWebSocketResponse,
-    ClientWSTimeout,
-    TraceConfig,
-    TraceRequestRedirectParams,
-    WSMsgType,
-    WSServerHandshakeError,
-)
-
-from shardhash.base.sockets import keep_alive
-from shardhash.client.environment import proxy_for, tls_context
-from shardhash.client.transport import MESSAGE_LIMIT, Transport
+from shardhash.client.byte_stream import ByteStream
+from shardhash.client.transport import GOODBYE_WITHIN, MESSAGE_LIMIT, Transport
 from shardhash.errors import ProtocolError
+from shardhash.wire import websocket
 from shardhash.wire.address import Address
+from shardhash.wire.websocket import BINARY, CLOSE, MASK_SIZE, PING, PONG, TEXT
 
-_LOOK_PAUSE = 0.001
-"""Seconds between looks at a socket that is being closed."""
-_CLOSE_WITHIN = 2.0
-"""Seconds that a server gets to answer a goodbye."""
-_LINES_A_REPRIEVE = 64
-"""Lines after which the time limit starts anew: moving it costs about 1 us, a message 5."""
+HEAD_LIMIT = 64 * 1024
+"""Most bytes of an HTTP answer before its empty line."""
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 class WebSocketTransport(Transport):
@@ -42,115 +27,99 @@ class WebSocketTransport(Transport):
 
     binary = True
 
-    def __init__(self, session: ClientSession, socket: ClientWebSocketResponse[bool], timeout: float) -> None:
-        super().__init__(timeout)
-        self._session = session
-        self._socket = socket
+    def __init__(self, stream: ByteStream, timeout: float, received: bytes) -> None:
+        super().__init__(stream, timeout)
+        self._reader = websocket.FrameReader(MESSAGE_LIMIT)
+        self._reader.feed(received)
 
     @classmethod
-    async def open(cls, address: Address, timeout: float) -> WebSocketTransport:
-        """Connect; the caller limits the time. Raises OSError, also when HTTP refuses the upgrade."""
-        tracing = TraceConfig()
-        tracing.on_request_redirect.append(_refuse_redirect)
-        session = ClientSession(timeout=ClientTimeout(total=None), trace_configs=[tracing])
-        try:
-            socket = await session.ws_connect(
-                _url(address),
-                ssl=tls_context() if address.encrypted else True,
-                proxy=proxy_for(address),
-                compress=0,
-                max_msg_size=MESSAGE_LIMIT,
-                decode_text=False,
-                timeout=ClientWSTimeout(ws_close=_CLOSE_WITHIN),
-            )
-            keep_alive(socket.get_extra_info("socket"))
-        except WSServerHandshakeError as error:
-            await session.close()
-            raise ConnectionError(f"the server refuses the WebSocket: {error.status} {error.message}") from error
-        except ClientError as error:
-            await session.close()
-            raise ConnectionError(str(error)) from error
-        except BaseException:
-            await session.close()
-            raise
-        return cls(session, socket, timeout)
+    async def open(
+        cls, stream: ByteStream, address: Address, timeout: float, *, by_proxy: bool = False, authorization: str = ""
+    ) -> Self:
+        """Turn an HTTP connection into a WebSocket (wire/websocket.py has `by_proxy`, `authorization`)."""
+        end = stream.now() + timeout
+        key = websocket.key_text(os.urandom(websocket.KEY_SIZE))
+        upgrade = websocket.encode_upgrade(address, key, by_proxy=by_proxy, authorization=authorization)
+        await stream.send(upgrade, end)
+        head, rest = await receive_head(stream, end)
+        websocket.check_upgrade(head, key)
+        return cls(stream, timeout, rest)
 
     async def send_lines(self, lines: Sequence[str]) -> None:
-        async with asyncio.timeout(self.patience(sum(map(len, lines)))):
-            # A message a line is what the protocol says; about 6 us each.
-            for line in lines:
-                await self._send(line.encode(), WSMsgType.TEXT)
+        # A message a line is what the protocol says; about 3 us each.
+        await self._send_frames(TEXT, [line.encode() for line in lines])
 
     async def send_message(self, message: bytes) -> None:
-        async with asyncio.timeout(self.patience(len(message))):
-            await self._send(message, WSMsgType.TEXT)
+        await self._send_frames(TEXT, [message])
 
     async def send_frame(self, frame: bytes) -> None:
-        async with asyncio.timeout(self.patience(len(frame))):
-            await self._send(frame, WSMsgType.BINARY)
+        await self._send_frames(BINARY, [frame])
 
-    async def _send(self, data: bytes, kind: WSMsgType) -> None:
-        try:
-            await self._socket.send_frame(data, kind)
-        except ClientError as error:
-            raise ConnectionError(str(error)) from error
+    async def _send_frames(self, opcode: int, messages: Sequence[bytes]) -> None:
+        await self._send(_masked(opcode, messages))
 
     async def receive_lines(self, into: list[bytes], total: int) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._timeout) as limit:
-            while len(into) < total:
-                into.append(await self._receive(WSMsgType.TEXT))
-                if not len(into) % _LINES_A_REPRIEVE:
-                    limit.reschedule(loop.time() + self._timeout)
+        while len(into) < total:
+            self._begin()
+            into.append(await self._receive(TEXT))
 
     async def receive_message(self) -> bytes:
-        async with asyncio.timeout(self._timeout):
-            return await self._receive(WSMsgType.TEXT)
+        self._begin()
+        return await self._receive(TEXT)
 
-    async def receive_frame(self, size: int) -> bytes:
-        async with asyncio.timeout(self.patience(size)):
-            return await self._receive(WSMsgType.TEXT, WSMsgType.BINARY)
+    async def receive_frame(self) -> bytes:
+        self._begin()
+        return await self._receive(TEXT, BINARY)
 
-    async def _receive(self, *kinds: WSMsgType) -> bytes:
+    async def _receive(self, *kinds: int) -> bytes:
         """The bytes of the next message, which must be of one of these kinds."""
-        message = await self._socket.receive()
-        if message.type in kinds:
-            data: bytes = message.data
-            return data
-        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            raise ProtocolError(f"the server sent a {message.type.name.lower()} message where another kind is expected")
-        if message.type is WSMsgType.ERROR:
-            raise ConnectionError(str(message.data))
-        raise ConnectionResetError("the server closed the connection")
+        while True:
+            if (message := self._reader.next_message()) is None:
+                self._reader.feed(await self._read())
+                continue
+            opcode, data = message
+            if opcode in kinds:
+                return data
+            if opcode == CLOSE:
+                raise _closed(data)
+            if opcode == PING:
+                await self._send_frames(PONG, [data])
+            if opcode in (PING, PONG):
+                # They are no progress: a server that sends nothing else is given up like a silent one.
+                self._received -= len(data) + websocket.CONTROL_HEAD
+                continue
+            kind = "binary" if opcode == BINARY else "text"
+            raise ProtocolError(f"the server sent a {kind} message where another kind is expected")
 
     async def close(self) -> None:
-        raw = self._socket.get_extra_info("socket")
-        await self._socket.close()
-        await self._session.close()
-        if isinstance(raw, TransportSocket):  # uvloop's socket does not tell that it is closed
-            await _until_closed(raw)
-
-    async def abort(self) -> None:
-        # The session drops its connections without a word; a goodbye would wait for a peer that may be gone. After
-        # that the socket has nobody to wait for, and only gives back what it holds.
-        await self._session.close()
-        await self._socket.close()
+        try:
+            await self._stream.send(_masked(CLOSE, [websocket.NORMAL_END]), self._stream.now() + GOODBYE_WITHIN)
+        except OSError:
+            pass  # it was gone already
+        await super().close()
 
 
-async def _until_closed(raw: TransportSocket) -> None:
-    """Wait for the end of TLS, which aiohttp leaves to the event loop: one that ends before it leaves a socket open."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_WITHIN):
-            while raw.fileno() >= 0:  # noqa: ASYNC110  # nothing tells of it
-                await asyncio.sleep(_LOOK_PAUSE)
+def _masked(opcode: int, messages: Sequence[bytes]) -> bytes:
+    return websocket.encode_frames(opcode, messages, os.urandom(MASK_SIZE * len(messages)))
 
 
-def _url(address: Address) -> str:
-    """The address as http:// or https://: a proxy may know no other."""
-    return str(address).replace("ws", "http", 1)
+async def receive_head(stream: ByteStream, end: float) -> tuple[bytes, bytes]:
+    """The head of an HTTP answer, without its empty line, and what came behind it."""
+    received = b""
+    while _END_OF_HEAD not in received:
+        if len(received) > HEAD_LIMIT:
+            raise ProtocolError(f"an HTTP answer begins with more than {HEAD_LIMIT} bytes of headers")
+        received += await stream.receive(end)
+    head, _, rest = received.partition(_END_OF_HEAD)
+    return head, rest
 
 
-async def _refuse_redirect(_session: ClientSession, _context: object, redirect: TraceRequestRedirectParams) -> None:
-    """Never follow a redirect: the token would go to whatever server it names, perhaps unencrypted."""
-    location = redirect.response.headers.get("Location", "another address")
-    raise ConnectionError(f"the server redirects to {location[:200]!r}; redirects are not followed")
+def _closed(data: bytes) -> ConnectionResetError:
+    """The error for a goodbye, with the server's reason if it gives one."""
+    error = ByteStream.closed_by_server()
+    reason = data[2:].decode(errors="replace")
+    if not reason:
+        return error
+    from shardhash.base.text import printable  # and logging with it, which takes a while
+
+    return ConnectionResetError(f"{error}: {printable(reason)}")

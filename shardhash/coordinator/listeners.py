@@ -8,7 +8,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -371,4 +370,4 @@ def _real_address(address: Address, sockets: Sequence[socket.socket]) -> Address
     """The address with the port that it got."""
     if address.kind == "unix":
         return address
-    return replace(address, host=address.host or "0.0.0.0", port=sockets[0].getsockname()[1])
+    return address._replace(host=address.host or "0.0.0.0", port=sockets[0].getsockname()[1])

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,7 +162,7 @@ def _start(given: argparse.Namespace, directory: Path) -> int:
 def _is_at(wanted: Address, address: str) -> bool:
     """Whether an address is the one that was wanted; port 0 is any."""
     found, _ = parse_bind(address)
-    return replace(found, port=0 if wanted.port == 0 else found.port) == wanted
+    return found._replace(port=0 if wanted.port == 0 else found.port) == wanted
 
 
 def _end_it(directory: Path) -> str:

@@ -38,7 +38,7 @@ def bind_of(directory: Path, text: str | None) -> Bind:
             " unix://PATH; for others run `shardhash serve`"
         )
     if address.kind == "unix":
-        address = replace(address, path=str(Path(address.path).absolute()))
+        address = address._replace(path=str(Path(address.path).absolute()))
     usual = permissions.ANONYMOUS_DEFAULT if address.kind == "unix" else permissions.ANONYMOUS_FAR
     given = permissions.parse_anonymous(rules["anon"]) if "anon" in rules else usual
     return Bind(address, "read-only" in rules, given)

@@ -97,7 +97,9 @@ def _import_live(given: argparse.Namespace, wish: Wish) -> list[SourceReport]:
     from shardhash.client.blocking import create_client
     from shardhash.moving.live import import_live
 
-    with create_client(given.address, given.login, password_of(given.login), timeout=LIVE_TIMEOUT) as client:
+    with create_client(
+        given.address, given.login, password_of(given.login), timeout=LIVE_TIMEOUT, breaker=None
+    ) as client:
         return import_live(client, wish, telling())
 
 

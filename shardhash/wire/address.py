@@ -16,11 +16,12 @@ comma: ``read-only``, and ``anon=PERMISSION+PERMISSION`` for what anonymous clie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from shardhash.errors import ConfigError
+
+if TYPE_CHECKING:  # elsewhere it is imported where it is needed: clients hardly ever need it
+    from ipaddress import IPv4Address, IPv6Address
 
 Kind: TypeAlias = Literal["unix", "tcp", "tls", "ws", "wss"]
 
@@ -28,8 +29,7 @@ _FORMS = "write unix://PATH, HOST:PORT, [V6]:PORT, tls://HOST:PORT, ws://HOST:PO
 _BIND_OPTIONS = ("read-only", "anon")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """One address. ``str()`` gives the canonical text, which `parse_address` or `parse_bind` takes again.
 
     ``path`` is the socket's for unix, the URL's (with its leading "/", or "") for ws and wss, "" for tcp
@@ -58,6 +58,8 @@ class Address:
         """Whether it is on this machine for certain: a unix socket, localhost or a loopback address."""
         if self.kind == "unix" or self.host == "localhost":
             return True
+        from ipaddress import ip_address
+
         try:
             return ip_address(self.host.partition("%")[0]).is_loopback
         except ValueError:
@@ -67,7 +69,7 @@ class Address:
 def reachable(address: Address) -> Address:
     """Where a server that listens on an address is reached from its own machine."""
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-    return address if address.kind == "unix" else replace(address, host=here.get(address.host, address.host))
+    return address if address.kind == "unix" else address._replace(host=here.get(address.host, address.host))
 
 
 def parse_address(text: str) -> Address:
@@ -153,6 +155,8 @@ def _parse_port(port: str, text: str) -> int:
 
 
 def _is_ipv6(host: str) -> bool:
+    from ipaddress import AddressValueError, IPv6Address
+
     try:
         IPv6Address(host)  # takes a zone too, as in fe80::1%eth0
     except AddressValueError:
@@ -162,5 +166,5 @@ def _is_ipv6(host: str) -> bool:
 
 def host_of(address: IPv4Address | IPv6Address) -> str:
     """The text of an IP address, of an IPv4 address inside IPv6 that of the former."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    mapped = address.ipv4_mapped if address.version == 6 else None
     return str(mapped or address)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shardhash.client import AsyncClient, Client, InvokeError, create_client
+from shardhash.client import AsyncClient, Client, InvokeError, connection, create_client
 from tests.client.older_server import OlderServer
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
@@ -47,7 +47,7 @@ def test_every_method_has_its_twin() -> None:
         return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
     assert public(AsyncClient) - public(Client) == {"disconnect"}
-    assert public(Client) - public(AsyncClient) == {"after_fork", "leave_to_parent"}
+    assert public(Client) - public(AsyncClient) == {"after_fork"}
     for name in public(AsyncClient) & public(Client):
         twin, original = getattr(Client, name), getattr(AsyncClient, name)
         assert inspect.signature(twin) == inspect.signature(original)
@@ -78,6 +78,72 @@ def test_threads_take_turns(native: OlderServer, address: str) -> None:
         answers = pool.map(lambda i: client.get_unihash(METHOD, f"{i:064x}"), range(100))
         assert list(answers) == list(native.mappings.values())
     assert len(native.heard) == 1
+
+
+def test_whole_builds_in_one_call(native: OlderServer, address: str) -> None:
+    """More than buffers hold: by streams, where the server answers a line before it reads the next, and by batches."""
+    native.mappings = {(METHOD * 20, f"{i:064x}"): f"{i + 1:064x}" for i in range(3000)}
+    for options in ({"native": False}, {"native": True, "block": 300}, {"native": True}):
+        with create_client(address, **options) as client:
+            assert client.get_unihash_batch(native.mappings) == list(native.mappings.values())
+            exist = client.unihash_exists_batch([*map(str, native.mappings.values()), "f" * 64])
+            assert exist == [True] * 3000 + [False]
+
+
+def test_long_messages(native: OlderServer, address: str) -> None:
+    texts = {"PN": "é€😀\n" * 300_000, "PV": '\x00\x7f"\\', "task": None}
+    with create_client(address) as client:
+        for _ in range(2):
+            assert client.report_unihash("1" * 64, METHOD, "2" * 64, "3" * 64, texts)["unihash"] == "3" * 64
+    *_, request = native.heard[0]
+    assert json.loads(request)["report"].items() >= texts.items()
+
+
+def test_only_what_is_unanswered_is_asked_again(native: OlderServer, address: str) -> None:
+    native.hang_ups += [4, 0, 1]
+    pairs = list(native.mappings)
+    with create_client(address, block=10) as client:
+        assert client.get_unihash_batch(pairs) == list(native.mappings.values())
+    assert [len(heard) for heard in native.heard][-1] == 5
+    native.hang_ups += [31]
+    with create_client(address, native=False) as client:
+        assert client.get_unihash_batch(pairs) == list(native.mappings.values())
+    assert str(native.heard[-1][1]).split() == list(pairs[30])
+
+
+def test_a_refusal_in_a_stream(native: OlderServer, address: str) -> None:
+    native.answer_override[f"{METHOD} {50:064x}"] = '{"invoke-error": {"message": "enough"}}'
+    native.hang_ups.append(52)
+    with create_client(address, native=False) as client, pytest.raises(InvokeError, match="enough"):
+        client.get_unihash_batch(native.mappings)
+
+
+def test_a_server_that_does_not_tell_its_headers(
+    native: OlderServer, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEADERS_WITHIN", 0.05)
+    native.tells_headers = False
+    for _ in range(2):
+        with create_client(address) as client:
+            assert client.get_unihash_batch(native.mappings) == list(native.mappings.values())
+    assert native.headers == [["needs-headers: true"], ["needs-headers: false"], ["needs-headers: false"]]
+
+
+@pytest.mark.parametrize("kind", ["ws"])
+def test_a_host_has_a_name(native: OlderServer, address: str) -> None:
+    with create_client(address.replace("127.0.0.1", "localhost")) as client:
+        assert client.ping() == {"alive": True}
+    with pytest.raises(ConnectionError, match=r"nowhere\.invalid"):
+        create_client("nowhere.invalid:1")
+
+
+@pytest.mark.parametrize("kind", ["unix"])
+def test_a_unix_path_may_be_long(native: OlderServer, address: str, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    Path(address.removeprefix("unix://")).rename(deep / "server.sock")
+    with create_client(f"unix://{deep}/server.sock") as client:
+        assert client.ping() == {"alive": True}
 
 
 async def test_not_beside_a_running_loop(native: OlderServer, native_address: str) -> None:

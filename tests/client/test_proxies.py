@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from shardhash.client import create_async_client
+from shardhash.client import create_async_client, create_client
 from shardhash.client.environment import proxy_for
 from shardhash.errors import ConfigError
 from shardhash.wire.address import parse_address
@@ -18,6 +18,23 @@ from tests.certificates import Authority
 from tests.client.older_server import OlderServer
 
 METHOD = "m"
+
+
+async def _ask_in_loop(address: str) -> str | None:
+    async with await create_async_client(address) as client:
+        return await client.get_unihash(METHOD, "00" * 32)
+
+
+async def _ask_in_thread(address: str) -> str | None:
+    def ask() -> str | None:
+        with create_client(address) as client:
+            return client.get_unihash(METHOD, "00" * 32)
+
+    return await asyncio.to_thread(ask)
+
+
+both = pytest.mark.parametrize("ask", [_ask_in_loop, _ask_in_thread])
+Ask = Callable[[str], Awaitable[str | None]]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +45,9 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def forward_proxy(asked: list[str]) -> AsyncIterator[str]:
+async def forward_proxy(
+    asked: list[str], tls: ssl.SSLContext | None = None, authorization: str = ""
+) -> AsyncIterator[str]:
     """An HTTP proxy that takes every name for this machine; `asked` gets the first line of each connection."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,6 +61,10 @@ async def forward_proxy(asked: list[str]) -> AsyncIterator[str]:
         head = await reader.readuntil(b"\r\n\r\n")
         first, _, rest = head.decode().partition("\r\n")
         asked.append(first)
+        if f"\r\nProxy-Authorization: {authorization}\r\n" not in head.decode() and authorization:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            writer.close()
+            return
         verb, target, _ = first.split()
         place = target if verb == "CONNECT" else target.removeprefix("http://").partition("/")[0]
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", int(place.rpartition(":")[2]))
@@ -57,47 +80,75 @@ async def forward_proxy(asked: list[str]) -> AsyncIterator[str]:
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.append(asyncio.create_task(serve(reader, writer)))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@both
 async def test_ws_goes_by_the_proxy_for_http(
-    native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     async with native.listen("ws", tmp_path) as address, forward_proxy(asked) as proxy:
         far = address.replace("127.0.0.1", "hash.test")
         monkeypatch.setenv("http_proxy", proxy)
-        async with await create_async_client(far) as client:
-            assert await client.get_unihash(METHOD, "00" * 32) is None
+        assert await ask(far) is None
         assert len(asked) == 1
         assert asked[0].startswith(f"GET {far.replace('ws', 'http', 1)}")
         monkeypatch.setenv("no_proxy", "example.com,.test")
         with pytest.raises(ConnectionError):
-            await create_async_client(far)
+            await ask(far)
         assert len(asked) == 1
 
 
+@both
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
 async def test_wss_goes_through_a_tunnel_and_is_verified(
-    native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, encrypted: bool, native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     authority = Authority(tmp_path / "certificates", "authority")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*authority.sign("hash.test"))
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-    async with native.listen("ws", tmp_path, context) as address, forward_proxy(asked) as proxy:
+    own = None
+    if encrypted:  # a proxy that is reached by TLS itself
+        own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        own.load_cert_chain(*authority.sign("localhost"))
+    async with native.listen("ws", tmp_path, context) as address, forward_proxy(asked, own) as proxy:
         port = int(address.partition("://")[2].rpartition(":")[2].partition("/")[0])
-        monkeypatch.setenv("HTTPS_PROXY", proxy)
-        async with await create_async_client(f"wss://hash.test:{port}/ws") as client:
-            assert await client.get_unihash(METHOD, "00" * 32) is None
+        monkeypatch.setenv("HTTPS_PROXY", proxy.replace("https://127.0.0.1", "https://localhost"))
+        assert await ask(f"wss://hash.test:{port}/ws") is None
         assert asked == [f"CONNECT hash.test:{port} HTTP/1.1"]
         with pytest.raises(ConnectionError, match="certificate verify failed"):
-            await create_async_client(f"wss://other.example:{port}/ws")
+            await ask(f"wss://other.example:{port}/ws")
+
+
+@both
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_proxy_that_asks_for_a_password(
+    ask: Ask, scheme: str, native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    authority = Authority(tmp_path / "certificates", "authority")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.sign("hash.test"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    own = context if scheme == "wss" else None
+    async with (
+        native.listen("ws", tmp_path, own) as address,
+        forward_proxy(asked, None, "Basic bWU6c2U6Y3JldA==") as proxy,
+    ):
+        port = address.rpartition(":")[2].partition("/")[0]
+        monkeypatch.setenv("ALL_PROXY", proxy.replace("//", "//me:se%3Acret@"))
+        assert await ask(f"{scheme}://hash.test:{port}/ws") is None
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        with pytest.raises(ConnectionError, match="407 Proxy Authentication Required"):
+            await ask(f"{scheme}://hash.test:{port}/ws")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from shardhash.client import AsyncClient, Client, InvokeError, create_async_client, create_client
+from shardhash.client import AsyncClient, Breaker, Client, InvokeError, create_async_client, create_client
 from shardhash.wire.batch import Found
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
@@ -314,7 +314,8 @@ async def test_a_server_that_was_killed_and_came_back(
     arguments = ("--data", str(tmp_path / "data"), "--workers", "2")
     bind = {"tcp": "127.0.0.1:0", "unix": f"unix://{tmp_path}/server.sock", "ws": "ws://127.0.0.1:0"}[kind]
     server = start_server(*arguments, binds=[bind])
-    async with await create_async_client(server.address, native=native) as client:
+    breaker = Breaker(first_hold=0.0)  # so that it is asked again at once
+    async with await create_async_client(server.address, native=native, breaker=breaker) as client:
         await client.report_unihash(some_hash(1), method, some_hash(2), some_hash(3))
         assert await client.get_unihash(method, some_hash(1)) == some_hash(3)
         server.kill()

@@ -49,9 +49,9 @@ async def older_address(older: OlderServer, kind: str, tmp_path: Path) -> AsyncI
 
 
 @contextmanager
-def listen(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+def listen(serve: Callable[[socket.socket], None], port: int = 0) -> Iterator[str]:
     """Serve each connection, in a thread that ends with it; the HOST:PORT of the server."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", port)) as server:
 
         def accept() -> None:
             while True:

@@ -161,7 +161,8 @@ class Pool:
         """A client of its own, which waits longer than a question may take. Whoever makes it closes it."""
         settings = self._settings
         limit = max(patience, settings.limit)
-        return AsyncClient(str(self.address), settings.username, settings.token, timeout=limit)
+        # Without a breaker: this pool decides when the upstream is left alone.
+        return AsyncClient(str(self.address), settings.username, settings.token, timeout=limit, breaker=None)
 
     async def _connect(self) -> None:
         with suppress(NotAnsweredError):

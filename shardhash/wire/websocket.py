@@ -1,0 +1,248 @@
+"""WebSockets (RFC 6455), the client's side: frames and the opening handshake. Pure: bytes in, bytes out.
+
+No extensions: hashes do not compress. Masks are applied without a Python loop over bytes. Random bytes are given by the
+caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from binascii import b2a_base64
+from collections.abc import Sequence
+
+from shardhash.errors import ProtocolError
+from shardhash.wire.address import Address
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+KEY_SIZE = 16
+"""Random bytes of an opening handshake..."""
+MASK_SIZE = 4
+"""...and of each frame."""
+CONTROL_HEAD = 2
+"""Bytes before the data of a ping."""
+NORMAL_END = (1000).to_bytes(2, "big")
+"""The data of a goodbye."""
+
+LONG = 4096
+"""Bytes from which on the quickest way to mask is another."""
+
+_ALL_BYTES = bytes(range(256))
+_CONTINUATION = 0
+_FINAL = 0x80
+_MASKED = 0x80
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
+_REDIRECTS = ("301", "302", "303", "307", "308")
+
+
+def mask(data: bytes, key: bytes) -> bytes:
+    """Data XORed with a key of 4 bytes, over and over (section 5.3); up to 2 ns a byte."""
+    if len(data) >= LONG:
+        return _mask_by_numpy(data, key) if "numpy" in sys.modules else _mask_by_lanes(data, key)
+    size = len(data)
+    keys = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
+
+
+def _mask_by_lanes(data: bytes, key: bytes) -> bytes:
+    """Every fourth byte by a table of its own; 1 ns a byte."""
+    masked = bytearray(len(data))
+    for lane, byte in enumerate(key):
+        masked[lane::4] = data[lane::4].translate(mask(_ALL_BYTES, bytes([byte]) * 4))
+    return bytes(masked)
+
+
+def _mask_by_numpy(data: bytes, key: bytes) -> bytes:
+    """For a process that has it already, because its import takes 100 ms; 0.1 ns a byte."""
+    import numpy as np
+
+    words = np.frombuffer(data + bytes(-len(data) % 4), np.uint32) ^ np.frombuffer(key, np.uint32)
+    return words.tobytes()[: len(data)]
+
+
+def encode_frames(opcode: int, messages: Sequence[bytes], keys: bytes) -> bytes:
+    """Whole messages in a row, masked as a client must; about 2 us each. `keys`: MASK_SIZE random bytes for each."""
+    parts: list[bytes] = []
+    for number, data in enumerate(messages):
+        key = keys[MASK_SIZE * number : MASK_SIZE * (number + 1)]
+        size = len(data)
+        if size < 126:
+            head = bytes((_FINAL | opcode, _MASKED | size))
+        elif size < 1 << 16:
+            head = bytes((_FINAL | opcode, _MASKED | 126)) + size.to_bytes(2, "big")
+        else:
+            head = bytes((_FINAL | opcode, _MASKED | 127)) + size.to_bytes(8, "big")
+        parts += (head, key, mask(data, key))
+    return b"".join(parts)
+
+
+class FrameReader:
+    """Takes bytes as they arrive, gives messages of at most `limit` bytes. Raises ProtocolError."""
+
+    __slots__ = ("_buffer", "_limit", "_opcode", "_parts", "_size")
+
+    def __init__(self, limit: int) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+        self._opcode: int | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that have arrived."""
+        self._buffer += data
+
+    def next_message(self) -> tuple[int, bytes] | None:
+        """The next whole message: (TEXT, BINARY, CLOSE, PING or PONG, data); None until more bytes arrive."""
+        while (frame := self._next_frame()) is not None:
+            final, opcode, data = frame
+            if opcode >= CLOSE:
+                return opcode, data
+            if (opcode == _CONTINUATION) == (self._opcode is None):
+                raise ProtocolError("the server sent a part of a message out of order")
+            if final and self._opcode is None:
+                return opcode, data
+            if self._opcode is None:
+                self._opcode = opcode
+            self._parts.append(data)
+            self._size += len(data)
+            if final:
+                whole = (self._opcode, b"".join(self._parts))
+                self._opcode, self._parts, self._size = None, [], 0
+                return whole
+        return None
+
+    def _next_frame(self) -> tuple[bool, int, bytes] | None:
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return None
+        final, opcode = bool(buffer[0] & _FINAL), buffer[0] & 0x0F
+        self._check_head(buffer[0], buffer[1], opcode)
+        size, start = buffer[1] & 0x7F, 2
+        if size >= 126:
+            start = 4 if size == 126 else 10
+            if len(buffer) < start:
+                return None
+            size = int.from_bytes(buffer[2:start], "big")
+        # Looked at before the bytes are waited for.
+        if self._size + size > self._limit:
+            raise ProtocolError(f"the server sent a message of more than {self._limit} bytes")
+        if len(buffer) < start + size:
+            return None
+        with memoryview(buffer) as view:
+            data = bytes(view[start : start + size])
+        del buffer[: start + size]
+        return final, opcode, data
+
+    def _check_head(self, first: int, second: int, opcode: int) -> None:
+        if first & 0x70:
+            raise ProtocolError("the server sent a frame of an extension that was not agreed on")
+        if second & _MASKED:
+            raise ProtocolError("the server sent a masked frame")
+        if opcode not in (_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+            raise ProtocolError(f"the server sent a frame of the unknown kind {opcode}")
+        if opcode >= CLOSE and (not first & _FINAL or second & 0x7F > 125):
+            raise ProtocolError("the server sent a control frame that is long or in parts")
+
+
+# -- the opening handshake -------------------------------------------------------------------------------------------
+
+
+def key_text(random: bytes) -> str:
+    """A Sec-WebSocket-Key of KEY_SIZE random bytes."""
+    return b2a_base64(random, newline=False).decode()
+
+
+def accept_of(key: str) -> str:
+    """What a server that understood the key answers (section 4.2.2)."""
+    digest = hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()
+    return b2a_base64(digest, newline=False).decode()
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """The value of an Authorization header."""
+    return "Basic " + b2a_base64(f"{user}:{password}".encode(), newline=False).decode()
+
+
+def encode_upgrade(address: Address, key: str, *, by_proxy: bool = False, authorization: str = "") -> bytes:
+    """The request that turns an HTTP connection to an address into a WebSocket.
+
+    `by_proxy`: for a proxy that passes requests on; `authorization`: for that proxy.
+    """
+    usual = 443 if address.encrypted else 80
+    place = _place(address, usual)
+    path = _ascii_path(address.path) or "/"
+    lines = [
+        f"GET {'http://' + place if by_proxy else ''}{path} HTTP/1.1",
+        f"Host: {place}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    return _head(lines, authorization)
+
+
+def check_upgrade(head: bytes, key: str) -> None:
+    """Raise ProtocolError unless the head of an answer, without its empty line, agrees to the upgrade."""
+    status, reason, headers = _parse_head(head, "the server")
+    if status in _REDIRECTS:
+        # Never followed: the token would go to whatever server it names, perhaps unencrypted.
+        location = headers.get("location", "another address")
+        raise ProtocolError(f"the server redirects to {location[:200]!r}; redirects are not followed")
+    if status != "101":
+        raise ProtocolError(f"the server refuses the WebSocket: {status} {reason[:80]}")
+    agreed = (
+        headers.get("upgrade", "").lower() == "websocket"
+        and headers.get("sec-websocket-accept") == accept_of(key)
+        and "sec-websocket-extensions" not in headers
+    )
+    if not agreed:
+        raise ProtocolError("the server answers the upgrade to a WebSocket wrongly; a proxy may be in between")
+
+
+def encode_connect(address: Address, authorization: str) -> bytes:
+    """The request that has a proxy connect us to an address; `authorization`: for the proxy."""
+    place = _place(address, None)
+    return _head([f"CONNECT {place} HTTP/1.1", f"Host: {place}"], authorization)
+
+
+def check_connect(head: bytes, address: Address) -> None:
+    """Raise ProtocolError unless the head of a proxy's answer says that it has connected us."""
+    status, reason, _ = _parse_head(head, "the proxy")
+    if not status.startswith("2"):
+        raise ProtocolError(f"the proxy does not connect to {_place(address, None)}: {status} {reason[:80]}")
+
+
+def _head(lines: list[str], authorization: str) -> bytes:
+    if authorization:
+        lines.append(f"Proxy-Authorization: {authorization}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _parse_head(head: bytes, who: str) -> tuple[str, str, dict[str, str]]:
+    """Status, reason and headers, their names in lower case."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = first.partition(" ")
+    if not version.startswith("HTTP/1."):
+        raise ProtocolError(f"{who} does not speak HTTP: it answered {first[:80]!r}")
+    status, _, reason = rest.partition(" ")
+    pairs = (line.partition(":") for line in lines)
+    return status, reason, {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _place(address: Address, usual: int | None) -> str:
+    """``HOST:PORT`` in ASCII, without the port where it is the usual one."""
+    host = address.host if address.host.isascii() else address.host.encode("idna").decode()
+    host = f"[{host}]" if ":" in host else host
+    return host if address.port == usual else f"{host}:{address.port}"
+
+
+def _ascii_path(path: str) -> str:
+    """The path as HTTP takes it: other characters as escapes, and without a fragment."""
+    path = path.partition("#")[0]
+    if path.isascii() and " " not in path:
+        return path
+    from urllib.parse import quote  # takes as long to import as a connection to make, and is hardly ever needed
+
+    return quote(path, safe="/?%&=+:@!$'()*,;~[]")
