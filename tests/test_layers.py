@@ -25,7 +25,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "wire": ("errors", "wire"),
     "link": ("errors", "base", "wire", "link"),
     "client": ("errors", "base", "wire", "client"),
-    "shard": ("errors", "base", "wire.hashes", "wire.batch", "wire.rows", "wire.search", "link", "shard"),
+    "shard": (
+        *("errors", "base", "link", "shard"),
+        *("wire.hashes", "wire.batch", "wire.rows", "wire.search", "wire.long_text"),
+    ),
     "outbox": ("errors", "base", "shard.storage", "outbox"),
     "stores": ("errors", "base", "wire", "link", "client", "outbox", "stores"),
     # The coordinator asks a store through its interface, and knows neither shards nor files nor databases.

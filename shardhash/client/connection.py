@@ -39,6 +39,8 @@ MOST_VALUES = 2_000_000
 """Most JSON values of an answer, about: the smallest take thirty times their text in memory."""
 BLOCK = 16384
 """Hashes in one request of a native batch: half a MiB of digests."""
+JSON_BLOCK = 8192
+"""Hashes in one of its JSON form, which has at most 768 KiB."""
 LINE_BLOCK = 1000
 """Stream lines in one write: their answers fit into the socket's buffer, so nobody need read them meanwhile."""
 _REFUSAL = b'{"invoke-error"'
@@ -50,6 +52,7 @@ class Connection:
     def __init__(self, transport: Transport, block: int = BLOCK) -> None:
         self._transport = transport
         self._block = block
+        self._json_block = min(block, JSON_BLOCK)
         self._mode: str | None = None
         self.offers: dict[str, str] = {}
         """The server's headers, tags in lower case."""
@@ -161,7 +164,7 @@ class Connection:
 
     async def _ask(self, sending: Work, receiving: Work, question: Question) -> None:
         """Send requests and receive their answers, at once if there are several."""
-        one = question.size - question.done <= self._block
+        one = question.size - question.done <= self._json_block
         await (in_turn if one else self._transport.exchange)(sending, receiving)
 
     async def _send_frames(self, question: DigestQuestion) -> None:
@@ -176,11 +179,11 @@ class Connection:
             question.take_frame(frame, count)
 
     async def _send_messages(self, question: Question) -> None:
-        for message in question.messages(self._block):
+        for message in question.messages(self._json_block):
             await self._transport.send_message(message)
 
     async def _receive_answers(self, question: Question) -> None:
-        for count in question.block_sizes(self._block):
+        for count in question.block_sizes(self._json_block):
             question.take_answer(await self._receive_answer(), count)
 
     async def _enter(self, mode: str | None) -> None:

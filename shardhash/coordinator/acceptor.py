@@ -19,7 +19,8 @@ from shardhash.base.networks import UNIX
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.callers import peer_of
 from shardhash.coordinator.complaints import Complaints
-from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.proxies import Proxies, receive_proxy_header, refusal_of_header
 from shardhash.errors import ProtocolError
 

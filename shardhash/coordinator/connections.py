@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any
 
 from shardhash.base.networks import group_of
 from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.errors import InvokeError
 
@@ -31,73 +30,6 @@ STANDSTILL = 2.0
 SLOWEST = 256 * 1024
 """Bytes a second at which a message has to come in, beyond the limit of time for small ones."""
 _MIB = 1 << 20
-
-
-class Connection:
-    """One connection. Its transport keeps `heard`, `held` and `partial` up to date."""
-
-    __slots__ = (
-        "address",
-        "busy",
-        "fd",
-        "fresh",
-        "greeted",
-        "hang_up",
-        "heard",
-        "held",
-        "host",
-        "is_gone",
-        "partial",
-        "partial_since",
-        "paused",
-        "peer",
-        "queued",
-        "resume",
-        "since",
-        "transport",
-        "unsent",
-        "unsent_since",
-        "user",
-        "watched",
-    )
-
-    def __init__(self, fd: int, address: str, peer: str, now: float) -> None:
-        self.fd = fd
-        self.address = address
-        """Where it comes from; "unix" for a unix socket."""
-        self.host = group_of(address)
-        """What limits take for one with it."""
-        self.peer = peer
-        """How the log calls it."""
-        self.since = now
-        self.heard = now
-        """When anything came in last."""
-        self.greeted = False
-        """Whether it has shaken hands."""
-        self.fresh = True
-        """Whether it has not asked anything yet."""
-        self.held = 0
-        self.partial = 0
-        """Bytes of a message that is not complete."""
-        self.partial_since = now
-        self.queued = 0
-        """Bytes received that wait in aiohttp."""
-        self.paused = False
-        """Whether nothing may be read from it for want of memory."""
-        self.unsent = 0
-        self.unsent_since = now
-        self.user: str | None = None
-        self.transport: asyncio.Transport | None = None
-        self.watched: Any = None
-        """The WatchedProtocol of one that aiohttp reads."""
-        self.hang_up: Callable[[], None] = _nothing
-        """Ends it before it has a transport."""
-        self.resume: Callable[[], None] = _nothing
-        """Reads on, after `Connections.keep` said that it must wait."""
-        self.busy: Callable[[], bool] = _never
-        """Whether something of it is being answered."""
-        self.is_gone: Callable[[], bool] = _never
-        """Whether its peer reset it, which nobody is told of while nothing is read from it."""
 
 
 class Connections:
@@ -206,8 +138,8 @@ class Connections:
         if connection.user is not None:
             _count_down(self._of_user, connection.user)
             connection.user = None
-        self._held -= connection.held + connection.queued + connection.unsent
-        connection.held = connection.queued = connection.unsent = 0
+        self._held -= connection.held + connection.queued + connection.unsent + connection.unwritten
+        connection.held = connection.queued = connection.unsent = connection.unwritten = 0
         self._move(connection)
         self._read_on()
 
@@ -292,6 +224,17 @@ class Connections:
         if self._held > self.limits.memory:
             self._loop.call_soon(self._relieve)
 
+    def keep_unwritten(self, connection: Connection, unwritten: int) -> None:
+        """This many bytes of a long answer wait to be handed over for sending."""
+        if not self.holds(connection):
+            return
+        if unwritten < connection.unwritten:
+            self._move(connection)
+        self._held += unwritten - connection.unwritten
+        connection.unwritten = unwritten
+        if self._held > self.limits.memory:
+            self._loop.call_soon(self._relieve)
+
     def _move(self, connection: Connection) -> None:
         """It holds less than before. Only of one that waits does that say that there will be room again."""
         if connection.paused:
@@ -315,8 +258,8 @@ class Connections:
             self._drop_largest()
 
     def _drop_largest(self) -> None:
-        largest = max(self._open.values(), key=lambda each: each.held + each.queued + each.unsent)
-        received, unsent = (largest.held + largest.queued) / _MIB, largest.unsent / _MIB
+        largest = max(self._open.values(), key=lambda each: each.held + each.queued + each.unsent + each.unwritten)
+        received, unsent = (largest.held + largest.queued) / _MIB, (largest.unsent + largest.unwritten) / _MIB
         self._complaints.add(
             "memory",
             f"{largest.peer}: dropped: it holds {received:.1f} MiB received and {unsent:.1f} MiB unsent, more than"
@@ -390,11 +333,3 @@ def _count_down(counter: Counter[str], name: str) -> None:
     counter[name] -= 1
     if counter[name] <= 0:
         del counter[name]
-
-
-def _nothing() -> None:
-    pass
-
-
-def _never() -> bool:
-    return False

@@ -49,7 +49,9 @@ class ServerLimits:
     message_time: float = _limit(60.0, 30.0, "time", "for a message to come in, and 1 s for each 256 KiB of it")
     write_time: float = _limit(60.0, 30.0, "time", "for which a client may leave its answers unread")
     memory: int = _limit(512 << 20, 256 << 20, "size", "received and unsent, in all; the largest connection is dropped")
-    message: int = _limit(64 << 20, 64 << 20, "size", "of a request of a user with @db-admin who logged in")
+    message: int = _limit(
+        64 << 20, 64 << 20, "size", "of a request of a user who logged in with @db-admin; WebSocket 8M"
+    )
     guest_message: int = _limit(8 << 20, 4 << 20, "size", "of a request of any other client")
     login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of a client that may only log in")
     values: int = _limit(70_000, 70_000, "count", "JSON values in a request")

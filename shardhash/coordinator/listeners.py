@@ -20,7 +20,8 @@ from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.acceptor import ACCEPTS_A_TICK, Acceptor
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.complaints import Flood, one_line_of_scanners, quiet
-from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.entrance import Entrance
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
@@ -48,6 +49,8 @@ HTTP_IDLE = 75.0
 """Seconds between requests of HTTP clients that want no WebSocket."""
 CLOSE_LIMIT = 1.0
 """Seconds that a WebSocket client has to answer a close; an idle one reads nothing and never does."""
+MOST_AT_ONCE = 8 << 20
+"""Bytes of a WebSocket message, which aiohttp joins and unmasks in one go; 4 ms. Lines have no such limit."""
 LONGEST_BODY = 1 << 20
 """Bytes of the body of a plain HTTP request."""
 FINISH_LIMIT = 5.0
@@ -223,7 +226,7 @@ class Listeners:
             self._connections.claim(connection, caller.login)
             machine.limits = self._limits.of(caller.identity)
             if connection.watched is not None:
-                connection.watched.most = machine.limits.message
+                connection.watched.most = min(machine.limits.message, MOST_AT_ONCE)
 
         caller.identified = identified
         return Session(self._services, caller, output, connection.peer)
@@ -300,7 +303,12 @@ class Listeners:
         track, own = self._tracker(entrance.bind), own_names(entrance.bind)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            response = web.WebSocketResponse(compress=False, max_msg_size=self._limits.message, timeout=CLOSE_LIMIT)
+            response = web.WebSocketResponse(
+                compress=False,
+                max_msg_size=min(self._limits.message, MOST_AT_ONCE),
+                timeout=CLOSE_LIMIT,
+                decode_text=False,
+            )
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
                 told = web.Response(status=426, text=text, headers={"Upgrade": "websocket"})

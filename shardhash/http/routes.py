@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from aiohttp import web
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
 from shardhash.errors import InvalidRequestError, InvokeError
+from shardhash.wire.long_text import JsonPieces
 
 Json: TypeAlias = dict[str, Any]
 
@@ -82,10 +84,23 @@ class Route:
     """Whether any Host header is accepted, as load balancers need."""
 
 
+async def answer_json(value: Any) -> web.Response:
+    """A JSON answer that may hold long texts."""
+    pieces = []
+    for piece in JsonPieces(value, orjson.OPT_NON_STR_KEYS):
+        pieces.append(piece)
+        await asyncio.sleep(0)
+    return _response(b"".join(pieces), 200)
+
+
 def json_response(value: Any, status: int = 200) -> web.Response:
     """A JSON answer, which no cache keeps."""
+    return _response(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), status)
+
+
+def _response(body: bytes, status: int) -> web.Response:
     return web.Response(
-        body=orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS),
+        body=body,
         status=status,
         content_type="application/json",
         headers={"Cache-Control": "no-store"},

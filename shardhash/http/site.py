@@ -24,7 +24,7 @@ from shardhash.http.checks import Disk, checks, read_disk
 from shardhash.http.history import History, Sample
 from shardhash.http.logins import COOKIE, Logins, give_cookie, take_cookie
 from shardhash.http.openapi import describe
-from shardhash.http.routes import Json, RightsError, Route, Visit, json_response
+from shardhash.http.routes import Json, RightsError, Route, Visit, answer_json, json_response
 from shardhash.http.status import describe_status, describe_viewer
 from shardhash.http.viewers import REALM, anonymous, identify, refusal_of_host
 from shardhash.stores.interface import Health
@@ -275,7 +275,7 @@ class Site:
         command, request = parsed
         if not visit.caller.identity.may(command.needs) and not command.or_self:
             raise RightsError(visit.caller, " ".join(sorted(command.needs)))
-        return json_response(await self._handlers.answer(visit.caller, command, request))
+        return await answer_json(await self._handlers.answer(visit.caller, command, request))
 
     async def _log_in(self, visit: Visit) -> web.Response:
         body = await visit.body()

@@ -14,6 +14,7 @@ from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import collection_operations, follower_operations, import_operations, search_operations
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
+from shardhash.wire.long_text import Text
 from shardhash.wire.rows import Columns, Where
 
 PAGE = 16
@@ -88,7 +89,7 @@ StoreStep: TypeAlias = tuple[
     str | None,
     str | None,
     str | None,
-    str | None,
+    Text | None,
 ]
 """number, created, method, taskhash, outhash, unihash, owner, PN, PV, PR, task, siginfo. "commit" stores row and
 mapping, each unless it is there, and answers with `Stored`. "report" does what "index" and "commit" do, then the lock

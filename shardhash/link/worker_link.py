@@ -84,6 +84,7 @@ class WorkerLink:
         self._requests: list[list[Any]] = []
         self._locks: dict[int, Lock] = {}
         self._released: list[tuple[str, str, int]] = []
+        self._texts = messages.Texts()
         self._wakeup = Wakeup()
         self._gave_up: str | None = None
         self._away: asyncio.TimerHandle | None = None
@@ -171,6 +172,7 @@ class WorkerLink:
         held = [[messages.NO_ANSWER, *lock.encode()] for lock in self._locks.values()]
         self._requests = held + [request for request in unanswered if isinstance(request, list)]
         self._released = []
+        self._texts = messages.Texts()
         self._wakeup.wake()
         self._socket = socket
         self.connected.set()
@@ -247,7 +249,10 @@ class WorkerLink:
             number, frame = messages.decode_lookup(message)
             self._settle(number, frame, None)
             return
-        for number, result, *refusal in messages.decode_json(message):
+        if message[:1] == messages.TEXT:
+            self._texts.add(message)
+            return
+        for number, result, *refusal in messages.decode_json(message, self._texts):
             self._settle(number, result, messages.error_of((refusal[0], refusal[1]), self.shard) if refusal else None)
 
     def _settle(self, number: int, result: Any, error: ServerFaultError | None) -> None:
@@ -275,6 +280,12 @@ class WorkerLink:
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
                     for message in messages.encode_messages(requests, self._refuse_long):
                         await socket.send_bytes(message)
+                        if message[:1] == messages.TEXT:  # one of many
+                            await asyncio.sleep(0)
+                            among, self._frames = self._frames, []
+                            for frame in (*frames, *among):
+                                await socket.send_bytes(frame)
+                            frames = []
                 for frame in frames:
                     await socket.send_bytes(frame)
         except ConnectionError:

@@ -6,8 +6,10 @@ garbage collections: mappings get the mark that is current there, and the mark o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import orjson
 
 from shardhash.base.entry_kinds import GC_MARK
 from shardhash.client.blocking import Client
@@ -23,8 +25,8 @@ from shardhash.wire.rows import KNOWN, NEW
 
 MAPPINGS_AT_ONCE = 5000
 ROWS_AT_ONCE = 1000
-CHARACTERS_AT_ONCE = 2 << 20
-"""Mappings, rows, and characters of their texts, of one request."""
+BYTES_AT_ONCE = 512 << 10
+"""Mappings, rows, and bytes of rows, of one request, unless a row alone has more."""
 
 _HASHES = 3
 """Columns of a row that are method and hashes."""
@@ -53,7 +55,7 @@ def import_live(client: Client, wish: Wish, tell: Tell) -> list[SourceReport]:
 
 def _send_mappings(client: Client, source: Source, report: SourceReport, tell: Tell) -> None:
     total = source.size("mappings")
-    for some in _batches(_sound_mappings(source, report), MAPPINGS_AT_ONCE, lambda _: 0):
+    for some in _batches(_sound_mappings(source, report), MAPPINGS_AT_ONCE):
         answers = client.import_batch(mappings=some)["mappings"]
         for mapping, answer in zip(some, answers, strict=True):
             if answer in (NEW, KNOWN):
@@ -79,7 +81,7 @@ def _sound_mappings(source: Source, report: SourceReport) -> Iterator[dict[str, 
 def _send_rows(client: Client, source: Source, times: SourceTimes, report: SourceReport, tell: Tell) -> None:
     total = source.size("rows")
     done = 0
-    for some in _batches(_sound_rows(source, times, report), ROWS_AT_ONCE, _size):
+    for some in _batches(_sound_rows(source, times, report), ROWS_AT_ONCE):
         for answer in client.import_batch(rows=some)["rows"]:
             report.rows[answer] += 1
         done += len(some)
@@ -134,20 +136,14 @@ def _can_be_asked(*words: object) -> bool:
     )
 
 
-def _size(row: dict[str, Any]) -> int:
-    return len(row.get("outhash_siginfo") or "")
-
-
-def _batches(
-    rows: Iterable[dict[str, Any]], most: int, size: Callable[[dict[str, Any]], int]
-) -> Iterator[Sequence[dict[str, Any]]]:
+def _batches(rows: Iterable[dict[str, Any]], most: int) -> Iterator[Sequence[dict[str, Any]]]:
     some: list[dict[str, Any]] = []
-    characters = 0
+    size = 0
     for row in rows:
         some.append(row)
-        characters += size(row)
-        if len(some) >= most or characters >= CHARACTERS_AT_ONCE:
+        size += len(orjson.dumps(row))
+        if len(some) >= most or size >= BYTES_AT_ONCE:
             yield some
-            some, characters = [], 0
+            some, size = [], 0
     if some:
         yield some

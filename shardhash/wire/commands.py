@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.collecting import read_collect
-from shardhash.wire.fields import MAX_TOKEN, Fields, describe
+from shardhash.wire.fields import MAX_TOKEN, Fields, Rows
 from shardhash.wire.imports import read_import_batch
 from shardhash.wire.messages import (
     DB_ADMIN,
@@ -62,6 +62,7 @@ from shardhash.wire.messages import (
 )
 from shardhash.wire.rows import DETAILS, SIGINFO, Report
 from shardhash.wire.search import MOST_FOUND, MOST_GUESSED, MOST_WHOLE
+from shardhash.wire.values import describe
 
 LARGE: Final = frozenset(("report", "report-batch", "get-batch", "exists-batch", "import-batch", "discard"))
 """The commands whose requests may be long."""
@@ -172,23 +173,21 @@ def _report(fields: Fields) -> Report:
         fields.token("outhash"),
         fields.unihash("unihash"),
         **{name: fields.reported_text(name) for name in DETAILS},
-        outhash_siginfo=fields.reported_text(SIGINFO, limit=None),
+        outhash_siginfo=fields.siginfo(SIGINFO),
     )
 
 
 def _report_batch(fields: Fields) -> ReportBatch:
-    """Column by column, 1 us a report, if all are as they should be; else one by one, which finds what is wrong."""
-    rows = fields.objects("reports")
-    columns: list[list[Any] | None] = [
+    return ReportBatch(fields.objects("reports").read(_report_columns, Report._make, _report))
+
+
+def _report_columns(rows: Rows) -> list[list[Any] | None]:
+    return [
         *(rows.tokens(name) for name in ("method", "taskhash", "outhash")),
         rows.unihashes("unihash"),
-        *map(rows.optional_texts, DETAILS),
-        rows.optional_texts(SIGINFO, limit=None),
+        *map(rows.reported_texts, DETAILS),
+        rows.siginfos(SIGINFO),
     ]
-    sound = [column for column in columns if column is not None]
-    if len(sound) < len(columns):
-        return ReportBatch(list(map(_report, rows)))
-    return ReportBatch(list(map(Report._make, zip(*sound, strict=True))))
 
 
 def cut_details(request: Request, most: int) -> Request:
@@ -202,10 +201,14 @@ def _cut(reports: list[Report], most: int) -> list[Report]:
     columns = list(zip(*reports, strict=True))[_FIRST_DETAIL : _FIRST_DETAIL + len(DETAILS)]
     if all(max(map(len, filter(None, column)), default=0) <= most for column in columns):
         return reports
-    return [
-        report._replace(**{name: text[:most] for name in DETAILS if (text := getattr(report, name)) is not None})
-        for report in reports
-    ]
+    return [_cut_one(report, most) for report in reports]
+
+
+def _cut_one(report: Report, most: int) -> Report:
+    details: tuple[Any, ...] = report[_FIRST_DETAIL : _FIRST_DETAIL + len(DETAILS)]
+    if max(map(len, filter(None, details)), default=0) <= most:
+        return report
+    return report._replace(**{name: text and text[:most] for name, text in zip(DETAILS, details, strict=True)})
 
 
 def _report_equiv(fields: Fields) -> ReportEquiv:

@@ -15,7 +15,7 @@ COMMAND    a JSON request           Asked; STREAM if the command opens one, else
            malformed                Refused; CLOSED
            unknown command          Ended; CLOSED (clients probe for features this way)
            a binary message         BatchAsked (WebSocket only, if batches were offered and headers asked for)
-PIECES     a piece                  kept; Ended over the limit
+PIECES     a piece                  kept; Ended over a limit; Refused as soon as it shows that it must not be long
            empty line               the joined pieces, as in COMMAND
 STREAM     ``END``, an empty line   StreamEnd; COMMAND
            other lines              StreamLines, as long a block as has arrived
@@ -37,23 +37,22 @@ from shardhash.wire.commands import (
     COMMANDS,
     MOST_SMALL,
     Command,
-    check_large,
     cut_details,
     describe_unknown,
     parse_request,
 )
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
-from shardhash.wire.framing import CHUNK_STREAM, ChunkAssembler, LineBuffer, count_values
+from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, count_values, find_lines_end
 from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.incoming import Incoming
 from shardhash.wire.limits import Limits
+from shardhash.wire.messages import Request
 
 PROTOCOL = ("OEHASHEQUIV", "1.1")
 """The first line, its words."""
 NEEDS_HEADERS = "needs-headers"
 """The header by which a client asks for the server's headers."""
 
-_BEGIN = 100
-"""Bytes of a request that hold the name of its command."""
 _END = b"END"
 _END_LINE = _END + b"\n"
 
@@ -90,7 +89,8 @@ class ServerConnection:
         self._offers = tuple(offers)
         self._lines = lines
         self._buffer = LineBuffer(self.limits.line)
-        self._pieces = ChunkAssembler(self.limits.message)
+        self._incoming: Incoming | None = None
+        """A request in pieces, or a long message."""
         self._headers = 0
         self._header_bytes = 0
         self._wants_headers = False
@@ -114,20 +114,21 @@ class ServerConnection:
 
     @property
     def more(self) -> bool:
-        """Whether lines that came in are not parsed yet; `receive_data` of nothing parses some more."""
+        """Whether lines, or a long message, that came in are not parsed yet; `receive_data` of nothing goes on."""
         return self._start < len(self._text) and not self.closed
 
     @property
     def held(self) -> int:
         """Bytes received that have not made an event yet."""
-        return self._buffer.size + self._pieces.size + len(self._text) - self._start
+        incoming = 0 if self._incoming is None else self._incoming.size
+        return self._buffer.size + incoming + len(self._text) - self._start
 
     def discard(self) -> None:
         """The connection is over: forget what came in. All further input is ignored."""
         self._state = _State.CLOSED
         self._text, self._start = b"", 0
         self._buffer = LineBuffer(self.limits.line)
-        self._pieces = ChunkAssembler(self.limits.message)
+        self._incoming = None
 
     def receive_data(self, data: bytes) -> list[Event]:
         """The events of some bytes of a line transport."""
@@ -138,13 +139,25 @@ class ServerConnection:
                 text = self._buffer.feed(data)
                 self._text = self._text[self._start :] + text if self.more else text
                 self._start = 0
-            self._receive_text()
+            if self._lines:
+                self._receive_text()
+            else:
+                self._receive_part()
             if self._buffer.overrun and not self.more:
                 self._end(f"a line is longer than {self.limits.line} bytes", "line")
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
         if self._state is _State.CLOSED:
-            self._text, self._start = b"", 0
+            self._text, self._start, self._incoming = b"", 0, None
+        return self._take_events()
+
+    def receive_text(self, text: bytes) -> list[Event]:
+        """The events of one text message of a WebSocket, UTF-8; of a long request only once there is no `more`."""
+        try:
+            if not self.closed:
+                self._receive_text_message(text)
+        except ProtocolError as error:
+            self._end(str(error), _limit_of(error))
         return self._take_events()
 
     def receive_message(self, message: str | bytes) -> list[Event]:
@@ -157,6 +170,8 @@ class ServerConnection:
             for message in messages:
                 if not self.closed:
                     self._receive_message(message)
+                while self.more:
+                    self._receive_part()
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
         return self._take_events()
@@ -247,29 +262,30 @@ class ServerConnection:
             for header in (*headers, b""):
                 self._emit(Send(header))
 
-    def _receive_request(self, text: bytes, *, chunked: bool = False) -> None:
+    def _receive_request(self, text: bytes) -> None:
         try:
-            if len(text) > MOST_SMALL:
-                check_large(self._commands, text[:_BEGIN], self.limits.permissions)
             # Each value takes a byte or more, so the usual request passes without being counted. Pieces are counted.
-            if not chunked and len(text) > self.limits.values:
+            if len(text) > self.limits.values:
                 self._check_values(count_values(text))
             message = jsontext.decode(text)
-            if self._lines and not chunked and isinstance(message, dict) and CHUNK_STREAM in message:
-                self._pieces = ChunkAssembler(self.limits.message)
+            if self._lines and isinstance(message, dict) and CHUNK_STREAM in message:
+                self._incoming = Incoming(self._commands, self.limits)
                 self._state = _State.PIECES
                 return
             asked = parse_request(self._commands, message)
         except InvalidRequestError as error:
             self._refuse(error)
             return
+        self._ask(asked, message, len(text))
+
+    def _ask(self, asked: tuple[Command, Request] | None, message: object, size: int) -> None:
         if asked is None:
             self._end(describe_unknown(self._commands, message))
             return
         command, request = asked
-        if len(text) > self.limits.detail:
+        if size > self.limits.detail:
             request = cut_details(request, self.limits.detail)
-        self._emit(Asked(command, request, len(text)))
+        self._emit(Asked(command, request, size))
         if command.stream:
             self._stream = command
             self._state = _State.STREAM
@@ -283,7 +299,7 @@ class ServerConnection:
         if text.startswith((_END_LINE, b"\n"), start):
             end = start
         else:
-            end, count = _find_end(text, start)
+            end, count = find_lines_end(text, start, _END_LINE)
             assert self._stream is not None
             self._emit(StreamLines(self._stream, text[start:end], count))
         if end == len(text):
@@ -297,28 +313,24 @@ class ServerConnection:
         Without a step for each piece: they may be of one byte.
         """
         end = start if text.startswith(b"\n", start) else text.find(b"\n\n", start) + 1 or len(text)
-        short = self._pieces.size <= MOST_SMALL
-        self._pieces.add(text[start:end].replace(b"\n", b""))
-        self._check_values(self._pieces.values)
-        if short and self._pieces.size > MOST_SMALL and not self._may_be_large():
-            return len(text)
-        if end == len(text):
-            return end
-        message = self._pieces.finish()
-        self._pieces = ChunkAssembler(self.limits.message)
-        self._state = _State.COMMAND
-        self._receive_request(message, chunked=True)
-        return end + 1
+        self._add_part(text[start:end].replace(b"\n", b""), last=end < len(text))
+        return end + 1 if end < len(text) else end
 
-    def _may_be_large(self) -> bool:
-        """Whether a message in pieces may be as long as it is; else it is refused, before all of it is here."""
+    def _add_part(self, part: bytes, *, last: bool) -> None:
+        """Take a part of a request that comes in several, and the request once it is the last."""
+        assert self._incoming is not None
         try:
-            check_large(self._commands, self._pieces.begin(_BEGIN), self.limits.permissions)
+            self._incoming.add(part)
+            if not last:
+                return
+            message, size = self._incoming.finish(), self._incoming.size
+            asked = parse_request(self._commands, message)
         except InvalidRequestError as error:
-            self._pieces = ChunkAssembler(self.limits.message)
             self._refuse(error)
-            return False
-        return True
+            return
+        self._incoming = None
+        self._state = _State.COMMAND
+        self._ask(asked, message, size)
 
     def _end_stream(self) -> None:
         self._emit(StreamEnd())
@@ -329,11 +341,29 @@ class ServerConnection:
     def _receive_message(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             self._receive_binary(message)
-        elif self._state is _State.STREAM:
-            self._receive_stream_message(_encode(message, self.limits.line))
         else:
-            limit = self.limits.message if self._state is _State.COMMAND else self.limits.line
-            self._receive_line(_encode(message, limit))
+            self._receive_text_message(_encode(message))
+
+    def _receive_text_message(self, text: bytes) -> None:
+        limit = self.limits.message if self._state is _State.COMMAND else self.limits.line
+        if len(text) > limit:
+            raise LimitError(f"a message is longer than {limit} bytes", "message")
+        if self._state is _State.STREAM:
+            self._receive_stream_message(text)
+        elif self._state is _State.COMMAND and len(text) > MOST_SMALL:
+            self._incoming = Incoming(self._commands, self.limits)
+            self._text, self._start = text, 0
+            self._receive_part()
+        else:
+            self._receive_line(text)
+
+    def _receive_part(self) -> None:
+        """Read on in a long message."""
+        start, self._start = self._start, self._start + MOST_SMALL
+        part, last = self._text[start : self._start], not self.more
+        if last:
+            self._text, self._start = b"", 0
+        self._add_part(part, last=last)
 
     def _receive_stream_message(self, line: bytes) -> None:
         """One line, added to the block before it; about 300 ns, a tenth of what aiohttp takes for a message."""
@@ -357,29 +387,12 @@ class ServerConnection:
         self._emit(BatchAsked(asked))
 
 
-def _find_end(text: bytes, start: int) -> tuple[int, int]:
-    """Where END or an empty line begins, behind the line at `start`, or the text ends; how many lines are before it."""
-    count = text.count(b"\n", start)
-    size = text.index(b"\n", start) + 1 - start
-    # Lines of one size, as builds send them, cannot hold a shorter one: nothing to search for, which takes longer.
-    same_size = size > len(_END_LINE) and count * size == len(text) - start
-    if same_size and text[start + size - 1 :: size].count(b"\n") == count:
-        return len(text), count
-    # Behind the newline of the line before it; -1, that is 0, if there is none.
-    end = text.find(b"\n" + _END_LINE, start) + 1 or len(text)
-    end = text.find(b"\n\n", start, end) + 1 or end
-    return end, count if end == len(text) else text.count(b"\n", start, end)
-
-
-def _encode(text: str, limit: int) -> bytes:
-    """The UTF-8 of a text message. Raises LimitError over `limit` bytes, ProtocolError on half a surrogate pair."""
+def _encode(text: str) -> bytes:
+    """The UTF-8 of a text message. Raises ProtocolError on half a surrogate pair."""
     try:
-        data = text.encode()
+        return text.encode()
     except UnicodeEncodeError:
         raise ProtocolError("a text message holds half a surrogate pair") from None
-    if len(data) > limit:
-        raise LimitError(f"a message is longer than {limit} bytes", "message")
-    return data
 
 
 def _limit_of(error: ProtocolError) -> str:

@@ -19,48 +19,32 @@ No other text may hold a NUL or half a surrogate pair: neither can be kept as th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import orjson
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.hashes import is_digest_text, join_digests
+from shardhash.wire.long_text import LongText, Text
 from shardhash.wire.rows import DETAILS, KEY_COLUMNS, QUERY_COLUMNS, SIGINFO, Report
 from shardhash.wire.search import NAMES, Search, refusal_of
+from shardhash.wire.values import MAX_TEXT, are_plain, are_texts, are_timestamps, describe, is_sound, reported
 
 MAX_TOKEN = 1024
 """Most characters of a token or name."""
-MAX_TEXT = 65536
-"""Most characters of a text, unless the field says otherwise."""
-MAX_MOMENT = 253_402_300_799_999_999
-"""The last microsecond of the year 9999, UTC."""
+MOST_TOKENS = 20_000
+"""Most texts of a list; 3 ms. There are batches of more in frames."""
 MAX_SECONDS = 10_000_000_000
 """Three centuries; anything longer is a mistake, and would overflow dates."""
 _HASHES = (*KEY_COLUMNS, "unihash")
+_NEAR = 100
+"""Rows that are read one by one because one of them is wrong; 1 ms."""
 _TEXTS = frozenset((str, type(None)))
+_T = TypeVar("_T")
 
 
 def is_token(text: str) -> bool:
     """Whether the text is one token: not empty, without white space."""
     return text.split() == [text]
-
-
-def describe(value: object) -> str:
-    """What a JSON value is, for a message: "a number", "null", ..."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "text"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
 
 
 class Fields:
@@ -87,6 +71,8 @@ class Fields:
     def tokens(self, name: str) -> list[str]:
         """A list of tokens; about 150 ns each, no Python bytecode runs for each."""
         value = self._texts(name)
+        if len(value) > MOST_TOKENS:
+            raise self._error(f"'{name}' holds {len(value)} texts; at most {MOST_TOKENS} are taken in one request")
         joined = "\n".join(value)
         self._check_text(name, joined)
         # Splitting gives the list back only if no item is empty or holds white space.
@@ -128,20 +114,15 @@ class Fields:
         """A text, or None when absent or null."""
         return None if self._values.get(name) is None else self.text(name, limit)
 
+    def siginfo(self, name: str) -> Text | None:
+        """A reported text of any length, which may be a LongText."""
+        value = self._values.get(name)
+        return value if isinstance(value, LongText) else self.reported_text(name, limit=None)
+
     def reported_text(self, name: str, limit: int | None = MAX_TEXT) -> str | None:
         """A reported text, or None when absent or null. Never refuses one."""
         value = self._values.get(name)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            text = value
-        elif isinstance(value, bool | int | float):
-            text = str(value)
-        else:
-            text = _json_text(value)
-        if not text.isascii():
-            text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        return text[:limit]
+        return None if value is None else reported(value, limit)
 
     def plain_report(self) -> Report | None:
         """A report all of whose texts are plain ASCII and what is due, as builds send them; None: read them one by one.
@@ -224,7 +205,7 @@ class Fields:
         if not isinstance(value, list):
             raise self._error(f"'{name}' must be a list of pairs, not {describe(value)}")
         for pair in value:
-            if not isinstance(pair, list) or len(pair) != 2 or not all(_are_plain([text], MAX_TEXT) for text in pair):
+            if not isinstance(pair, list) or len(pair) != 2 or not are_plain(pair):
                 raise self._error(f"'{name}' must hold nothing but pairs of short texts")
         return [(first, second) for first, second in value]
 
@@ -242,7 +223,7 @@ class Fields:
     def timestamp(self, name: str) -> int:
         """A time in microseconds since 1970 UTC, up to the year 9999."""
         value = self._required(name)
-        if not _are_timestamps([value]):
+        if not are_timestamps([value]):
             raise self._error(f"'{name}' must be microseconds since 1970, up to the year 9999")
         return int(value)
 
@@ -285,62 +266,73 @@ class Rows:
     """The fields of many objects, as columns or one by one.
 
     A column is read without Python bytecode for each value, some 80 ns; it is None if any of its values is not what is
-    due, or takes a closer look. Reading the rows one by one then tells which.
+    due. Reading the rows one by one then tells which.
     """
 
-    __slots__ = ("_command", "_rows")
+    __slots__ = ("_command", "_first", "_rows")
 
-    def __init__(self, command: str, rows: list[Any]) -> None:
+    def __init__(self, command: str, rows: list[Any], first: int = 1) -> None:
         self._command = command
         self._rows = rows
+        self._first = first
 
     def __iter__(self) -> Iterator[Fields]:
-        return (Fields(f"{self._command}: {place}", row) for place, row in enumerate(self._rows, 1))
+        return (Fields(f"{self._command}: {place}", row) for place, row in enumerate(self._rows, self._first))
+
+    def read(
+        self,
+        columns: Callable[[Rows], Sequence[list[Any] | None]],
+        make: Callable[[Iterable[Any]], _T],
+        one: Callable[[Fields], _T],
+    ) -> list[_T]:
+        """What each row stands for: `make` does it with a value of each of the columns, 1 us; `one` by itself, 10 us.
+
+        `one` is for rows that are wrong, and says so: only those near to the first of them are read by it.
+        """
+        found = columns(self)
+        sound = [column for column in found if column is not None]
+        if len(sound) == len(found):
+            return list(map(make, zip(*sound, strict=True)))
+        for start in range(0, len(self._rows), _NEAR):
+            some = Rows(self._command, self._rows[start : start + _NEAR], self._first + start)
+            if None in columns(some):
+                list(map(one, some))
+        return list(map(one, self))
 
     def tokens(self, name: str) -> list[str] | None:
         """A column of tokens."""
         values = self._values(name)
-        if not _are_plain(values, MAX_TOKEN) or "\n".join(values).split() != values:
+        if not are_texts(values, MAX_TOKEN):
             return None
-        return values
+        joined = "\n".join(values)
+        return values if joined.split() == values and "\0" not in joined and is_sound(joined) else None
 
     def unihashes(self, name: str) -> list[str] | None:
         """A column of unihashes."""
         values = self._values(name)
-        return values if _are_plain(values, MAX_TOKEN) and join_digests(values) is not None else None
+        return values if are_texts(values, MAX_TOKEN) and join_digests(values) is not None else None
 
-    def optional_texts(self, name: str, limit: int | None = MAX_TEXT) -> list[str | None] | None:
-        """A column of texts, None where absent or null."""
+    def reported_texts(self, name: str) -> list[str | None]:
+        """A column of reported texts, None where absent or null; 0.3 us each where any is no text."""
         values = self._values(name)
-        return values if _are_plain([value for value in values if value is not None], limit) else None
+        texts = [value for value in values if value is not None]
+        if are_texts(texts, MAX_TEXT) and is_sound("".join(texts)):
+            return values
+        return [None if value is None else reported(value, MAX_TEXT) for value in values]
+
+    def siginfos(self, name: str) -> list[Text | None]:
+        """A column of reported texts of any length, LongTexts among them."""
+        values = self._values(name)
+        kinds = set(map(type, values))
+        if kinds <= _TEXTS and is_sound("".join(filter(None, values))):
+            return values
+        return [value if value is None or type(value) is LongText else reported(value, None) for value in values]
 
     def timestamps(self, name: str) -> list[int] | None:
         """A column of times in microseconds since 1970 UTC."""
         values = self._values(name)
-        return values if _are_timestamps(values) else None
+        return values if are_timestamps(values) else None
 
     def _values(self, name: str) -> list[Any]:
         # What is no object has False in each column, which no column takes: a text would pass for its own fields.
         return [row.get(name) if type(row) is dict else False for row in self._rows]
-
-
-def _json_text(value: list[Any] | dict[str, Any]) -> str:
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # half a surrogate pair, a long integer, deep nesting
-        return f"({describe(value)})"
-
-
-def _are_timestamps(values: list[Any]) -> bool:
-    """Whether all are whole numbers of microseconds from 1970 to 9999."""
-    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= MAX_MOMENT)
-
-
-def _are_plain(values: list[Any], limit: int | None) -> bool:
-    """Whether all are ASCII texts without NUL of at most `limit` characters."""
-    if not values:
-        return True
-    if set(map(type, values)) != {str} or (limit is not None and max(map(len, values)) > limit):
-        return False
-    joined = "".join(values)
-    return joined.isascii() and "\0" not in joined

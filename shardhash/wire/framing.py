@@ -25,6 +25,7 @@ DEFAULT_LINE_LIMIT = 4 * CHUNK_THRESHOLD
 """Holds any piece of 32767 characters: a character takes at most four bytes."""
 
 _ANNOUNCEMENT = b'{"chunk-stream": null}'
+ANNOUNCEMENT_LINE = _ANNOUNCEMENT + b"\n"
 
 
 class LineBuffer:
@@ -147,11 +148,30 @@ def count_values(text: bytes) -> int:
     return sum(map(text.count, (b",", b"[", b"{")))
 
 
+def find_lines_end(text: bytes, start: int, end_line: bytes) -> tuple[int, int]:
+    """Where the end line or an empty one begins behind the line at `start`, or the text ends; how many lines before."""
+    count = text.count(b"\n", start)
+    size = text.index(b"\n", start) + 1 - start
+    # Lines of one size, as builds send them, cannot hold a shorter one: nothing to search for, which takes longer.
+    same_size = size > len(end_line) and count * size == len(text) - start
+    if same_size and text[start + size - 1 :: size].count(b"\n") == count:
+        return len(text), count
+    # Behind the newline of the line before it; -1, that is 0, if there is none.
+    end = text.find(b"\n" + end_line, start) + 1 or len(text)
+    end = text.find(b"\n\n", start, end) + 1 or end
+    return end, count if end == len(text) else text.count(b"\n", start, end)
+
+
 def encode_json(message: bytes) -> bytes:
     """A JSON message (UTF-8, no newline) as a line, or chunked if it is long."""
     if len(message) < CHUNK_THRESHOLD:
         return message + b"\n"
     return b"\n".join((_ANNOUNCEMENT, *_pieces(message), b"", b""))
+
+
+def encode_part(part: bytes) -> bytes:
+    """A part of a chunked message, which cuts no character in two: behind `ANNOUNCEMENT_LINE`, before an empty line."""
+    return b"\n".join((*_pieces(part), b""))
 
 
 def _pieces(message: bytes) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from shardhash.wire.fields import Fields, Rows
+from shardhash.wire.long_text import Text
 from shardhash.wire.rows import DETAILS, SIGINFO
 
 CONFLICT: Final = "conflict"
@@ -48,7 +49,7 @@ class ImportedRow(NamedTuple):
     PV: str | None = None
     PR: str | None = None
     task: str | None = None
-    outhash_siginfo: str | None = None
+    outhash_siginfo: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +86,32 @@ def read_import_batch(fields: Fields) -> ImportBatch:
 
 
 def _read_mappings(rows: Rows) -> list[ImportedMapping]:
-    """Column by column if all are as they should be, else one by one, which finds what is wrong."""
-    columns = (rows.tokens("method"), rows.tokens("taskhash"), rows.unihashes("unihash"))
-    sound = [column for column in columns if column is not None]
-    if len(sound) == len(columns):
-        return list(map(ImportedMapping._make, zip(*sound, strict=True)))
-    return [ImportedMapping(row.token("method"), row.token("taskhash"), row.unihash("unihash")) for row in rows]
+    return rows.read(
+        lambda some: [some.tokens("method"), some.tokens("taskhash"), some.unihashes("unihash")],
+        ImportedMapping._make,
+        lambda row: ImportedMapping(row.token("method"), row.token("taskhash"), row.unihash("unihash")),
+    )
 
 
 def _read_rows(rows: Rows) -> list[ImportedRow]:
-    columns: list[list[Any] | None] = [
+    return rows.read(_row_columns, ImportedRow._make, _read_row)
+
+
+def _row_columns(rows: Rows) -> list[list[Any] | None]:
+    return [
         *(rows.tokens(name) for name in ("method", "taskhash", "outhash")),
         rows.timestamps("created"),
-        *map(rows.optional_texts, DETAILS),
-        rows.optional_texts(SIGINFO, limit=None),
+        *map(rows.reported_texts, DETAILS),
+        rows.siginfos(SIGINFO),
     ]
-    sound = [column for column in columns if column is not None]
-    if len(sound) == len(columns):
-        return list(map(ImportedRow._make, zip(*sound, strict=True)))
-    return [
-        ImportedRow(
-            row.token("method"),
-            row.token("taskhash"),
-            row.token("outhash"),
-            row.timestamp("created"),
-            **{name: row.reported_text(name) for name in DETAILS},
-            outhash_siginfo=row.reported_text(SIGINFO, limit=None),
-        )
-        for row in rows
-    ]
+
+
+def _read_row(row: Fields) -> ImportedRow:
+    return ImportedRow(
+        row.token("method"),
+        row.token("taskhash"),
+        row.token("outhash"),
+        row.timestamp("created"),
+        **{name: row.reported_text(name) for name in DETAILS},
+        outhash_siginfo=row.siginfo(SIGINFO),
+    )

@@ -14,7 +14,7 @@ import orjson
 
 from shardhash.errors import InvalidRequestError
 
-MOST_SLOW = 1 << 20
+MOST_SLOW = 256 * 1024
 """Bytes of a text that is given to the standard library's parser, which takes ten times as long."""
 MOST_DIGITS = 100
 

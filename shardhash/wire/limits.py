@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardhash.wire.fields import MAX_TEXT
 from shardhash.wire.framing import DEFAULT_LINE_LIMIT
+from shardhash.wire.values import MAX_TEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,15 @@ that packs or unpacks a row takes its columns from here.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-Columns: TypeAlias = dict[str, str | None]
-"""A row as clients see it, column to value: `COLUMNS`, or `JOINED_COLUMNS` when joined with its mapping."""
+from shardhash.wire.long_text import Text
+
+Columns: TypeAlias = dict[str, Any]
+"""A row as clients see it, column to text or None: `COLUMNS`, or `JOINED_COLUMNS` when joined with its mapping.
+
+Its siginfo may be a LongText.
+"""
 
 Where: TypeAlias = dict[str, str]
 """Conditions, column to value, ANDed. Conditions whose value is null are dropped before this."""
@@ -53,4 +58,4 @@ class Report(NamedTuple):
     PV: str | None = None
     PR: str | None = None
     task: str | None = None
-    outhash_siginfo: str | None = None
+    outhash_siginfo: Text | None = None

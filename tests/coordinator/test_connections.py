@@ -10,7 +10,8 @@ import pytest
 
 from shardhash.coordinator import limits as limits_module
 from shardhash.coordinator.complaints import Complaints, Flood
-from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.limits import ServerLimits, choose
 from shardhash.coordinator.permissions import Identity
 from shardhash.errors import ConfigError, InvokeError

@@ -33,8 +33,8 @@ def filled(*, mapped: bool) -> Table:
     return table
 
 
-def no_siginfo(_reference: int) -> None:
-    return None
+def no_siginfo(_reference: int, _text: str) -> bool:
+    return False
 
 
 @pytest.mark.parametrize("walk", ["rows", "one taskhash", "unused"])

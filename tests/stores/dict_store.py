@@ -75,7 +75,7 @@ class DictStore:
     async def store_row(self, row: Columns) -> None:
         self._write()
         fields = {name: row[name] for name in ("method", "taskhash", "outhash", "unihash", *DETAILS)}
-        report = Report(**fields)  # type: ignore[arg-type]  # a row with its mapping has no null among these
+        report = Report(**fields)
         self.model.report_equiv(report.method, report.taskhash, report.unihash)
         self._store(report, report.unihash, row["created"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shardhash.errors import InternalError, StorageError, UnavailableError
-from shardhash.link.messages import FULL_MESSAGE
+from shardhash.link.messages import FULL_JSON
 from shardhash.link.operations import IndexStep, StoreStep
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.answers import Answers
@@ -124,7 +124,7 @@ async def test_a_round_is_no_longer_than_lookups_can_wait_for() -> None:
 
 async def test_long_texts_do_not_share_a_round() -> None:
     worker = Worker()
-    worker.add("a", "b", weight=FULL_MESSAGE)
+    worker.add("a", "b", weight=FULL_JSON)
     worker.add("c", "d")
     assert await worker.asked() == [["a"]]
     await worker.answer()
@@ -187,7 +187,7 @@ async def test_a_bug_in_one_step_leaves_no_other_unanswered(caplog: pytest.LogCa
 async def test_reports_with_long_details_do_not_share_a_round() -> None:
     link = WorkerLink(0, 30.0)
     reports = Reports([link], Clock(), Answers(0).written)
-    text = "x" * (FULL_MESSAGE // 100)
+    text = "x" * (FULL_JSON // 100)
     report = Report("m", "t", "o", "1" * 64, *[text] * 5)
     reports.report([report._replace(taskhash=f"{number}", outhash=f"{number}") for number in range(50)])
     await settle()

@@ -344,7 +344,8 @@ def test_what_came_in_is_forgotten_when_the_connection_is_over() -> None:
     try:
         tracemalloc.start()
         connection.receive_data(
-            b"OEHASHEQUIV 1.1\n\n" + b'{"chunk-stream": null}\n{"report": "' + (b"x" * 30_000 + b"\n") * 100
+            b"OEHASHEQUIV 1.1\n\n"
+            b'{"chunk-stream": null}\n{"report": {"outhash_siginfo": "' + (b"x" * 30_000 + b"\n") * 100
         )
         held, _ = tracemalloc.get_traced_memory()
         connection.discard()

@@ -13,12 +13,13 @@ from shardhash.errors import InvalidRequestError
 from shardhash.wire import messages as m
 from shardhash.wire.collecting import Collect
 from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, parse_request
-from shardhash.wire.fields import MAX_SECONDS, MAX_TEXT, MAX_TOKEN, Fields
+from shardhash.wire.fields import MAX_SECONDS, MAX_TOKEN, Fields
 from shardhash.wire.imports import ImportBatch, ImportedMapping, ImportedRow, ImportedUser
 from shardhash.wire.jsontext import decode
 from shardhash.wire.messages import Request
 from shardhash.wire.rows import COLUMNS, QUERY_COLUMNS, Report
 from shardhash.wire.search import NAMES
+from shardhash.wire.values import MAX_TEXT
 
 H = "f0" * 32
 MAPPING = {"method": "m", "taskhash": "t"}

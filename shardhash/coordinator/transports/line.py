@@ -12,16 +12,16 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-import orjson
-
 from shardhash.base.sockets import keep_alive
 from shardhash.base.turns import Turns
-from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.proxies import refusal_of_header
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, Event, Send, StreamLines
-from shardhash.wire.framing import encode_json
+from shardhash.wire.framing import ANNOUNCEMENT_LINE, encode_json, encode_part
+from shardhash.wire.long_text import JsonPieces
 from shardhash.wire.proxy_header import is_proxy_header
 
 LINGER = 1.0
@@ -140,7 +140,19 @@ class LineProtocol(asyncio.Protocol):
 
     async def send_json(self, value: object) -> None:
         """See Output."""
-        await self.send_raw(encode_json(orjson.dumps(value)))
+        pieces = JsonPieces(value)
+        if pieces.whole is not None:
+            await self.send_raw(encode_json(pieces.whole))
+            return
+        try:
+            await self.send_raw(ANNOUNCEMENT_LINE)
+            for piece in pieces:
+                self._connections.keep_unwritten(self._connection, pieces.left)
+                await self.send_raw(encode_part(piece))
+                await self._turns.next()
+            await self.send_raw(b"\n")
+        finally:
+            self._connections.keep_unwritten(self._connection, 0)
 
     async def send_lines(self, lines: bytes) -> None:
         """See Output."""

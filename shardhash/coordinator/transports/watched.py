@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import cast
 
-from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.proxies import refusal_of_header
 from shardhash.wire.proxy_header import is_proxy_header
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 
-import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.turns import Slice, Turns
-from shardhash.coordinator.connections import Connection, Connections
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.session import Session
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, Event, Send
-from shardhash.wire.frames import text_frames
+from shardhash.wire.frames import text_fragment, text_frames
+from shardhash.wire.long_text import JsonPieces
 
 
 class WebSocketHandler:
@@ -38,6 +39,7 @@ class WebSocketHandler:
         self._connection = connection
         self._connections = connections
         self._pipelined = connections.limits.pipelined
+        self._turns = turns
         self._slice = Slice(turns)
         self._writing = Slice(turns)
         self._drain = asyncio.Event()
@@ -67,7 +69,7 @@ class WebSocketHandler:
                 self._connections.queue(connection, 0)
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     break
-                events = self._machine.receive_message(message.data)
+                events = await self._parse(message)
                 if connection.fresh:
                     connection.greeted = self._machine.greeted
                     if events and not all(type(event) is Send for event in events):
@@ -98,6 +100,16 @@ class WebSocketHandler:
         if not (self._transport.is_closing() or self._socket.closed):
             self._transport.write(text_frames([text]))
 
+    async def _parse(self, message: WSMessage) -> list[Event]:
+        """The events of a message; of a long one it looks at a part at a time."""
+        if message.type is WSMsgType.BINARY:
+            return self._machine.receive_message(message.data)
+        events = self._machine.receive_text(message.data)
+        while self._machine.more:
+            await self._turns.next()
+            events = self._machine.receive_data(b"")
+        return events
+
     # ------------------------------------------------------------------------------------------------ Output
 
     async def send_raw(self, data: bytes) -> None:
@@ -106,21 +118,36 @@ class WebSocketHandler:
 
     async def send_json(self, value: object) -> None:
         """See Output."""
-        await self._socket.send_str(orjson.dumps(value).decode())
+        pieces = JsonPieces(value)
+        if pieces.whole is not None:
+            await self._socket.send_str(pieces.whole.decode())
+            return
+        try:
+            await self._write(text_fragment(b"", first=True, last=False))
+            for piece in pieces:
+                self._connections.keep_unwritten(self._connection, pieces.left)
+                await self._write(text_fragment(piece, first=False, last=False))
+                await self._turns.next()
+            await self._write(text_fragment(b"", first=False, last=True))
+        finally:
+            self._connections.keep_unwritten(self._connection, 0)
 
     async def send_lines(self, lines: bytes) -> None:
         """See Output. A message for each line, all in one write: a system call for each would cost 5 us."""
+        await self._write(text_frames(lines.split(b"\n")[:-1]))
+        if self._writing.used:
+            await self._writing.turn()
+
+    async def _write(self, frames: bytes) -> None:
         if self._transport.is_closing() or self._socket.closed:
             raise ConnectionResetError("the peer is gone")
-        self._transport.write(text_frames(lines.split(b"\n")[:-1]))
+        self._transport.write(frames)
         writable = self._connection.watched.writable
         if not writable.is_set():
             self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
             await writable.wait()
             if not self._transport.is_closing():
                 self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
-        if self._writing.used:
-            await self._writing.turn()
 
     async def send_frame(self, frame: bytes) -> None:
         """See Output."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from shardhash.base.timestamps import DAY, to_iso, week_of
 from shardhash.shard.state import packing, small_sets
 from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.selection import ReadSiginfo
 from shardhash.shard.state.table import Details, Row, Table
 from shardhash.wire.hashes import Key, to_key, to_text
 from shardhash.wire.rows import DETAILS, SIGINFO
@@ -79,7 +80,7 @@ def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, 
             yield counts
 
 
-def describe(table: Table, hit: Hit, read_siginfo: Callable[[int], str | None] | None = None) -> dict[str, Any]:
+def describe(table: Table, hit: Hit, read_siginfo: ReadSiginfo | None = None) -> dict[str, Any]:
     """A hit as clients see it; with its siginfo if that can be read."""
     unihash = table.unihash(hit.method, hit.taskhash)
     row = hit.row

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from shardhash.base.timestamps import to_iso
 from shardhash.shard.state import small_sets
@@ -19,11 +19,15 @@ from shardhash.shard.state.table import Row, Table
 from shardhash.wire.hashes import Key, join_digests, split_digests, to_key, to_text
 from shardhash.wire.rows import COLUMNS, DETAILS, MAPPING_CONDITIONS, ROW_CONDITIONS, SIGINFO, Columns, Where
 
-ReadSiginfo: TypeAlias = Callable[[int], str | None]
-"""The outhash_siginfo of a siginfo reference; None for 0."""
+ReadSiginfo: TypeAlias = Callable[[int], Any]
+"""The outhash_siginfo of a siginfo reference; None for 0. Or what stands for it until it is read."""
+SiginfoIs: TypeAlias = Callable[[int, str], bool]
+"""Whether the outhash_siginfo of a reference is this."""
 
 SLICE = 1000
 """Keys, or rows, looked at between one yield and the next: 1 ms for keys, 2 for rows."""
+TEXTS = 20
+"""Rows whose texts are read from the disk between one yield and the next; 2 ms."""
 _DETAIL_POSITIONS = {name: position for position, name in enumerate(DETAILS)}
 
 
@@ -104,19 +108,32 @@ def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
             yield method, [key for key in keys if part.marks.get(key) != mark]
 
 
-def select_rows(table: Table, where: Where, read_siginfo: ReadSiginfo) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def select_rows(table: Table, where: Where, siginfo_is: SiginfoIs) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """(method, [(taskhash, outhash)]) of the rows that match."""
     conditions = {name: value for name, value in where.items() if name in ROW_CONDITIONS}
     if not conditions:
         return
-    others = {name: value for name, value in conditions.items() if name not in ("method", "taskhash")}
+    others = {name: value for name, value in conditions.items() if name not in ("method", "taskhash", SIGINFO)}
+    siginfo = conditions.get(SIGINFO)
     for number, (method, part) in enumerate(_methods(table, conditions), 1):
         if number % SLICE == 0:
             yield method, []
         keys = [to_key(conditions["taskhash"])] if "taskhash" in conditions else list(part.rows)
         for some in _row_slices(table, part, keys):
-            matching = ((key, row) for key, row in some if _row_matches(row, others, read_siginfo))
-            yield method, [(to_text(key), to_text(row.outhash)) for key, row in matching]
+            matching = [(key, row) for key, row in some if _row_matches(row, others)]
+            if siginfo is None:
+                yield method, _named(matching)
+                continue
+            for start in range(0, len(matching), TEXTS):
+                texts = matching[start : start + TEXTS]
+                # One that went meanwhile has no text any more, perhaps.
+                there = [(key, row) for key, row in texts if table.row(method, key, row.outhash) == row]
+                yield method, _named([(key, row) for key, row in there if siginfo_is(row.siginfo, siginfo)])
+            yield method, []
+
+
+def _named(rows: list[tuple[Key, Row]]) -> list[tuple[str, str]]:
+    return [(to_text(key), to_text(row.outhash)) for key, row in rows]
 
 
 def select_unused(table: Table, before: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -151,13 +168,11 @@ def _mapping_matches(part: MethodTable, key: Key, conditions: Where) -> bool:
     return "gc_mark" not in conditions or part.marks.get(key, "") == conditions["gc_mark"]
 
 
-def _row_matches(row: Row, conditions: Where, read_siginfo: ReadSiginfo) -> bool:
-    return all(_column(row, name, read_siginfo) == value for name, value in conditions.items())
+def _row_matches(row: Row, conditions: Where) -> bool:
+    return all(_column(row, name) == value for name, value in conditions.items())
 
 
-def _column(row: Row, name: str, read_siginfo: ReadSiginfo) -> str | None:
-    if name == SIGINFO:
-        return read_siginfo(row.siginfo)
+def _column(row: Row, name: str) -> str | None:
     return to_text(row.outhash) if name == "outhash" else row.details[_DETAIL_POSITIONS[name]]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Sequence
 
 from shardhash.errors import StorageError
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
+from shardhash.shard.storage.siginfo import LEVEL, MOST_TEXT, compress, unpack_siginfo
 from shardhash.shard.storage.snapshot_job import SnapshotJob
+from shardhash.wire.long_text import Text
 
 
 class MemoryShard:
@@ -38,22 +39,30 @@ class MemoryShard:
     def sync(self) -> None:
         """Nothing is durable."""
 
-    def put_siginfo(self, text: str) -> int:
+    def put_siginfo(self, text: Text) -> int:
         """Keep a text, compressed."""
         return self.put_packed_siginfo(self.pack_siginfo(text))
 
-    def pack_siginfo(self, text: str) -> bytes:
+    def pack_siginfo(self, text: Text) -> bytes:
         """See Shard."""
-        return zlib.compress(text.encode())
+        return compress(text, LEVEL)
 
     def put_packed_siginfo(self, packed: bytes) -> int:
         """See Shard."""
         self._siginfo.append(packed)
         return len(self._siginfo)
 
-    def get_siginfo(self, reference: int) -> str | None:
-        """The text of a reference; None for 0."""
-        return zlib.decompress(self._siginfo[reference - 1]).decode() if reference else None
+    def get_siginfo(self, reference: int, most: int = MOST_TEXT) -> str | None:
+        """The text of a reference; None for 0, and for one of more than `most` bytes."""
+        return unpack_siginfo(self._siginfo[reference - 1], most) if reference else None
+
+    def get_packed_siginfo(self, reference: int) -> bytes | None:
+        """See Shard."""
+        return self._siginfo[reference - 1] if reference else None
+
+    def damaged_siginfo(self, reference: int) -> StorageError:
+        """The error for a text that cannot be unpacked, which memory does not cause."""
+        return StorageError(f"the outhash_siginfo {reference} cannot be unpacked")
 
     def begin_snapshot(self) -> SnapshotJob:
         """There is nowhere to write one."""

@@ -36,9 +36,10 @@ from shardhash.shard.storage.filesystem import FileSystem, takes_no_writes
 from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, snapshot_path
 from shardhash.shard.storage.log import HINT, LogWriter, Tail, read_segment
 from shardhash.shard.storage.memory import MemoryShard
-from shardhash.shard.storage.siginfo import SiginfoFiles, pack_siginfo
+from shardhash.shard.storage.siginfo import MOST_TEXT, SiginfoFiles, pack_siginfo
 from shardhash.shard.storage.snapshot import SnapshotHead
 from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
+from shardhash.wire.long_text import Text
 
 SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
@@ -248,11 +249,11 @@ class Shard:
         if self._log is not None:
             self._log.sync()
 
-    def put_siginfo(self, text: str) -> int:
+    def put_siginfo(self, text: Text) -> int:
         """Store a text; the reference for its row. Raises StorageError."""
         return self._siginfo.put(text)
 
-    def pack_siginfo(self, text: str) -> bytes:
+    def pack_siginfo(self, text: Text) -> bytes:
         """A text made ready for `put_packed_siginfo`; may run beside everything."""
         return pack_siginfo(text)
 
@@ -264,9 +265,17 @@ class Shard:
         """Have `put_siginfo` raise this error, or take texts again."""
         self._siginfo.refusal = error
 
-    def get_siginfo(self, reference: int) -> str | None:
-        """The text of a reference; None for 0. Raises DamageError."""
-        return self._siginfo.get(reference)
+    def get_siginfo(self, reference: int, most: int = MOST_TEXT) -> str | None:
+        """The text of a reference; None for 0, and for one of more than `most` bytes. Raises DamageError."""
+        return self._siginfo.get(reference, most)
+
+    def get_packed_siginfo(self, reference: int) -> bytes | None:
+        """The text of a reference as `unpack_siginfo` takes it; None for 0. Raises DamageError."""
+        return self._siginfo.get_packed(reference)
+
+    def damaged_siginfo(self, reference: int) -> DamageError:
+        """The error for a text that cannot be unpacked."""
+        return self._siginfo.damaged(reference)
 
     def begin_snapshot(self) -> SnapshotJob:
         """Begin a snapshot in a new segment; one that nobody went on with is dropped. Raises StorageError."""

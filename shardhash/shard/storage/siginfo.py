@@ -25,6 +25,7 @@ from zlib import crc32
 from shardhash.errors import DamageError, StorageError, SyncError, TextError
 from shardhash.shard.storage.filesystem import FileSystem, WritableFile, takes_no_writes
 from shardhash.shard.storage.layout import list_shard, siginfo_path
+from shardhash.wire.long_text import PART, LongText, Text, cut_parts
 
 MAGIC = b"SHSIG\0\0\1"
 FILE_SIZE = 16 << 20
@@ -56,7 +57,7 @@ class SiginfoFiles:
         self.refusal: StorageError | None = None
         """What `put` raises in place of storing a text."""
 
-    def put(self, text: str) -> int:
+    def put(self, text: Text) -> int:
         """Append a text; its reference, good for a record after `sync`. Raises StorageError; nothing is then stored."""
         return self.put_packed([pack_siginfo(text)])[0]
 
@@ -101,9 +102,21 @@ class SiginfoFiles:
             file.close()
         self._full, self._named, self.dirty = [], True, False
 
-    def get(self, reference: int) -> str | None:
-        """The text of a reference, None for 0. Raises DamageError."""
-        return read_siginfo(self._fs, self._folder, reference)
+    def get(self, reference: int, most: int = MOST_TEXT) -> str | None:
+        """The text of a reference, None for 0 and for one of more than `most` bytes. Raises DamageError."""
+        text = unpack_siginfo(packed, most) if (packed := self.get_packed(reference)) is not None else None
+        if text is None and reference and most == MOST_TEXT:
+            raise self.damaged(reference)
+        return text
+
+    def get_packed(self, reference: int) -> bytes | None:
+        """A text as it is packed, for `unpack_siginfo`; None for 0. Raises DamageError."""
+        with closing(SiginfoReader(self._fs, self._folder)) as reader:
+            return reader.read_packed(reference)
+
+    def damaged(self, reference: int) -> DamageError:
+        """The error for a text that cannot be unpacked."""
+        return _damaged(self._folder, reference)
 
     def close(self) -> None:
         """Sync and close."""
@@ -132,11 +145,49 @@ class SiginfoFiles:
         self._file, self._full, self._named, self.dirty = None, [], True, False
 
 
-def pack_siginfo(text: str) -> bytes:
+def pack_siginfo(text: Text) -> bytes:
     """A text as it stands in a file."""
-    packed = zlib.compress(text.encode("utf-8", "surrogatepass"), LEVEL)
+    packed = compress(text, LEVEL)
     size = struct.pack("<I", len(packed))
     return _HEAD.pack(len(packed), crc32(size), crc32(packed)) + packed
+
+
+def compress(text: Text, level: int) -> bytes:
+    """The zlib-compressed UTF-8 of a text; of a long one a part at a time, between which other threads run."""
+    if not isinstance(text, LongText):
+        return zlib.compress(text.encode("utf-8", "surrogatepass"), level)
+    packer = zlib.compressobj(level)
+    return b"".join([*map(packer.compress, text.parts), packer.flush()])
+
+
+def unpack_siginfo(packed: bytes, most: int) -> str | None:
+    """The text of what `compress` made; None for none, and for one of more than `most` bytes."""
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(packed, most)
+        return text.decode("utf-8", "surrogatepass") if unpacker.eof else None
+    except (zlib.error, UnicodeDecodeError):
+        return None
+
+
+def unpack_long_siginfo(packed: bytes) -> LongText | None:
+    """The same of a long text, a part at a time, between which other threads run; half a surrogate pair is U+FFFD."""
+    unpacker = zlib.decompressobj()
+    parts: list[bytes] = []
+    rest = b""
+    size = 0
+    try:
+        while not unpacker.eof:
+            data = unpacker.decompress(packed, PART)
+            packed = unpacker.unconsumed_tail
+            size += len(data)
+            if (not data and not packed and not unpacker.eof) or size > MOST_TEXT:
+                return None
+            some, rest = cut_parts(rest + data, more=not unpacker.eof)
+            parts += some
+    except zlib.error:
+        return None
+    return LongText([part.decode("utf-8", "surrogatepass").encode("utf-8", "replace") for part in parts])
 
 
 def file_of(reference: int) -> int:
@@ -180,6 +231,14 @@ class SiginfoReader:
 
     def read(self, reference: int) -> str | None:
         """The text of a reference, None for 0. Raises DamageError when it is not there whole."""
+        packed = self.read_packed(reference)
+        text = None if packed is None else unpack_siginfo(packed, MOST_TEXT)
+        if text is None and reference:
+            raise _damaged(self._folder, reference)
+        return text
+
+    def read_packed(self, reference: int) -> bytes | None:
+        """The same as it is packed."""
         if not reference:
             return None
         offset = reference & _OFFSET_MASK
@@ -189,11 +248,10 @@ class SiginfoReader:
             if not self._fs.exists(path):
                 raise DamageError(path, offset, "the file of an outhash_siginfo is missing", _HINT)
             self._file, self._number = self._fs.read(path), file_of(reference)
-        text = _read_text(self._file, offset)
-        if text is None:
-            path = siginfo_path(self._folder, self._number)
-            raise DamageError(path, offset, "an outhash_siginfo is damaged", _HINT)
-        return text
+        packed = _read_packed(self._file, offset)
+        if packed is None:
+            raise _damaged(self._folder, reference)
+        return packed
 
     def close(self) -> None:
         """Close the file."""
@@ -202,8 +260,13 @@ class SiginfoReader:
             self._file = None
 
 
-def _read_text(file: BinaryIO, offset: int) -> str | None:
-    """The text at an offset of a file; None when it is not there whole."""
+def _damaged(folder: Path, reference: int) -> DamageError:
+    path = siginfo_path(folder, file_of(reference))
+    return DamageError(path, reference & _OFFSET_MASK, "an outhash_siginfo is damaged", _HINT)
+
+
+def _read_packed(file: BinaryIO, offset: int) -> bytes | None:
+    """The packed text at an offset of a file; None when it is not there whole."""
     file.seek(offset)
     head = file.read(_HEAD.size)
     if len(head) != _HEAD.size:
@@ -212,19 +275,7 @@ def _read_text(file: BinaryIO, offset: int) -> str | None:
     if crc32(head[:4]) != head_checksum:
         return None
     packed = file.read(size)
-    if len(packed) != size or crc32(packed) != checksum:
-        return None
-    return _unpack(packed)
-
-
-def _unpack(packed: bytes) -> str | None:
-    """The text of what was packed; None for none, or one too long, as a stranger's backup may have it."""
-    unpacker = zlib.decompressobj()
-    try:
-        text = unpacker.decompress(packed, MOST_TEXT)
-        return text.decode("utf-8", "surrogatepass") if unpacker.eof else None
-    except (zlib.error, UnicodeDecodeError):
-        return None
+    return packed if len(packed) == size and crc32(packed) == checksum else None
 
 
 _HINT = "see: shardhash verify --data DIR"

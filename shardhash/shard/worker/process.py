@@ -37,8 +37,9 @@ from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, now, open_shard
-from shardhash.shard.worker.service import Service
+from shardhash.shard.worker.service import PART, Service
 from shardhash.shard.worker.writer import Writer, describe_bug
+from shardhash.wire.hashes import DIGEST_SIZE
 
 GC_THRESHOLD = 100_000
 """Objects between collections; a worker makes next to no cycles."""
@@ -46,6 +47,8 @@ SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread, which reads a snapshot back, may keep the event loop from running."""
 TICK = 1.0
 """Seconds between looks at whether a snapshot is due."""
+LONG_FRAME = 2 * PART * DIGEST_SIZE
+"""Bytes of lookups from which on they are answered a part at a time."""
 LONGEST_TEXT = 100_000
 """Characters of a line in the log; six bytes each at most."""
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class Link:
         self._follower = follower
         self._holder: object = follower or self
         self._answers: list[Any] = []
+        self._texts = messages.Texts()
         self._wakeup = Wakeup()
         self._operations = BackgroundTasks()
 
@@ -86,15 +90,21 @@ class Link:
         async for message in self._socket:
             if message.type is not WSMsgType.BINARY:
                 break
-            if message.data[:1] == messages.LOOKUP:
+            kind = message.data[:1]
+            if kind == messages.LOOKUP:
                 await self._answer_lookup(*messages.decode_lookup(message.data))
+            elif kind == messages.TEXT:
+                self._texts.add(message.data)
             else:
-                for number, operation, *arguments in messages.decode_json(message.data):
+                for number, operation, *arguments in messages.decode_json(message.data, self._texts):
                     self._begin(number, operation, arguments)
 
     async def _answer_lookup(self, number: int, frame: memoryview) -> None:
         try:
-            answer = self._service.lookup(frame, messages.lookup_head(number))
+            if len(frame) > LONG_FRAME:
+                answer = await self._service.lookup_in_parts(frame, messages.lookup_head(number))
+            else:
+                answer = self._service.lookup(frame, messages.lookup_head(number))
         except Exception as bug:  # noqa: BLE001  # told to the coordinator and to the log
             self._refuse(number, "a lookup", bug)
         else:
@@ -151,6 +161,8 @@ class Link:
             answers, self._answers = self._answers, []
             for message in messages.encode_messages(answers, self._refuse_long):
                 await self._socket.send_bytes(message)
+                if message[:1] == messages.TEXT:  # one of many
+                    await asyncio.sleep(0)
 
     def _refuse_long(self, item: list[Any]) -> None:
         """Refuse a request whose answer does not fit into a message."""

@@ -156,8 +156,12 @@ class Removals:
     async def _remove_matching(self, where: Where) -> _Slices:
         async for gone in self._delete_mappings(select_mappings(self._table, where)):
             yield gone, "", []
-        async for step in self._delete_rows(select_rows(self._table, where, self._shard.get_siginfo)):
+        async for step in self._delete_rows(select_rows(self._table, where, self._siginfo_is)):
             yield step
+
+    def _siginfo_is(self, reference: int, text: str) -> bool:
+        """Whether a siginfo is this. No more of it is unpacked than the text has."""
+        return self._shard.get_siginfo(reference, len(text.encode("utf-8", "surrogatepass")) + 1) == text
 
     async def _delete_mappings(self, slices: Iterator[tuple[str, list[Key]]]) -> AsyncIterator[int]:
         for method, taskhashes in slices:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from shardhash.errors import ServerFaultError, StorageError
 from shardhash.link import operations as op
@@ -17,6 +17,7 @@ from shardhash.shard.worker.asking import Asking
 from shardhash.shard.worker.report_locks import Place, ReportLocks
 from shardhash.shard.worker.writer import DecideAgainError, Writer, describe_bug
 from shardhash.wire.hashes import Key, to_key, to_text
+from shardhash.wire.long_text import LongText, Text
 
 LONG_TEXT = 64 * 1024
 """Characters of a siginfo from which on it is packed beside the event loop; 0.6 ms."""
@@ -79,7 +80,7 @@ class ReportOperations:
 
         packed: dict[int, bytes] = {}
         change = partial(self._do_steps, todo, answers, packed)
-        long = {at: step[-1] for at, step in todo.items() if type(step[-1]) is str and len(step[-1]) > LONG_TEXT}
+        long = {at: step[-1] for at, step in todo.items() if _is_long(step[-1])}
         result: asyncio.Future[_Answers]
         if long:
             result = packing = self._loop.create_task(self._pack(long, packed, change))
@@ -91,7 +92,7 @@ class ReportOperations:
         return result
 
     async def _pack(
-        self, texts: dict[int, str], packed: dict[int, bytes], change: Callable[[Transaction], _Answers]
+        self, texts: dict[int, Text], packed: dict[int, bytes], change: Callable[[Transaction], _Answers]
     ) -> _Answers:
         """Pack the siginfo texts of some steps, then make the change."""
         for position, text in texts.items():
@@ -314,6 +315,10 @@ class ReportOperations:
             return None
         unihash = self._table.unihash(method, taskhash)
         return unihash.hex() if unihash is not None else ""
+
+
+def _is_long(text: object) -> TypeGuard[Text]:
+    return type(text) is LongText or (type(text) is str and len(text) > LONG_TEXT)
 
 
 def _grant(granted: asyncio.Future[None]) -> None:

@@ -23,6 +23,7 @@ from shardhash.shard.state import search
 from shardhash.shard.state.search import Hit
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.asking import Asking
+from shardhash.shard.worker.row_texts import RowTexts
 from shardhash.wire.hashes import to_text
 from shardhash.wire.search import BUDGET, MOST_OUTHASHES, MOST_RECIPES
 
@@ -37,7 +38,7 @@ class Searches:
     """What `Service` does for the operations of searching."""
 
     def __init__(self, shard: AnyShard, asking: Asking) -> None:
-        self._shard = shard
+        self._texts = RowTexts(shard)
         self._asking = asking
         self._table = shard.table
         self._one = asyncio.Lock()
@@ -54,8 +55,12 @@ class Searches:
                     break
                 for hit in hits:
                     newest.add(hit.created, hit)
-        read = self._shard.get_siginfo if asked.whole else None
-        rows = [search.describe(self._table, hit, read) for hit in newest.items()]
+        if not asked.whole:
+            return FoundRows(newest.count, [search.describe(self._table, hit) for hit in newest.items()], complete)
+        rows = []
+        for hit in newest.items():
+            rows.append(await self._texts.finish(search.describe(self._table, hit, self._texts.begin)))
+            await asyncio.sleep(0)  # a text may take half a millisecond
         return FoundRows(newest.count, rows, complete)
 
     async def choose(self, asked: ChooseRows) -> ChosenRows:

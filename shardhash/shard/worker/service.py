@@ -39,6 +39,7 @@ from shardhash.shard.worker.import_operations import ImportOperations
 from shardhash.shard.worker.removals import Removals, write_some
 from shardhash.shard.worker.report_locks import ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
+from shardhash.shard.worker.row_texts import RowTexts
 from shardhash.shard.worker.searches import Searches
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
@@ -47,6 +48,8 @@ from shardhash.wire.rows import Columns, Where
 
 MARKS_PAGE = 2000
 """Marks of one group commit, a few milliseconds of work."""
+PART = 16_384
+"""Hashes that are looked up in one go; 5 ms."""
 SNAPSHOT_REST = 5
 """How many times as long as a chunk of a snapshot took the worker then rests from it: a snapshot takes a sixth of a
 processor, 10 seconds for 500,000 reports, and lookups the rest."""
@@ -68,6 +71,7 @@ class Service:
         self.followers = followers = Followers(self._locks, reports, writer.write)
         imports = ImportOperations(shard, writer, asking)
         searches = Searches(shard, asking)
+        self._texts = RowTexts(shard)
         self.collecting = collecting = Collecting(shard, writer, asking)
         self._snapshot_lock = asyncio.Lock()
         self._snapshot_seconds = 0.0
@@ -131,10 +135,29 @@ class Service:
         asked = batch.decode_request(frame)
         if asked.op == batch.EXISTS:
             return batch.encode_exists(self._table.exists(asked.digests), head)
-        found = self._table.lookup(asked.method, asked.digests)
-        if (part := self._table.methods.get(asked.method)) is not None and len(part.asked) > MOST:
-            self.asking.make_room(asked.method, part, len(found.digests) // DIGEST_SIZE)
-        return batch.encode_found(found, head)
+        return batch.encode_found(self._find(asked.method, asked.digests), head)
+
+    async def lookup_in_parts(self, frame: Buffer, head: bytes) -> bytes:
+        """The same of lookups of many clients that came together, between which the event loop goes on."""
+        asked = batch.decode_request(frame)
+        found: list[batch.Found] = []
+        exist: list[bytes] = []
+        for start in range(0, len(asked.digests), PART * DIGEST_SIZE):
+            digests = asked.digests[start : start + PART * DIGEST_SIZE]
+            if asked.op == batch.EXISTS:
+                exist.append(self._table.exists(digests))
+            else:
+                found.append(self._find(asked.method, digests))
+            await asyncio.sleep(0)
+        if asked.op == batch.EXISTS:
+            return batch.encode_exists(b"".join(exist), head)
+        return batch.encode_found(batch.Found.join(found), head)
+
+    def _find(self, method: str, digests: Buffer) -> batch.Found:
+        found = self._table.lookup(method, digests)
+        if (part := self._table.methods.get(method)) is not None and len(part.asked) > MOST:
+            self.asking.make_room(method, part, len(found.digests) // DIGEST_SIZE)
+        return found
 
     def drop_link(self, link: object) -> None:
         """The server's own link is gone: its locks are free, and removals, which it alone makes, are over."""
@@ -152,7 +175,7 @@ class Service:
             self.asking.put_aside(asked.method, key)
         return [None if unihash is None else unihash.hex() for unihash in found]
 
-    def read_row(self, asked: op.ReadRow) -> Columns | None:
+    def read_row(self, asked: op.ReadRow) -> Columns | Awaitable[Columns] | None:
         """One outhash row."""
         method, key = asked.method, to_key(asked.taskhash)
         row = self._table.row(method, key, to_key(asked.outhash))
@@ -160,17 +183,17 @@ class Service:
             return None
         if asked.joined:
             self.asking.put_aside(method, key)
-        found = columns(method, key, row, self._shard.get_siginfo)
-        return joined(self._table, method, key, found) if asked.joined else found
+        found = columns(method, key, row, self._texts.begin)
+        return self._texts.whole(joined(self._table, method, key, found) if asked.joined else found)
 
-    def oldest_row(self, asked: op.OldestRow) -> Columns | None:
+    def oldest_row(self, asked: op.OldestRow) -> Columns | Awaitable[Columns] | None:
         """The oldest row of a taskhash that has a mapping."""
         method, key = asked.method, to_key(asked.taskhash)
         rows = self._table.rows(method, key)
         if not rows or self._table.unihash(method, key) is None:
             return None
         self.asking.put_aside(method, key)
-        return joined(self._table, method, key, columns(method, key, rows[0], self._shard.get_siginfo))
+        return self._texts.whole(joined(self._table, method, key, columns(method, key, rows[0], self._texts.begin)))
 
     def counts(self, _asked: op.Counts) -> dict[str, int]:
         """How much there is of everything."""

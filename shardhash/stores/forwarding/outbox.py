@@ -17,7 +17,8 @@ from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import StorageError
 from shardhash.outbox.journal import OVERHEAD, Item, Journal
-from shardhash.stores.forwarding.records import encode_report
+from shardhash.stores.forwarding.records import encode_long_report, encode_report
+from shardhash.wire.long_text import LongText
 from shardhash.wire.rows import Report
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,10 @@ class Outbox:
     async def add(self, reports: Sequence[Report], *, whatever_the_limit: bool = False) -> bool:
         """Have these wait; returns once they are as durable as they are to be. False: they were left out."""
         try:
-            payloads = list(map(encode_report, reports))
+            payloads = [
+                await encode_long_report(report) if type(report.outhash_siginfo) is LongText else encode_report(report)
+                for report in reports
+            ]
         except TypeError as error:
             return self._leave_out(len(reports), f"one is no text of Unicode ({error})")
         size = sum(map(len, payloads)) + len(payloads) * OVERHEAD

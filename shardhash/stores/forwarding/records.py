@@ -12,12 +12,14 @@ row.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from shardhash.outbox.journal import Item
+from shardhash.wire.long_text import JsonPieces
 from shardhash.wire.rows import Report
 
 REPORT = "report"
@@ -28,6 +30,15 @@ CONFLICT = "conflict"
 def encode_report(report: Report) -> bytes:
     """The record of a report that waits. Raises TypeError for a text that is no Unicode."""
     return orjson.dumps([REPORT, *report])
+
+
+async def encode_long_report(report: Report) -> bytes:
+    """The same of one with a long text, beside whatever else the event loop has to do."""
+    pieces = []
+    for piece in JsonPieces([REPORT, *report]):
+        pieces.append(piece)
+        await asyncio.sleep(0)
+    return b"".join(pieces)
 
 
 def encode_remark(kind: str, remark: str, report: Report) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 
 from shardhash.base.timestamps import to_iso
 from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
+from shardhash.wire.long_text import LongText, Text
 from shardhash.wire.rows import COLUMNS, JOINED_COLUMNS, Columns
 
 _SHORT, _TAGGED = b"\0", b"\1\0"
@@ -27,8 +28,10 @@ def unpack_text(value: bytes) -> str:
     return value.decode("utf-8", "surrogatepass")
 
 
-def pack_optional(text: str | None) -> bytes | None:
+def pack_optional(text: Text | None) -> bytes | None:
     """A text, or null."""
+    if isinstance(text, LongText):
+        return b"".join(text.parts)
     return None if text is None else text.encode("utf-8", "surrogatepass")
 
 

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence, Set
+from collections.abc import Callable, Coroutine, Sequence, Set, Sized
 from itertools import count
 from typing import Any
 
@@ -314,7 +314,8 @@ class _UnderWay:
             self._index.add(index, 0, self._indexed, self._locked_failed)
 
     def _weight(self) -> int:
-        return sum(map(len, filter(None, self._report)))  # 0.4 us
+        texts: tuple[Sized | None, ...] = self._report
+        return sum(map(len, filter(None, texts)))  # 0.4 us
 
     def _reported(self, answer: Stored | None) -> None:
         if answer is None:

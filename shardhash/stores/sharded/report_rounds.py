@@ -64,7 +64,7 @@ class Rounds:
     def _take(self) -> _Asked:
         asked: _Asked = []
         weight = 0
-        while self._waiting and len(asked) < MOST_STEPS and weight < messages.FULL_MESSAGE:
+        while self._waiting and len(asked) < MOST_STEPS and weight < messages.FULL_JSON:
             following = step, size, done, _ = self._waiting.popleft()
             if step[0] != "commit":
                 outhash = step[3], step[5]

@@ -1,0 +1,52 @@
+"""Inside a server's processes: notes each callback that held the event loop, by the processor time that it took.
+
+`perf.holds` has every Python process of a server import this. uvloop's callbacks cannot be watched, so asyncio's own
+loop runs instead. Processor time of the thread, and not the time that went by: the machine may be busy with others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from asyncio import events
+from pathlib import Path
+from typing import Any
+
+FOLDER = "PERF_HOLDS"
+"""The variable that names the folder for what is noted, a file for each process."""
+LEAST = 0.001
+"""Seconds of a callback that is noted."""
+_RUN = "_run"
+
+
+def install() -> None:
+    """Watch the event loops of this process, if the variable is set."""
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return
+    import uvloop
+
+    uvloop.run = asyncio.run  # type: ignore[assignment]
+    handle: Any = events.Handle
+    run = getattr(handle, _RUN)
+
+    def watched(self: Any) -> None:
+        began = time.thread_time()
+        try:
+            run(self)
+        finally:
+            took = time.thread_time() - began
+            if took >= LEAST:
+                with Path(folder, str(os.getpid())).open("a", encoding="utf-8") as file:
+                    file.write(f"{time.monotonic()} {took} {_name(self._callback)}\n")
+
+    setattr(handle, _RUN, watched)
+
+
+def _name(callback: Any) -> str:
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        coroutine: Any = owner.get_coro()
+        return str(getattr(coroutine, "__qualname__", None) or coroutine).split(" at ")[0]
+    return str(getattr(callback, "__qualname__", callback)).replace("\n", " ")[:100]
