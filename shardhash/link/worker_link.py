@@ -31,6 +31,9 @@ from shardhash.wire.batch import Batch
 
 MOST_ATTEMPTS = 3
 """How often a request is asked of workers that end before they answer it."""
+RELEASE_PAUSE = 0.002
+"""Seconds that released locks wait for a message to go with: one of their own costs as much as a report. Who waits for
+such a lock sends a message."""
 CHECKS = 4
 """How often within the limit of time the link looks for requests that are over it."""
 
@@ -98,6 +101,7 @@ class WorkerLink:
         disk refuses, InternalError for a bug."""
         number = self._next_number()
         sent = [number, *operation.encode()]
+        self._ask_releases()
         future = self._wait(number, sent, operation.decode_result, bounded=operation.bounded)
         self._requests.append(sent)
         return future
@@ -113,6 +117,7 @@ class WorkerLink:
     def tell(self, operation: Operation[None]) -> None:
         """Ask for something whose answer nobody waits for, and which a worker that is not there need not be told."""
         if self.connected.is_set():
+            self._ask_releases()
             self._requests.append([messages.NO_ANSWER, *operation.encode()])
             self._wakeup.wake()
 
@@ -134,8 +139,15 @@ class WorkerLink:
         """Let the next in line go on. Nobody waits for an answer, and a link that drops ends its locks by itself."""
         self._locks.pop(lock.number, None)
         if self.connected.is_set():
+            if not self._released:
+                self._loop.call_later(RELEASE_PAUSE, self._wakeup.wake)
             self._released.append((lock.method, lock.outhash, lock.number))
-            self._wakeup.wake()
+
+    def _ask_releases(self) -> None:
+        """Ask the releases so far: behind the requests for these locks, before what is asked from now on."""
+        if self._released:
+            self._requests.append([messages.NO_ANSWER, *Release(self._released).encode()])
+            self._released = []
 
     def _next_number(self) -> int:
         if self._gave_up is not None:
@@ -272,11 +284,9 @@ class WorkerLink:
         try:
             while True:
                 await self._wakeup.wait()
+                self._ask_releases()
                 frames, self._frames = self._frames, []
                 requests, self._requests = self._requests, []
-                if self._released:  # behind the requests for these locks
-                    requests.append([messages.NO_ANSWER, *Release(self._released).encode()])
-                    self._released = []
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
                     for message in messages.encode_messages(requests, self._refuse_long):
                         await socket.send_bytes(message)

@@ -98,6 +98,33 @@ async def test_a_lock_that_was_given_up_is_not_asked_again_of_the_next_worker() 
         await keeper.stop()
 
 
+@pytest.mark.parametrize("asked_again", [True, False])
+async def test_released_locks_go_with_what_is_asked_next_or_by_themselves(asked_again: bool) -> None:
+    """Before it, so that whoever asks next finds them free; in one message, however many there are."""
+    link, first = WorkerLink(0, LIMIT), WorkerProcess(0, ARGUMENTS)
+    keeper = Supervisor([link], [first], starter()[1], durable=False)
+    try:
+        await keeper.start()
+        held = [op.Lock("m", f"{number:064x}", [(number, H)], number) for number in range(1, 4)]
+        for lock in held:
+            await link.lock(lock)
+        for lock in held:
+            link.release(lock)
+        assert len(link._released) == 3
+        if asked_again:
+            waiting = link.request(op.Counts())
+            operations = [item[1] for item in link._requests]
+            assert operations == ["release", "counts"]
+            await waiting
+        async with asyncio.timeout(LIMIT):
+            while link._released:  # noqa: ASYNC110  # a state, no event
+                await asyncio.sleep(0.001)
+            for lock in held:
+                await link.lock(op.Lock(lock.method, lock.outhash, lock.items, lock.number + 10))
+    finally:
+        await keeper.stop()
+
+
 async def test_a_worker_that_cannot_be_watched_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process takes a descriptor to be watched by, and many clients may hold all there are."""
     link, first = WorkerLink(0, LIMIT), WorkerProcess(0, ARGUMENTS)

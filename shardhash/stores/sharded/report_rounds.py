@@ -84,10 +84,10 @@ class Rounds:
             self._end(asked, future.result(), None)
 
     def _end(self, asked: _Asked, answers: list[StepAnswer] | None, error: BaseException | None) -> None:
-        """Send the next round first, so that the worker is busy meanwhile; then answer the callers of this one."""
+        """Answer the callers of this round, and ask the next one."""
         self._under_way = bool(self._waiting)
-        if self._under_way:
-            self._loop.call_soon(self._ask)
+        if self._under_way:  # a tick later: what has become readable meanwhile shall be in it
+            self._loop.call_soon(self._loop.call_soon, self._ask)
         for position, (_, _, done, failed) in enumerate(asked):
             if answers is None:
                 assert error is not None
