@@ -94,7 +94,7 @@ async def check_rows(there: AsyncClient, seen: Acknowledged) -> None:
 
 
 async def test_an_edge_that_is_killed_behind_a_bad_network_forwards_all_it_acknowledged(tmp_path: Path) -> None:
-    await run_rounds(tmp_path, 2, secrets.randbits(32), 150)
+    await run_rounds(tmp_path, 1, secrets.randbits(32), 200)
 
 
 @pytest.mark.soak

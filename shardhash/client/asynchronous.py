@@ -19,7 +19,7 @@ from shardhash.client.connection import Connection
 from shardhash.client.exploring import Exploring
 from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
 from shardhash.client.reconnecting import ClientOptions, Reconnecting
-from shardhash.client.reports import ReportList
+from shardhash.client.reports import EquivalenceList, ReportList
 from shardhash.client.waiting import Waiting
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import is_digest_text, join_digests
@@ -210,6 +210,16 @@ class AsyncClient(Exploring):
         """Give a taskhash a unihash unless it has one; ``{taskhash, method, unihash}`` in force."""
         row = {"taskhash": taskhash, "method": method, "unihash": unihash}
         return await self._object("report-equiv", {**(extra or {}), **row})
+
+    async def report_unihash_equiv_batch(self, mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Give many taskhashes a unihash each, as `report_unihash_equiv` does; those in force, in order.
+
+        Each holds taskhash, method and unihash. They travel one behind the other, and no answer is waited for.
+        """
+        rows = EquivalenceList(mappings)
+        if not rows.complete:
+            await self._server.attempt(lambda connection: connection.report(rows))
+        return rows.unihashes
 
     async def import_batch(
         self,

@@ -150,6 +150,7 @@ class Client:
     release = _blocking(AsyncClient.release)
     discard = _blocking(AsyncClient.discard)
     collect = _blocking(AsyncClient.collect)
+    report_unihash_equiv_batch = _blocking(AsyncClient.report_unihash_equiv_batch)
     forwarding = _blocking(AsyncClient.forwarding)
     forward_refused = _blocking(AsyncClient.forward_refused)
     drop_refused = _blocking(AsyncClient.drop_refused)

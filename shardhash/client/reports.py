@@ -61,5 +61,21 @@ class ReportList:
         self.unihashes += unihashes
 
 
+class EquivalenceList(ReportList):
+    """The same of mappings without a row, which no server takes in batches; a ``report-equiv`` each."""
+
+    def requests(self, *, batched: bool) -> list[tuple[int, int]]:  # noqa: ARG002  # see above
+        """See ReportList."""
+        return super().requests(batched=False)
+
+    def encode(self, start: int, end: int, *, batched: bool) -> bytes:  # noqa: ARG002
+        """See ReportList."""
+        return b'{"report-equiv":' + b",".join(self._rows[start:end]) + b"}"
+
+    def take_answer(self, answer: object, expected: int, *, batched: bool) -> None:  # noqa: ARG002
+        """See ReportList."""
+        super().take_answer(answer, expected, batched=False)
+
+
 def _is_unihash(value: object) -> bool:
     return isinstance(value, str) and is_digest_text(value)

@@ -53,6 +53,8 @@ PIECE = 1 << 20
 class FileJournal:
     """A journal in a folder, which is made when the first record is added."""
 
+    durable = True
+
     def __init__(self, fs: FileSystem, folder: Path, segment_size: int = SEGMENT_SIZE) -> None:
         """Find what is there, and cut off a torn tail. Raises OSError."""
         self._fs = fs

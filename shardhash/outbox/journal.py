@@ -33,6 +33,8 @@ class Item(NamedTuple):
 class Journal(Protocol):
     """Its methods wait for the disk. `append` and `sync` may run beside all others, but not beside each other."""
 
+    durable: bool
+    """Whether it is there at the next start."""
     note: Any
     """A JSON value that `save` keeps."""
 
@@ -66,6 +68,7 @@ class Journal(Protocol):
 class MemoryJournal:
     """A journal that is lost at the end."""
 
+    durable = False
     note: Any = None
 
     def __init__(self) -> None:

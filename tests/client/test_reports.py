@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.client.reports import BATCH, BATCH_BYTES, ReportList
+from shardhash.client.reports import BATCH, BATCH_BYTES, EquivalenceList, ReportList
 from shardhash.errors import ProtocolError
 
 UNIHASH = "ab" * 32
@@ -108,3 +108,14 @@ def test_malformed_answers_are_refused_and_not_kept(wrong: object, batched: bool
     with pytest.raises(ProtocolError, match="malformed"):
         reports.take_answer(wrong, 2 if batched else 1, batched=batched)
     assert reports.unihashes == []
+
+
+def test_equivalences_travel_one_by_one() -> None:
+    mappings = [{"method": "m", "taskhash": str(number), "unihash": UNIHASH} for number in range(3)]
+    for batched in (True, False):
+        reports = EquivalenceList(mappings)
+        requests = [reports.encode(*bounds, batched=batched) for bounds in reports.requests(batched=batched)]
+        assert [orjson.loads(request) for request in requests] == [{"report-equiv": mapping} for mapping in mappings]
+        for _ in mappings:
+            reports.take_answer({"unihash": UNIHASH}, 1, batched=batched)
+        assert reports.complete

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shardhash.link.worker_link import WorkerLink
+from shardhash.server.outbox import open_journals
 from shardhash.server.supervisor import Supervisor
 from shardhash.server.worker_processes import WorkerProcess
 from shardhash.shard.directory.generations import prepare_directory
@@ -17,11 +18,12 @@ from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
+from shardhash.stores.forwarding.forwarder import Forwarder
 from shardhash.stores.postgresql.schema import migrate
 from shardhash.stores.postgresql.store import PostgresqlStore
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.address import parse_address
-from tests.servers import IN_MEMORY, ServerProcess
+from tests.servers import IN_MEMORY, ServerProcess, free_port
 from tests.store_contract import StoreContract
 from tests.stores.dict_store import DictStore
 from tests.stores.postgresql_server import PostgresqlServer
@@ -88,6 +90,21 @@ class TestChainedStore(StoreContract):
         settings = UpstreamSettings(parse_address(upstream_server.address), limit=LIMIT)
         async with sharded(()) as router:
             store = ChainedStore(router, Upstream(settings), Misses(settings.remember_misses))
+            store.start()
+            yield store
+            await store.close()
+
+
+class TestForwardingStore(StoreContract):
+    """In front of an upstream that is away, so that all reports wait."""
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[ChainedStore]:
+        settings = UpstreamSettings(parse_address(f"127.0.0.1:{free_port()}"), limit=LIMIT, forward=True)
+        upstream = Upstream(settings)
+        forwarder = Forwarder(upstream.pools, open_journals(OsFileSystem(), tmp_path), settings.outbox_size)
+        async with sharded(()) as router:
+            store = ChainedStore(router, upstream, Misses(settings.remember_misses), forwarder)
             store.start()
             yield store
             await store.close()

@@ -43,7 +43,7 @@ class Peer(Protocol):
     async def report_unihash_batch(self, reports: Sequence[dict[str, Any]]) -> list[str]:
         """See AsyncClient."""
 
-    async def report_unihash_equiv(self, taskhash: str, method: str, unihash: str) -> dict[str, Any]:
+    async def report_unihash_equiv_batch(self, mappings: Sequence[dict[str, Any]]) -> list[str]:
         """See AsyncClient."""
 
     async def get_unihash_batch(self, args: Sequence[tuple[str, str]]) -> list[str | None]:
@@ -115,10 +115,9 @@ async def report_all(peer: Peer, reports: Sequence[Report]) -> list[str]:
     """Tell reports and equivalences, in this order; the unihash that is in force there for each."""
     unihashes: list[str] = []
     for equivalent, some in groupby(reports, lambda report: not report.outhash):
-        if not equivalent:
+        if equivalent:
+            mappings = [{"method": one.method, "taskhash": one.taskhash, "unihash": one.unihash} for one in some]
+            unihashes += await peer.report_unihash_equiv_batch(mappings)
+        else:
             unihashes += await peer.report_unihash_batch(list(map(request_of, some)))
-            continue
-        for report in some:
-            answer = await peer.report_unihash_equiv(report.taskhash, report.method, report.unihash)
-            unihashes.append(answer["unihash"])
     return unihashes

@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +27,11 @@ from shardhash.stores.forwarding.sender import Sender
 from shardhash.stores.interface import ForwardingHealth
 from shardhash.wire.rows import Report
 
+log = logging.getLogger(__name__)
+
 MOST_CONFLICTS = 10_000
+LAST_SECONDS = 3.0
+"""For how long the end of a server waits for what would be lost by it."""
 
 
 class Forwarder:
@@ -47,6 +54,7 @@ class Forwarder:
         self._conflicts = KeptList(conflicts, MOST_CONFLICTS)
         self._outbox = Outbox(waiting, limit, sync=sync, sync_interval=sync_interval, others=lambda: refused.size)
         self._sender = Sender(self._outbox, pools, self._refused, self._conflicts)
+        self._pools = pools
         self._sending = BackgroundTasks()
 
     def start(self) -> None:
@@ -55,12 +63,21 @@ class Forwarder:
         self._sending.start(self._sender.run(), "sending reports to the upstream")
 
     async def close(self) -> None:
-        """Write what came, and leave the rest for the next start."""
+        """Write what came, and leave the rest for the next start; what is in memory only gets a little time."""
+        if not self._outbox.journal.durable:
+            await self._send_the_rest()
         await self._sending.close()
         await self._sender.close()
         await self._outbox.close()
         await self._refused.close()
         await self._conflicts.close()
+
+    async def _send_the_rest(self) -> None:
+        until = time.monotonic() + LAST_SECONDS
+        while self._outbox.journal.count and not self._pools.down and time.monotonic() < until:  # noqa: ASYNC110  # once
+            await asyncio.sleep(0.02)
+        if count := self._outbox.journal.count:
+            log.warning("%d reports that waited for the upstream are lost (--memory)", count)
 
     async def add(self, reports: Sequence[Report]) -> None:
         """Have reports sent on, with the unihashes that were given out; returns once they are durable."""
