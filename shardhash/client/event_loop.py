@@ -100,10 +100,10 @@ class LoopStream(ByteStream, asyncio.Protocol):
         return self._loop.time()
 
     def _write(self, data: bytes) -> None:
-        self._transport.write(data)
+        if not self._transport.is_closing():  # else `_read` tells it, behind what the server had to say
+            self._transport.write(data)
 
     async def _drain(self, end: float, left: int = QUEUED) -> None:  # noqa: ARG002  # the loop has a limit of its own
-        # A connection that is lost is told by `_read`, behind what the server had to say.
         while not self._writable:
             self._writer = self._loop.create_future()
             await self._wait(self._writer, end)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from shardhash.client import create_async_client
 from shardhash.errors import ConfigError
@@ -62,3 +65,22 @@ async def test_a_closed_client_stays_closed(native: OlderServer, native_address:
     await client.close()
     with pytest.raises(RuntimeError, match="closed"):
         await client.ping()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_was_lost_while_nobody_asked(
+    native: OlderServer, kind: str, tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> None:
+        native.mappings = {(METHOD * 20, f"{i:064x}"): f"{i + 1:064x}" for i in range(2000)}
+        async with native.listen(kind, tmp_path) as address:
+            client = await create_async_client(address, native=False)
+            assert await client.get_unihash_batch(native.mappings) == list(native.mappings.values())
+        stream: Any = client._server._connection._transport._stream  # type: ignore[union-attr]
+        await stream._lost
+        with pytest.raises(ConnectionError, match=r"refused|no such file"):
+            await client.ping()
+        await client.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
