@@ -64,7 +64,7 @@ from shardhash.wire.rows import DETAILS, SIGINFO, Report
 from shardhash.wire.search import MOST_FOUND, MOST_GUESSED, MOST_WHOLE
 from shardhash.wire.values import describe
 
-LARGE: Final = frozenset(("report", "report-batch", "get-batch", "exists-batch", "import-batch", "discard"))
+LARGE: Final = frozenset(("report", "report-batch", "get-batch", "exists-batch", "import-batch", "discard", "collect"))
 """The commands whose requests may be long."""
 MOST_SMALL: Final = 256 * 1024
 """Bytes of a request of any other."""

@@ -131,6 +131,9 @@ def test_a_listing_on_standard_input_keeps_what_it_names(server: Place) -> None:
     report_ = json.loads(gc(server.address, "--sstate", "-", "--grace", "0", "--json", stdin=listing))
     assert (report_["objects"], report_["mappings"], report_["kept"]) == (1, 10, 1)
     assert report_["removed"] is None
+    many = "".join(f"{name_of(number)}\n" for number in range(5, 7005))
+    report_ = json.loads(gc(server.address, "--sstate", "-", "--grace", "0", "--json", stdin=many))
+    assert (report_["objects"], report_["kept"]) == (7000, 7)
 
 
 def test_what_is_used_lately_stays(server: Place, cache: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -11,6 +12,7 @@ import pytest
 from shardhash.errors import InvokeError
 from shardhash.stores.postgresql import asking, collector, following
 from shardhash.stores.postgresql.schema import migrate
+from shardhash.stores.postgresql.seen import Seen
 from shardhash.stores.postgresql.store import PostgresqlStore
 from shardhash.wire.hashes import to_digest
 from shardhash.wire.imports import ImportedMapping
@@ -108,6 +110,38 @@ async def test_each_way_to_ask_is_noted_once_a_day(url: str, postgresql: Postgre
         await store.remove({"taskhash": reports[0].taskhash})
         await store.quarantine.begin({"taskhash": reports[1].taskhash}, {"reason": "", "where": {}})
         assert not {reports[0].taskhash, reports[1].taskhash} & days(postgresql, url).keys()
+
+
+async def test_large_questions_are_noted_and_only_once(url: str, postgresql: PostgresqlServer) -> None:
+    async with opened(url) as (store,):
+        reports = await stored(store, 200)
+        unknown = secrets.token_bytes(32)
+        digests = b"".join(to_digest(report.taskhash) for report in reports[:100])
+        await store.lookup(M, digests + unknown)
+        await store.exists(unknown + b"".join(to_digest(report.unihash) for report in reports[100:]))
+        await store._asking.note(rest=0)
+        assert days(postgresql, url) == {report.taskhash: TODAY for report in reports}
+        store._answers.forget()
+        await store.lookup(M, digests)
+        await store.lookup(M, b"".join(to_digest(report.taskhash) for report in reports))
+        assert set().union(*store._asking._aside.values()) <= {to_digest(one.taskhash) for one in reports[100:]}
+        store._day_ended()
+        await store.lookup(M, digests)
+        assert len(store._asking._aside[M]) == 200
+
+
+def test_what_was_seen_is_new_but_once() -> None:
+    seen, digests = Seen(), secrets.token_bytes(32 * 1000)
+    assert seen.new("m", digests, None) == digests
+    assert seen.new("other", digests, None) == digests
+    others = secrets.token_bytes(32 * 10)
+    again = seen.new("m", digests + others, None)
+    assert again.endswith(others)
+    assert len(again) < 32 * 100, "hardly any has lost its place to another"
+    more = secrets.token_bytes(32 * 4)
+    assert seen.new("m", more, bytes([1, 0, 0, 1])) == more[:32] + more[-32:]
+    seen.forget()
+    assert seen.new("m", digests, None) == digests
 
 
 async def test_what_is_put_aside_is_noted_when_the_store_closes(url: str, postgresql: PostgresqlServer) -> None:

@@ -2,7 +2,8 @@
 
 *Days* are in the table `asked`, those of who came without a row at once, all others a few seconds later:
 
-1. What the database answered is put aside, one call for a batch of any size; so is what was reported again.
+1. What the database answered is put aside, one call for a batch of any size, without what was put aside lately
+   (seen.py); so is what was reported again.
 2. Every few seconds it is noted with the day, each mapping once a day. Asked for again and again, it was put aside
    once. A server that dies has not noted the last few seconds.
 3. What is answered from memory is forgotten at the end of each day (stores/end_of_day.py), so that each server asks the
@@ -24,10 +25,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import compress
+from itertools import compress, repeat
 from typing import Final
 
 from shardhash.base.tasks import BackgroundTasks
@@ -38,8 +39,8 @@ from shardhash.stores.postgresql.arrays import bytea_array, int_array
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.locks import ENTER
 from shardhash.stores.postgresql.methods import Methods
-from shardhash.wire.batch import Found
-from shardhash.wire.hashes import Buffer, split_digests
+from shardhash.stores.postgresql.seen import Seen
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ EVERY: Final = 10.0
 """Seconds between two times of noting."""
 MOST: Final = 50_000
 """Mappings from which on what was put aside is noted soon."""
+SEVERAL: Final = 64
+"""Hashes of a question from which on those that were noted lately are left out first."""
 TOO_MANY: Final = 400_000
 """Mappings that may be put aside, 40 MiB. Beyond that the database is away for long, or somebody asks for far more than
 builds do: then all mappings count as asked for today."""
@@ -130,10 +133,12 @@ class Asking:
         self.replica_collects = replica_collects
         self._database = database
         self._methods = methods
+        self._seen = Seen()
         self._aside: dict[str, set[bytes]] = {}
         self._unihashes: set[bytes] = set()
         self._all = False
         self._many = asyncio.Event()
+        self._complained = False
         self._tasks = BackgroundTasks()
 
     def start(self) -> None:
@@ -149,15 +154,23 @@ class Asking:
 
     # --------------------------------------------------------------------------------------------- putting aside
 
-    def found(self, method: str, digests: Buffer, found: Found) -> None:
-        """A lookup of n * 32 bytes of taskhashes was answered by the database; 0.1 us each."""
-        keys = split_digests(digests)
-        self.put_aside(method, keys if found.known is None else compress(keys, found.known))
+    def found(self, method: str, digests: Buffer, known: bytes | None) -> None:
+        """A lookup of n * 32 bytes of taskhashes was answered by the database; `known` as in `Found`."""
+        if len(digests) >= SEVERAL * DIGEST_SIZE:
+            digests, known = self._seen.new(method, digests, known), None
+        self.put_aside(method, compress(split_digests(digests), repeat(1) if known is None else known))
 
     def exist(self, digests: Buffer, status: bytes) -> None:
-        """The same of an existence check."""
+        """The same of an existence check, a byte for each unihash."""
+        if len(digests) >= SEVERAL * DIGEST_SIZE:
+            digests = self._seen.new("", digests, status)
+            status = b"\1" * (len(digests) // DIGEST_SIZE)
         self._unihashes.update(compress(split_digests(digests), status))
         self._look(len(self._unihashes))
+
+    def day_ended(self) -> None:
+        """What is asked for from now on is noted with another day."""
+        self._seen.forget()
 
     def put_aside(self, method: str, taskhashes: Iterable[bytes]) -> None:
         """These mappings, as a column holds them, were asked for, or reported again."""
@@ -185,6 +198,7 @@ class Asking:
                 await self.note()
             except ServerFaultError as error:
                 log.debug("what is asked for is not noted now: %s", error)
+                await asyncio.sleep(EVERY)
 
     async def note(self, rest: float = REST) -> None:
         """Note all that was put aside until now. What cannot be noted stays put aside. Raises what a Store does."""
@@ -192,31 +206,31 @@ class Asking:
             await self._database.write(lambda connection: connection.execute(_NOTE_ALL, [today(), today()]))
             self._all = False
         for method in list(self._aside):
-            keys = sorted(self._aside.pop(method))
             number = await self._methods.find(method)
-            while keys and number is not None:
-                some, keys = keys[-PART:], keys[:-PART]
-                await self._note(partial(note, methods=[number] * len(some), taskhashes=some), method, some, keys, rest)
-        unihashes, self._unihashes = sorted(self._unihashes), set()
-        while unihashes:
-            some, unihashes = unihashes[-PART:], unihashes[:-PART]
-            await self._note(partial(_note_unihashes, some), None, some, unihashes, rest)
+            keys = self._aside.pop(method, set())
+            if number is not None:
+                await self._note(partial(_note_some, number), keys, method, rest)
+        unihashes, self._unihashes = self._unihashes, set()
+        await self._note(_note_unihashes, unihashes, None, rest)
 
     async def _note(
         self,
-        work: Callable[[Connection], object],
+        work: Callable[[list[bytes], Connection], Awaitable[None]],
+        keys: set[bytes],
         method: str | None,
-        some: list[bytes],
-        others: list[bytes],
         rest: float,
     ) -> None:
-        began = time.perf_counter()
+        """Note these of a method, or unihashes, a part at a time, in ascending order within each."""
+        left = sorted(keys)
         try:
-            await self._database.write(work)  # type: ignore[arg-type]  # a coroutine function, partially
-        except BaseException:
-            (self._unihashes if method is None else self._aside.setdefault(method, set())).update(some, others)
-            raise
-        await asyncio.sleep(rest * (time.perf_counter() - began))
+            while left:
+                began = time.perf_counter()
+                await self._database.write(partial(work, left[-PART:]))
+                del left[-PART:]
+                await asyncio.sleep(rest * (time.perf_counter() - began))
+        finally:
+            if left:
+                (self._unihashes if method is None else self._aside.setdefault(method, set())).update(left)
 
     # ------------------------------------------------------------------------------------------- collections
 
@@ -241,7 +255,14 @@ class Asking:
             async with asyncio.timeout(REPLICA_LIMIT):
                 await self._database.write(write)
         except (ServerFaultError, TimeoutError) as error:
-            log.warning("a collection runs, but what the replica answers is not kept: %s", describe(error))
+            level, self._complained = logging.DEBUG if self._complained else logging.WARNING, True
+            log.log(level, "a collection runs, but what the replica answers is not kept: %s", describe(error))
+        else:
+            self._complained = False
+
+
+async def _note_some(method: int, taskhashes: list[bytes], connection: Connection) -> None:
+    await note(connection, [method] * len(taskhashes), taskhashes)
 
 
 async def _note_unihashes(unihashes: list[bytes], connection: Connection) -> None:

@@ -68,7 +68,6 @@ where name = %b returning number
 """
 _BEAT = b"update shardhash.collection set beat = beat + 1, seen = clock_timestamp() where name = %b returning number"
 _END = b"delete from shardhash.collection where name = %b"
-_COUNT = b"select count(*) from shardhash.mapping"
 _LEFT_OVERS = b"""
 with part as (
     select {key} from shardhash.{table} as t
@@ -99,6 +98,7 @@ with part as materialized (
     where (method, taskhash) > (%(method)b::int, %(taskhash)b::bytea) order by method, taskhash limit {SLICE}
 )"""
 _LAST = "select {columns}, method, taskhash from part order by method desc, taskhash desc limit 1"
+_COUNT = f"{_PART} {_LAST.format(columns='(select count(*) from part)')}".encode()
 _KEEP_USED = f"""{_PART}, used as (
     select p.method, p.taskhash from part as p where greatest(
         (select day from shardhash.asked_from)::bigint,
@@ -133,16 +133,23 @@ union all
 ({_LAST.format(columns="null, (select count(*) from part), 0")})
 """.encode()
 _SHOW = b"""
-select d.place, d.method, d.taskhash, m.unihash, m.mark, (
+with page as materialized (
+    select place, method, taskhash from shardhash.doomed as d
+    where d.collection = %(number)b::bigint and d.place > %(after)b::bigint and not exists (
+        select from shardhash.kept as k
+        where k.collection = %(number)b::bigint and k.method = d.method and k.taskhash = d.taskhash
+    )
+    order by d.place limit %(limit)b::int
+)
+select p.place, p.method, p.taskhash, (
+    select m.unihash from shardhash.mapping as m where m.method = p.method and m.taskhash = p.taskhash
+), (
+    select m.mark from shardhash.mapping as m where m.method = p.method and m.taskhash = p.taskhash
+), (
     select coalesce(sum(octet_length(r.siginfo)), 0)::bigint from shardhash.outrow as r
-    where r.method = d.method and r.taskhash = d.taskhash
+    where r.method = p.method and r.taskhash = p.taskhash
 )
-from shardhash.doomed as d join shardhash.mapping as m on m.method = d.method and m.taskhash = d.taskhash
-where d.collection = %(number)b::bigint and d.place > %(after)b::bigint and not exists (
-    select from shardhash.kept as k
-    where k.collection = %(number)b::bigint and k.method = d.method and k.taskhash = d.taskhash
-)
-order by d.place limit %(limit)b::int
+from page as p order by p.place
 """
 _ROWS = b"""
 select q.place, r.taskhash, r.outhash, r.created, r.owner, r.pn, r.pv, r.pr, r.task, r.siginfo
@@ -199,8 +206,10 @@ class PostgresqlCollector:
         self._beating.start(self._beat(name, goes_on), "the beat of a collection")
         await self._changes.until_followed(number, LEAST)
         await self._clear()
-        (count,) = await self._database.read(partial(_row, _COUNT, []))
-        return int(count)
+        count = 0
+        async for rows in self._slices(name, _COUNT, {}):
+            count += rows[0][0]
+        return count
 
     async def keep(self, name: str, unihashes: Buffer) -> int:
         """See Collector."""
@@ -247,6 +256,8 @@ class PostgresqlCollector:
         names = {number: method for method, number in (await self._methods.all()).items()}
         tasks: list[dict[str, Any]] = []
         for place, (_, method, taskhash, unihash, mark, _) in enumerate(page.tasks, 1):
+            if unihash is None:  # removed otherwise
+                continue
             task = {"method": names[method], "taskhash": unpack_hash(taskhash), "unihash": unihash.hex()}
             own = [unpack_row(names[method], row) for row in rows.get(place, ())]
             tasks.append({**task, "gc_mark": unpack_text(mark), "rows": own})

@@ -106,6 +106,7 @@ class Lookups:
             await self._asking.keep(number, list(compress(split_digests(digests), known or repeat(1))))
             if not self._behind:  # what was removed before it could be kept is not found again; all else is kept
                 (unihashes, known), _ = await self._ask(self._get, digests, method=number, zero=_ZERO)
+        self._asking.found(method, digests, known)
         return Found(unihashes, known)
 
     async def _ask_exists(self, digests: Buffer) -> bytes:
@@ -114,6 +115,7 @@ class Lookups:
             await self._asking.keep_unihashes(list(compress(split_digests(digests), status)))
             if not self._behind:
                 (status,), _ = await self._ask(self._is_there, digests)
+        self._asking.exist(digests, status)
         return bytes(status)
 
     async def _ask(self, statement: bytes, digests: Buffer, **more: Any) -> tuple[tuple[Any, ...], bool]:

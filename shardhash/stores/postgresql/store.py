@@ -135,7 +135,7 @@ class PostgresqlStore:
                 await check_version(connection, url)
         self._follower.start()
         self._asking.start()
-        self._end_of_day = EndOfDay(self._answers.forget)
+        self._end_of_day = EndOfDay(self._day_ended)
 
     async def close(self) -> None:
         """End what still runs; nobody waits for it any more."""
@@ -149,6 +149,10 @@ class PostgresqlStore:
         await self._database.close()
         if self._reading is not self._database:
             await self._reading.close()
+
+    def _day_ended(self) -> None:
+        self._answers.forget()
+        self._asking.day_ended()
 
     @property
     def lapsed(self) -> bool:
@@ -164,7 +168,6 @@ class PostgresqlStore:
             asked = self._answers.asked()
             current = self._lookups.position >= self._follower.followed
             found = await self._lookups.get(method, digests)
-            self._asking.found(method, digests, found)
             if current:
                 self._answers.remember(method, digests, found, asked)
         return found
@@ -192,7 +195,6 @@ class PostgresqlStore:
         asked = self._answers.asked()
         current = self._lookups.position >= self._follower.followed
         status = await self._lookups.exists(digests)
-        self._asking.exist(digests, status)
         if current:
             self._answers.remember_existing(digests, status, asked)
         return status
