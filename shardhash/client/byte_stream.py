@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from shardhash.wire.hashes import Buffer
+
 if TYPE_CHECKING:  # ssl takes longer to import than a line to answer
     from ssl import SSLContext
 
@@ -31,7 +33,7 @@ class ByteStream(ABC):
         self._filters: list[Tls] = []  # the first is next to the socket
         self._early = b""
 
-    async def send(self, data: bytes, end: float) -> None:
+    async def send(self, data: Buffer, end: float) -> None:
         """Send bytes; they may leave with the next `receive`."""
         self._put(data, len(self._filters))
         await self._drain(end)
@@ -77,7 +79,7 @@ class ByteStream(ABC):
         for place, tls in reversed(list(enumerate(self._filters))):
             self._put(tls.say_goodbye(), place)
 
-    def _put(self, data: bytes, filters: int) -> None:
+    def _put(self, data: Buffer, filters: int) -> None:
         """Write bytes through the first filters."""
         for tls in reversed(self._filters[:filters]):
             data = tls.encrypt(data)
@@ -94,7 +96,7 @@ class ByteStream(ABC):
         """The clock of `end`, seconds."""
 
     @abstractmethod
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Buffer) -> None:
         """Write bytes to the socket, now or soon."""
 
     @abstractmethod

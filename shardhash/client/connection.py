@@ -151,9 +151,9 @@ class Connection:
             return
         await self._enter(None)
         if isinstance(question, DigestQuestion) and self._transport.binary:
-            await self._ask(self._send_frames(question), self._receive_frames(question), question)
+            await self._ask(self._send_frames(question), self._receive_frames(question), question, self._block)
         else:
-            await self._ask(self._send_messages(question), self._receive_answers(question), question)
+            await self._ask(self._send_messages(question), self._receive_answers(question), question, self._json_block)
 
     async def _ask_stream(self, question: Question) -> None:
         answers: list[bytes] = []
@@ -162,9 +162,9 @@ class Connection:
         finally:
             question.take_lines(answers)
 
-    async def _ask(self, sending: Work, receiving: Work, question: Question) -> None:
-        """Send requests and receive their answers, at once if there are several."""
-        one = question.size - question.done <= self._json_block
+    async def _ask(self, sending: Work, receiving: Work, question: Question, block: int) -> None:
+        """Send requests of `block` hashes and receive their answers, at once if there are several."""
+        one = question.size - question.done <= block
         await (in_turn if one else self._transport.exchange)(sending, receiving)
 
     async def _send_frames(self, question: DigestQuestion) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from socket import SOCK_STREAM, socket
 from typing import Any, cast
 
 from shardhash.client.byte_stream import QUEUED, READ_SIZE, ByteStream, Work
 from shardhash.client.waiting import Resolved, Waiting, ascii_host
+from shardhash.wire.hashes import Buffer
 
 
 class EventLoop(Waiting):
@@ -52,7 +54,7 @@ class LoopStream(ByteStream, asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = loop
-        self._in: list[bytes] = []
+        self._in: deque[bytes] = deque()
         self._size = 0
         self._full = False
         self._failure: Exception | None = None
@@ -99,7 +101,7 @@ class LoopStream(ByteStream, asyncio.Protocol):
     def now(self) -> float:
         return self._loop.time()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Buffer) -> None:
         if not self._transport.is_closing():  # else `_read` tells it, behind what the server had to say
             self._transport.write(data)
 
@@ -114,10 +116,9 @@ class LoopStream(ByteStream, asyncio.Protocol):
                 raise self._failure
             self._reader = self._loop.create_future()
             await self._wait(self._reader, end)
-        data = self._in[0] if len(self._in) == 1 else b"".join(self._in)
-        self._in.clear()
-        self._size = 0
-        if self._full:
+        data = self._in.popleft()
+        self._size -= len(data)
+        if self._full and not self._in:
             self._full = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from shardhash.client.byte_stream import QUEUED, READ_SIZE, ByteStream, Work, in_turn
 from shardhash.client.waiting import Resolved, Waiting, ascii_host
+from shardhash.wire.hashes import Buffer
 
 MOST_UNREAD = 256 * 1024 * 1024
 """Bytes of answers that are taken in while there is still something to be written."""
@@ -167,7 +168,7 @@ class SocketStream(ByteStream):
     def now(self) -> float:
         return time.monotonic()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Buffer) -> None:
         self._out += data
 
     async def _drain(self, end: float, left: int = QUEUED) -> None:

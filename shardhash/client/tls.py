@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from shardhash.client.byte_stream import READ_SIZE
+from shardhash.wire.hashes import Buffer
 
 
 class Tls:
@@ -26,7 +27,7 @@ class Tls:
             return False
         return True
 
-    def encrypt(self, data: bytes) -> bytes:
+    def encrypt(self, data: Buffer) -> bytes:
         """What to send for some bytes."""
         with memoryview(data) as view:
             sent = 0

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from shardhash.client.byte_stream import ByteStream, Work
+from shardhash.wire.hashes import Buffer
 
 MESSAGE_LIMIT = 64 * 1024 * 1024
 """Most bytes of a message that a server may send."""
@@ -49,7 +50,7 @@ class Transport(ABC):
         self._received += len(data)
         return data
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: Buffer) -> None:
         await self._stream.send(data, self._stream.now() + self.patience(len(data)))
 
     @abstractmethod

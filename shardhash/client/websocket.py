@@ -15,6 +15,7 @@ from shardhash.client.transport import GOODBYE_WITHIN, MESSAGE_LIMIT, Transport
 from shardhash.errors import ProtocolError
 from shardhash.wire import websocket
 from shardhash.wire.address import Address
+from shardhash.wire.hashes import Buffer
 from shardhash.wire.websocket import BINARY, CLOSE, MASK_SIZE, PING, PONG, TEXT
 
 HEAD_LIMIT = 64 * 1024
@@ -99,7 +100,7 @@ class WebSocketTransport(Transport):
         await super().close()
 
 
-def _masked(opcode: int, messages: Sequence[bytes]) -> bytes:
+def _masked(opcode: int, messages: Sequence[bytes]) -> Buffer:
     return websocket.encode_frames(opcode, messages, os.urandom(MASK_SIZE * len(messages)))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from shardhash.errors import ProtocolError
 from shardhash.wire import websocket
 from shardhash.wire.address import parse_address
+from shardhash.wire.hashes import Buffer
 from shardhash.wire.websocket import BINARY, CLOSE, LONG, PING, TEXT, FrameReader, encode_frames, mask
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455, section 1.3
@@ -37,7 +41,11 @@ def test_long_data_is_masked_alike_in_every_way(more: int, key: bytes, some: byt
     due = mask(data[: LONG - 4], key) + mask(data[LONG - 4 :], key)
     assert mask(data, key) == due
     assert websocket._mask_by_lanes(data, key) == due
-    assert websocket._mask_by_numpy(data, key) == due
+    frame = encode_frames(BINARY, [data], key)  # by numpy, which these tests have
+    assert np.__name__ in sys.modules
+    assert bytes(frame) == b"\x82\xfe" + len(data).to_bytes(2, "big") + key + due
+    rows = encode_frames(BINARY, [data, b"x", data], key * 3)
+    assert bytes(rows) == bytes(frame) + encode_frames(BINARY, [b"x"], key) + bytes(frame)
 
 
 def test_examples_of_the_standard() -> None:
@@ -50,9 +58,9 @@ def test_examples_of_the_standard() -> None:
     assert websocket.accept_of(KEY) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def unmask(frames: bytes) -> bytes:
+def unmask(frames: Buffer) -> bytes:
     """What a server would send that says the same."""
-    out = bytearray()
+    frames, out = bytes(frames), bytearray()
     while frames:
         size, start = frames[1] & 0x7F, 2
         assert frames[1] & 0x80
@@ -65,8 +73,9 @@ def unmask(frames: bytes) -> bytes:
     return bytes(out)
 
 
-@given(st.lists(st.binary(max_size=400)), st.integers(1, 100))
-def test_messages_survive_any_cut(messages: list[bytes], step: int) -> None:
+@given(st.lists(st.binary(max_size=400)), st.integers(1, 100), st.integers(0, 3))
+def test_messages_survive_any_cut(messages: list[bytes], step: int, long: int) -> None:
+    messages += [bytes(range(256)) * 40, b"behind it"] * long
     data = unmask(encode_frames(BINARY, messages, bytes(range(4)) * len(messages)))
     found, read = FrameReader(LIMIT), []
     for at in range(0, len(data), step):
