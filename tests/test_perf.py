@@ -22,6 +22,8 @@ from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 WORKLOAD = Workload(lookups=300, known=80)
 KINDS = [name for name in CLIENTS if name != "redis"]
 

@@ -21,6 +21,8 @@ import pytest
 from tests.certificates import Authority
 from tests.servers import IN_MEMORY, ServerProcess, free_port, wait_for_line
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 CLIENT = "127.0.0.5"
 """Where the client comes from; the proxy comes from 127.0.0.1."""

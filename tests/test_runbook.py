@@ -15,6 +15,8 @@ import pytest
 
 from shardhash.client import create_async_client
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 METHOD = "m"
 

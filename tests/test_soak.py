@@ -15,6 +15,8 @@ from perf.soak_model import World, WrongAnswerError
 from shardhash.client import create_async_client
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 
 async def test_a_minute_of_everything_at_one_time(tmp_path: Path) -> None:
     verdict = await soak(60.0, 2, 1, tmp_path)

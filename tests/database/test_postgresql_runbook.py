@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from shardhash.client import create_client
 from tests.servers import ROOT, ServerProcess
 from tests.stores.postgresql_server import PostgresqlServer, find_postgresql
+
+pytestmark = pytest.mark.once
 
 METHOD = "m"
 

@@ -21,6 +21,8 @@ from shardhash.wire.limits import Limits
 from tests.fuzz.inputs import Inputs
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 COUNT = int(os.environ.get("FUZZ_INPUTS", "20000"))
 """Conversations with the state machine; a twentieth of them with real servers and clients."""

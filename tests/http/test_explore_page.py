@@ -14,6 +14,8 @@ from tests.http.conftest import server_with_http
 from tests.http.test_page import HOSTILE, METHOD, aside, digits, picture
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:

@@ -18,6 +18,8 @@ from tests.http.browser import browsing, watching
 from tests.http.conftest import get, http_of, server_with_http
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 HOSTILE = "<img src=x onerror=alert(1)>'\";</script>"
 SCREENSHOTS = os.environ.get("SHARDHASH_SCREENSHOTS")

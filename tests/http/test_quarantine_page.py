@@ -16,6 +16,8 @@ from tests.http.conftest import http_of
 from tests.http.test_page import METHOD, SECRET, aside, digits, picture
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def server() -> Iterator[ServerProcess]:

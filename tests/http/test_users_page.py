@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shardhash.client import create_client
 from tests.http.browser import browsing, watching
 from tests.http.conftest import http_of
 from tests.http.test_page import SECRET, aside
 from tests.http.test_quarantine_page import log_in
 from tests.servers import IN_MEMORY, ServerProcess
+
+pytestmark = pytest.mark.once
 
 
 def may_log_in(address: str, token: str) -> list[str]:

@@ -19,6 +19,8 @@ import pytest
 from shardhash.client import create_client
 from tests.servers import free_port
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "ops" / "systemd"
 SYSTEMD = Path("/lib/systemd/systemd")
