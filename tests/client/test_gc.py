@@ -230,6 +230,11 @@ def test_users_lose_nothing_while_much_is_collected(server: Place) -> None:
     asyncio.run(at_random(server, METHOD))
 
 
+@pytest.mark.soak
+def test_users_lose_nothing_in_many_collections(server: Place) -> None:
+    asyncio.run(at_random(server, METHOD, rounds=40))
+
+
 DIES = """
 import os, signal, sys
 from shardhash.client.blocking import Client

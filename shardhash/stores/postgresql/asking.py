@@ -14,7 +14,8 @@
 *A collection* (collector.py) keeps what is asked for from its begin on. As long as there is one, each statement that
 looks something up says so, and what it found is written into the table `kept` and looked up once more before it is
 answered (`keep`). That goes through the gate (locks.py), which each step of a removal closes: either the removal finds
-it kept, or it is gone before it is answered. Reports keep their mappings in their own transaction.
+it kept, or it is gone before it is answered. Reports keep their mappings in their own transaction. If it cannot be
+written, the collection ends.
 
 A server with a replica cannot ask it whether there is a collection, since that is in tables that no standby has. It
 knows of one by what it follows of the primary, and keeps what it found there, as far as the primary answers.
@@ -33,10 +34,10 @@ from typing import Final
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import DAY
-from shardhash.errors import ServerFaultError
+from shardhash.errors import ServerFaultError, StorageError
 from shardhash.stores.postgresql.addresses import Connection, describe
 from shardhash.stores.postgresql.arrays import bytea_array, int_array
-from shardhash.stores.postgresql.connections import Database
+from shardhash.stores.postgresql.connections import Database, Work
 from shardhash.stores.postgresql.locks import ENTER
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.stores.postgresql.seen import Seen
@@ -62,6 +63,7 @@ LAST_LIMIT: Final = 3.0
 REPLICA_LIMIT: Final = 2.0
 """Seconds for which a server with a replica waits for the primary to keep what it answers."""
 
+END_COLLECTION: Final = b"delete from shardhash.collection"
 COLLECTING: Final = b"exists (select from shardhash.collection)"
 """Whether a collection runs; no standby can be asked that."""
 KEEP: Final = b"""
@@ -199,6 +201,9 @@ class Asking:
             except ServerFaultError as error:
                 log.debug("what is asked for is not noted now: %s", error)
                 await asyncio.sleep(EVERY)
+            except Exception:  # go on: what nobody notes may be removed
+                log.exception("internal error while what is asked for was noted; this is a bug")
+                await asyncio.sleep(EVERY)
 
     async def note(self, rest: float = REST) -> None:
         """Note all that was put aside until now. What cannot be noted stays put aside. Raises what a Store does."""
@@ -249,16 +254,24 @@ class Asking:
             await connection.execute(statement, given)
 
         if self.replica_collects is None:
-            await self._database.write(write)
+            await self._write_or_end(write)
             return
         try:
             async with asyncio.timeout(REPLICA_LIMIT):
-                await self._database.write(write)
+                await self._write_or_end(write)
         except (ServerFaultError, TimeoutError) as error:
             level, self._complained = logging.DEBUG if self._complained else logging.WARNING, True
             log.log(level, "a collection runs, but what the replica answers is not kept: %s", describe(error))
         else:
             self._complained = False
+
+    async def _write_or_end(self, write: Work[None]) -> None:
+        """Write; a database that takes no more, as its disk is full, ends the collection, so that lookups go on."""
+        try:
+            await self._database.write(write)
+        except StorageError as error:
+            log.error("the collection ends, since what is asked for cannot be kept: %s", error)
+            await self._database.write(lambda connection: connection.execute(END_COLLECTION))
 
 
 async def _note_some(method: int, taskhashes: list[bytes], connection: Connection) -> None:

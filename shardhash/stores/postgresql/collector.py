@@ -30,6 +30,7 @@ from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.stores.interface import Doomed, DoomedTasks, GoesOn, Taken
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.arrays import bytea_array, int_array
+from shardhash.stores.postgresql.asking import END_COLLECTION
 from shardhash.stores.postgresql.changes import COLLECTION, WAKE, Begin, Changes, tell
 from shardhash.stores.postgresql.codec import pack_hash, pack_text, unpack_hash, unpack_row, unpack_text
 from shardhash.stores.postgresql.connections import Database
@@ -53,14 +54,16 @@ CLEARED: Final = 50_000
 """Entries of collections that are over which are forgotten in one transaction."""
 FULL_PAGE: Final = 1 << 20
 """Bytes of siginfo after which a page ends."""
-OVER: Final = "the collection is over: another server began one, or the database started again. Nothing more is removed"
+OVER: Final = (
+    "the collection is over: another server began one, or the database started again or could not keep what is asked"
+    " for. Nothing more is removed"
+)
 
 
 _OTHER = b"""
 select extract(epoch from clock_timestamp() - stepped)::float8, extract(epoch from clock_timestamp() - seen)::float8
 from shardhash.collection
 """
-_FORGET = b"delete from shardhash.collection"
 _BEGIN = b"insert into shardhash.collection (name) values (%b)"
 _STEP = b"""
 update shardhash.collection set beat = beat + 1, seen = clock_timestamp(), stepped = clock_timestamp()
@@ -196,7 +199,7 @@ class PostgresqlCollector:
         async def write(connection: Connection) -> int:
             await connection.execute(CLOSE)
             await _refuse_if_another_runs(connection)
-            await connection.execute(_FORGET)
+            await connection.execute(END_COLLECTION)
             await connection.execute(_BEGIN, [pack_text(name)])
             return await tell(connection, COLLECTION, pack_text(name))
 
@@ -345,7 +348,7 @@ async def _refuse_if_another_runs(connection: Connection) -> None:
     if row is not None and row[0] < QUIET and row[1] < LEASE:
         raise InvokeError(
             f"a collection is under way at another server of this database, its last step {row[0]:.0f} s ago; there is"
-            " one at a time"
+            f" one at a time. If that server or its client has ended, ask again in {LEASE:g} s"
         )
 
 
