@@ -30,7 +30,7 @@ class LongText:
         return self._size
 
     def __str__(self) -> str:
-        return b"".join(self.parts).decode()
+        return b"".join(self.parts).decode("utf-8", "replace")
 
     def __eq__(self, other: object) -> bool:
         return str(self) == str(other) if isinstance(other, LongText | str) else NotImplemented
@@ -106,7 +106,7 @@ class JsonPieces:
             yield b'"'
             for part in text.parts:
                 self.left -= len(part)
-                yield orjson.dumps(part.decode())[1:-1]
+                yield orjson.dumps(part.decode("utf-8", "replace"))[1:-1]
             yield b'"' + behind
 
     def _put(self, text: LongText) -> str:

@@ -14,8 +14,10 @@ from shardhash.link import operations as op
 from shardhash.shard.state import selection
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker import removals
+from shardhash.shard.worker import service as service_module
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
+from shardhash.wire import batch
 
 LINK = object()
 TASK, OTHER, OUT, UNI = "1" * 64, "2" * 64, "3" * 64, "4" * 64
@@ -316,3 +318,27 @@ async def test_items_without_a_row_are_not_skipped_while_a_report_waits() -> Non
         service.reports.skip(op.Skip("m", OUT, (1, TASK), bare=True))
         assert service.reports.page(op.Page("m", OUT, None, mapped=True)) == [(2, OTHER)]
         release(service, 2)
+
+
+@pytest.mark.parametrize("kind", [batch.GET, batch.EXISTS])
+async def test_many_lookups_that_came_together_are_answered_in_parts(
+    kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "PART", 3)
+    async with running() as service:
+        for number, taskhash in enumerate((TASK, OTHER), 1):
+            await do_round(service, step("report", taskhash, number, unihash=taskhash))
+        digests = bytes.fromhex("".join((TASK, "5" * 64, OTHER, "6" * 64) * 5))
+        frame = batch.encode_request(batch.Batch(kind, "m" if kind == batch.GET else "", digests))
+        ticks = 0
+
+        async def count() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        assert await service.lookup_in_parts(frame, b"head") == service.lookup(frame, b"head")
+        counting.cancel()
+        assert ticks >= 20 // 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardhash.shard.state import selection
-from shardhash.shard.state.selection import SLICE, select_rows, select_unused
+from shardhash.shard.state.selection import SLICE, TEXTS, select_rows, select_unused
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot_chunks
 from shardhash.shard.storage.snapshot_chunks import ROWS
@@ -84,3 +84,21 @@ def test_a_snapshot_has_many_rows_of_one_taskhash_in_several_chunks(mapped: bool
     assert loaded.counts() == table.counts()
     assert [loaded.rows("m", taskhash) for taskhash in (TASK, OTHER)] == [table.rows("m", t) for t in (TASK, OTHER)]
     assert loaded.unihash("m", TASK) == (UNI if mapped else None)
+
+
+def test_texts_are_read_a_few_at_a_time() -> None:
+    table = filled(mapped=False)
+    read = 0
+
+    def siginfo_is(_reference: int, text: str) -> bool:
+        nonlocal read
+        read += 1
+        return text == "text"
+
+    found, slices = 0, select_rows(table, {"outhash_siginfo": "text", "PN": "zlib"}, siginfo_is)
+    before = 0
+    for _, pairs in slices:
+        assert read - before <= TEXTS
+        before = read
+        found += len(pairs)
+    assert found == read == MANY + 3

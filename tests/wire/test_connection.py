@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire import batch
-from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS
+from shardhash.wire.commands import COMMANDS, MOST_SMALL, READ_ONLY_COMMANDS
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import encode_json
 from shardhash.wire.limits import Limits
+from shardhash.wire.long_text import LongText
 from shardhash.wire.messages import Get, GetBatch, Ping, ReportBatch
 from shardhash.wire.rows import Report
 
@@ -425,3 +426,31 @@ def test_values_in_pieces_are_counted_as_they_come() -> None:
     (event,) = machine.receive_data(b"1," * 200 + b"\n")
     assert isinstance(event, Ended)
     assert event.limit == "values"
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_long_request_is_read_a_part_at_a_time(lines: bool) -> None:
+    row = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": "ab" * 32, "outhash_siginfo": LONG * 10 + "\n"}
+    message = json.dumps({"report": row}).encode()
+    machine = ServerConnection(lines=lines)
+    steps = 1
+    if lines:
+        machine.receive_data(b"OEHASHEQUIV 1.1\n\n")
+        data = encode_json(message)
+        events = [event for at in range(0, len(data), 65_536) for event in machine.receive_data(data[at : at + 65_536])]
+    else:
+        machine.receive_messages([*HELLO])
+        events = machine.receive_text(message)
+        while machine.more:
+            assert events == []
+            assert 0 < machine.held <= 2 * len(message)
+            events = machine.receive_data(b"")
+            steps += 1
+        assert steps == -(-len(message) // MOST_SMALL)
+    (event,) = events
+    assert isinstance(event, Asked)
+    assert event.size == len(message)
+    assert isinstance(event.request, Report)
+    assert isinstance(event.request.outhash_siginfo, LongText)
+    assert str(event.request.outhash_siginfo) == row["outhash_siginfo"]
+    assert machine.held == 0

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.turns import Slice, Turns
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.session import Session
+from shardhash.wire.commands import MOST_SMALL
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, Event, Send
 from shardhash.wire.frames import text_fragment, text_frames
@@ -69,11 +70,12 @@ class WebSocketHandler:
                 self._connections.queue(connection, 0)
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     break
-                events = await self._parse(message)
+                text = message.type is WSMsgType.TEXT
+                events = (self._machine.receive_text if text else self._machine.receive_message)(message.data)
+                if len(message.data) > MOST_SMALL:
+                    events += await self._receive_rest()
                 if connection.fresh:
-                    connection.greeted = self._machine.greeted
-                    if events and not all(type(event) is Send for event in events):
-                        self._connections.asked(connection)
+                    self._tell_progress(events)
                 if message.type is WSMsgType.BINARY and (frame := self._session.at_once.answer(events)) is not None:
                     await self._socket.send_bytes(frame)
                     if self._slice.used:
@@ -100,15 +102,18 @@ class WebSocketHandler:
         if not (self._transport.is_closing() or self._socket.closed):
             self._transport.write(text_frames([text]))
 
-    async def _parse(self, message: WSMessage) -> list[Event]:
-        """The events of a message; of a long one it looks at a part at a time."""
-        if message.type is WSMsgType.BINARY:
-            return self._machine.receive_message(message.data)
-        events = self._machine.receive_text(message.data)
+    async def _receive_rest(self) -> list[Event]:
+        """The events of what is left of a long message, a part of which is looked at at a time."""
+        events: list[Event] = []
         while self._machine.more:
             await self._turns.next()
-            events = self._machine.receive_data(b"")
+            events += self._machine.receive_data(b"")
         return events
+
+    def _tell_progress(self, events: list[Event]) -> None:
+        self._connection.greeted = self._machine.greeted
+        if events and not all(type(event) is Send for event in events):
+            self._connections.asked(self._connection)
 
     # ------------------------------------------------------------------------------------------------ Output
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from shardhash.base.timestamps import to_iso
 from shardhash.wire.hashes import DIGEST_SIZE, Key, to_key, to_text
-from shardhash.wire.long_text import LongText, Text
+from shardhash.wire.long_text import PART, LongText, Text, cut_parts
 from shardhash.wire.rows import COLUMNS, JOINED_COLUMNS, Columns
 
 _SHORT, _TAGGED = b"\0", b"\1\0"
@@ -26,6 +26,13 @@ def pack_text(text: str) -> bytes:
 def unpack_text(value: bytes) -> str:
     """The inverse of `pack_text`."""
     return value.decode("utf-8", "surrogatepass")
+
+
+def unpack_siginfo(value: bytes | None) -> Text | None:
+    """A text that may be long."""
+    if value is None or len(value) <= PART:
+        return None if value is None else unpack_text(value)
+    return LongText(cut_parts(bytes(value), more=False)[0])
 
 
 def pack_optional(text: Text | None) -> bytes | None:
@@ -71,7 +78,7 @@ def unpack_row(method: str, values: Sequence[Any]) -> Columns:
     `values`: taskhash, outhash, created, the five details, siginfo; then unihash and mark if it is joined.
     """
     taskhash, outhash, created, *rest = values
-    texts = [None if value is None else unpack_text(value) for value in rest[:6]]
+    texts = [*(None if value is None else unpack_text(value) for value in rest[:5]), unpack_siginfo(rest[5])]
     columns = [method, unpack_hash(taskhash), unpack_hash(outhash), to_iso(created), *texts]
     if len(rest) == 6:
         return dict(zip(COLUMNS, columns, strict=True))

@@ -21,7 +21,15 @@ from shardhash.base.timestamps import DAY, FIRST_MONDAY, WEEK, to_iso
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import DivergingTasks, FoundRows, Guesses
 from shardhash.stores.postgresql.addresses import Connection
-from shardhash.stores.postgresql.codec import beginnings, pack_hash, pack_text, unpack_hash, unpack_row, unpack_text
+from shardhash.stores.postgresql.codec import (
+    beginnings,
+    pack_hash,
+    pack_text,
+    unpack_hash,
+    unpack_row,
+    unpack_siginfo,
+    unpack_text,
+)
 from shardhash.stores.postgresql.connections import Database
 from shardhash.stores.postgresql.methods import Methods
 from shardhash.wire.hashes import DIGEST_SIZE
@@ -248,7 +256,7 @@ def _describe(method: str, row: Sequence[Any]) -> dict[str, Any]:
     """A hit as clients see it; with its siginfo if the row has one more column."""
     _, taskhash, outhash, created, *details, has_siginfo, unihash, mark, day = row[:13]
     texts = [None if value is None else unpack_text(value) for value in details]
-    siginfo = {} if len(row) == 13 else {SIGINFO: None if row[13] is None else unpack_text(row[13])}
+    siginfo = {} if len(row) == 13 else {SIGINFO: unpack_siginfo(row[13])}
     return siginfo | {
         "method": method,
         "taskhash": unpack_hash(taskhash),
