@@ -48,7 +48,7 @@ class Place:
             if kind == DATABASE:
                 url = fixture("postgresql").create_database()
                 asyncio.run(migrate(url))
-                environment = {"SHARDHASH_STORE": url, "SHARDHASH_ANSWER_LEASE": "2s"}
+                environment = {"SHARDHASH_STORE": url, "SHARDHASH_ANSWER_LEASE": "1s"}
                 both = [ServerProcess("--log", "WARNING", environment=environment) for _ in range(2)]
                 yield stack.enter_context(cls([stack.enter_context(server) for server in both]))
                 return

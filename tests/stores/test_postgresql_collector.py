@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from shardhash.base.timestamps import DAY, to_iso
 from shardhash.errors import InvokeError
 from shardhash.stores.postgresql import asking, collector, following
 from shardhash.stores.postgresql.schema import migrate
@@ -103,10 +104,9 @@ async def test_each_way_to_ask_is_noted_once_a_day(url: str, postgresql: Postgre
         store._end_of_day._day -= 1
         store._end_of_day.look()
         assert await ask(store, reports[0].taskhash) is not None
-        await store._asking.note(rest=0)
-        assert days(postgresql, url)[reports[0].taskhash] == TODAY
         (found,) = (await store.explorer.find({"taskhash": reports[0].taskhash}, 1)).rows
-        assert found["asked"] is not None
+        assert found["asked"] == to_iso(TODAY * DAY)[:10]
+        assert days(postgresql, url)[reports[0].taskhash] == TODAY
         await store.remove({"taskhash": reports[0].taskhash})
         await store.quarantine.begin({"taskhash": reports[1].taskhash}, {"reason": "", "where": {}})
         assert not {reports[0].taskhash, reports[1].taskhash} & days(postgresql, url).keys()
@@ -276,6 +276,13 @@ async def test_one_whose_client_is_gone_is_taken_over(url: str, monkeypatch: pyt
             with pytest.raises(InvokeError, match="is over"):
                 await step()
         assert await take_all(other, "second") == 2
+
+
+async def test_one_of_a_server_that_stops_is_over_at_once(url: str) -> None:
+    async with opened(url) as (other,):
+        async with opened(url) as (store,):
+            await store.collector.begin("first", there)
+        await other.collector.begin("second", there)
 
 
 async def test_one_of_a_dead_server_is_ended_by_the_others(

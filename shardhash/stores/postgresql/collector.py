@@ -21,13 +21,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.base.timestamps import DAY
 from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.stores.interface import Doomed, DoomedTasks, GoesOn, Taken
+from shardhash.stores.postgresql import collector_sql as sql
 from shardhash.stores.postgresql.addresses import Connection
 from shardhash.stores.postgresql.arrays import bytea_array, int_array
 from shardhash.stores.postgresql.asking import END_COLLECTION
@@ -48,8 +49,8 @@ LEASE: Final = 3.0
 BEAT: Final = 0.5
 LEAST: Final = 2.0
 """Seconds that the begin waits at least for servers that have no lease (`--answer-lease 0`) to hear of it."""
-SLICE: Final = 5000
-"""Mappings of one transaction."""
+LAST_LIMIT: Final = 2.0
+"""Seconds for the end of a collection when the server stops."""
 CLEARED: Final = 50_000
 """Entries of collections that are over which are forgotten in one transaction."""
 FULL_PAGE: Final = 1 << 20
@@ -58,124 +59,6 @@ OVER: Final = (
     "the collection is over: another server began one, or the database started again or could not keep what is asked"
     " for. Nothing more is removed"
 )
-
-
-_OTHER = b"""
-select extract(epoch from clock_timestamp() - stepped)::float8, extract(epoch from clock_timestamp() - seen)::float8
-from shardhash.collection
-"""
-_BEGIN = b"insert into shardhash.collection (name) values (%b)"
-_STEP = b"""
-update shardhash.collection set beat = beat + 1, seen = clock_timestamp(), stepped = clock_timestamp()
-where name = %b returning number
-"""
-_BEAT = b"update shardhash.collection set beat = beat + 1, seen = clock_timestamp() where name = %b returning number"
-_END = b"delete from shardhash.collection where name = %b"
-_LEFT_OVERS = b"""
-with part as (
-    select {key} from shardhash.{table} as t
-    where not exists (select from shardhash.collection as c where c.number = t.collection) limit %b::int
-), gone as (delete from shardhash.{table} as t using part as p where {match} returning 1)
-select count(*) from gone
-"""
-_CLEAR = [
-    _LEFT_OVERS.replace(b"{table}", table)
-    .replace(b"{key}", b", ".join(key))
-    .replace(b"{match}", b" and ".join(b"t.%b = p.%b" % (name, name) for name in key))
-    for table, key in ((b"kept", [b"collection", b"method", b"taskhash"]), (b"doomed", [b"collection", b"place"]))
-]
-_CLEAR_DOOMED = b"delete from shardhash.doomed where collection = %b::bigint"
-
-_KEEP_UNIHASHES = b"""
-with kept as (
-    insert into shardhash.kept (collection, method, taskhash)
-    select %b::bigint, m.method, m.taskhash
-    from unnest(%b::bytea[]) as q (unihash) join shardhash.mapping as m on m.unihash = q.unihash
-    order by 2, 3 on conflict do nothing returning 1
-)
-select count(*) from kept
-"""
-_PART = f"""
-with part as materialized (
-    select method, taskhash from shardhash.mapping
-    where (method, taskhash) > (%(method)b::int, %(taskhash)b::bytea) order by method, taskhash limit {SLICE}
-)"""
-_LAST = "select {columns}, method, taskhash from part order by method desc, taskhash desc limit 1"
-_COUNT = f"{_PART} {_LAST.format(columns='(select count(*) from part)')}".encode()
-_KEEP_USED = f"""{_PART}, used as (
-    select p.method, p.taskhash from part as p where greatest(
-        (select day from shardhash.asked_from)::bigint,
-        (select a.day from shardhash.asked as a where a.method = p.method and a.taskhash = p.taskhash)::bigint,
-        (
-            select max(r.created) from shardhash.outrow as r where r.method = p.method and r.taskhash = p.taskhash
-        ) / {DAY}
-    ) >= %(day)b::bigint
-), kept as (
-    insert into shardhash.kept (collection, method, taskhash) select %(number)b::bigint, method, taskhash from used
-    order by 2, 3 on conflict do nothing returning 1
-)
-{_LAST.format(columns="(select count(*) from kept)")}
-""".encode()
-_CHOOSE = f"""{_PART}, chosen as (
-    insert into shardhash.doomed (collection, method, taskhash)
-    select %(number)b::bigint, method, taskhash from part as p where not exists (
-        select from shardhash.kept as k
-        where k.collection = %(number)b::bigint and k.method = p.method and k.taskhash = p.taskhash
-    )
-    order by 2, 3 returning method, taskhash
-), counted as (
-    select x.recipe, count(*) as mappings, sum(x.rows)::bigint as rows
-    from chosen as d cross join lateral (
-        select count(*) as rows, (array_agg(r.pn order by r.created, r.outhash))[1] as recipe
-        from shardhash.outrow as r where r.method = d.method and r.taskhash = d.taskhash
-    ) as x
-    group by x.recipe
-)
-select recipe, mappings, rows, null::int, null::bytea from counted
-union all
-({_LAST.format(columns="null, (select count(*) from part), 0")})
-""".encode()
-_SHOW = b"""
-with page as materialized (
-    select place, method, taskhash from shardhash.doomed as d
-    where d.collection = %(number)b::bigint and d.place > %(after)b::bigint and not exists (
-        select from shardhash.kept as k
-        where k.collection = %(number)b::bigint and k.method = d.method and k.taskhash = d.taskhash
-    )
-    order by d.place limit %(limit)b::int
-)
-select p.place, p.method, p.taskhash, (
-    select m.unihash from shardhash.mapping as m where m.method = p.method and m.taskhash = p.taskhash
-), (
-    select m.mark from shardhash.mapping as m where m.method = p.method and m.taskhash = p.taskhash
-), (
-    select coalesce(sum(octet_length(r.siginfo)), 0)::bigint from shardhash.outrow as r
-    where r.method = p.method and r.taskhash = p.taskhash
-)
-from page as p order by p.place
-"""
-_ROWS = b"""
-select q.place, r.taskhash, r.outhash, r.created, r.owner, r.pn, r.pv, r.pr, r.task, r.siginfo
-from unnest(%b::int[], %b::bytea[]) with ordinality as q (method, taskhash, place)
-join shardhash.outrow as r on r.method = q.method and r.taskhash = q.taskhash
-order by q.place, r.created, r.outhash
-"""
-_TAKE = b"""
-with gone as (
-    delete from shardhash.mapping as m
-    using unnest(%(methods)b::int[], %(taskhashes)b::bytea[], %(unihashes)b::bytea[]) as q (method, taskhash, unihash)
-    where m.method = q.method and m.taskhash = q.taskhash and m.unihash = q.unihash and not exists (
-        select from shardhash.kept as k
-        where k.collection = %(number)b::bigint and k.method = q.method and k.taskhash = q.taskhash
-    )
-    returning m.method, m.taskhash
-), rows as (
-    delete from shardhash.outrow as r using gone as g where r.method = g.method and r.taskhash = g.taskhash returning 1
-), days as (
-    delete from shardhash.asked as a using gone as g where a.method = g.method and a.taskhash = g.taskhash
-)
-select (select count(*) from gone), (select count(*) from rows)
-"""
 
 
 class PostgresqlCollector:
@@ -188,10 +71,16 @@ class PostgresqlCollector:
         self._methods = methods
         self._changes = changes
         self._beating = BackgroundTasks()
+        self._name: str | None = None
+        """The collection that this server makes, or made last."""
 
     async def close(self) -> None:
-        """Beat no more."""
+        """End what is under way, if that does not take long; else the others do."""
         await self._beating.close()
+        if self._name is not None:
+            with suppress(ServerFaultError, TimeoutError):
+                async with asyncio.timeout(LAST_LIMIT):
+                    await self._database.write(partial(_end, self._name))
 
     async def begin(self, name: str, goes_on: GoesOn) -> int:
         """See Collector."""
@@ -200,17 +89,18 @@ class PostgresqlCollector:
             await connection.execute(CLOSE)
             await _refuse_if_another_runs(connection)
             await connection.execute(END_COLLECTION)
-            await connection.execute(_BEGIN, [pack_text(name)])
+            await connection.execute(sql.BEGIN, [pack_text(name)])
             return await tell(connection, COLLECTION, pack_text(name))
 
         number = await self._database.write(write)
+        self._name = name
         await self._beating.close()
         self._beating = BackgroundTasks()
         self._beating.start(self._beat(name, goes_on), "the beat of a collection")
         await self._changes.until_followed(number, LEAST)
         await self._clear()
         count = 0
-        async for rows in self._slices(name, _COUNT, {}):
+        async for rows in self._slices(name, sql.COUNT, {}):
             count += rows[0][0]
         return count
 
@@ -220,7 +110,7 @@ class PostgresqlCollector:
 
         async def write(connection: Connection) -> int:
             number = await _step(name, connection)
-            (count,) = await _row(_KEEP_UNIHASHES, [number, wanted], connection)
+            (count,) = await _row(sql.KEEP_UNIHASHES, [number, wanted], connection)
             return int(count)
 
         return await self._database.write(write)
@@ -228,7 +118,7 @@ class PostgresqlCollector:
     async def keep_used(self, name: str, day: int) -> int:
         """See Collector."""
         count = 0
-        async for rows in self._slices(name, _KEEP_USED, {"day": day}):
+        async for rows in self._slices(name, sql.KEEP_USED, {"day": day}):
             count += rows[0][0]
         return count
 
@@ -236,13 +126,13 @@ class PostgresqlCollector:
         """See Collector."""
 
         async def forget(connection: Connection) -> None:
-            await connection.execute(_CLEAR_DOOMED, [await _step(name, connection)])
+            await connection.execute(sql.CLEAR_DOOMED, [await _step(name, connection)])
 
         await self._database.write(forget)
         mappings: Counter[str | None] = Counter()
         of_rows: Counter[str | None] = Counter()
         looked_at = 0
-        async for rows in self._slices(name, _CHOOSE, {}):
+        async for rows in self._slices(name, sql.CHOOSE, {}):
             for recipe, count, its_rows, method, _ in rows:
                 if method is not None:
                     looked_at += count
@@ -286,13 +176,10 @@ class PostgresqlCollector:
 
     async def end(self, name: str) -> None:
         """See Collector."""
-
-        async def write(connection: Connection) -> None:
-            await connection.execute(_END, [pack_text(name)])
-            await connection.execute(WAKE)
-
-        await self._database.write(write)
-        await self._beating.close()
+        await self._database.write(partial(_end, name))
+        if self._name == name:
+            self._name = None
+            await self._beating.close()
         await self._clear()
 
     async def _beat(self, name: str, goes_on: GoesOn) -> None:
@@ -301,13 +188,13 @@ class PostgresqlCollector:
             await asyncio.sleep(BEAT)
             try:
                 if await goes_on():
-                    await self._database.write(partial(_row_or_none, _BEAT, [pack_text(name)]))
+                    await self._database.write(partial(_row_or_none, sql.BEAT, [pack_text(name)]))
             except ServerFaultError as error:
                 log.debug("a collection does not say now that it goes on: %s", error)
 
     async def _clear(self) -> None:
         """Forget what collections that are over kept and chose."""
-        for statement in _CLEAR:
+        for statement in sql.CLEAR:
             while (await self._database.write(partial(_row, statement, [CLEARED]))) != (0,):
                 pass
 
@@ -344,7 +231,7 @@ class _Page:
 
 
 async def _refuse_if_another_runs(connection: Connection) -> None:
-    row = await _row_or_none(_OTHER, [], connection)
+    row = await _row_or_none(sql.OTHER, [], connection)
     if row is not None and row[0] < QUIET and row[1] < LEASE:
         raise InvokeError(
             f"a collection is under way at another server of this database, its last step {row[0]:.0f} s ago; there is"
@@ -352,9 +239,14 @@ async def _refuse_if_another_runs(connection: Connection) -> None:
         )
 
 
+async def _end(name: str, connection: Connection) -> None:
+    await connection.execute(sql.END, [pack_text(name)])
+    await connection.execute(WAKE)
+
+
 async def _step(name: str, connection: Connection) -> int:
     """A step of a collection begins; its number. InvokeError if it is over."""
-    row = await _row_or_none(_STEP, [pack_text(name)], connection)
+    row = await _row_or_none(sql.STEP, [pack_text(name)], connection)
     if row is None:
         raise InvokeError(OVER)
     return int(row[0])
@@ -371,10 +263,10 @@ async def _show(
 ) -> tuple[_Page, dict[int, list[tuple[Any, ...]]]]:
     number = await _step(name, connection)
     cursor = connection.cursor(binary=True)
-    await cursor.execute(_SHOW, {"number": number, "after": after, "limit": limit})
+    await cursor.execute(sql.SHOW, {"number": number, "after": after, "limit": limit})
     page = _Page(await cursor.fetchall(), limit)
     methods, taskhashes = [task[1] for task in page.tasks], [task[2] for task in page.tasks]
-    await cursor.execute(_ROWS, [int_array(methods), bytea_array(taskhashes)])
+    await cursor.execute(sql.ROWS, [int_array(methods), bytea_array(taskhashes)])
     rows: dict[int, list[tuple[Any, ...]]] = {}
     for place, *row in await cursor.fetchall():
         rows.setdefault(place, []).append(tuple(row))
@@ -384,7 +276,7 @@ async def _show(
 async def _take(name: str, begin: Begin, given: dict[str, Any], connection: Connection) -> Taken:
     await begin(connection)
     number = await _step(name, connection)
-    mappings, rows = await _row(_TAKE, given | {"number": number}, connection)
+    mappings, rows = await _row(sql.TAKE, given | {"number": number}, connection)
     return Taken(mappings, rows)
 
 

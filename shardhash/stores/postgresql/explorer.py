@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -18,9 +19,10 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from shardhash.base.timestamps import DAY, FIRST_MONDAY, WEEK, to_iso
-from shardhash.errors import InvokeError
+from shardhash.errors import InvokeError, ServerFaultError
 from shardhash.stores.interface import DivergingTasks, FoundRows, Guesses
 from shardhash.stores.postgresql.addresses import Connection
+from shardhash.stores.postgresql.asking import Asking
 from shardhash.stores.postgresql.codec import (
     beginnings,
     pack_hash,
@@ -163,12 +165,15 @@ class PostgresqlExplorer:
 
     notes_asking = True
 
-    def __init__(self, database: Database, methods: Methods) -> None:
+    def __init__(self, database: Database, methods: Methods, asking: Asking) -> None:
         self._database = database
+        self._asking = asking
         self._methods = methods
 
     async def find(self, search: Mapping[str, Any], limit: int, *, whole: bool = False) -> FoundRows:
         """See Explorer."""
+        with suppress(ServerFaultError):
+            await self._asking.note(rest=0)  # rows tell when they were last asked for
         conditions = await search_of(search, self._methods)
         hits = _HITS.format(rows=conditions.rows)
         if conditions.mappings is not None:

@@ -121,7 +121,7 @@ class PostgresqlStore:
         self._entries = Entries(database, self._changes)
         self._end_of_day: EndOfDay | None = None
         imports = Imports(database, self._methods)
-        self.explorer = PostgresqlExplorer(database, self._methods)
+        self.explorer = PostgresqlExplorer(database, self._methods, self._asking)
         self.quarantine = PostgresqlQuarantine(
             database, self._methods, self.explorer, self._entries, self._changes, imports.take_mappings
         )
