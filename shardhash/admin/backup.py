@@ -9,7 +9,8 @@ shard are copied after those of another, so records that are younger than T may 
 out. A report makes its index item durable before its row, on whichever shards; and what is acknowledged before T is in
 the log before T. Two things move T on: records that are younger already, because the clock was set back since they
 were written (the log's own time goes on from them); and a live server that meanwhile replaced every snapshot that is
-older than T.
+older than T. Shards whose copy was begun before that time are then copied again: an index item of one may belong to a
+row of another.
 
 `files` lists what belongs to the backup; all else in its folders was left by one that was cut short, and is not looked
 at. Files that will not change any more have their size there: they are not copied again if they are as they were. All
@@ -162,6 +163,15 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
                 copy.copy_shard(folder, last=folder.parent)
                 progress(f"copied shard {number + 1} of {manifest.shards}")
             copy.move_time(manifest)
+            for _ in range(ATTEMPTS):
+                for folder in (late := copy.begun_too_early()):
+                    copy.copy_shard(folder, last=folder.parent)
+                    progress(f"copied {folder} again: a snapshot is younger than what was copied of it")
+                copy.move_time(manifest)
+                if not late:
+                    break
+            else:
+                raise StorageError(f"the snapshots in {directory} change too fast to be copied; run the backup again")
             if manifest_of(fs, directory) != manifest:
                 raise StorageError(f"{directory} was resharded meanwhile; run the backup again")
             copy.finish(manifest)
@@ -188,7 +198,8 @@ class _Copy:
         self._destination = destination
         self._old = {} if old is None else old.files
         self._files: Files = {}
-        self._folders: list[Path] = []
+        self._begun: dict[Path, int] = {}
+        """By folder, the time up to which all records are in its copy, since it was begun then."""
         self._youngest = 0 if old is None else old.time or 0
         """Time of the youngest record that was written before the clock was set back, 0 if it was not."""
         self.result = result
@@ -198,12 +209,14 @@ class _Copy:
         for made in (last, folder):
             self._fs.mkdir(self._destination / made)
         for _ in range(ATTEMPTS):
+            begun = max(now(), self.result.time)
             try:
                 files = self._copy_files(folder)
             except FileNotFoundError:
                 continue  # a snapshot was finished meanwhile, and what it replaces is gone
-            self._files |= files
-            self._folders.append(folder)
+            others = {name: size for name, size in self._files.items() if Path(name).parent != folder}
+            self._files = others | files
+            self._begun[folder] = begun
             for synced in (folder, last, Path()):
                 self._fs.fsync_dir(self._destination / synced)
             return
@@ -211,6 +224,10 @@ class _Copy:
             f"the files of {self._directory / folder} change too fast to be copied, or some that they refer to are"
             " missing; shardhash verify tells"
         )
+
+    def begun_too_early(self) -> list[Path]:
+        """The folders of shards whose copy may lack records that are older than the backup's time."""
+        return [folder for folder, begun in self._begun.items() if begun < self.result.time]
 
     def move_time(self, manifest: Manifest) -> None:
         """Let the backup stand for a moment at which all that was acknowledged before it began is in it."""
@@ -229,7 +246,7 @@ class _Copy:
         }
         replace_file(self._fs, self._destination / BACKUP, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
         remove_other_generations(self._fs, self._destination, manifest)
-        for folder in self._folders:
+        for folder in self._begun:
             for name in self._fs.listdir(self._destination / folder):
                 if str(folder / name) not in self._files:
                     self._fs.unlink(self._destination / folder / name)

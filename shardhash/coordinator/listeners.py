@@ -305,7 +305,7 @@ class Listeners:
         async def handle(request: web.Request) -> web.StreamResponse:
             response = web.WebSocketResponse(
                 compress=False,
-                max_msg_size=min(self._limits.message, MOST_AT_ONCE),
+                max_msg_size=min(self._limits.message, MOST_AT_ONCE) + 1,  # it takes what is shorter
                 timeout=CLOSE_LIMIT,
                 decode_text=False,
             )

@@ -147,8 +147,6 @@ class ServerConnection:
                 self._end(f"a line is longer than {self.limits.line} bytes", "line")
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
-        if self._state is _State.CLOSED:
-            self._text, self._start, self._incoming = b"", 0, None
         return self._take_events()
 
     def receive_text(self, text: bytes) -> list[Event]:
@@ -178,6 +176,8 @@ class ServerConnection:
 
     def _take_events(self) -> list[Event]:
         self._close_block()
+        if self._state is _State.CLOSED:
+            self._text, self._start, self._incoming = b"", 0, None
         events, self._events = self._events, []
         return events
 

@@ -236,6 +236,29 @@ def test_snapshots_that_are_all_younger_than_the_backup(
     assert restored(tmp_path / "backup", tmp_path / "restored") == facts(FS, data)
 
 
+def test_of_a_server_that_replaces_all_snapshots_between_two_shards(data: Path, tmp_path: Path) -> None:
+    """The time moves on behind what was copied of the first shard, which has index items of rows of the second."""
+    writer = Writer(FS, data)
+    writer.fill(range(1, 60))
+    copied = 0
+
+    def go_on(_text: str) -> None:
+        nonlocal copied
+        copied += 1
+        if copied in (1, 3):
+            writer.fill(range(100 * copied, 100 * copied + 60))
+            for _ in range(3):
+                writer.snapshot()
+
+    result = backup(FS, data, tmp_path / "backup", go_on)
+    assert copied >= 3
+    found = source_of(FS, tmp_path / "backup")
+    assert verify(found.fs, found.manifest.folders(tmp_path / "backup"), silent, result.time).damage == []
+    writer.close()
+    backup(FS, data, tmp_path / "backup", silent)
+    assert restored(tmp_path / "backup", tmp_path / "restored") == facts(FS, data)
+
+
 class Racing(OsFileSystem):
     """A live server writes snapshots, which let go of texts, each time that the backup is about to copy texts."""
 

@@ -410,6 +410,7 @@ def test_long_requests_are_refused_before_they_are_parsed(
         by_message.receive_messages([*HELLO])
         if data is pieces:
             assert list(map(type, by_message.receive_message(text))) == list(map(type, events))
+            assert by_message.held == 0
         if refusal is None or (data is not pieces and "missing" in refusal):
             assert all(isinstance(event, Asked) for event in events)
         else:

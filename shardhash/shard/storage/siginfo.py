@@ -171,7 +171,10 @@ def unpack_siginfo(packed: bytes, most: int) -> str | None:
 
 
 def unpack_long_siginfo(packed: bytes) -> LongText | None:
-    """The same of a long text, a part at a time, between which other threads run; half a surrogate pair is U+FFFD."""
+    """The same of a long text, a part at a time, between which other threads run.
+
+    Half a surrogate pair becomes a question mark.
+    """
     unpacker = zlib.decompressobj()
     parts: list[bytes] = []
     rest = b""
@@ -185,9 +188,9 @@ def unpack_long_siginfo(packed: bytes) -> LongText | None:
                 return None
             some, rest = cut_parts(rest + data, more=not unpacker.eof)
             parts += some
-    except zlib.error:
+        return LongText([part.decode("utf-8", "surrogatepass").encode("utf-8", "replace") for part in parts])
+    except (zlib.error, UnicodeDecodeError):
         return None
-    return LongText([part.decode("utf-8", "surrogatepass").encode("utf-8", "replace") for part in parts])
 
 
 def file_of(reference: int) -> int:
