@@ -42,7 +42,7 @@ from shardhash.wire.commands import (
     parse_request,
 )
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
-from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, count_values, find_lines_end
+from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, count_values, find_lines_end
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.incoming import Incoming
 from shardhash.wire.limits import Limits
@@ -198,6 +198,8 @@ class ServerConnection:
             self._emit(Ended(reason, limit))
 
     def _refuse(self, error: InvalidRequestError) -> None:
+        # Its frames and what caused it hold the message, and the connection is not freed soon.
+        error.__traceback__ = error.__context__ = None
         self._state = _State.CLOSED
         self._emit(Refused(error))
 
@@ -266,7 +268,7 @@ class ServerConnection:
         try:
             # Each value takes a byte or more, so the usual request passes without being counted. Pieces are counted.
             if len(text) > self.limits.values:
-                self._check_values(count_values(text))
+                check_values(count_values(text), self.limits.values)
             message = jsontext.decode(text)
             if self._lines and isinstance(message, dict) and CHUNK_STREAM in message:
                 self._incoming = Incoming(self._commands, self.limits)
@@ -289,10 +291,6 @@ class ServerConnection:
         if command.stream:
             self._stream = command
             self._state = _State.STREAM
-
-    def _check_values(self, count: int) -> None:
-        if count > self.limits.values:
-            raise LimitError(f"a request holds more than {self.limits.values} JSON values", "values")
 
     def _receive_stream(self, text: bytes, start: int) -> int:
         """The lines from `start` up to END or an empty line as one block; where to go on. About 30 ns a line."""

@@ -148,6 +148,12 @@ def count_values(text: bytes) -> int:
     return sum(map(text.count, (b",", b"[", b"{")))
 
 
+def check_values(count: int, most: int) -> None:
+    """Raise LimitError for a request with more JSON values than `most`."""
+    if count > most:
+        raise LimitError(f"a request holds more than {most} JSON values", "values")
+
+
 def find_lines_end(text: bytes, start: int, end_line: bytes) -> tuple[int, int]:
     """Where the end line or an empty one begins behind the line at `start`, or the text ends; how many lines before."""
     count = text.count(b"\n", start)

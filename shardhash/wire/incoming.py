@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shardhash.errors import LimitError
 from shardhash.wire import jsontext
 from shardhash.wire.commands import MOST_SMALL, Command, check_large
-from shardhash.wire.framing import ChunkAssembler
+from shardhash.wire.framing import ChunkAssembler, check_values
 from shardhash.wire.limits import Limits
 from shardhash.wire.long_message import LongMessage
 
@@ -40,8 +39,7 @@ class Incoming:
             self._long.feed(part)
         elif self._short.size + len(part) <= MOST_SMALL:
             self._short.add(part)
-            if self._short.values > self._limits.values:
-                raise LimitError(f"a request holds more than {self._limits.values} JSON values", "values")
+            check_values(self._short.values, self._limits.values)
         else:
             begin = self._short.finish()
             check_large(self._commands, (begin + part[:_BEGIN])[:_BEGIN], self._limits.permissions)

@@ -23,7 +23,7 @@ import orjson
 
 from shardhash.errors import InvalidRequestError, LimitError
 from shardhash.wire import jsontext
-from shardhash.wire.framing import count_values
+from shardhash.wire.framing import check_values, count_values
 from shardhash.wire.long_text import PART, LongText, character_end
 from shardhash.wire.rows import SIGINFO
 
@@ -105,8 +105,7 @@ class LongMessage:
     def _keep(self, block: bytes) -> None:
         self._rest += block
         self._values += count_values(block)
-        if self._values > self._most_values:
-            raise LimitError(f"a request holds more than {self._most_values} JSON values", "values")
+        check_values(self._values, self._most_values)
         if len(self._rest) > MOST_REST:
             what = f"without the {SIGINFO} of reports"
             raise InvalidRequestError(f"a request has at most {MOST_REST >> 10} KiB {what}; send it as several")

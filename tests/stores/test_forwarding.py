@@ -25,8 +25,9 @@ from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.forwarding import forwarder, sender
 from shardhash.stores.forwarding.forwarder import Forwarder
-from shardhash.stores.forwarding.records import REFUSED, encode_remark
+from shardhash.stores.forwarding.records import REFUSED, decode_report, encode_long_report, encode_remark, encode_report
 from shardhash.wire.address import Address, parse_address
+from shardhash.wire.long_text import LongText, cut_parts
 from shardhash.wire.rows import Report
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
@@ -496,3 +497,11 @@ async def test_a_thousand_rounds_of_trouble(
         assert await there.get_row(METHOD, hash_of(number), hash_of(number + 100_000)) is not None
     assert edge.forwarder.health().results["left-out"] == 0
     await there.delete_user("edge")
+
+
+async def test_a_report_with_a_long_text_is_a_record_as_any() -> None:
+    parts, _ = cut_parts(("é\n" * 100_000).encode(), more=False)
+    report = Report("m", "t", "o", "ab" * 32, outhash_siginfo=LongText(parts))
+    record = await encode_long_report(report)
+    assert record == encode_report(report._replace(outhash_siginfo="é\n" * 100_000))
+    assert decode_report(record) == report

@@ -359,6 +359,30 @@ def test_what_came_in_is_forgotten_when_the_connection_is_over() -> None:
     assert connection.receive_data(b'{"ping": {}}\n') == []
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"get-batch": {"method": "m", "taskhashes": [' + b",".join([b'"%064d"' % n for n in range(20_000)]) + b"]}}",
+        b'{"report": {"outhash_siginfo": "' + b"x" * 900_000 + b'", nonsense',
+        b'{"report": {"method": "' + b"x" * 250_000 + b'", nonsense',
+    ],
+)
+def test_what_is_refused_is_forgotten_though_the_refusal_stays(message: bytes) -> None:
+    connection = ServerConnection()
+    data = b"OEHASHEQUIV 1.1\n\n" + encode_json(message)
+    gc.disable()
+    try:
+        tracemalloc.start()
+        events = connection.receive_data(data)
+        connection.discard()
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert isinstance(events[-1], Refused)
+    assert left < 100_000
+
+
 def test_long_details_of_reports_are_cut_off() -> None:
     unihash = "ab" * 32
     row = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": unihash, "PN": "p" * 50, "PV": "1.0"}
