@@ -240,6 +240,27 @@ async def test_one_that_stores_nothing_is_found_out(
     await able.sent()
 
 
+@pytest.mark.parametrize("bind", [1, 2])
+@pytest.mark.parametrize("known", [True, False])
+async def test_one_that_became_read_only_is_found_out(bind: int, known: bool, edge_of: Make, tmp_path: Path) -> None:
+    """It took reports before, and answers for those that it knows; neither proves that it stores anything now."""
+    edge = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    await edge.report(report_of(1), report_of(2))
+    await edge.arrived(1, 2)
+    await edge.sent()
+    await edge.store.close()
+    readonly = await edge_of(bind, journals=open_journals(OsFileSystem(), tmp_path))
+    await readonly.report(report_of(2, 777) if known else report_of(3))
+    await readonly.until(lambda: "@report" in readonly.forwarder.health().trouble)
+    await asyncio.sleep(0.3)  # some more attempts
+    health = readonly.forwarder.health()
+    assert (health.waiting, health.refused, health.results["accepted"]) == (1, 0, 0)
+    await readonly.store.close()
+    able = await edge_of(journals=open_journals(OsFileSystem(), tmp_path))
+    await able.sent()
+    assert await able.there.get_row(METHOD, hash_of(2 if known else 3), hash_of(777 if known else 100_003)) is not None
+
+
 async def test_a_login_that_is_refused_is_tried_again(edge_of: Make, there: AsyncClient) -> None:
     token = (await there.new_user("edge", ["@read"]))["token"]
     edge = await edge_of(3, login=("edge", token))

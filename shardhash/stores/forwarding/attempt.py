@@ -5,7 +5,7 @@ report there, or comes in at a read-only address, is answered all the same, and 
 
 What is not accepted is told again in halves, down to the single report, which is then a *suspect*: it may be at fault,
 or the upstream takes nothing at present (it is read-only, a right is missing, a quota is used up). Only an upstream
-that takes another report after it has refused the suspects proves that they are to blame; `Sender` sees to that.
+that stores something after it has refused the suspects proves that they are to blame; `Sender` sees to that.
 
 A connection that breaks while the upstream answers a question right afterwards counts as a refusal, too: a message that
 is too long, for example, is not answered. But it proves less, since networks break as well.

@@ -21,7 +21,7 @@ from shardhash.errors import InvokeError, ProtocolError
 from shardhash.outbox.journal import Item
 from shardhash.stores.chained.pool import Pool
 from shardhash.stores.chained.pools import Pools
-from shardhash.stores.forwarding.attempt import Attempt
+from shardhash.stores.forwarding.attempt import NOT_STORED, Attempt
 from shardhash.stores.forwarding.kept import KeptList
 from shardhash.stores.forwarding.outbox import Outbox
 from shardhash.stores.forwarding.records import CONFLICT, REFUSED, decode_report, encode_remark
@@ -40,6 +40,8 @@ PATIENCE = 30.0
 """Seconds that the upstream may be silent, at least: nobody waits for it here."""
 CERTAIN = 3
 """Attempts at a report after which it counts as refused, if the connection breaks by it, or it is not found there."""
+PROVEN_FOR = 60.0
+"""Seconds for which an upstream that stored something is not asked again whether it does."""
 SAVE_EVERY = 1.0
 """Seconds between two writings of how far the outbox was sent."""
 
@@ -64,6 +66,8 @@ class Sender:
         self._saved = 0.0
         self._unsure: dict[Report, int] = {}
         """How often in a row it was unsure whether a report is to blame."""
+        self._proven: dict[Pool, float] = {}
+        """Until when an upstream counts as one that stores; monotonic time."""
         self._control = _control_of(outbox.journal.note)
         outbox.filled = self._more.wake
         pools.back = self._more.wake
@@ -126,21 +130,22 @@ class Sender:
         try:
             await client.connect()
             await attempt.run()
-            takes = not attempt.suspects or await self._takes_others(client, attempt)
+            refusal = await self._refusal(pool, client, attempt)
         except InvokeError as error:
             return self._taken_aback(pool, str(error))
         except (OSError, ProtocolError) as error:
             pool.fail(error)
+            self._proven.pop(pool, None)
             return False
-        blamed = takes and self._is_certain(attempt)
-        done = attempt.tried if blamed else min(attempt.suspects)
+        blamed = refusal is None and self._is_certain(attempt)
+        done = attempt.tried if blamed else min(attempt.suspects, default=0)
         taken = await self._settle(attempt, reports[:done])
         if done and taken:
             await self._advance(items[-1] if done == len(reports) else reports[done - 1][0])
-        if takes:
-            self._went_well(pool)
-            return taken and blamed
-        return self._taken_aback(pool, next(iter(attempt.suspects.values())).why)
+        if refusal is not None:
+            return self._taken_aback(pool, refusal)
+        self._went_well(pool)
+        return taken and blamed
 
     def _decode(self, items: Sequence[Item]) -> list[tuple[Item, Report]]:
         reports = []
@@ -153,15 +158,24 @@ class Sender:
                 reports.append((item, report))
         return reports
 
-    async def _takes_others(self, client: AsyncClient, attempt: Attempt) -> bool:
-        """Whether the upstream takes a report that it took before, so that its suspects are to blame."""
+    async def _refusal(self, pool: Pool, client: AsyncClient, attempt: Attempt) -> str | None:
+        """Why the upstream stores nothing at present; None if it does, so that suspects are to blame.
+
+        It is asked to map a task that it knows to the unihash that it has. That changes nothing, but only one who may
+        store is answered; a report of a known task is answered to anybody.
+        """
         if attempt.accepted:
             self._remember(attempt)
-        if self._control is None:
-            return False
-        control = Attempt(client, [self._control])
-        await control.run()
-        return not control.suspects
+        if not attempt.suspects and time.monotonic() < self._proven.get(pool, 0.0):
+            return None
+        proof = Attempt(client, [] if self._control is None else [self._control])
+        await proof.run()
+        if proof.accepted:
+            self._proven[pool] = time.monotonic() + PROVEN_FOR
+            return None
+        self._proven.pop(pool, None)
+        suspicions = [*attempt.suspects.values(), *proof.suspects.values()]
+        return suspicions[0].why if attempt.suspects or not suspicions[0].unsure else NOT_STORED
 
     def _is_certain(self, attempt: Attempt) -> bool:
         """Whether no suspect can have had bad luck: it was told often enough, where once proves little."""
@@ -170,8 +184,9 @@ class Sender:
         return min(self._unsure.values(), default=CERTAIN) >= CERTAIN
 
     def _remember(self, attempt: Attempt) -> None:
-        report = attempt.report(max(attempt.accepted))
-        self._control = report._replace(outhash_siginfo=None)
+        place = max(attempt.accepted)
+        report = attempt.report(place)
+        self._control = Report(report.method, report.taskhash, "", attempt.accepted[place])
         self._outbox.journal.note = list(self._control)
 
     async def _settle(self, attempt: Attempt, reports: Sequence[tuple[Item, Report]]) -> bool:
@@ -190,8 +205,6 @@ class Sender:
         self.results["accepted"] += len(reports) - len(refused)
         self.results["refused"] += len(refused)
         self.conflicts += len(conflicts)
-        if attempt.accepted:
-            self._remember(attempt)
         if refused:
             log.error(
                 "the upstream refuses %d reports, which are kept apart: %s. `shardhash client forwarding` lists them,"
