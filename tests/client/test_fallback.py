@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
@@ -13,6 +12,7 @@ import pytest
 
 from shardhash.client import AsyncClient, InvokeError, connection, create_async_client
 from tests.client.older_server import OlderServer
+from tests.line_server import serving
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
 
@@ -413,11 +413,10 @@ async def test_a_refreshed_token_is_used_from_then_on(older: OlderServer, older_
 async def trickle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A server that always seems to be about to answer."""
     writer.write(b"\n")  # its headers: none
-    with contextlib.suppress(ConnectionError):
-        while True:
-            writer.write(b" ")
-            await writer.drain()
-            await asyncio.sleep(0.001)
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize(
@@ -428,9 +427,8 @@ async def trickle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     ],
 )
 async def test_a_trickling_server_does_not_hold_a_call(limits: dict[str, float], told: str) -> None:
-    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        client = AsyncClient(f"127.0.0.1:{port}", **limits)  # type: ignore[arg-type]
+    async with serving(trickle) as address:
+        client = AsyncClient(address, **limits)  # type: ignore[arg-type]
         with pytest.raises(ConnectionError, match=told):
             await client.ping()
         await client.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, StreamLines
 from shardhash.wire.limits import Limits
 from tests.fuzz.inputs import Inputs
+from tests.line_server import serving
 from tests.servers import IN_MEMORY, ServerProcess
 
 pytestmark = pytest.mark.once
@@ -139,34 +140,6 @@ async def _messages(address: str, inputs: Inputs, count: int) -> None:
                             await socket.send_bytes(message)
                         else:
                             await socket.send_str(message.encode("utf-8", "replace").decode())
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
-
-
-@asynccontextmanager
-async def serving(serve: Serve) -> AsyncIterator[str]:
-    """Serve every connection in this way; the address."""
-    tasks: list[asyncio.Task[None]] = []
-
-    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await serve(reader, writer)
-        finally:
-            writer.transport.abort()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.append(asyncio.create_task(serve_one(reader, writer)))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager

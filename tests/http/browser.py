@@ -13,9 +13,11 @@ import pytest
 
 try:
     from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import Error as PageError
     from playwright.sync_api import sync_playwright
 except ImportError:
     Axe = sync_playwright = None
+    PageError = Exception
 
 LIMIT = 30.0
 """Seconds that anything may take."""
@@ -45,9 +47,17 @@ class Watched:
     def until(self, expression: str) -> None:
         """Wait until a JavaScript expression is true. Playwright's own waiting would need eval, which the page bars."""
         give_up = monotonic() + LIMIT
-        while not self.page.evaluate(expression):
+        while not self._holds(expression):
             assert monotonic() < give_up, f"it never became true: {expression}"
             self.page.wait_for_timeout(50)
+
+    def _holds(self, expression: str) -> bool:
+        try:
+            return bool(self.page.evaluate(expression))
+        except PageError as error:
+            if "context was destroyed" in str(error):  # the page was left for another, or loaded again
+                return False
+            raise
 
     def barriers(self) -> list[str]:
         """What axe-core finds, a line each."""

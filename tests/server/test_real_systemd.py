@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -46,6 +47,7 @@ class Manager:
     def __init__(self, home: Path) -> None:
         name = f"shardhash-{secrets.token_hex(4)}"  # the same in all hierarchies, or systemd makes it the same
         self._groups = [group / name for group in CGROUPS if (group / "cgroup.procs").exists()]
+        self.home = home
         self.units = home / ".config" / "systemd" / "user"
         self.units.mkdir(parents=True)
         with (home / "systemd.log").open("wb") as log:
@@ -99,16 +101,17 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
+def manager() -> Iterator[Manager]:
     if os.geteuid() != 0 or not SYSTEMD.exists() or not all(map(shutil.which, ("unshare", "nsenter", "systemctl"))):
         pytest.skip("it takes systemd, and the rights to begin one: apt-get install systemd")
-    manager = Manager(tmp_path / "home")
-    try:
-        if not manager.begin():
-            pytest.skip("systemd does not run here: " + (tmp_path / "home" / "systemd.log").read_text()[-500:])
-        yield manager
-    finally:
-        manager.close()
+    with TemporaryDirectory(prefix="home-") as home:  # a short name: there are sockets below
+        manager = Manager(Path(home))
+        try:
+            if not manager.begin():
+                pytest.skip("systemd does not run here: " + (manager.home / "systemd.log").read_text()[-500:])
+            yield manager
+        finally:
+            manager.close()
 
 
 def install(manager: Manager, data: Path, port: int, *lines: str) -> None:
@@ -209,15 +212,15 @@ def test_damaged_data_is_no_restart_loop(manager: Manager, tmp_path: Path) -> No
     assert (manager.show("ExecMainStatus"), manager.show("NRestarts")) == ("3", "0")
 
 
-def test_the_users_units_start_a_server_when_it_is_needed(manager: Manager, tmp_path: Path) -> None:
+def test_the_users_units_start_a_server_when_it_is_needed(manager: Manager) -> None:
     for unit in UNITS.glob("shardhash-edge.*"):
         program = f"{sys.executable} -m shardhash"
         (manager.units / unit.name).write_text(unit.read_text().replace("%h/.local/bin/shardhash", program))
-    settings = tmp_path / "home" / ".config" / "shardhash-edge"
+    settings = manager.home / ".config" / "shardhash-edge"
     settings.write_text(f"PYTHONPATH={ROOT}\nSHARDHASH_EDGE_IDLE=1s\n")
     manager.run("daemon-reload")
     manager.run("start", "shardhash-edge.socket")
-    address = f"unix://{tmp_path}/home/.local/state/shardhash/edge.sock"
+    address = f"unix://{manager.home}/.local/state/shardhash/edge.sock"
     for expected in (None, "3" * 64):
         assert manager.show("ActiveState", "shardhash-edge.service") == "inactive"
         with create_client(address) as client:
