@@ -151,7 +151,8 @@ class LoopStream(ByteStream, asyncio.Protocol):
             self._transport.abort()
 
     async def abort(self) -> None:
-        self._transport.abort()
+        if not self._lost.done():  # asyncio's transports fail at it if they ended while the last of their data was sent
+            self._transport.abort()
         await asyncio.sleep(0)  # lets the loop close the socket
 
 
