@@ -27,7 +27,7 @@ def install() -> None:
         return
     import uvloop
 
-    uvloop.run = asyncio.run  # type: ignore[assignment]
+    uvloop.run = asyncio.run  # type: ignore[assignment]  # whose handles can be watched
     handle: Any = events.Handle
     run = getattr(handle, _RUN)
 

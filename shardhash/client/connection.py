@@ -27,6 +27,7 @@ from shardhash.client.reports import ReportList
 from shardhash.client.transport import Transport
 from shardhash.errors import InvokeError, ProtocolError, SilentHeadersError
 from shardhash.wire.batch import OFFER, REPORTS_OFFER
+from shardhash.wire.framing import count_values
 
 GREETING = "OEHASHEQUIV 1.1"
 HEADERS_WITHIN = 0.8
@@ -231,7 +232,7 @@ def _text(line: bytes) -> str:
 
 def _unwrap(message: bytes) -> Any:
     """The value of an answer. Raises InvokeError if it is a refusal, ProtocolError if it is not JSON."""
-    if len(message) > MOST_VALUES and sum(map(message.count, (b",", b"[", b"{"))) > MOST_VALUES:
+    if len(message) > MOST_VALUES and count_values(message) > MOST_VALUES:
         raise ProtocolError(f"the server sent more than {MOST_VALUES} JSON values in a message")
     try:
         answer = json_text.decode(message)

@@ -22,6 +22,10 @@ BATCH_BYTES = 512 << 10
 class ReportList:
     """Rows to report, in order; the first `len(unihashes)` are answered."""
 
+    _batchable = True
+    """Whether there are requests of many."""
+    _one = b'{"report":'
+
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._rows = [json_text.encode(dict(row)) for row in rows]
         self.unihashes: list[str] = []
@@ -35,7 +39,7 @@ class ReportList:
     def requests(self, *, batched: bool) -> list[tuple[int, int]]:
         """(start, end) of the rows of each request for what is unanswered."""
         start = len(self.unihashes)
-        if not batched:
+        if not (batched and self._batchable):
             return [(place, place + 1) for place in range(start, len(self._rows))]
         bounds = []
         size = 0
@@ -49,32 +53,25 @@ class ReportList:
     def encode(self, start: int, end: int, *, batched: bool) -> bytes:
         """The request of these rows."""
         rows = b",".join(self._rows[start:end])
-        return b'{"report-batch":{"reports":[' + rows + b"]}}" if batched else b'{"report":' + rows + b"}"
+        if batched and self._batchable:
+            return b'{"report-batch":{"reports":[' + rows + b"]}}"
+        return self._one + rows + b"}"
 
     def take_answer(self, answer: object, expected: int, *, batched: bool) -> None:
         """Take the answer to a request of `expected` rows. Raises ProtocolError."""
         unihashes = None
         if isinstance(answer, dict):
-            unihashes = answer.get("unihashes") if batched else [answer.get("unihash")]
+            unihashes = answer.get("unihashes") if batched and self._batchable else [answer.get("unihash")]
         if not isinstance(unihashes, list) or len(unihashes) != expected or not all(map(_is_unihash, unihashes)):
             raise ProtocolError(f"the answer to {expected} reports is malformed")
         self.unihashes += unihashes
 
 
 class EquivalenceList(ReportList):
-    """The same of mappings without a row, which no server takes in batches; a ``report-equiv`` each."""
+    """The same of mappings without a row, which no server takes in batches."""
 
-    def requests(self, *, batched: bool) -> list[tuple[int, int]]:  # noqa: ARG002  # see above
-        """See ReportList."""
-        return super().requests(batched=False)
-
-    def encode(self, start: int, end: int, *, batched: bool) -> bytes:  # noqa: ARG002
-        """See ReportList."""
-        return b'{"report-equiv":' + b",".join(self._rows[start:end]) + b"}"
-
-    def take_answer(self, answer: object, expected: int, *, batched: bool) -> None:  # noqa: ARG002
-        """See ReportList."""
-        super().take_answer(answer, expected, batched=False)
+    _batchable = False
+    _one = b'{"report-equiv":'
 
 
 def _is_unihash(value: object) -> bool:

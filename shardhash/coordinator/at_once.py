@@ -33,16 +33,15 @@ class AtOnce:
         caller: Caller,
         pending: Pending,
         wakeup: Wakeup,
+        may_ask: Callable[[], bool],
     ) -> None:
-        """`wakeup` is what the session waits for."""
+        """`wakeup` is what the session waits for; `may_ask`: whether the client is there and may ask on."""
         self.idle = False
         """Whether the session waits for events; then something may be answered here."""
         self.begun: asyncio.Future[list[bytes]] | None = None
         """The report that is under way. The session answers nothing meanwhile."""
         self.undone: BaseException | None = None
         """Why it failed. The session tells it, and ends."""
-        self.may_ask: Callable[[], bool] = bool  # False
-        """Whether the client is there and may ask on."""
         self.drained: Callable[[], None] = _nothing
         """Called when less waits than before."""
         self._handlers = handlers
@@ -51,10 +50,11 @@ class AtOnce:
         self._caller = caller
         self._pending = pending
         self._wakeup = wakeup
+        self._may_ask = may_ask
 
     @property
     def _free(self) -> bool:
-        return self.idle and not self._pending.events and not self._tally.purse.empty and self.may_ask()
+        return self.idle and not self._pending.events and not self._tally.purse.empty and self._may_ask()
 
     def answer(self, events: list[Event]) -> bytes | None:
         """The answer to these events, stream lines or one frame, if nothing waits before them and all is at hand.
@@ -113,7 +113,7 @@ class AtOnce:
             result = REFUSED if isinstance(error, InvokeError) else FAILED
         self._tally.count_report(event, result, perf_counter() - started)
         self.drained()
-        self.idle = not self._pending.events and self.undone is None and self.may_ask()
+        self.idle = not self._pending.events and self.undone is None and self._may_ask()
         if not self.idle:
             self._wakeup.wake()
 

@@ -75,8 +75,15 @@ class Session:
         self._slice = Slice(services.turns)
         self._lines = StreamAnswers(services, caller, self._slice, lambda: self._lost or self.is_gone())
         self._job: asyncio.Task[object] | None = None
-        self.at_once = AtOnce(self._handlers, self._lines, self._tally, caller, self._pending, self._wakeup)
-        self.at_once.may_ask = lambda: not (self._ending or self._unheard)
+        self.at_once = AtOnce(
+            self._handlers,
+            self._lines,
+            self._tally,
+            caller,
+            self._pending,
+            self._wakeup,
+            lambda: not (self._ending or self._unheard),
+        )
 
     @property
     def caller(self) -> Caller:
@@ -243,7 +250,7 @@ class Session:
         if event.command.name in ROWS:
             if isinstance(value, dict):  # a question of a few bytes may have megabytes for an answer
                 self._tally.purse.bytes -= len(value.get("outhash_siginfo") or "")
-            await self._slice.turn()  # its siginfo may be megabytes, which take tens of milliseconds
+            await self._slice.turn()  # others first: its siginfo may be megabytes, of which each part takes a moment
         return OK
 
     async def _while_here(self, answer: Coroutine[Any, Any, object]) -> object:

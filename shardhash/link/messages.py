@@ -129,11 +129,11 @@ def decode_json(message: bytes, texts: Texts | None = None) -> list[Any]:
     return items
 
 
-def _put_back(value: list[Any] | dict[str, Any], texts: dict[int, LongText]) -> None:
-    """Put long texts where they are referred to; 0.1 us for each value of a message that has any."""
+def _put_back(value: Any, texts: dict[int, LongText]) -> None:
+    """Put long texts where a list or an object refers to them; 0.1 us for each value of a message that has any."""
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if type(item) is dict and _PLACE in item:
-            value[key] = texts[item[_PLACE]]  # type: ignore[index]
+            value[key] = texts[item[_PLACE]]
         elif type(item) is list or type(item) is dict:
             _put_back(item, texts)
 

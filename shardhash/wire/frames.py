@@ -1,4 +1,4 @@
-"""WebSocket frames of a server (RFC 6455), for what is sent by the thousand: short texts, unmasked, each a message."""
+"""WebSocket frames (RFC 6455): their heads; and what a server sends by the thousand, short texts, each a message."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ _HEADS = [bytes((_TEXT, size)) for size in range(_SHORT)]
 
 def text_frames(texts: Iterable[bytes]) -> bytes:
     """A text message for each of these, which are UTF-8; about 0.1 us each."""
-    return b"".join([(_HEADS[len(text)] if len(text) < _SHORT else _long_head(len(text))) + text for text in texts])
+    return b"".join(
+        [(_HEADS[len(text)] if len(text) < _SHORT else frame_head(_TEXT, len(text))) + text for text in texts]
+    )
 
 
 def text_fragment(part: bytes, *, first: bool, last: bool) -> bytes:
     """A part of a text message that is sent as several frames, among which others may go that control."""
-    return _long_head(len(part), (_TEXT & _OPCODE if first else 0) | (_LAST if last else 0)) + part
+    return frame_head((_TEXT & _OPCODE if first else 0) | (_LAST if last else 0), len(part)) + part
 
 
-def _long_head(size: int, begin: int = _TEXT) -> bytes:
+def frame_head(begin: int, size: int, masked: int = 0) -> bytes:
+    """The head of a frame of `size` bytes, without a key; `begin` is its first byte, `masked` the bit for a key."""
     if size < _SHORT:
-        return bytes((begin, size))
+        return bytes((begin, masked | size))
     if size < 1 << 16:
-        return bytes((begin, 126)) + size.to_bytes(2)
-    return bytes((begin, 127)) + size.to_bytes(8)
+        return bytes((begin, masked | 126)) + size.to_bytes(2, "big")
+    return bytes((begin, masked | 127)) + size.to_bytes(8, "big")

@@ -30,6 +30,7 @@ def describe(value: object) -> str:
 
 
 def reported(value: Any, limit: int | None) -> str:
+    """The text that is kept of a reported value (fields.py, "reported text")."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, bool | int | float):

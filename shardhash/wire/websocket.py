@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from shardhash.errors import ProtocolError
 from shardhash.wire.address import Address
+from shardhash.wire.frames import frame_head
 from shardhash.wire.hashes import Buffer
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -58,14 +59,8 @@ def encode_frames(opcode: int, messages: Sequence[bytes], keys: bytes) -> Buffer
     parts: list[Buffer] = []
     for number, data in enumerate(messages):
         key = keys[MASK_SIZE * number : MASK_SIZE * (number + 1)]
-        size = len(data)
-        if size < 126:
-            head = bytes((_FINAL | opcode, _MASKED | size))
-        elif size < 1 << 16:
-            head = bytes((_FINAL | opcode, _MASKED | 126)) + size.to_bytes(2, "big")
-        else:
-            head = bytes((_FINAL | opcode, _MASKED | 127)) + size.to_bytes(8, "big")
-        if size >= LONG and "numpy" in sys.modules:
+        head = frame_head(_FINAL | opcode, len(data), _MASKED)
+        if len(data) >= LONG and "numpy" in sys.modules:
             parts.append(_mask_in_place(head, key, data))
         else:
             parts += (head, key, mask(data, key))
