@@ -80,6 +80,17 @@ async def one_round(server: ServerProcess, seen: Acknowledged, victim: str, chan
         await more_reports(seen, 100, tasks)  # it comes back, and reports go on
     for process in workers if victim == "all" else []:
         process.kill()
+    await kill_and_leave(server, stop, tasks, clients, workers)
+
+
+async def kill_and_leave(
+    server: ServerProcess,
+    stop: asyncio.Event,
+    tasks: Sequence[asyncio.Task[None]],
+    clients: Sequence[AsyncClient],
+    workers: Sequence[psutil.Process],
+) -> None:
+    """Kill a server, end those who report to it, and wait until its workers have ended."""
     server.process.kill()
     server.process.wait()
     stop.set()

@@ -13,7 +13,7 @@ import pytest
 from shardhash.client import AsyncClient, create_async_client
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
-from tests.test_crash import METHOD, Acknowledged, report_until_cut
+from tests.test_crash import METHOD, Acknowledged, kill_and_leave, report_until_cut
 
 BUILDERS = 4
 
@@ -44,12 +44,7 @@ async def one_round(edge: ServerProcess, proxy: Proxy, seen: Acknowledged, chanc
             proxy.heal()
         await asyncio.sleep(0.002)
     processes = psutil.Process(edge.process.pid).children()
-    edge.process.kill()
-    stop.set()
-    await asyncio.gather(*tasks)
-    for client in clients:
-        await client.close()
-    psutil.wait_procs(processes, timeout=30)
+    await kill_and_leave(edge, stop, tasks, clients, processes)
     proxy.delay = 0.0
     proxy.heal()
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from zlib import crc32
 
 import orjson
@@ -28,7 +28,7 @@ from shardhash.shard.storage.layout import BACKUP, list_shard, segment_path
 from shardhash.shard.storage.log import LogWriter, Tail, read_segment
 from tests.admin.directories import METHOD, Writer, facts, hash_of, silent
 from tests.servers import ServerProcess
-from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
+from tests.shard.faulty import FaultyFileSystem, Survives, power_cuts
 
 FS = OsFileSystem()
 
@@ -126,8 +126,8 @@ def test_power_cut_before_every_operation(survives: Survives, monkeypatch: pytes
     monkeypatch.setattr(backup_module, "lock_directory", lambda _directory: nullcontext())
     monkeypatch.setattr(backup_module, "make_directory", lambda fs, directory: fs.mkdir(directory))
     data, target = Path("/data"), Path("/backup")
-    number, finished = 0, False
-    while not finished:
+
+    def begun() -> tuple[FaultyFileSystem, tuple[FaultyFileSystem, Writer, Any]]:
         fs = FaultyFileSystem()
         fs.mkdir(data)
         fs.mkdir(target)
@@ -140,20 +140,17 @@ def test_power_cut_before_every_operation(survives: Survives, monkeypatch: pytes
         writer.fill(range(8, 14))
         writer.snapshot()
         writer.snapshot()
-        fs.cut_before(number)
-        try:
-            backup(fs, data, target, silent)
-            finished = True
-        except PowerCutError:
-            pass
+        return fs, (fs, writer, first)
+
+    number = 0
+    for fs, (_, writer, first), number in power_cuts(begun, lambda some: backup(some[0], data, target, silent)):
         fs.power_cut(survives, random.Random(number))
         second = facts(fs, data)
         assert first != second
         assert state_of(fs, target) == (second if fs.exists(target / BACKUP) and newer(fs, target, writer) else first)
         backup(fs, data, target, silent)  # it is run again
         assert state_of(fs, target) == second
-        number += 1
-    assert number > 30
+    assert number + 1 > 30
 
 
 def newer(fs: FaultyFileSystem, target: Path, writer: Writer) -> bool:

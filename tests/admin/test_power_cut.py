@@ -28,7 +28,7 @@ from shardhash.shard.directory.generations import prepare_directory
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.layout import MANIFEST, list_shard, segment_path
 from tests.admin.directories import Writer, facts, silent
-from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
+from tests.shard.faulty import FaultyFileSystem, Survives, power_cuts
 
 DATA, BACKUP, NEW = Path("/data"), Path("/backup"), Path("/new")
 SURVIVORS: list[Survives] = ["synced", "all", "part"]
@@ -65,19 +65,11 @@ def filled() -> FaultyFileSystem:
 
 def cuts(act: Callable[[FaultyFileSystem], Any], survives: Survives, begin: Any = filled) -> Iterator[FaultyFileSystem]:
     """The file system after a power cut before each operation of `act`, and at last after all of it."""
-    number, finished = 0, False
-    while not finished:
-        fs = begin()
-        fs.cut_before(number)
-        try:
-            act(fs)
-            finished = True
-        except PowerCutError:
-            pass
+    number = 0
+    for fs, _, number in power_cuts(lambda: ((begun := begin()), begun), act):
         fs.power_cut(survives, random.Random(number))
         yield fs
-        number += 1
-    assert number > 25
+    assert number + 1 > 25
 
 
 @pytest.mark.parametrize("survives", SURVIVORS)

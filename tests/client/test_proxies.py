@@ -44,6 +44,20 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
+def trusted_authority(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """An authority that clients trust."""
+    authority = Authority(folder / "certificates", "authority")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    return authority
+
+
+def context_of(authority: Authority, name: str) -> ssl.SSLContext:
+    """The TLS of a server of this name."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.sign(name))
+    return context
+
+
 @asynccontextmanager
 async def forward_proxy(
     asked: list[str], tls: ssl.SSLContext | None = None, authorization: str = ""
@@ -111,14 +125,9 @@ async def test_wss_goes_through_a_tunnel_and_is_verified(
     ask: Ask, encrypted: bool, native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    authority = Authority(tmp_path / "certificates", "authority")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*authority.sign("hash.test"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-    own = None
-    if encrypted:  # a proxy that is reached by TLS itself
-        own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        own.load_cert_chain(*authority.sign("localhost"))
+    authority = trusted_authority(tmp_path, monkeypatch)
+    context = context_of(authority, "hash.test")
+    own = context_of(authority, "localhost") if encrypted else None  # a proxy that is reached by TLS itself
     async with native.listen("ws", tmp_path, context) as address, forward_proxy(asked, own) as proxy:
         port = int(address.partition("://")[2].rpartition(":")[2].partition("/")[0])
         monkeypatch.setenv("HTTPS_PROXY", proxy.replace("https://127.0.0.1", "https://localhost"))
@@ -134,11 +143,8 @@ async def test_a_proxy_that_asks_for_a_password(
     ask: Ask, scheme: str, native: OlderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    authority = Authority(tmp_path / "certificates", "authority")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*authority.sign("hash.test"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-    own = context if scheme == "wss" else None
+    authority = trusted_authority(tmp_path, monkeypatch)
+    own = context_of(authority, "hash.test") if scheme == "wss" else None
     async with (
         native.listen("ws", tmp_path, own) as address,
         forward_proxy(asked, None, "Basic bWU6c2U6Y3JldA==") as proxy,

@@ -15,7 +15,7 @@ from shardhash.errors import StorageError
 from shardhash.outbox.files import FileJournal
 from shardhash.outbox.journal import Item, Journal, MemoryJournal
 from shardhash.shard.storage.filesystem import OsFileSystem
-from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
+from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives, power_cuts
 
 FOLDER = Path("/outbox")
 SEGMENT = 400
@@ -245,18 +245,13 @@ SCENARIOS = [adding, taking, reopening]
 
 
 def cuts(scenario: Callable[[Life], None]) -> Iterator[tuple[Life, int]]:
-    number, finished = 0, False
-    while not finished:
-        fs = FaultyFileSystem()
-        life = Life(fs)
-        fs.cut_before(number)
-        try:
-            scenario(life)
-            finished = True
-        except PowerCutError:
-            pass
+    for _, life, number in power_cuts(started, scenario):
         yield life, number
-        number += 1
+
+
+def started() -> tuple[FaultyFileSystem, Life]:
+    fs = FaultyFileSystem()
+    return fs, Life(fs)
 
 
 @pytest.mark.parametrize("survives", ["synced", "all", "part"])

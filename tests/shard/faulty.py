@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias, TypeVar
 
 from shardhash.shard.storage.filesystem import WritableFile
 
@@ -25,6 +25,27 @@ Survives: TypeAlias = Literal["synced", "all", "part"]
 
 class PowerCutError(BaseException):
     """The machine is off: no handler of the code under test may catch this."""
+
+
+_T = TypeVar("_T")
+
+
+def power_cuts(
+    begin: Callable[[], tuple[FaultyFileSystem, _T]], act: Callable[[_T], object]
+) -> Iterator[tuple[FaultyFileSystem, _T, int]]:
+    """`act` on what `begin` makes, again and again, the power gone before one more operation each time, at last after
+    all of them; each time the file system, what was acted on, and the number of that operation."""
+    number, finished = 0, False
+    while not finished:
+        fs, subject = begin()
+        fs.cut_before(number)
+        try:
+            act(subject)
+            finished = True
+        except PowerCutError:
+            pass
+        yield fs, subject, number
+        number += 1
 
 
 class File:

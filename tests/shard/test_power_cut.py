@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from shardhash.shard.state.table import Table
-from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
+from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives, power_cuts
 from tests.shard.life import Life
 
 Scenario = Callable[[Life], None]
@@ -75,18 +75,13 @@ def started() -> Life:
 
 def cuts(scenario: Scenario) -> Iterator[tuple[Life, int]]:
     """The scenario again and again, the power gone before one more operation each time."""
-    number, finished = 0, False
-    while not finished:
-        life = started()
-        fs = cast("FaultyFileSystem", life.fs)
-        fs.cut_before(number)
-        try:
-            scenario(life)
-            finished = True
-        except PowerCutError:
-            pass
+    for _, life, number in power_cuts(begun, scenario):
         yield life, number
-        number += 1
+
+
+def begun() -> tuple[FaultyFileSystem, Life]:
+    life = started()
+    return cast("FaultyFileSystem", life.fs), life
 
 
 @pytest.mark.parametrize("survives", SURVIVORS)
@@ -142,19 +137,14 @@ def test_killed_then_shown_then_power_cut(scenario: Scenario) -> None:
 
 
 def test_a_first_start_is_begun_again() -> None:
-    number, finished = 0, False
-    while not finished:
+    def nothing() -> tuple[FaultyFileSystem, Life]:
         fs = FaultyFileSystem()
-        fs.cut_before(number)
-        life = Life(fs)
-        try:
-            life.begin()
-            finished = True
-        except PowerCutError:
-            pass
+        return fs, Life(fs)
+
+    number = 0
+    for fs, life, number in power_cuts(nothing, Life.begin):
         fs.power_cut("part", random.Random(number))
         fs.root.sync()
         life.begin()
         assert life.open().table.digest() == Table().digest()
-        number += 1
-    assert number > 4
+    assert number + 1 > 4

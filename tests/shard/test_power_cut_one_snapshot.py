@@ -14,7 +14,7 @@ import pytest
 from shardhash.errors import StorageError
 from shardhash.shard.storage.layout import list_shard
 from shardhash.shard.storage.recovery import Shard, open_shard
-from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
+from tests.shard.faulty import FaultyFileSystem, Survives, power_cuts
 from tests.shard.life import FOLDER, SEGMENT, Life
 
 
@@ -27,7 +27,7 @@ class OneSnapshot(Life):
         return self.shard
 
 
-def started() -> tuple[OneSnapshot, FaultyFileSystem]:
+def started() -> tuple[FaultyFileSystem, OneSnapshot]:
     fs = FaultyFileSystem()
     life = OneSnapshot(fs)
     life.begin()
@@ -35,7 +35,7 @@ def started() -> tuple[OneSnapshot, FaultyFileSystem]:
     life.open()
     life.report(2)
     life.snapshot()
-    return life, fs
+    return fs, life
 
 
 def live(life: Life) -> None:
@@ -49,15 +49,8 @@ def live(life: Life) -> None:
 @pytest.mark.parametrize("survives", ["synced", "all", "part"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_power_cut_before_every_operation(survives: Survives, seed: int) -> None:
-    number, finished = 0, False
-    while not finished:
-        life, fs = started()
-        fs.cut_before(number)
-        try:
-            live(life)
-            finished = True
-        except PowerCutError:
-            pass
+    number = 0
+    for fs, life, number in power_cuts(started, live):
         fs.power_cut(survives, random.Random(number * 100 + seed))
         life.open()
         life.check()
@@ -66,13 +59,12 @@ def test_power_cut_before_every_operation(survives: Survives, seed: int) -> None
         assert len(list_shard(fs, FOLDER).snapshots) == 1
         life.open()
         life.check()
-        number += 1
-    assert number > 50
+    assert number + 1 > 50
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
 def test_lookups_go_on_while_every_write_is_refused(error: int) -> None:
-    life, fs = started()
+    fs, life = started()
     life.report(3)
     shard = cast("Shard", life.shard)
     known = [(record[2], record[-2]) for record in life.acknowledged]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shardhash.errors import ProtocolError
 from shardhash.wire import websocket
 from shardhash.wire.address import parse_address
-from shardhash.wire.hashes import Buffer
 from shardhash.wire.websocket import BINARY, CLOSE, LONG, PING, TEXT, FrameReader, encode_frames, mask
+from tests.websocket_frames import BAD_FRAMES, unmask
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the example of RFC 6455, section 1.3
 AGREED = (
@@ -58,21 +58,6 @@ def test_examples_of_the_standard() -> None:
     assert websocket.accept_of(KEY) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def unmask(frames: Buffer) -> bytes:
-    """What a server would send that says the same."""
-    frames, out = bytes(frames), bytearray()
-    while frames:
-        size, start = frames[1] & 0x7F, 2
-        assert frames[1] & 0x80
-        if size >= 126:
-            start = 4 if size == 126 else 10
-            size = int.from_bytes(frames[2:start], "big")
-        out += bytes([frames[0], frames[1] & 0x7F]) + frames[2:start]
-        out += mask(frames[start + 4 : start + 4 + size], frames[start : start + 4])
-        frames = frames[start + 4 + size :]
-    return bytes(out)
-
-
 @given(st.lists(st.binary(max_size=400)), st.integers(1, 100), st.integers(0, 3))
 def test_messages_survive_any_cut(messages: list[bytes], step: int, long: int) -> None:
     messages += [bytes(range(256)) * 40, b"behind it"] * long
@@ -95,20 +80,7 @@ def test_control_frames_between_the_parts_of_a_message() -> None:
     assert [found.next_message() for _ in range(4)] == [(PING, b"p"), (TEXT, b"ab"), (CLOSE, b"\x03\xe8"), None]
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"\xc1\x01a", "extension"),
-        (b"\x81\x81aaaaa", "masked"),
-        (b"\x83\x01a", "unknown kind"),
-        (b"\x80\x01a", "out of order"),
-        (b"\x01\x01a\x01\x01a", "out of order"),
-        (b"\x09\x01a", "control frame"),
-        (b"\x89\x7e\x00\x80", "control frame"),
-        (b"\x82\x7f" + b"\xff" * 8, "more than"),
-        (b"\x02\x05aaaaa\x80\x06aaaaaa", "more than 10 bytes"),
-    ],
-)
+@pytest.mark.parametrize(("data", "reason"), BAD_FRAMES)
 def test_what_a_server_must_not_send(data: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         reader(data, limit=10).next_message()
