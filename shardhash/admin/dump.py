@@ -37,8 +37,9 @@ from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.selection import columns
 from shardhash.shard.state.table import Row, Table
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.recovery import MALFORMED, Progress, now, recover
+from shardhash.shard.storage.recovery import Progress, now, recover
 from shardhash.shard.storage.siginfo import read_siginfo
+from shardhash.shard.storage.snapshot_chunks import MALFORMED
 from shardhash.wire.hashes import to_digest, to_key, to_text
 from shardhash.wire.messages import DB_ADMIN, READ, REPORT, USER_ADMIN
 from shardhash.wire.rows import DETAILS, SIGINFO

@@ -174,9 +174,8 @@ class _Salvage:
             table = Table()
             try:
                 head = snapshot.read_head(fs, path)
-                for chunk in snapshot.read_snapshot(fs, path):
-                    snapshot_chunks.load(table, chunk)
-            except (DamageError, KeyError, ValueError, IndexError):
+                snapshot.load_snapshot(fs, path, table)
+            except DamageError:
                 continue
             return table, head.segment, head.number
         listing = list_shard(fs, folder)
@@ -192,7 +191,7 @@ class _Salvage:
         for chunk in snapshot.read_sound_chunks(fs, path):
             try:
                 snapshot_chunks.load(table, chunk)
-            except (KeyError, ValueError, IndexError) as error:
+            except snapshot_chunks.MALFORMED as error:
                 self._tell(f"{path}: a line is sound but cannot be loaded: {error!r}")
         return table, numbers[-1], 0
 
@@ -205,7 +204,7 @@ class _Salvage:
             self._tell_gap(path, due, entry.number)
             try:
                 table.apply(orjson.loads(entry.payload))
-            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            except snapshot_chunks.MALFORMED as error:
                 self._tell(f"{path}: record {entry.number} is sound but cannot be applied: {error!r}")
             due = entry.number + 1
         return due

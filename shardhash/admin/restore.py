@@ -26,7 +26,8 @@ from shardhash.shard.directory.reshard import reshard
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import generation_folder
-from shardhash.shard.storage.recovery import MALFORMED, Progress, recover
+from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.snapshot_chunks import MALFORMED
 
 BY_FORCE = ", or give --force: what it holds then stays in a folder aside-TIME in it"
 """What else can be done about a directory that holds something."""

@@ -81,7 +81,8 @@ class Writer:
             job = shard.begin_snapshot()
             while job.step():
                 pass
-            job.seal()
+            while job.seal():
+                pass
 
     def close(self) -> None:
         for shard in self.shards:

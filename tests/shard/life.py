@@ -93,7 +93,8 @@ class Life:
                 if meanwhile:
                     meanwhile -= 1
                     self.report()
-            job.seal()
+            while job.seal():
+                pass
         except StorageError:
             job.abandon()
             raise

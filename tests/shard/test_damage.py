@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from zlib import crc32
 
 import pytest
 
-from shardhash.errors import DamageError
+from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot, snapshot_chunks
 from shardhash.shard.storage.layout import list_shard, segment_path, snapshot_path
@@ -121,10 +123,30 @@ def test_every_damage_to_a_snapshot_is_seen(kind: Callable[..., list[Callable[[]
     for damage in kind(fs, path):
         damage()
         with pytest.raises(DamageError):
-            for _ in snapshot.read_snapshot(fs, path):
-                pass
+            snapshot.load_snapshot(fs, path, Table())
         with pytest.raises(DamageError):
             snapshot.check_snapshot(fs, path)
+
+
+def test_a_snapshot_that_cannot_be_loaded_replaces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksums are right: it is what was written, and what was written is wrong."""
+    life, fs = lived(close=False, snapshots=2)
+    assert life.shard is not None
+    before = sorted(fs.listdir(FOLDER))
+    freeze = snapshot_chunks.freeze
+    bad = {"kind": "asked", "method": "m", "parts": {"7": ""}}
+    monkeypatch.setattr(snapshot_chunks, "freeze", lambda table: chain(freeze(table), [bad]))
+    job = life.shard.begin_snapshot()
+    while job.step():
+        pass
+    with pytest.raises(StorageError, match=r"does not read back.*at byte \d+: .* cannot be loaded.*out of order"):
+        deque(iter(job.seal, False))
+    job.abandon()
+    assert set(fs.listdir(FOLDER)) > set(before)
+    assert not [name for name in set(fs.listdir(FOLDER)) - set(before) if "snap" in name]
+    life.shard.close()
+    life.open()
+    life.check()
 
 
 def test_a_snapshot_that_does_not_verify_is_set_aside_and_the_one_before_serves() -> None:
@@ -187,7 +209,7 @@ def test_a_file_of_a_newer_version_is_named_as_such() -> None:
     assert newer != first[9:]
     fs.file(path).data[: len(first)] = b"%08x %b" % (crc32(newer, 0), newer)
     with pytest.raises(DamageError, match=r"version 3 .*too old"):
-        next(snapshot.read_snapshot(fs, path))
+        snapshot.load_snapshot(fs, path, Table())
 
 
 def test_a_snapshot_of_before_days_were_kept_is_refused_in_words() -> None:
@@ -197,13 +219,12 @@ def test_a_snapshot_of_before_days_were_kept_is_refused_in_words() -> None:
     older = first[9:].replace(b'"version":2', b'"version":1')
     fs.file(path).data[: len(first)] = b"%08x %b" % (crc32(older, 0), older)
     with pytest.raises(DamageError, match=r"version 1 .*shardhash dump"):
-        next(snapshot.read_snapshot(fs, path))
+        snapshot.load_snapshot(fs, path, Table())
 
 
 def test_a_snapshot_restores_the_table() -> None:
     life, fs = lived(snapshots=3)
     table = Table()
-    for chunk in snapshot.read_snapshot(fs, snapshot_path(FOLDER, list_shard(fs, FOLDER).snapshots[-1])):
-        snapshot_chunks.load(table, chunk)
+    snapshot.load_snapshot(fs, snapshot_path(FOLDER, list_shard(fs, FOLDER).snapshots[-1]), table)
     assert life.shard is not None
     assert table.digest() == life.shard.table.digest()

@@ -60,7 +60,8 @@ def image(snapshots: tuple[int, ...] = ()) -> Image:
             job = shard.begin_snapshot()
             while job.step():
                 pass
-            job.seal()
+            while job.seal():
+                pass
     files = {name: bytes(fs.file(FOLDER / name).data) for name in fs.listdir(FOLDER)}
     return Image(files, records, len(groups[-1]))
 

@@ -215,7 +215,8 @@ def test_a_shard_that_starts_from_a_snapshot_is_nothing_without_it(
                 job = shard.begin_snapshot()
                 while job.step():
                     pass
-                job.seal()
+                while job.seal():
+                    pass
             listing = list_shard(fs, folder)
             assert (listing.segments[0], listing.snapshots[0]) == (2, 2)
             damage(fs, snapshot_path(folder, 2))

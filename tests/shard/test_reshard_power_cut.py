@@ -74,7 +74,8 @@ def filled(shards: int) -> tuple[FaultyFileSystem, State]:
             job = opened[0].begin_snapshot()
             while job.step():
                 pass
-            job.seal()
+            while job.seal():
+                pass
     write(home("short", shards), ("map", "other", "short", digest(7), ""))
     write(home(digest(2), shards), ("unmap", "sstate", [digest(2)]))
     assert manifest == Manifest(shards, 1)

@@ -139,6 +139,11 @@ operations: st.SearchStrategy[Operation] = st.one_of(
 class ShardMachine(RuleBasedStateMachine):
     """Segments of a few records and chunks of one entry, so that much changes while a snapshot is under way."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(snapshot_chunks, "PARTS", 1)
+
     @initialize(keep=st.integers(1, 3))
     def begin(self, keep: int) -> None:
         self.fs = FaultyFileSystem()
@@ -189,6 +194,12 @@ class ShardMachine(RuleBasedStateMachine):
             operation(decided)
         return decided.change.records
 
+    @rule(day=st.integers(1, 9))
+    def ask(self, day: int) -> None:
+        """Builds asked for everything that there is."""
+        for method in self.shard.table.methods.values():
+            method.days.note(method.mappings, day)
+
     @precondition(lambda self: self.job is None)
     @rule()
     def begin_snapshot(self) -> None:
@@ -201,7 +212,8 @@ class ShardMachine(RuleBasedStateMachine):
     def go_on_with_snapshot(self, steps: int) -> None:
         assert self.job is not None
         if not all(self.job.step() for _ in range(steps)):
-            self.job.seal()
+            while self.job.seal():
+                pass
             self.job = None
 
     @precondition(lambda self: self.job is not None)
@@ -248,6 +260,7 @@ class ShardMachine(RuleBasedStateMachine):
             assert self.shard.get_siginfo(row.siginfo) == text
 
     def teardown(self) -> None:
+        self.patch.undo()
         if hasattr(self, "plain"):
             before = deepcopy(self.plain)
             self.fs.power_cut("synced", random.Random(0))

@@ -43,7 +43,8 @@ class Files:
         job = self.shard.begin_snapshot()
         while job.step():
             pass
-        job.seal()
+        while job.seal():
+            pass
 
     def remove(self, number: int) -> None:
         self.write(("unrow", "m", [[f"{number:064x}", "out"]]))

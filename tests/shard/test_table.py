@@ -59,9 +59,10 @@ some_records = st.lists(record, max_size=60)
 
 @pytest.fixture(params=[table_module.MOST_SCANNED, 1], autouse=True, scope="module")
 def most_scanned(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Everything holds for methods that are rare as well."""
+    """Everything holds for methods that are rare as well. Days are in as many chunks as they have parts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "MOST_SCANNED", request.param)
+        patch.setattr(snapshot_chunks, "PARTS", 1)
         yield
 
 
@@ -192,6 +193,8 @@ def test_a_fuzzy_walk_and_the_records_since_make_the_state(
     table, loaded = Table(), Table()
     for one in before:
         table.apply(one)
+    for part in table.methods.values():
+        part.days.note(part.mappings, 1)
     waiting = list(meanwhile)
     for chunk in snapshot_chunks.freeze(table, size):
         snapshot_chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
@@ -204,6 +207,41 @@ def test_a_fuzzy_walk_and_the_records_since_make_the_state(
         loaded.apply(one)
     loaded.check()
     assert loaded.digest() == table.digest()
+
+
+def test_all_may_go_at_any_step_of_a_walk() -> None:
+    reports: list[Record] = [
+        (records.REPORT, method, task, task, 1, "x", *[None] * 4, 0, task, "A")
+        for method in METHODS
+        for task in HASHES[:4]
+    ]
+    gone: list[Record] = []
+    for method in METHODS:
+        pairs = [(task, task) for task in HASHES[:4]]
+        gone += [(records.UNMAP, method, HASHES[:4]), (records.UNROW, method, pairs), (records.UNIDX, method, pairs)]
+
+    def walk(moment: int) -> int:
+        """All goes when so many chunks were made; the number of chunks."""
+        table, loaded = Table(), Table()
+        for one in reports:
+            table.apply(one)
+        for part in table.methods.values():
+            part.days.note(part.mappings, 1)
+        number = -1
+        for number, chunk in enumerate(snapshot_chunks.freeze(table, 1)):
+            snapshot_chunks.load(loaded, orjson.loads(orjson.dumps(chunk)))
+            for one in gone if number == moment else ():
+                table.apply(one)
+        for one in gone:
+            loaded.apply(one)
+        loaded.check()
+        assert loaded.digest() == Table().digest()
+        return number + 1
+
+    chunks = walk(-1)
+    assert chunks == len(METHODS) * 3 * 4  # tasks, index items, parts of the days
+    for moment in range(chunks):
+        walk(moment)
 
 
 def test_the_digest_tells_states_apart() -> None:

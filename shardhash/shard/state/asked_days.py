@@ -100,7 +100,7 @@ class AskedDays:
         return sorted(self._parts)
 
     def pack(self, number: int) -> bytes:
-        """A part as bytes: its entries, eight bytes each, little-endian."""
+        """A part as bytes: its entries, eight bytes each, little-endian; none for one that is gone."""
         part = array("Q", self._parts.get(number, ()))
         if sys.byteorder == "big":
             part.byteswap()

@@ -16,10 +16,10 @@ A disk that is full or read-only does not keep a shard from 2 and 3; 1, 4 and 5 
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,7 +30,7 @@ from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.table import Table
-from shardhash.shard.storage import snapshot, snapshot_chunks
+from shardhash.shard.storage import snapshot
 from shardhash.shard.storage.clock import LogClock, latest_of_all
 from shardhash.shard.storage.filesystem import FileSystem, takes_no_writes
 from shardhash.shard.storage.layout import DAMAGED, Listing, list_shard, segment_path, snapshot_path
@@ -38,13 +38,12 @@ from shardhash.shard.storage.log import HINT, LogWriter, Tail, read_segment
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.storage.siginfo import MOST_TEXT, SiginfoFiles, pack_siginfo
 from shardhash.shard.storage.snapshot import SnapshotHead
+from shardhash.shard.storage.snapshot_chunks import MALFORMED
 from shardhash.shard.storage.snapshot_job import FileSnapshot, SnapshotJob
 from shardhash.wire.long_text import Text
 
 SEGMENT_SIZE = 64 << 20
 """Bytes after which a segment of the log rotates."""
-MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, struct.error)
-"""Raised by a record or chunk whose checksum is right and whose values are impossible."""
 CLOCK_PATIENCE = 1_000_000
 """Microseconds by which a clock may be behind the last record before anybody is told."""
 EMPTY_SEGMENT = 20
@@ -127,11 +126,8 @@ def _load_snapshot(
             head = snapshot.read_head(fs, path)
             if until is not None and snapshot.read_end(fs, path).time > until:
                 continue
-            for count, chunk in enumerate(snapshot.read_snapshot(fs, path), 1):
-                snapshot_chunks.load(table, chunk)
-                if count % 500 == 0:
-                    progress(f"loading snapshot {number}; {table.counts()['mappings']:,} mappings")
-        except (DamageError, *MALFORMED) as error:
+            snapshot.load_snapshot(fs, path, table, partial(_tell_chunks, progress, number, table))
+        except DamageError as error:
             found.bad_snapshots.append(path)
             found.remarks.append(f"snapshot {number} does not verify ({error}); going back to the one before")
             progress(found.remarks[-1])
@@ -148,6 +144,11 @@ def _load_snapshot(
         raise DamageError(snapshot_path(folder, snapshots[-1]), 0, f"{what}, and the log before it is gone", HINT)
     path = snapshot_path(folder, listing.segments[0])
     raise DamageError(path, 0, "this snapshot, with which the shard begins, is missing", HINT)
+
+
+def _tell_chunks(progress: Progress, number: int, table: Table, chunks: int) -> None:
+    if chunks % 500 == 0:
+        progress(f"loading snapshot {number}; {table.counts()['mappings']:,} mappings")
 
 
 def log_is_all(listing: Listing) -> bool:

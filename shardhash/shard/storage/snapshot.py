@@ -13,13 +13,13 @@ a line that is missing, doubled or moved is seen::
 
 The times are those of its begin and end; what changed in between is in it or not.
 
-A snapshot comes into being by rename once it is whole and durable, and counts once it was read back. Only then do
-older snapshots and segments go, but for those that are kept for restoring an earlier time.
+A snapshot comes into being by rename once it is whole and durable, was read back, and each of its chunks could be
+loaded. Only then do older snapshots and segments go, but for those that are kept for restoring an earlier time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ import orjson
 
 from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.asked_days import day_of
+from shardhash.shard.state.table import Table
+from shardhash.shard.storage import snapshot_chunks
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import TEMPORARY, snapshot_path
 from shardhash.shard.storage.siginfo import file_of
@@ -66,7 +68,7 @@ class SnapshotEnd:
 
 
 class SnapshotWriter:
-    """Writes one snapshot. `add` for each chunk in the event loop, `seal` beside it; after a StorageError `drop`."""
+    """Writes one snapshot. `add` for each chunk in the event loop, `sealing` beside it; after a StorageError `drop`."""
 
     def __init__(self, fs: FileSystem, folder: Path, head: SnapshotHead) -> None:
         self._fs = fs
@@ -106,11 +108,17 @@ class SnapshotWriter:
 
     def seal(self, time: int) -> None:
         """Make it durable under its name, after it was read back. `time`: now. Raises StorageError."""
+        for _ in self.sealing(time):
+            pass
+
+    def sealing(self, time: int) -> Iterator[None]:
+        """The same in steps: an fsync, then a millisecond for each chunk."""
         try:
             self._write({"end": self._lines - 1, "time": time, "siginfo_files": sorted(self._siginfo_files)})
             self._file.fsync()
             self._file.close()
-            check_snapshot(self._fs, self._temporary)
+            yield
+            yield from _check(self._fs, self._temporary)
             self._fs.rename(self._temporary, self._path)
             self._fs.fsync_dir(self._folder)
         except OSError as error:
@@ -134,11 +142,15 @@ class SnapshotWriter:
         self._lines += 1
 
 
-def read_snapshot(fs: FileSystem, path: Path) -> Iterator[Chunk]:
-    """The chunks of a snapshot. Raises DamageError, at the latest at its end when it is cut off."""
-    for value in _values(fs, path):
-        if "end" not in value and "format" not in value:
-            yield value
+def load_snapshot(fs: FileSystem, path: Path, table: Table, progress: Callable[[int], None] | None = None) -> None:
+    """Put a snapshot into a table that holds nothing; `progress` is told how many chunks were loaded.
+
+    Raises DamageError, at the latest at the end of one that is cut off; the table then holds a part.
+    """
+    for number, (offset, chunk) in enumerate(_chunks(fs, path), 1):
+        _load(path, offset, table, chunk)
+        if progress is not None:
+            progress(number)
 
 
 def read_sound_chunks(fs: FileSystem, path: Path) -> Iterator[Chunk]:
@@ -159,9 +171,15 @@ def read_sound_chunks(fs: FileSystem, path: Path) -> Iterator[Chunk]:
 
 
 def check_snapshot(fs: FileSystem, path: Path) -> None:
-    """Read a snapshot through. Raises DamageError."""
-    for _ in _payloads(fs, path):
+    """Read a snapshot through, and load its chunks, each by itself. Memory: a chunk. Raises DamageError."""
+    for _ in _check(fs, path):
         pass
+
+
+def _check(fs: FileSystem, path: Path) -> Iterator[None]:
+    for offset, chunk in _chunks(fs, path):
+        _load(path, offset, Table(), chunk)
+        yield
 
 
 def read_head(fs: FileSystem, path: Path) -> SnapshotHead:
@@ -201,13 +219,23 @@ def _check_format(path: Path, first: dict[str, Any]) -> None:
         raise DamageError(path, 0, f"{found} is not a snapshot that this shardhash reads", hint)
 
 
-def _values(fs: FileSystem, path: Path) -> Iterator[dict[str, Any]]:
+def _load(path: Path, offset: int, table: Table, chunk: Chunk) -> None:
+    try:
+        snapshot_chunks.load(table, chunk)
+    except snapshot_chunks.MALFORMED as error:
+        what = f"a line has a right checksum but cannot be loaded: {error!r}"
+        raise DamageError(path, offset, what, HINT) from None
+
+
+def _chunks(fs: FileSystem, path: Path) -> Iterator[tuple[int, Chunk]]:
+    """The chunks of a snapshot and where their lines begin."""
     offset = 0
     for payload in _payloads(fs, path):
         value = _parse(path, offset, payload)
         if not offset:
             _check_format(path, value)
-        yield value
+        elif "end" not in value:
+            yield offset, value
         offset += _PREFIX + len(payload) + 1
 
 

@@ -22,6 +22,7 @@ kind       fields
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeAlias
@@ -38,8 +39,8 @@ CHUNK = 400
 """Entries of a chunk."""
 ROWS = 5
 """Rows of a chunk, times its entries; a taskhash with more has its rows in several chunks."""
-
-
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, struct.error)
+"""Raised by a chunk or record whose checksum is right and whose values are impossible."""
 PARTS = 16
 """Parts of the days that a chunk holds: 20,000 entries with 10 million mappings in two shards."""
 
@@ -60,12 +61,13 @@ def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
         yield from _indexes(method, part, size)
         numbers = part.days.numbers()
         for start in range(0, len(numbers), PARTS):
-            some = numbers[start : start + PARTS]
-            yield {"kind": "asked", "method": method, "parts": {str(n): part.days.pack(n).hex() for n in some}}
+            # A part of which all mappings went meanwhile is gone.
+            some = {str(n): packed.hex() for n in numbers[start : start + PARTS] if (packed := part.days.pack(n))}
+            yield {"kind": "asked", "method": method, "parts": some}
 
 
 def load(table: Table, chunk: Chunk) -> None:
-    """Put a chunk into a table that holds nothing of it. Raises KeyError or ValueError for one that is malformed."""
+    """Put a chunk into a table that holds nothing of it. Raises one of MALFORMED for what `freeze` cannot have made."""
     kind = chunk["kind"]
     if kind == "set":
         table.entries.setdefault(chunk["entry"], {}).update(chunk["values"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from shardhash.errors import DamageError, StorageError
 from shardhash.shard.state.table import Table
@@ -13,15 +13,18 @@ from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import list_shard, segment_path, siginfo_path, snapshot_path
 from shardhash.shard.storage.snapshot import SnapshotHead, SnapshotWriter
 
+_END: Final = object()
+
 
 class SnapshotJob(Protocol):
-    """A snapshot under way: `step` in the event loop until it is False, then `seal` beside it; or `abandon`."""
+    """A snapshot under way: `step` in the event loop until it is False, `seal` beside it the same; else `abandon`."""
 
     def step(self) -> bool:
         """Write one chunk; False when that was all. Raises StorageError."""
 
-    def seal(self) -> None:
-        """Make it durable, read it back, let go of what kept snapshots do not need. Raises StorageError."""
+    def seal(self) -> bool:
+        """A bit of it: make it durable, read it back, let go of what kept snapshots do not need; False when that was
+        all. Raises StorageError."""
 
     def abandon(self) -> None:
         """Remove what there is of it."""
@@ -48,6 +51,7 @@ class FileSnapshot:
         self._clock = clock
         self._writer = SnapshotWriter(fs, folder, head)
         self._chunks = snapshot_chunks.freeze(table)
+        self._sealing = self._seal()
 
     def step(self) -> bool:
         """See SnapshotJob."""
@@ -56,9 +60,12 @@ class FileSnapshot:
             self._writer.add(chunk)
         return chunk is not None
 
-    def seal(self) -> None:
+    def seal(self) -> bool:
         """See SnapshotJob."""
-        self._writer.seal(self._clock())
+        return next(self._sealing, _END) is not _END
+
+    def _seal(self) -> Iterator[None]:
+        yield from self._writer.sealing(self._clock())
         self._sealed(self._head)
         try:
             remove_old(self._fs, self._folder, self._keep)

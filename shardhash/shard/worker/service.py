@@ -280,12 +280,17 @@ class Service:
             self.asking.days_written = True
             # By the writer, since the log rotates, which must not happen while it is written or synced.
             job: SnapshotJob = await self._alone(self._shard.begin_snapshot)
+            beside = partial(asyncio.get_running_loop().run_in_executor, None)
             started = began = perf_counter()
             try:
                 while job.step():
                     await asyncio.sleep(SNAPSHOT_REST * (perf_counter() - began))
                     began = perf_counter()
-                await asyncio.get_running_loop().run_in_executor(None, job.seal)
+                await beside(job.seal)  # the fsync takes time and no processor
+                began = perf_counter()
+                while await beside(job.seal):
+                    await asyncio.sleep(SNAPSHOT_REST * (perf_counter() - began))
+                    began = perf_counter()
             except BaseException:
                 job.abandon()
                 self.asking.days_written = False
