@@ -92,6 +92,41 @@ async def test_lookups_reports_again_and_checks_are_noted_by_the_day(tmp_path: P
         assert [last(table, taskhash) for taskhash in (A, B, C, D)] == [today + 1, today + 1, today + 1, today]
 
 
+async def test_what_is_at_hand_is_noted_once_a_day(tmp_path: Path, day: list[int]) -> None:
+    async with serving(tmp_path) as service:
+        table = service._table
+        for taskhash in (A, B, C):
+            await report(service, taskhash)
+        ask(service, A, B, C)
+        await service.asking.note()
+        ask(service, A, B, C)
+        assert table.method("m").aside == 0
+        day[0] += 1  # nothing looks at the clock but who asks
+        ask(service, A)
+        await report(service, B)
+        await service.asking.note()
+        assert [last(table, taskhash) - day[0] for taskhash in (A, B, C)] == [0, 0, -1]
+
+
+async def test_what_stays_at_hand_is_bounded_over_all_methods(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking_module, "KEPT", 5)
+    async with serving(tmp_path) as service:
+        hashes = [f"{number:064x}" for number in range(4)]
+        methods = ["m", "n", "o"]
+        for method in methods:
+            for taskhash in hashes[: 4 if method != "o" else 1]:
+                await service.reports.map(op.Map(method, taskhash, taskhash))
+        await service.asking.note()
+        table = service._table
+        assert [len(table.method(method).asked) for method in methods] == [4, 0, 1]
+        day[0] += 1
+        ask(service, *hashes)
+        await service.asking.note()
+        assert {last(table, taskhash) for taskhash in hashes} == {day[0]}
+
+
 async def test_who_answers_a_check_is_one_of_those_that_share_the_unihash(tmp_path: Path, day: list[int]) -> None:
     async with serving(tmp_path) as service:
         for taskhash in (B, C):
@@ -157,7 +192,7 @@ async def test_what_is_put_aside_is_bounded(
         followed = service.asking.follow("one") if follows else {}
         for taskhash in hashes:
             ask(service, taskhash)
-            assert len(service._table.method("m").asked) <= 11
+            assert service._table.method("m").aside <= 11
         service.asking.note_now()
         table = service._table
         part = table.method("m")
@@ -235,6 +270,7 @@ async def test_checks_that_rare_methods_answer_are_noted_too(tmp_path: Path) -> 
         table = service._table
         for part in table.methods.values():
             part.days.forget([bytes.fromhex(A)])
+            part.clear_asked()
         assert table.rare
         exists(service, A, B)
         service.asking.note_now()

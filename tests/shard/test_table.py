@@ -162,6 +162,40 @@ def test_records_make_what_a_plain_model_makes(some: list[Record]) -> None:
     compare(table, model)
 
 
+@given(st.lists(record | st.lists(st.integers(0, 3), max_size=40) | st.just("noted") | st.just("day"), max_size=60))
+def test_lookups_are_right_and_put_aside_what_they_found(steps: list[Record | list[int] | str]) -> None:
+    """What was asked for since a day began is noted, each at least once, whatever is at hand and goes meanwhile."""
+    table, model = Table(), Model()
+    due = {method: set[str]() for method in METHODS}
+    noted = {method: set[str]() for method in METHODS}
+    for step in [*steps, "noted"]:
+        if isinstance(step, list):
+            texts = [HASHES[number] for number in step]
+            for method in METHODS:
+                found = table.lookup(method, b"".join(map(bytes.fromhex, texts))).unihashes()
+                wanted = [model.mappings.get((method, text)) for text in texts]
+                assert [unihash.hex() if unihash else None for unihash in found] == wanted
+                due[method] |= {text for text, unihash in zip(texts, wanted, strict=True) if unihash}
+        elif isinstance(step, str):
+            for method, part in table.methods.items():
+                noted[method] |= set(map(to_text, part.take_asked()))
+                assert part.aside == 0
+                if step == "day":
+                    part.clear_asked()
+            for method in METHODS:
+                there = {text for text in due[method] if (method, text) in model.mappings}
+                assert there <= noted[method]
+                if step == "day":
+                    due[method], noted[method] = set(), set()
+        else:
+            table.apply(step)
+            model.apply(step)
+            if step[0] == records.UNMAP:
+                noted[step[1]] -= set(step[2])
+                due[step[1]] -= set(step[2])
+            table.check()
+
+
 @given(some_records)
 def test_applying_records_again_ends_in_the_same_state(some: list[Record]) -> None:
     table = Table()

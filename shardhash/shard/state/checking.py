@@ -48,6 +48,9 @@ def _check_method(table: Table, method: str, part: MethodTable) -> None:
     assert reversed_count == others, (method, "reverse holds more than mappings")
     assert not any(isinstance(v, set) and len(v) < 2 for v in part.reverse.values()), (method, "small set")
     assert part.unmapped == part.rows.keys() - part.mappings.keys(), (method, "unmapped")
+    for taskhash, unihash in part.asked.items():
+        assert part.mappings.get(taskhash) == unihash, (method, taskhash, "asked for, and not its mapping")
+    assert 0 <= part.noted <= len(part.asked), (method, "noted")
     for taskhash in part.marks:
         assert taskhash in part.mappings, (method, taskhash, "mark without mapping")
     for small_set in (*part.rows.values(), *part.index.values()):

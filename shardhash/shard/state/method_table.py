@@ -7,8 +7,10 @@
 - ``rows``: taskhash -> set of outhash rows of that taskhash, oldest first (small_sets.py);
 - ``unmapped``: the taskhashes that have rows and no mapping, which are few;
 - ``index``: outhash -> set of taskhashes, oldest first. Its taskhashes may belong to any shard;
-- ``asked``, ``asked_unihashes``: mappings that were looked up, unihashes that were found to exist, and not yet
-  noted in ``days`` (asked_days.py): looking up costs no more than to put them aside.
+- ``asked``: taskhash -> unihash of mappings that were asked for today. Lookups try it first: it is small, so that it
+  takes half the time of ``mappings`` with 150,000, and what is found in it needs not be put aside again. Those behind
+  the first ``noted`` are not yet in ``days`` (asked_days.py);
+- ``asked_unihashes``: unihashes that were found to exist, and are not yet in ``days``.
 
 ``recent`` is what builds guess from (recent_tasks.py), once somebody asked for it.
 
@@ -19,14 +21,18 @@ A unihash that equals its taskhash or another mapping's unihash is the same obje
 
 from __future__ import annotations
 
-from itertools import compress
+from itertools import compress, islice
 from operator import eq
 
 from shardhash.shard.state import one_or_many
 from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.small_sets import SmallSet
+from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, split_digests
+
+SAMPLED = 256
+"""One of so many taskhashes of a lookup tells whether it is worth a try to look for all of them in ``asked``."""
 
 
 class MethodTable:
@@ -39,6 +45,7 @@ class MethodTable:
         "index",
         "mappings",
         "marks",
+        "noted",
         "rare",
         "recent",
         "reverse",
@@ -54,21 +61,58 @@ class MethodTable:
         self.unmapped: set[Key] = set()
         self.index: dict[Key, SmallSet] = {}
         self.rare: str | None = None
-        self.asked: set[Key] = set()
+        self.asked: dict[Key, bytes] = {}
+        self.noted = 0
         self.asked_unihashes: set[bytes] = set()
         self.days = AskedDays()
         self.recent: RecentTasks | None = None
 
-    def take_asked(self) -> set[Key]:
-        """The taskhashes that were asked for since this was last called.
+    @property
+    def aside(self) -> int:
+        """How many mappings were put aside since `take_asked` was last called."""
+        return len(self.asked) - self.noted
+
+    def lookup(self, digests: Buffer) -> Found:
+        """The unihash of each taskhash (n * 32 bytes); 50 ns each for those asked for today, else 100 to 200."""
+        keys = list(split_digests(digests))
+        asked, mappings = self.asked, self.mappings
+        if all(map(asked.__contains__, keys[::SAMPLED])):
+            try:
+                return Found(b"".join(map(asked.get, keys)), None)  # type: ignore[arg-type]  # a None raises
+            except TypeError:
+                pass  # some were not asked for yet
+        found = list(map(mappings.get, keys))
+        asked.update(zip(compress(keys, found), filter(None, found), strict=True))
+        return Found.of(found)
+
+    def ask(self, taskhash: Key) -> bool:
+        """Put a mapping aside; False when there is none."""
+        unihash = self.mappings.get(taskhash)
+        if unihash is not None:
+            self.asked[taskhash] = unihash
+        return unihash is not None
+
+    def take_asked(self) -> list[Key]:
+        """The taskhashes that were put aside since this was last called.
 
         A unihash that was found to exist stands for one of the mappings that have it: one is enough for it to exist.
         """
-        asked, self.asked = self.asked, set()
+        taken = list(islice(reversed(self.asked), self.aside))
+        self.noted = len(self.asked)
         unihashes, self.asked_unihashes = self.asked_unihashes, set()
         for unihash in unihashes:
-            asked.update(self.holders(unihash)[-1:])
-        return asked
+            taken += self.holders(unihash)[-1:]
+        return taken
+
+    def forget_asked(self, taskhash: Key) -> None:
+        """The mapping of a taskhash is gone, or is another."""
+        if self.asked.pop(taskhash, None) is not None and self.noted:
+            self.noted -= 1  # if it was not among these, the last of them is noted twice
+
+    def clear_asked(self) -> None:
+        """Whatever is asked for from now on is put aside again."""
+        self.asked = {}
+        self.noted = 0
 
     def holders(self, unihash: Key) -> list[Key]:
         """The taskhashes that have a unihash; none for a text."""
@@ -82,7 +126,8 @@ class MethodTable:
         """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it. Some 100 ns each; it was asked for."""
         keys = list(split_digests(digests))
         own = bytes(map(eq, map(self.mappings.get, keys), keys))
-        self.asked.update(compress(keys, own))
+        owned = list(compress(keys, own))
+        self.asked.update(zip(owned, owned, strict=True))
         if not self.reverse:
             return own
         others = bytes(map(self.reverse.__contains__, keys))

@@ -1,8 +1,8 @@
 """Asking: on which day each mapping was last asked for, noted beside lookups.
 
-1. A lookup puts what it found aside (`Table.lookup`), one call for a batch of any size.
+1. A lookup puts what it found aside (`MethodTable.lookup`), one call for a batch of any size.
 2. Every few seconds, and before anybody wants to know, what was put aside is noted with the day (asked_days.py), a
-   slice at a time. Asked for again and again, it was put aside once.
+   slice at a time. It stays at hand until the day ends (UTC), so that it is put aside once a day.
 3. What answers without this worker, the coordinator's answers at hand, is forgotten at the end of each day
    (stores/end_of_day.py), so that it is asked for here at least once a day.
 4. Snapshots hold the days; the log does not. A crash or a restart loses what was asked for since the last snapshot, at
@@ -18,6 +18,7 @@ from collections import deque
 from time import perf_counter, time_ns
 from typing import TypeAlias
 
+from shardhash.base.timestamps import DAY
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.table import Table
@@ -35,6 +36,12 @@ TOO_MANY = 200_000
 """Mappings of a method that may be put aside, 20 MiB. More come only from one who asks for far more than builds do, and
 faster than can be noted: then all mappings count as asked for today, which costs nothing, and a collection less."""
 
+KEPT = 50_000
+"""Mappings of all methods that may stay at hand once they are noted, 8 MiB. With more, they are put aside again."""
+
+_DAY = DAY * 1000
+"""Nanoseconds."""
+
 Followed: TypeAlias = dict[str, set[Key]]
 """By method, the mappings that were asked for since the following began."""
 
@@ -48,6 +55,7 @@ class Asking:
         self._followed: dict[str, Followed] = {}
         self._noted_at = 0.0
         self._crowded = False
+        self._day_ends = 0
         self.days_written = True
         """Whether the newest snapshot holds all that is noted."""
 
@@ -56,25 +64,32 @@ class Asking:
         """Whether anybody follows what is asked for."""
         return bool(self._followed)
 
+    def look_at_clock(self) -> None:
+        """Before each question: when a day has ended, all is put aside again."""
+        now = time_ns()
+        if now >= self._day_ends:
+            self._day_ends = now - now % _DAY + _DAY
+            self._take()
+            self._clear()
+
     def put_aside(self, method: str, key: Key) -> None:
         """One mapping was asked for, or reported again."""
+        self.look_at_clock()
         part = self._table.methods.get(method)
-        if part is not None:
-            part.asked.add(key)
-        else:  # its method comes with it
+        if part is None or not part.ask(key):  # it comes with the report
             self._tell(method, [key])
 
     def make_room(self, method: str, part: MethodTable, count: int) -> None:
         """A lookup of so many has put aside more than `MOST`: have them noted soon, or keep fewer now."""
         self._crowded = True
-        if len(part.asked) <= TOO_MANY:
+        if part.aside <= TOO_MANY:
             return
         if self._followed:  # who follows must know each
-            some = [part.asked.pop() for _ in range(min(2 * count, len(part.asked)))]
+            some = [part.asked.popitem()[0] for _ in range(min(2 * count, part.aside))]
             self._tell(method, some)
             self._note(method, some)
         else:
-            part.asked = set()
+            part.clear_asked()
             self._table.asked_from = day_of(time_ns() // 1000)
             self.days_written = False
 
@@ -110,6 +125,7 @@ class Asking:
     def follow(self, name: str) -> Followed:
         """What is asked for from now on, until `unfollow`; complete after each `tell` and `note`."""
         self.note_now()
+        self._clear()
         return self._followed.setdefault(name, {})
 
     def unfollow(self, name: str) -> None:
@@ -122,11 +138,18 @@ class Asking:
         for unihash in unihashes:
             for method in rare.methods(unihash):
                 self._table.methods[method].asked_unihashes.add(unihash)
+        room = KEPT
         for method, part in self._table.methods.items():
-            if part.asked or part.asked_unihashes:
-                keys = list(part.take_asked())
+            if keys := part.take_asked():
                 self._tell(method, keys)
                 self._taken.append((method, keys))
+            if part.noted > room:
+                part.clear_asked()
+            room -= part.noted
+
+    def _clear(self) -> None:
+        for part in self._table.methods.values():
+            part.clear_asked()
 
     def _tell(self, method: str, keys: list[Key]) -> None:
         for followed in self._followed.values():

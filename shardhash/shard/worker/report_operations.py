@@ -146,10 +146,8 @@ class ReportOperations:
             shard = self._shard
             reference = shard.put_siginfo(siginfo) if packed is None else shard.put_packed_siginfo(packed)
         part = self._table.methods.get(method)
-        if part is not None and ((key := to_key(taskhash)) in part.mappings or self._asking.followed):
-            part.asked.add(key)  # reported again is as good as asked for; a row tells of the first time alone
-        elif part is None:
-            self._asking.put_aside(method, to_key(taskhash))
+        # Reported again is as good as asked for; a row tells of the first time alone.
+        self._asking.put_aside(method, to_key(taskhash))
         older = transaction.older_rows(method, to_key(taskhash)) if part is not None and part.unmapped else None
         in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force

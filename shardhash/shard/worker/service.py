@@ -132,6 +132,7 @@ class Service:
 
     def lookup(self, frame: Buffer, head: bytes = b"") -> bytes:
         """The answer to a batch frame, behind a head."""
+        self.asking.look_at_clock()
         asked = batch.decode_request(frame)
         if asked.op == batch.EXISTS:
             return batch.encode_exists(self._table.exists(asked.digests), head)
@@ -139,6 +140,7 @@ class Service:
 
     async def lookup_in_parts(self, frame: Buffer, head: bytes) -> bytes:
         """The same of lookups of many clients that came together, between which the event loop goes on."""
+        self.asking.look_at_clock()
         asked = batch.decode_request(frame)
         found: list[batch.Found] = []
         exist: list[bytes] = []
@@ -155,7 +157,7 @@ class Service:
 
     def _find(self, method: str, digests: Buffer) -> batch.Found:
         found = self._table.lookup(method, digests)
-        if (part := self._table.methods.get(method)) is not None and len(part.asked) > MOST:
+        if (part := self._table.methods.get(method)) is not None and part.aside > MOST:
             self.asking.make_room(method, part, len(found.digests) // DIGEST_SIZE)
         return found
 
