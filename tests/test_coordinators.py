@@ -21,6 +21,7 @@ from tests.coordinators import (
     InTurn,
     connect_async_to_each,
     connect_to_each,
+    connections_of,
     followers,
     wait_for_others,
 )
@@ -332,6 +333,30 @@ def test_what_does_not_go_together_is_refused(others: list[str], words: str, cap
     with pytest.raises(AssertionError, match="the server ended"):
         ServerProcess(*SEVERAL, *others, *([] if "--store" in others else IN_MEMORY))
     assert f"several coordinators and {words}" in capfd.readouterr().err
+
+
+def test_connections_that_come_one_by_one_are_spread(several: ServerProcess) -> None:
+    before = connections_of(several)
+    some = [create_client(several.address) for _ in range(30)]
+    added = connections_of(several)
+    added.subtract(before)
+    for client in some:
+        client.close()
+    assert sum(added.values()) == 30
+    assert min(added.values()) >= 5, "10 each, unless one was busy"
+
+
+def test_who_stands_still_keeps_no_connection_waiting(several: ServerProcess) -> None:
+    """It has fewer connections than the others in the end; those give way for a moment only."""
+    stopped = followers(several)[0]
+    before = connections_of(several)[stopped.pid]
+    stopped.suspend()
+    some = [create_client(several.address) for _ in range(12)]
+    assert [client.ping() for client in some] == [{"alive": True}] * 12
+    assert connections_of(several)[stopped.pid] == before
+    stopped.resume()
+    for client in some:
+        client.close()
 
 
 def test_connections_in_turn_reach_all(several: ServerProcess) -> None:

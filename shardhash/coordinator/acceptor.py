@@ -21,6 +21,7 @@ from shardhash.coordinator.callers import peer_of
 from shardhash.coordinator.complaints import Complaints
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
+from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.proxies import Proxies, receive_proxy_header, refusal_of_header
 from shardhash.errors import ProtocolError
 
@@ -32,6 +33,10 @@ ACCEPTS_A_TICK = 8
 """Each takes a third of a millisecond until it is served."""
 GIVE_WAY = 64
 """Connections that make room when there are no descriptors."""
+GIVES_WAY = 3
+"""Times that a coordinator leaves a connection to others that have fewer."""
+GIVE_WAY_FOR = 0.001
+"""Seconds that it leaves them each time."""
 REST = 0.5
 """Seconds for which nothing is accepted after the system had no descriptor or memory for one more."""
 
@@ -47,10 +52,11 @@ class Acceptor:
         make: Callable[[Connection], asyncio.Protocol],
         context: ssl.SSLContext | None,
         proxies: Proxies,
-        accepts: int,
+        loads: Loads | None,
     ) -> None:
-        """`accepts`: connections that are accepted in one go; few where others accept at the same socket."""
-        self._accepts = accepts
+        """`loads`: of those that accept at the same socket, if there are others."""
+        self._loads = loads
+        self._gave_way = 0
         self._proxies = proxies
         self._listening = listening
         self._connections = connections
@@ -76,7 +82,13 @@ class Acceptor:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(self._accepts):
+        if self._loads is not None and not self._loads.fewest() and self._gave_way < GIVES_WAY:
+            self._gave_way += 1
+            self._loop.remove_reader(self._listening.fileno())
+            self._loop.call_later(GIVE_WAY_FOR, self._start)
+            return
+        self._gave_way = 0
+        for _ in range(ACCEPTS_A_TICK if self._loads is None else 1):
             try:
                 raw, where = self._listening.accept()
             except (BlockingIOError, InterruptedError):

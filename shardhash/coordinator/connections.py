@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
+from collections.abc import Callable
 
 from shardhash.base.networks import group_of
 from shardhash.coordinator.complaints import Complaints
@@ -35,8 +36,15 @@ _MIB = 1 << 20
 class Connections:
     """All connections of a server. Use from one event loop."""
 
-    def __init__(self, limits: ServerLimits, complaints: Complaints, descriptors: int = 1 << 20) -> None:
-        """`descriptors`: how many there are for connections."""
+    def __init__(
+        self,
+        limits: ServerLimits,
+        complaints: Complaints,
+        descriptors: int = 1 << 20,
+        tell: Callable[[int], None] | None = None,
+    ) -> None:
+        """`descriptors`: how many there are for connections. `tell` is called with how many are open."""
+        self._tell = tell or _tell_nobody
         self.limits = limits
         self._complaints = complaints
         self._most = min(limits.connections, descriptors)
@@ -51,6 +59,7 @@ class Connections:
         self._loop = asyncio.get_running_loop()
         self._left = self._loop.time()
         """When one was closed last."""
+        self._tell(0)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -75,6 +84,7 @@ class Connections:
             )
             return None
         connection = self._open[fd] = Connection(fd, address, peer, self._loop.time())
+        self._tell(len(self._open))
         self._fresh[connection] = None
         self._fresh_of_host.setdefault(connection.host, {})[connection] = None
         self._of_host[connection.host] += 1
@@ -132,6 +142,7 @@ class Connections:
         if not self.holds(connection):
             return
         del self._open[connection.fd]
+        self._tell(len(self._open))
         self._left = self._loop.time()
         self.asked(connection)
         _count_down(self._of_host, connection.host)
@@ -333,3 +344,7 @@ def _count_down(counter: Counter[str], name: str) -> None:
     counter[name] -= 1
     if counter[name] <= 0:
         del counter[name]
+
+
+def _tell_nobody(_connections: int) -> None:
+    pass

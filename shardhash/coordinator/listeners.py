@@ -17,13 +17,14 @@ from aiohttp import web
 from shardhash.base.networks import group_of
 from shardhash.base.sockets import keep_alive
 from shardhash.base.tasks import BackgroundTasks
-from shardhash.coordinator.acceptor import ACCEPTS_A_TICK, Acceptor
+from shardhash.coordinator.acceptor import Acceptor
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.complaints import Flood, one_line_of_scanners, quiet
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.entrance import Entrance
 from shardhash.coordinator.limits import ServerLimits
+from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
 from shardhash.coordinator.output import Output
 from shardhash.coordinator.proxies import Proxies
@@ -77,13 +78,13 @@ class Listeners:
         plain: Plain = _nothing_there,
         descriptors: int = 1 << 20,
         proxies: Proxies | None = None,
-        accepts: int = ACCEPTS_A_TICK,
+        loads: Loads | None = None,
     ) -> None:
         """`tls` must be given for addresses of TLS. `descriptors`: how many connections there can be.
 
-        `accepts`: connections that are accepted in one go.
+        `loads`: those of all coordinators of a server that has several.
         """
-        self._accepts = accepts
+        self._loads = loads
         self.sockets: list[list[socket.socket]] = []
         """The listening sockets of each address that `open` opened."""
         services.set_limits(limits)
@@ -91,7 +92,7 @@ class Listeners:
         self._flood = Flood(limits.log_lines)
         for name in quiet:
             logging.getLogger(name).addFilter(self._flood)
-        self._connections = Connections(limits, services.complaints, descriptors)
+        self._connections = Connections(limits, services.complaints, descriptors, loads.tell if loads else None)
         self._watching = BackgroundTasks()
         self._browsers = browsers or Browsers()
         self._plain = plain
@@ -206,7 +207,7 @@ class Listeners:
             self._watching.start(self._connections.watch(), "watching connections")
         complaints, proxies = self._services.complaints, self._proxies
         self._acceptors += [
-            Acceptor(raw, self._connections, complaints, make, context, proxies, self._accepts) for raw in sockets
+            Acceptor(raw, self._connections, complaints, make, context, proxies, self._loads) for raw in sockets
         ]
 
     def _session(

@@ -82,7 +82,7 @@ async def serve(
             _watch_data(settings.data, services, background, running)
         site = Site(services, settings.browsers, settings.data)
         plain: Plain = site.answer if settings.coordinators == 1 else only_at(settings.http, site.answer)
-        listeners = make_listeners(settings, services, tls, plain)
+        listeners = make_listeners(settings, services, tls, plain, followers.loads if followers else None)
         running.push_async_callback(listeners.close)
         on_demand = None if settings.idle is None else OnDemand(settings, store, listeners, stop)
         await running.enter_async_context(control_socket(settings.data, _commands(store, on_demand)))

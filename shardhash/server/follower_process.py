@@ -28,6 +28,7 @@ from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.far_collections import FarCollections
 from shardhash.coordinator.far_users import FarUsers
+from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
@@ -163,7 +164,8 @@ class Follower:
         self._store.take(removals, barred)
         settings, services = self._told.settings, self._services
         self._tls = None if settings.tls is None else ServerTls(settings.tls)
-        self._listeners = make_listeners(settings, services, self._tls, elsewhere)
+        loads = Loads(self._told.loads, self._told.place, settings.coordinators)
+        self._listeners = make_listeners(settings, services, self._tls, elsewhere, loads)
         self._running.push_async_callback(self._listeners.close)
         for bind, numbers in zip(settings.binds, self._told.listening, strict=True):
             await self._listeners.open(bind, [socket.socket(fileno=number) for number in numbers])

@@ -30,6 +30,7 @@ from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.collecting import Collections
 from shardhash.coordinator.counters import Counters
+from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
 from shardhash.coordinator.whole import Whole
@@ -71,6 +72,8 @@ class Prepare:
     folders: list[int]
     """Where the sockets of the workers are."""
     listening: list[list[int]]
+    place: int
+    loads: int
 
 
 @dataclass(slots=True)
@@ -112,6 +115,7 @@ class Followers(Others):
     def __init__(self, settings: Settings, supervisor: Supervisor, links: Sequence[WorkerLink]) -> None:
         super().__init__(alone=False)
         self._settings = settings
+        self.loads = Loads.create(settings.coordinators)
         self._supervisor = supervisor
         self._links = links
         self._numbers = count(1)
@@ -248,6 +252,7 @@ class Followers(Others):
                 why = "was lost by an internal error"
             finally:
                 await follower.end()
+                self.loads.leave(place)
                 self._started.discard(follower)
                 self._serving.discard(follower)
                 self._count_ended(follower)
@@ -267,7 +272,7 @@ class Followers(Others):
         with there:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "shardhash.server.follower_process", str(there.fileno())),
-                pass_fds=[there.fileno(), *folders, *listening],
+                pass_fds=[there.fileno(), self.loads.descriptor, *folders, *listening],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 env=environment,
@@ -282,7 +287,9 @@ class Followers(Others):
         answer = partial(self._answer, follower)
         follower.peer = peer = await Peer.open(follower.raw, answer, f"coordinator {follower.place}")
         told = replace(self._settings, admin_user=None, admin_password=None)
-        prepare = Prepare(number, told, self._supervisor.folders(), self._listening)
+        prepare = Prepare(
+            number, told, self._supervisor.folders(), self._listening, follower.place, self.loads.descriptor
+        )
         reading = asyncio.create_task(peer.run())
         try:
             async with asyncio.timeout(START_LIMIT):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 
 from shardhash.base import descriptors
-from shardhash.coordinator.acceptor import ACCEPTS_A_TICK
 from shardhash.coordinator.listeners import Listeners, Plain
+from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.proxies import Proxies
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.tls import ServerTls
 from shardhash.server.settings import Settings
 
 
-def make_listeners(settings: Settings, services: Services, tls: ServerTls | None, plain: Plain) -> Listeners:
+def make_listeners(
+    settings: Settings, services: Services, tls: ServerTls | None, plain: Plain, loads: Loads | None
+) -> Listeners:
     """Listeners that share limits and sockets with those of the other coordinators, if there are any."""
     return Listeners(
         services,
@@ -23,7 +25,7 @@ def make_listeners(settings: Settings, services: Services, tls: ServerTls | None
         plain,
         descriptors.limit() - descriptors.RESERVED,
         Proxies(settings.trust_proxies),
-        ACCEPTS_A_TICK if settings.coordinators == 1 else 1,
+        loads,
     )
 
 
