@@ -78,6 +78,18 @@ async def test_a_killed_worker_comes_back_under_load_and_no_answer_is_wrong(serv
         await client.close()
 
 
+def test_workers_that_are_killed_leave_nothing_open(server: ServerProcess) -> None:
+    coordinator, open_files = psutil.Process(server.process.pid), []
+    with create_client(server.address) as client:
+        for _ in range(4):
+            open_files.append(coordinator.num_fds())
+            workers_of(server)[0].kill()
+            until = time.monotonic() + LIMIT
+            while client.get_unihash(METHOD, "00" * 32) is not None or len(workers_of(server)) < 2:
+                assert time.monotonic() < until
+    assert open_files == [open_files[0]] * 4
+
+
 async def test_lookups_of_a_stopped_worker_wait_and_are_answered(server: ServerProcess) -> None:
     """A worker that stands still for a while costs time, not answers."""
     taskhash = "00" * 32

@@ -211,7 +211,8 @@ class Supervisor:
 
 async def _pass_on(shard: int, process: WorkerProcess, tell: Tell) -> None:
     """Log what a worker says."""
-    await log_lines(shard, await process.lines(), tell)
+    async with process.lines() as lines:
+        await log_lines(shard, lines, tell)
 
 
 async def log_lines(shard: int, lines: asyncio.StreamReader, tell: Tell = _tell_nobody) -> None:

@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 STOP_LIMIT = 10.0
@@ -71,12 +72,16 @@ class WorkerProcess:
         """The link is made; nobody else is to use its socket."""
         self.path.unlink(missing_ok=True)
 
-    async def lines(self) -> asyncio.StreamReader:
+    @asynccontextmanager
+    async def lines(self) -> AsyncIterator[asyncio.StreamReader]:
         """What it says, a line of JSON each (shard/worker/process.py)."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(LONGEST_LINE)
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
-        return reader
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
+        try:
+            yield reader
+        finally:
+            transport.close()  # uvloop leaves it open at its end
 
     async def wait(self) -> None:
         """Wait until it has ended."""
