@@ -132,9 +132,12 @@ class ServerProcess:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without settings of servers and credentials, and with the package of this checkout."""
+    """The environment without settings of servers and credentials, and with the package of this checkout.
+
+    One coordinator, unless a test wants several, however many cores there are.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "SHARDHASH_COORDINATORS": "1"}
 
 
 def wait_for_line(log: pytest.CaptureFixture[str], *words: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import time
@@ -26,7 +27,7 @@ from tests.coordinators import (
     wait_for_others,
 )
 from tests.http.conftest import basic, get, http_of
-from tests.servers import IN_MEMORY, ServerProcess
+from tests.servers import IN_MEMORY, ROOT, ServerProcess
 from tests.test_crash import Acknowledged, check, more_reports, report_until_cut
 
 METHOD = "m"
@@ -290,6 +291,36 @@ def test_settings_that_are_read_again_reach_all(start_server: Callable[..., Serv
             found = [may_administer(client) for client in clients]
             for client in clients:
                 client.close()
+    killed = followers(server)
+    for one in killed:
+        one.kill()
+    wait_for_others(server, killed)
+    clients = connect_to_each(server, server.address)
+    assert all(may_administer(client) for client in clients), "a coordinator that began later has the first settings"
+    for client in clients:
+        client.close()
+
+
+def test_several_are_the_default_on_many_cores(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    """Of a data directory whose number of workers stays as it was."""
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.sched_getaffinity = lambda _: set(range(8))\n")
+    many = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "SHARDHASH_COORDINATORS": ""}
+    data = ("--data", str(tmp_path / "data"))
+    binds = ["127.0.0.1:0", f"unix://{tmp_path}/server.sock", "ws://127.0.0.1:0"]
+    with ServerProcess(*data, "--workers", "1", binds=binds, environment=many) as before:
+        assert len(followers(before)) == 0, "page and metrics are at ws://"
+        with create_client(before.address) as client:
+            client.report_unihash(hash_of(1), METHOD, hash_of(2), hash_of(3))
+    server = start_server(*data, "--http", "127.0.0.1:0", binds=binds, environment=many, listening=4)
+    assert (len(followers(server)), len(server.children("--shard"))) == (2, 1)
+    clients = connect_to_each(server, server.address)
+    for address in server.addresses[1:3]:
+        with create_client(address) as client:
+            assert client.get_unihash(METHOD, hash_of(1)) == hash_of(3)
+    assert [client.get_unihash(METHOD, hash_of(1)) for client in clients] == [hash_of(3)] * 3
+    assert get(f"{server.addresses[3]}/readyz").status == 200
+    for client in clients:
+        client.close()
 
 
 # -------------------------------------------------------------------------------------------------------- figures

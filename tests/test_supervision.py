@@ -252,7 +252,8 @@ def test_a_signal_during_the_start_ends_it_in_order(tmp_path: Path, number: sign
 def test_an_output_that_nobody_reads_does_not_end_a_start(tmp_path: Path, output: str) -> None:
     path = tmp_path / "server.sock"
     redirect = ">&-" if output == "closed" else f">{output}"
-    command = f"exec {sys.executable} -m shardhash serve --memory --workers 1 --bind unix://{path} {redirect}"
+    arguments = f"--memory --workers 1 --coordinators 2 --bind unix://{path}"
+    command = f"exec {sys.executable} -m shardhash serve {arguments} {redirect}"
     with subprocess.Popen(["sh", "-c", command], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "listening on" in line)

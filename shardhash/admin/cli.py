@@ -221,8 +221,8 @@ def load(arguments: Sequence[str]) -> int:
         "SHARDHASH_WORKERS",
         metavar="N",
         convert=options.whole(1, 256),
-        help="for how many workers (default, as for shardhash serve: what DIR has; for a new one the cores but one,"
-        f" here {default_workers()})",
+        help="for how many workers (default, as for shardhash serve: what DIR has; for a new one the cores but those"
+        f" of the coordinators, here {default_workers()})",
     )
     given = known.parse(arguments)
     from shardhash.admin.directory import manifest_of, new_directory, replacement

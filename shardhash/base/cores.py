@@ -1,4 +1,4 @@
-"""How many processor cores this process may use: affinity and the CPU quota of its control group."""
+"""How many processor cores this process may use (affinity and the CPU quota of its control group), and for what."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 
 _MOUNT = Path("/sys/fs/cgroup")
 
+FEW_CORES = 4
+"""Up to here one coordinator is enough: a second one would take the core of a worker."""
+MOST_COORDINATORS = 16
+"""More would answer more than a network carries, and have too small a part of each limit (coordinator/limits.py)."""
+
 
 def usable_cores(mount: Path = _MOUNT, own: Path = Path("/proc/self/cgroup")) -> int:
     """Cores, one at least. A quota of 1.5 cores counts as two: a container that may use half a core has one."""
@@ -16,9 +21,20 @@ def usable_cores(mount: Path = _MOUNT, own: Path = Path("/proc/self/cgroup")) ->
     return max(1, min([cores, *map(math.ceil, quotas)]))
 
 
+def coordinators_for(cores: int) -> int:
+    """How many coordinators suit so many cores: one up to `FEW_CORES`, then about a third of them."""
+    return 1 if cores <= FEW_CORES else min(MOST_COORDINATORS, round(cores / 3))
+
+
+def workers_for(cores: int, coordinators: int) -> int:
+    """All other cores, one at least: on two cores, one worker takes 1.6 times the reports that two take."""
+    return max(1, cores - coordinators)
+
+
 def default_workers() -> int:
-    """All cores but the coordinator's: on two cores, one worker takes 1.6 times the reports that two take."""
-    return max(1, usable_cores() - 1)
+    """For how many workers a new data directory is made."""
+    cores = usable_cores()
+    return workers_for(cores, coordinators_for(cores))
 
 
 def _folders(mount: Path, own: Path) -> list[Path]:

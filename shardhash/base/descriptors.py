@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 RESERVED = 256
 """Reserved, not for connections: workers and their pipes, the upstream, logs, files, connections being accepted."""
+
+
+def fill_standard() -> None:
+    """Open those of standard input, output and error that are closed, on nothing.
+
+    Otherwise the next files and sockets of this process get their numbers, and a child that they are passed to has
+    something else there.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def raise_limit() -> int:

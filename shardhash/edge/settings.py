@@ -11,9 +11,10 @@ from shardhash.base.options import Option
 from shardhash.coordinator import permissions
 from shardhash.coordinator.bind import Bind
 from shardhash.errors import ConfigError
-from shardhash.server.cli import settings_of, workers_of
+from shardhash.server.cli import settings_of
 from shardhash.server.option_table import TABLE
 from shardhash.server.settings import Settings
+from shardhash.server.sizing import shards_of
 from shardhash.shard.storage.layout import EDGE_LOG, EDGE_SOCKET
 from shardhash.wire.address import Address, parse_bind
 
@@ -48,7 +49,8 @@ def make_settings(given: argparse.Namespace, directory: Path, bind: Bind) -> Set
     """The settings of a server; `given` has the values of `edge_options`. Raises ConfigError."""
     values = {one.name: one.resolve(None, {}).value for one in _all_options()}
     values |= {one.name: getattr(given, one.name) for one in UPSTREAM}
-    values |= {"data": str(directory), "workers": workers_of(directory, 1), "answer_cache": ANSWER_CACHE}
+    values |= {"data": str(directory), "workers": shards_of(directory) or 1, "answer_cache": ANSWER_CACHE}
+    values["coordinators"] = 1  # which alone knows when nobody is connected any more
     values["log"] = given.log
     values["forward"] = bool(given.upstream) and not given.no_forward
     settings = settings_of(argparse.Namespace(**values), remarks=())

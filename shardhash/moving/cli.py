@@ -202,8 +202,8 @@ def _import_options() -> Options:
         "SHARDHASH_WORKERS",
         metavar="N",
         convert=options.whole(1, 256),
-        help="for how many workers a new directory is made (default, as for shardhash serve: the cores but one,"
-        f" here {default_workers()})",
+        help="for how many workers a new directory is made (default, as for shardhash serve: the cores but those of the"
+        f" coordinators, here {default_workers()})",
     )
     _add_database_options(known)
     known.switch("--json", help="print the report as one line of JSON")

@@ -174,6 +174,8 @@ def _take_over(
     texts = take_over(settings, listeners, tls, coordinators)
     if followers is not None:
         followers.reload(settings)
+    if settings.coordinators != coordinators:
+        texts.append(f"coordinators are {coordinators}, not {settings.coordinators}")
     if (tls is None) != (settings.tls is None):
         texts.append(f"TLS stays {'off' if tls is None else 'on'}")
     return texts

@@ -10,20 +10,18 @@ from pathlib import Path
 
 from shardhash.base import options
 from shardhash.base.command_line import parser_of
-from shardhash.base.cores import default_workers
 from shardhash.base.options import DATABASE, Options
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import File, find_file
 from shardhash.coordinator import limits
 from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
-from shardhash.errors import ConfigError, DamageError
+from shardhash.errors import ConfigError
 from shardhash.server.binds import parse_http, parse_rules
 from shardhash.server.option_table import SECRETS, TABLE
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Configuration, Settings
-from shardhash.shard.directory.manifest import read_manifest
-from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.server.sizing import choose_sizes
 from shardhash.stores.chained.settings import UpstreamSettings
 
 OTHER_VARIABLES = (
@@ -120,8 +118,9 @@ def read_configuration(known: Options, flags: argparse.Namespace, environment: M
     file = find_file(environment, flags.config)
     values = known.resolve(flags, environment, file)
     remarks = known.unknown_variables(environment, OTHER_VARIABLES)
-    settings = settings_of(argparse.Namespace(**{name: found.value for name, found in values.items()}), remarks, file)
-    return Configuration(values, settings)
+    given = argparse.Namespace(**{name: found.value for name, found in values.items()})
+    settings = settings_of(given, remarks, file)
+    return Configuration(values, settings, choose_sizes(given, settings.data).reasons)
 
 
 def server_options(command: str, description: str, epilog: str) -> Options:
@@ -132,11 +131,12 @@ def server_options(command: str, description: str, epilog: str) -> Options:
 def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | None = None) -> Settings:
     """The settings that the values of all options make together. Raises ConfigError when they contradict each other."""
     data, notices = _data(given)
+    sizes = choose_sizes(given, data)
     if file is not None:
         notices = (f"{len(file.values)} settings are in {file.name}", *notices)
     return Settings(
         binds=tuple(parse_rules(text, given.read_only, given.anon_perms) for text in given.bind),
-        workers=0 if given.store else given.workers or workers_of(data, default_workers()),
+        workers=sizes.workers,
         data=data,
         sync=given.sync,
         sync_interval=given.sync_interval,
@@ -149,7 +149,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
             **({} if given.max_message is None else {"message": given.max_message, "guest_message": given.max_message}),
         ),
         shard_timeout=given.shard_timeout,
-        coordinators=given.coordinators,
+        coordinators=sizes.coordinators,
         answer_cache=given.answer_cache,
         store=given.store,
         read_replica=given.read_replica,
@@ -164,18 +164,9 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         log_format=given.log_format,
         slow=given.slow,
         trust_proxies=tuple(given.trust_proxy),
-        notices=notices,
+        notices=(*notices, *sizes.notices()),
         remarks=(*remarks, *_stock_remarks(given, data)),
     )
-
-
-def workers_of(data: Path | None, otherwise: int) -> int:
-    """The workers when no number is given: those that the data directory was made for, lest it be moved around."""
-    try:
-        manifest = read_manifest(OsFileSystem(), data) if data is not None else None
-    except (DamageError, OSError):
-        manifest = None  # the start says what is wrong with it
-    return manifest.shards if manifest is not None else otherwise
 
 
 def _data(given: argparse.Namespace) -> tuple[Path | None, tuple[str, ...]]:

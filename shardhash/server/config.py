@@ -74,7 +74,8 @@ def _check(known: Options, given: argparse.Namespace, environment: Mapping[str, 
 
 def _in_force(known: Options, found: Configuration) -> dict[str, tuple[Any, str]]:
     """For each key the value as a file holds it, and its source. What was left open has what the server decides."""
-    decided = {"workers": found.settings.workers, "data": found.settings.data}
+    settings = found.settings
+    decided = {"workers": settings.workers or None, "coordinators": settings.coordinators, "data": settings.data}
     shown = {}
     for option in known.all():
         value = found.values[option.name]
@@ -90,8 +91,12 @@ def _shown(option: Option, value: Any) -> Any:
 
 def _object(known: Options, found: Configuration) -> dict[str, Any]:
     in_force = _in_force(known, found)
+    reasons = {known[name].key: why for name, why in found.reasons.items()}
     return {
-        "settings": {key: {"value": value, "source": source} for key, (value, source) in in_force.items()},
+        "settings": {
+            key: {"value": value, "source": source} | ({"why": reasons[key]} if key in reasons else {})
+            for key, (value, source) in in_force.items()
+        },
         "limits": {name: {"value": value, "source": source} for name, value, source in _limits(found)},
     }
 
@@ -120,6 +125,8 @@ def _text(known: Options, found: Configuration) -> str:
         if source == DEFAULT or not option.in_file or option.secret:
             line = "#" + line
         where = "not set" if value is None else source
+        if value is not None and option.name in found.reasons:
+            where += f": {found.reasons[option.name]}"
         lines.append(f"{line:<{COLUMN}} # {where}")
     lines.append(f"{'## each limit:':<{COLUMN}} # limit = ['NAME=VALUE'] changes one, public = true all")
     lines += [f"{f'##   {name}={value}':<{COLUMN}} # {source}" for name, value, source in _limits(found)]

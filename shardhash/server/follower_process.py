@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -28,6 +29,7 @@ from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.counters import Counters
 from shardhash.coordinator.far_collections import FarCollections
 from shardhash.coordinator.far_users import FarUsers
+from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
@@ -40,7 +42,7 @@ from shardhash.link.peer import Peer
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.coordinator_process import open_log, prepare_process
 from shardhash.server.followers import Prepare, Seen
-from shardhash.server.listening import make_listeners, take_over
+from shardhash.server.listening import make_listeners, renewed, take_over
 from shardhash.server.room_watch import watch_room
 from shardhash.server.settings import Settings
 from shardhash.stores.sharded.follower import FollowerRouter, Home
@@ -74,6 +76,7 @@ class Follower:
         self._running = AsyncExitStack()
         self._background = BackgroundTasks()
         self._home: Peer | None = None
+        self._listeners: Listeners | None = None
 
     async def serve(self, raw: socket.socket) -> None:
         """Do what the server asks until it ends, or says so."""
@@ -165,10 +168,11 @@ class Follower:
         settings, services = self._told.settings, self._services
         self._tls = None if settings.tls is None else ServerTls(settings.tls)
         loads = Loads(self._told.loads, self._told.place, settings.coordinators)
-        self._listeners = make_listeners(settings, services, self._tls, elsewhere, loads)
-        self._running.push_async_callback(self._listeners.close)
-        for bind, numbers in zip(settings.binds, self._told.listening, strict=True):
-            await self._listeners.open(bind, [socket.socket(fileno=number) for number in numbers])
+        self._listeners = listeners = make_listeners(settings, services, self._tls, elsewhere, loads)
+        self._running.push_async_callback(listeners.close)
+        for place, numbers in enumerate(self._told.listening):
+            bind = self._told.settings.binds[place]  # with rules that may have been read again meanwhile
+            await listeners.open(bind, [socket.socket(fileno=number) for number in numbers])
         if self._tls is not None:
             self._background.start(self._tls.watch(), "watching the files of TLS")
         if settings.data is not None:
@@ -177,7 +181,9 @@ class Follower:
         gc.freeze()
 
     def _reload(self, settings: Settings) -> None:
-        take_over(settings, self._listeners, self._tls, self._told.settings.coordinators)
+        self._told = replace(self._told, settings=renewed(self._told.settings, settings))
+        if self._listeners is not None:
+            take_over(settings, self._listeners, self._tls, self._told.settings.coordinators)
 
 
 def _plain(caller: Caller) -> Caller:

@@ -38,6 +38,7 @@ from shardhash.errors import InternalError, ServerFaultError, ShardhashError
 from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.peer import Peer
 from shardhash.link.worker_link import WorkerLink
+from shardhash.server.listening import renewed
 from shardhash.server.settings import Settings
 from shardhash.server.supervisor import Supervisor
 from shardhash.stores.sharded.others import Others
@@ -130,7 +131,8 @@ class Followers(Others):
         supervisor.before_restart = self.end_all
 
     def reload(self, settings: Settings) -> None:
-        """Have them take over settings that were read again."""
+        """Have them take over settings that were read again, those that begin later too."""
+        self._settings = renewed(self._settings, settings)
         self._background.start(self.tell("reload", settings), "telling coordinators other settings")
 
     def start(self, router: Router, users: Users, collections: Collections, listening: list[list[int]]) -> None:
@@ -286,7 +288,8 @@ class Followers(Others):
         """Have a follower serve until it ends; how it ended."""
         answer = partial(self._answer, follower)
         follower.peer = peer = await Peer.open(follower.raw, answer, f"coordinator {follower.place}")
-        told = replace(self._settings, admin_user=None, admin_password=None)
+        settings = self._settings
+        told = replace(settings, admin_user=None, admin_password=None)
         prepare = Prepare(
             number, told, self._supervisor.folders(), self._listening, follower.place, self.loads.descriptor
         )
@@ -295,6 +298,8 @@ class Followers(Others):
             async with asyncio.timeout(START_LIMIT):
                 await peer.ask("prepare", prepare)
                 self._serving.add(follower)  # and what is told from now on comes behind what it is told here
+                if self._settings is not settings:
+                    await peer.ask("reload", self._settings)
                 await peer.ask("serve", self._router.removals, list(self._router.barred))
             if len(self._serving) == self._settings.coordinators - 1:
                 self._all_serve.set()

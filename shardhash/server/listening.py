@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from shardhash.base import descriptors
 from shardhash.coordinator.listeners import Listeners, Plain
@@ -26,6 +27,19 @@ def make_listeners(
         descriptors.limit() - descriptors.RESERVED,
         Proxies(settings.trust_proxies),
         loads,
+    )
+
+
+def renewed(in_force: Settings, given: Settings) -> Settings:
+    """The settings in force once `take_over` was called with those given, for a coordinator that begins later."""
+    rules = {bind.address: bind for bind in given.binds}
+    return replace(
+        in_force,
+        binds=tuple(rules.get(bind.address, bind) for bind in in_force.binds),
+        limits=given.limits,
+        tls=in_force.tls and (given.tls or in_force.tls),
+        log_level=given.log_level,
+        trust_proxies=given.trust_proxies,
     )
 
 

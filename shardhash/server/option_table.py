@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shardhash.base import options
-from shardhash.base.cores import default_workers
+from shardhash.base.cores import FEW_CORES, MOST_COORDINATORS, coordinators_for, default_workers, usable_cores
 from shardhash.base.log_format import FORMATS
 from shardhash.base.options import DATABASE, DEFAULT_DATA, Option, option, switch
 from shardhash.base.settings_file import DEFAULT_FILE, VARIABLE
@@ -226,15 +226,18 @@ _DATA = (
         metavar="N",
         convert=options.whole(1, MAX_WORKERS),
         help="worker processes, each with its part of the hashes; another number than before moves all to new files"
-        f" first (default: what DIR has; for a new one the cores but one, here {default_workers()})",
+        f" first (default: what DIR has; for a new one the cores that the coordinators leave, here"
+        f" {default_workers()})",
     ),
     option(
         "--coordinators",
         "SHARDHASH_COORDINATORS",
         metavar="K",
         convert=options.whole(1, 64),
-        default=1,
-        help="processes that answer clients (default 1); each of several has a part of every limit; page at --http",
+        help=f"processes that answer clients (default: one up to {FEW_CORES} cores, else a third of them,"
+        f" {MOST_COORDINATORS} at most, here {coordinators_for(usable_cores())}; one with --store, --upstream,"
+        " --public, a --limit of peer_ or user_, or ws:// without --http; `shardhash config` says why). Each of several"
+        " has a part of every limit, and --http alone answers page, health and metrics",
     ),
     option(
         "--sync",

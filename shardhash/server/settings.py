@@ -28,6 +28,8 @@ class Configuration:
 
     values: Mapping[str, Value]
     settings: Settings
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By the name of an option, why a server decided so where nobody gave it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from shardhash.base import descriptors
 from shardhash.base.malloc import keep_buffers
 from shardhash.errors import ConfigError, DamagedShardError, DamageError, ShardhashError
 from shardhash.link import messages
@@ -35,6 +36,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 def run(settings: Settings, reload: Reload) -> int:
     """Serve until one of STOP_SIGNALS; the exit status. Errors of the start go to the log, in words for people."""
+    descriptors.fill_standard()
     open_log(settings)
     prepare_process()
     for notice in settings.notices:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shardhash.base.cores import usable_cores
+from shardhash.base.cores import coordinators_for, usable_cores, workers_for
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -34,3 +34,16 @@ def test_a_quota_limits(tmp_path: Path, outer: str, inner: str, cores: int) -> N
 
 def test_without_control_groups_all_cores_count(tmp_path: Path) -> None:
     assert usable_cores(tmp_path, tmp_path / "nothing") == ALL
+
+
+@pytest.mark.parametrize(
+    ("cores", "coordinators", "workers"),
+    [(1, 1, 1), (2, 1, 1), (4, 1, 3), (5, 2, 3), (6, 2, 4), (8, 3, 5), (12, 4, 8), (32, 11, 21), (128, 16, 112)],
+)
+def test_cores_are_shared_by_coordinators_and_workers(cores: int, coordinators: int, workers: int) -> None:
+    assert coordinators_for(cores) == coordinators
+    assert workers_for(cores, coordinators) == workers
+
+
+def test_a_worker_is_left_whatever_was_asked_for() -> None:
+    assert workers_for(2, 3) == 1

@@ -16,9 +16,12 @@ import pytest
 from shardhash import cli
 from shardhash.base.options import DESCRIBE, Described
 from shardhash.errors import ConfigError
+from shardhash.server import sizing
 from shardhash.server.cli import read_configuration, read_settings, server_options
 from shardhash.server.option_table import SECRETS, TABLE
 from shardhash.server.settings import Configuration
+from shardhash.shard.directory.generations import prepare_directory
+from shardhash.shard.storage.filesystem import OsFileSystem
 
 PASSWORD = "correct-horse"
 
@@ -226,6 +229,25 @@ def test_config_decides_what_was_left_open_as_the_server_does(capsys: pytest.Cap
     settings = json.loads(out)["settings"]
     assert settings["data"] == {"value": "/srv/hashserv.db.shardhash", "source": "default"}
     assert settings["workers"]["value"] >= 1
+
+
+def test_config_says_why_there_are_so_many_processes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sizing, "usable_cores", lambda: 8)
+    out, _ = told(["--json", "--memory"], capsys)
+    settings = json.loads(out)["settings"]
+    assert settings["coordinators"] == {"value": 3, "source": "default", "why": "a third of 8 cores"}
+    assert settings["workers"] == {"value": 5, "source": "default", "why": "8 cores but those of the coordinators"}
+    prepare_directory(OsFileSystem(), tmp_path, 7, lambda _: None)
+    out, _ = told(["--data", str(tmp_path), "-b", "ws://127.0.0.1:1"], capsys)
+    lines = dict(re.split(r"\s+# ", line) for line in out.splitlines())
+    assert lines["#workers = 7"] == "default: as the data directory has"
+    assert lines["#coordinators = 1"].startswith("default: ws:// answers page, health and metrics too; give --http")
+    out, _ = told(["--coordinators", "2", "--memory"], capsys)
+    lines = dict(re.split(r"\s+# ", line) for line in out.splitlines())
+    assert lines["coordinators = 2"] == "--coordinators"
+    assert lines["#workers = 6"] == "default: 8 cores but those of the coordinators"
 
 
 def test_check_says_whether_a_server_would_start(

@@ -185,7 +185,7 @@ def test_a_socket_holds_builders_until_the_server_is_up(manager: Manager, tmp_pa
         waiting.settimeout(PATIENCE)
         waiting.sendall(b'OEHASHEQUIV 1.1\n\n{"ping": {}}\n')
         assert b"alive" in waiting.recv(100)
-    assert manager.show("ActiveState") == "active"
+    until(lambda: manager.show("ActiveState") == "active", "not up")
 
 
 def test_a_server_that_stands_still_is_started_again(manager: Manager, tmp_path: Path) -> None:

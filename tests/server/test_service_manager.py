@@ -167,8 +167,9 @@ def test_passed_sockets_are_served_and_outlive_the_server(tmp_path: Path) -> Non
     port = tcp.getsockname()[1]
     waiting = socket.create_connection(("127.0.0.1", port))
     binds = ("--bind", f"127.0.0.1:{port}", "--bind", f"unix://{tmp_path}/server.sock")
-    for _ in range(2):
-        with pass_sockets([tcp, unix, stray], "serve", "--memory", "--workers", "1", *binds) as server:
+    for coordinators in ("1", "3"):
+        sizes = ("--workers", "1", "--coordinators", coordinators)
+        with pass_sockets([tcp, unix, stray], "serve", "--memory", *sizes, *binds) as server:
             assert server.stdout is not None
             assert [server.stdout.readline().strip() for _ in range(2)] == [
                 f"listening on 127.0.0.1:{port}",

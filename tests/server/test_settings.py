@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from shardhash.base.cores import coordinators_for, default_workers, usable_cores
 from shardhash.coordinator.bind import Bind, TlsFiles
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, ANONYMOUS_FAR, check
 from shardhash.errors import ConfigError, InvokeError
@@ -131,7 +131,8 @@ def test_a_warning_of_reports_by_strangers() -> None:
 def test_defaults() -> None:
     found = read_settings([], NOTHING)
     bind = Bind(Address("unix", path="./hashserve.sock"))
-    assert found == Settings((bind,), max(1, len(os.sched_getaffinity(0)) - 1), Path("hashserv.shardhash"))
+    coordinators = coordinators_for(usable_cores())
+    assert found == Settings((bind,), default_workers(), Path("hashserv.shardhash"), coordinators=coordinators)
 
 
 def test_variables_of_the_reference(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_wrong_settings(
 
 def test_workers_are_those_of_the_directory_unless_a_number_is_given(tmp_path: Path) -> None:
     fs = OsFileSystem()
-    assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == max(1, len(os.sched_getaffinity(0)) - 1)
+    assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == default_workers()
     prepare_directory(fs, tmp_path, 5, lambda _: None)
     assert read_settings(f"--data {tmp_path}".split(), NOTHING).workers == 5
     assert read_settings(f"--data {tmp_path} --workers 2".split(), NOTHING).workers == 2
