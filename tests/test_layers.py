@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "http": ("errors", "base", "wire", "stores.interface", "coordinator", "http"),
     "server": ("errors", "base", "wire", "link", "shard", "outbox", "stores", "coordinator", "http", "server"),
     "edge": ("errors", "base", "wire", "shard", "coordinator", "server", "edge"),
-    "admin": ("errors", "base", "wire", "link.operations", "shard", "admin"),
+    "admin": ("errors", "base", "wire", "link.operations", "shard", "outbox", "stores.forwarding.records", "admin"),
     "moving": ("errors", "base", "wire", "link.operations", "shard", "client", "admin", "moving"),
     "database": ("errors", "base", "wire", "shard", "admin", "stores.postgresql", "database"),
     "cli": ("errors", "base", "wire", "shard", "client", "server", "edge", "admin", "moving", "database", "cli"),

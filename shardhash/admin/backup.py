@@ -12,6 +12,9 @@ were written (the log's own time goes on from them); and a live server that mean
 older than T. Shards whose copy was begun before that time are then copied again: an index item of one may belong to a
 row of another.
 
+The outbox (outbox/files.py) is copied after all shards: what was acknowledged before T and is not sent is in it. Its
+position comes before the segments: when it is older, some reports are sent twice, which does no harm.
+
 `files` lists what belongs to the backup; all else in its folders was left by one that was cut short, and is not looked
 at. Files that will not change any more have their size there: they are not copied again if they are as they were. All
 others are copied, and only grow. The new ``backup.json`` replaces the old one when everything it lists is there and was
@@ -23,6 +26,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from zlib import crc32
@@ -32,6 +36,7 @@ import orjson
 from shardhash.admin.directory import manifest_of
 from shardhash.admin.timespan import earliest_time, latest_time
 from shardhash.errors import ConfigError, DamageError, StorageError
+from shardhash.outbox.reading import read_position
 from shardhash.shard.directory.generations import remove_other_generations
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.directory.manifest import Manifest, make_directory, plausible_manifest
@@ -39,9 +44,12 @@ from shardhash.shard.storage.filesystem import FileSystem, replace_file
 from shardhash.shard.storage.layout import (
     BACKUP,
     LOCK,
+    OUTBOX,
+    POSITION,
     TEMPORARY,
     is_shard_file,
     list_shard,
+    outbox_folders,
     segment_name,
     siginfo_name,
     snapshot_name,
@@ -90,7 +98,7 @@ class _Listed:
     def __init__(self, fs: FileSystem, directory: Path, files: Files) -> None:
         self._fs = fs
         self._shown = {directory / name for name in files}
-        self._folders = {path.parent for path in self._shown}
+        self._folders = {path.parent for path in self._shown}.union(outbox_folders(directory))
         self.create, self.modify, self.read, self.rename, self.unlink = (
             fs.create,
             fs.modify,
@@ -110,7 +118,9 @@ class _Listed:
     def listdir(self, path: Path) -> list[str]:
         """See FileSystem."""
         names = self._fs.listdir(path)
-        return [name for name in names if path / name in self._shown] if path in self._folders else names
+        if path not in self._folders:
+            return names
+        return [name for name in names if path / name in self._shown or path / name in self._folders]
 
 
 def source_of(fs: FileSystem, directory: Path) -> Source:
@@ -138,12 +148,17 @@ def source_of(fs: FileSystem, directory: Path) -> Source:
 def _check_names(manifest: Manifest, files: Files) -> None:
     """ValueError for a name that is none of a file of these shards, or no size."""
     folders = {str(folder) for folder in manifest.folders(Path())}
+    outbox = {str(folder) for folder in outbox_folders(Path())}
     for name, size in files.items():
         folder, _, file = name.rpartition("/")
-        if folder not in folders or not is_shard_file(file):
+        if not (folder in folders and is_shard_file(file)) and not (folder in outbox and _is_outbox_file(file)):
             raise ValueError(f"{name!r} is not a file of a shard")
         if size is not None and (type(size) is not int or size < 0):
             raise ValueError(f"{size!r} is not a size of {name}")
+
+
+def _is_outbox_file(name: str) -> bool:
+    return name == POSITION or (is_shard_file(name) and name.startswith("log-"))
 
 
 def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progress) -> Result:
@@ -172,6 +187,7 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
                     break
             else:
                 raise StorageError(f"the snapshots in {directory} change too fast to be copied; run the backup again")
+            copy.copy_outbox()
             if manifest_of(fs, directory) != manifest:
                 raise StorageError(f"{directory} was resharded meanwhile; run the backup again")
             copy.finish(manifest)
@@ -184,7 +200,7 @@ def _old_backup(fs: FileSystem, destination: Path) -> Source | None:
     names = set(fs.listdir(destination)) - {LOCK}
     if BACKUP in names:
         return source_of(fs, destination)
-    if any(not name.startswith("generation-") and name != BACKUP + TEMPORARY for name in names):
+    if any(not name.startswith("generation-") and name not in (OUTBOX, BACKUP + TEMPORARY) for name in names):
         raise ConfigError(f"{destination} holds something else than a backup; name another folder")
     return None
 
@@ -225,6 +241,26 @@ class _Copy:
             " missing; shardhash verify tells"
         )
 
+    def copy_outbox(self) -> None:
+        """Copy the outbox, if there is one. Raises StorageError, DamageError."""
+        for folder in outbox_folders(Path()):
+            source = self._directory / folder
+            if not self._fs.exists(source):
+                continue
+            self._fs.mkdir(self._destination / folder)
+            if read_position(self._fs, source) is not None:
+                self._copy(folder / POSITION, self._files, lambda _path: None, may_change=True)
+            segments = list_shard(self._fs, source).segments
+            for number in segments:
+                newest = number == segments[-1]
+                path = folder / segment_name(number)
+                try:
+                    self._copy(path, self._files, partial(_check_waiting, self._fs, newest), may_change=newest)
+                except FileNotFoundError:  # all of it was sent meanwhile
+                    del self._files[str(path)]
+            for synced in (folder, folder.parent):
+                self._fs.fsync_dir(self._destination / synced)
+
     def begun_too_early(self) -> list[Path]:
         """The folders of shards whose copy may lack records that are older than the backup's time."""
         return [folder for folder, begun in self._begun.items() if begun < self.result.time]
@@ -250,6 +286,12 @@ class _Copy:
             for name in self._fs.listdir(self._destination / folder):
                 if str(folder / name) not in self._files:
                     self._fs.unlink(self._destination / folder / name)
+        outbox = outbox_folders(Path())
+        for folder in outbox:
+            path = self._destination / folder
+            for name in self._fs.listdir(path) if self._fs.exists(path) else []:
+                if str(folder / name) not in self._files and folder / name not in outbox:
+                    self._fs.unlink(path / name)
 
     def _copy_files(self, folder: Path) -> Files:
         """Copy what the folder holds."""
@@ -312,6 +354,11 @@ class _Copy:
             return False
         with self._fs.read(path) as ours, self._fs.read(target) as theirs:
             return ours.read(_BEGINNING) == theirs.read(_BEGINNING)
+
+
+def _check_waiting(fs: FileSystem, newest: bool, path: Path) -> None:
+    for _ in read_segment(fs, path, first_number(fs, path) or 0, newest=newest, tail=Tail()):
+        pass
 
 
 def copy_file(fs: FileSystem, source: Path, target: Path) -> int:

@@ -63,7 +63,8 @@ def verify(arguments: Sequence[str]) -> int:
     known = _command(
         "verify",
         "Read every file of a data directory or a backup, and check each checksum and what must hold between them."
-        " Changes nothing. Beside a running server each shard is checked alone, not against the others. Prints what is"
+        " Changes nothing. Beside a running server each shard is checked alone, not against the others. The outbox of a"
+        " server that sends reports on (--forward) is read, too. Prints what is"
         " there; exit status 1 and the file and offset of each damage if there is any.",
     )
     given = known.parse(arguments)
@@ -77,7 +78,8 @@ def repair(arguments: Sequence[str]) -> int:
         "Make a damaged data directory whole again with everything in it that is sound. The server must be stopped."
         " Nothing is destroyed: all files are copied to a folder aside-TIME in the directory first, which needs as much"
         " space again, and stay there until you remove it. Without --yes it only says what is damaged. If there is a"
-        " backup, restoring it (shardhash restore) may lose less.",
+        " backup, restoring it (shardhash restore) may lose less. Of a damaged outbox, the reports that are sound go on"
+        " waiting to be sent.",
     )
     known.switch("--yes", help="do it")
     given = known.parse(arguments)
@@ -110,7 +112,8 @@ def backup(arguments: Sequence[str]) -> int:
         "backup",
         "Copy a data directory, of a running or a stopped server, to a folder; the copy stands for the moment at which"
         " it was begun, on all shards. Run again with the same folder, it copies only what is new, and one that is cut"
-        " short leaves the last as it was. Give each day of the week a folder to be able to go back a week.",
+        " short leaves the last as it was. Give each day of the week a folder to be able to go back a week."
+        " Reports that wait to be sent on to an upstream (--forward) are in it.",
     )
     known.parser.add_argument("destination", metavar="DEST", type=Path, help="folder of the backup; made if need be")
     given = known.parse(arguments)
@@ -135,7 +138,9 @@ def restore(arguments: Sequence[str]) -> int:
         "restore",
         "Make a data directory of a backup, or of a data directory whose server is stopped (also of itself, to go back"
         " in time), and verify it. The server of DIR must be stopped. A directory that holds something is left alone"
-        " unless --force is given; what it held then stays in a folder aside-TIME in it.",
+        " unless --force is given; what it held then stays in a folder aside-TIME in it. Reports that wait in SRC to be"
+        " sent on to an upstream (--forward) wait in DIR then, with --until those from before that time. What was sent"
+        " since is sent again, which changes nothing there, unless it was removed there: then it comes back.",
         existing=False,
     )
     known.parser.add_argument("source", metavar="SRC", type=Path, help="backup or data directory to restore")
@@ -143,6 +148,7 @@ def restore(arguments: Sequence[str]) -> int:
     known.switch("--force", help="also over a directory that holds something, which stays aside")
     known.switch("--dry-run", help="change nothing, and say what would go and come")
     given = known.parse(arguments)
+    from shardhash.admin.outbox import count_waiting
     from shardhash.admin.restore import restore as restore_new
     from shardhash.admin.restore import restore_over
     from shardhash.admin.timespan import text_of
@@ -154,29 +160,42 @@ def restore(arguments: Sequence[str]) -> int:
         if given.dry_run:
             return _tell_difference(given.source, given.data, given.until)
         if given.force and (given.data / MANIFEST).exists():
-            moment, aside = restore_over(fs, given.source, given.data, given.until, _stamp(), telling())
+            moment, aside = restore_over(fs, given.source, given.data, given.until, _stamp(), telling(), say)
         else:
-            moment = restore_new(fs, given.source, given.data, given.until, telling())
+            moment = restore_new(fs, given.source, given.data, given.until, telling(), say)
         state = "in its newest state" if moment is None else f"as of {text_of(moment)}"
         print(f"{given.data} is {given.source} {state}, and verified")
         if aside is not None:
             print(f"what it held before is kept in {aside}")
+        if waiting := count_waiting(fs, given.data):
+            print(f"{waiting:,} reports wait there that no upstream took; serve --forward sends them")
+        if aside is not None and (waiting := count_waiting(fs, aside)):
+            print(
+                f"{waiting:,} such reports waited before, and are in {aside}; to send them as well, serve that folder"
+                " with --forward for a while"
+            )
         return 0
 
     return run_command("restore", run)
 
 
 def _tell_difference(source: Path, data: Path, until: int | None) -> int:
+    from shardhash.admin.backup import source_of
     from shardhash.admin.difference import would_change
+    from shardhash.admin.outbox import count_waiting
     from shardhash.admin.timespan import text_of
     from shardhash.shard.storage.filesystem import OsFileSystem
 
-    found = would_change(OsFileSystem(), source, data, until, telling())
+    fs = OsFileSystem()
+    found = would_change(fs, source, data, until, telling())
     state = "in its newest state" if found.moment is None else f"as of {text_of(found.moment)}"
     print(f"nothing was changed; {data} would be {source} {state}:")
     for verb, counts, users in (("go", found.gone, found.users_gone), ("come", found.come, found.users_come)):
         names = f"; users: {', '.join(map(printable, users))}" if users else ""
         print(f"would {verb}: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}{names}")
+    waiting, instead = count_waiting(fs, data), count_waiting(source_of(fs, source).fs, source, until)
+    if waiting or instead:
+        print(f"would wait to be sent on to an upstream: {instead:,} reports, instead of {waiting:,}")
     return 0
 
 
@@ -286,6 +305,7 @@ def telling() -> Callable[[str], None]:
 
 def _verify(data: Path) -> int:
     from shardhash.admin.backup import source_of
+    from shardhash.admin.outbox import describe_outbox, verify_outbox
     from shardhash.admin.verify import describe, verify_live
     from shardhash.admin.verify import verify as verify_stopped
     from shardhash.shard.directory.lock import lock_directory
@@ -303,11 +323,12 @@ def _verify(data: Path) -> int:
     else:
         with lock_directory(data) if os.access(data, os.W_OK) else nullcontext():
             verdict = verify_stopped(source.fs, folders, telling(), source.time)
+    verify_outbox(source.fs, data, verdict, telling())
     for text in verdict.remarks:
         say(f"note: {text}")
     for text in verdict.damage:
         print(f"damaged: {text}")
-    print(describe(verdict, source.manifest))
+    print(describe(verdict, source.manifest) + describe_outbox(verdict.counts))
     return 1 if verdict.damage else 0
 
 

@@ -6,7 +6,9 @@
    sound lines of the newest), and every sound record of the log that follows is applied. What is lost is said.
 4. A siginfo text that cannot be read is left out of its row. The index is made anew from the rows, and every key goes
    to the shard where it belongs.
-5. The result is written as the next generation and verified; then it replaces the old one at once, by the manifest, and
+5. In a damaged outbox, the sound reports that wait are written behind what is there, and count alone from then on.
+   One without damage is left as it is, and so are shards without damage.
+6. The result is written as the next generation and verified; then it replaces the old one at once, by the manifest, and
    only then the old one goes. A repair that is killed is run again.
 """
 
@@ -21,7 +23,8 @@ import orjson
 
 from shardhash.admin.backup import copy_file
 from shardhash.admin.directory import new_aside, replacement
-from shardhash.admin.verify import verify
+from shardhash.admin.outbox import copy_outbox_aside, repair_outbox, verify_outbox
+from shardhash.admin.verify import Verdict, verify
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.generations import generation_names
 from shardhash.shard.directory.manifest import Manifest, check_folders, read_manifest
@@ -50,11 +53,17 @@ def repair(fs: FileSystem, directory: Path, stamp: str | None, progress: Progres
     """
     try:
         manifest, damage = _find_manifest(fs, directory)
-        result = Repaired(damage + verify(fs, manifest.folders(directory), progress).damage)
+        damage += verify(fs, manifest.folders(directory), progress).damage
+        outbox = Verdict()
+        verify_outbox(fs, directory, outbox, progress)
+        result = Repaired(damage + outbox.damage)
         if result.damage and stamp is not None:
             result.aside = new_aside(fs, directory, stamp)
+            copy_outbox_aside(fs, directory, result.aside)
             _copy_aside(fs, directory, result.aside, progress)
-            _rebuild(fs, directory, manifest, result.lost, progress)
+            if damage:
+                _rebuild(fs, directory, manifest, result.lost, progress)
+            repair_outbox(fs, directory, result.lost)
     except OSError as error:
         raise StorageError(f"{directory} cannot be repaired: {error}") from error
     return result

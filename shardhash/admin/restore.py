@@ -6,17 +6,23 @@ Over a directory that is there it goes like this, so that neither the folder's o
 2. The present generation gets a second name under ``aside-TIME`` (hard links, or copies where there are none), with a
    manifest: the folder is a data directory of its own.
 3. The manifest names the new generation. Killed before, the directory is as it was; after, as it is to be.
+4. What waits in the outbox is replaced by what waits in that of the source, as one step too. The present outbox was
+   copied aside before. Killed in between, what waited goes on waiting; restoring again ends it.
+
+A report that waits in the source may have been sent since. It is sent again, and the upstream answers the mapping that
+is in force there; what was removed from it meanwhile comes back. With a time, only reports from before wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from shardhash.admin.backup import Source, copy_file, source_of
 from shardhash.admin.directory import new_aside, new_directory, replacement
+from shardhash.admin.outbox import copy_outbox_aside, move_outbox
 from shardhash.admin.timespan import check_time, earliest_time, text_of
 from shardhash.admin.verify import verify
 from shardhash.errors import ConfigError, DamageError, StorageError
@@ -26,28 +32,43 @@ from shardhash.shard.directory.reshard import reshard
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage.filesystem import FileSystem
 from shardhash.shard.storage.layout import generation_folder
-from shardhash.shard.storage.recovery import Progress, recover
+from shardhash.shard.storage.recovery import Progress, ignore_progress, recover
 from shardhash.shard.storage.snapshot_chunks import MALFORMED
 
 BY_FORCE = ", or give --force: what it holds then stays in a folder aside-TIME in it"
 """What else can be done about a directory that holds something."""
 
 
-def restore(fs: FileSystem, source: Path, directory: Path, until: int | None, progress: Progress) -> int | None:
+def restore(
+    fs: FileSystem,
+    source: Path,
+    directory: Path,
+    until: int | None,
+    progress: Progress,
+    tell: Callable[[str], None] = ignore_progress,
+) -> int | None:
     """Make a new data directory of a backup, or of another data directory that keeps enough.
 
-    `until` (microseconds since 1970 UTC): as it was then; else the newest state there is. Returns the time it stands
-    for, None for the newest state of a data directory. ConfigError when `directory` is not empty, `until` is out of
-    its reach or a server writes to the source; DamageError when the source is damaged, StorageError when a disk
-    refuses.
+    `until` (microseconds since 1970 UTC): as it was then; else the newest state there is. `tell`: what of its outbox
+    is damaged, and left out. Returns the time it stands for, None for the newest state of a data directory. ConfigError
+    when `directory` is not empty, `until` is out of its reach or a server writes to the source; DamageError when the
+    source is damaged, StorageError when a disk refuses.
     """
     found = source_of(fs, source)
     with kept_still(source), new_directory(fs, directory, found.manifest.shards, BY_FORCE) as new:
-        return _write_state(fs, source, new, until, progress)
+        moment = _write_state(fs, source, new, until, progress)
+        move_outbox(found.fs, source, fs, directory, until, tell)
+        return moment
 
 
 def restore_over(
-    fs: FileSystem, source: Path, directory: Path, until: int | None, stamp: str, progress: Progress
+    fs: FileSystem,
+    source: Path,
+    directory: Path,
+    until: int | None,
+    stamp: str,
+    progress: Progress,
+    tell: Callable[[str], None] = ignore_progress,
 ) -> tuple[int | None, Path]:
     """The same in the place of what a data directory holds, which stays in a folder that `stamp` names; that too.
 
@@ -61,11 +82,13 @@ def restore_over(
             raise ConfigError(f"{directory} is not a data directory, and is left alone; name a new one")
         same = source.resolve() == directory.resolve()
         with nullcontext() if same else kept_still(source):
-            shards = source_of(fs, source).manifest.shards
-            with replacement(fs, directory, shards) as new:
+            found = source_of(fs, source)
+            with replacement(fs, directory, found.manifest.shards) as new:
                 moment = _write_state(fs, source, new, until, progress)
                 aside = new_aside(fs, directory, stamp)
+                copy_outbox_aside(fs, directory, aside)
                 _link_aside(fs, directory, old, aside)
+            move_outbox(found.fs, source, fs, directory, until, tell)
     return moment, aside
 
 

@@ -19,18 +19,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import orjson
 
 from shardhash.errors import DamageError, StorageError, SyncError
 from shardhash.outbox.journal import Item, Place
+from shardhash.outbox.reading import checksum_of, read_position
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
-from shardhash.shard.storage.layout import DAMAGED, list_shard, segment_path
+from shardhash.shard.storage.layout import DAMAGED, POSITION, list_shard, segment_path
 from shardhash.shard.storage.log import (
     HEADER_SIZE,
     LogWriter,
@@ -43,7 +43,6 @@ from shardhash.shard.storage.log import (
 
 log = logging.getLogger(__name__)
 
-POSITION = "position.json"
 SEGMENT_SIZE = 4 << 20
 """Bytes after which the next segment begins."""
 PIECE = 1 << 20
@@ -139,22 +138,15 @@ class FileJournal:
             file.close()
 
     def _read_position(self) -> tuple[Place, int] | None:
-        path = self._folder / POSITION
-        if not self._fs.exists(path):
-            return None
-        with self._fs.read(path) as file:
-            text = file.read()
         try:
-            found = orjson.loads(text)
-            position = found["position"]
-            if found["checksum"] != _checksum(position):
-                raise ValueError
-            place, number = Place(int(position["segment"]), int(position["offset"])), int(position["number"])
-            self.note = position["note"]
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            log.error("%s is damaged: what was sent from the oldest file on is sent again, which does no harm", path)
+            found = read_position(self._fs, self._folder)
+        except DamageError as error:
+            log.error("%s is damaged: what is in the oldest file on is sent again, which does no harm", error.path)
             return None
-        return place, number
+        if found is None:
+            return None
+        self.note = found.note
+        return found.place, found.number
 
     def _start_of(self, position: tuple[Place, int] | None) -> tuple[Place, int]:
         """Where to take the next record, and its number."""
@@ -219,6 +211,31 @@ class FileJournal:
             self._fs.fsync_dir(self._folder.parent)
         self._newest += 1
         return LogWriter(self._fs, self._folder, self._newest, self._next, self._segment_size)
+
+    def replace(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Let nothing wait but these, (time, payload), which may be read from this journal's own files.
+
+        Killed before its end, what waited before waits as well, before some of these. StorageError when the disk
+        refuses; it is the same then.
+        """
+        with self._lock:
+            try:
+                writer = self._writer = self._begin()
+                place, number = Place(writer.segment, HEADER_SIZE), writer.number
+                for time, payload in records:
+                    self._append([payload], time, sync=False)
+                writer.sync()
+            except (SyncError, StorageError) as error:
+                self._writer = None
+                raise StorageError(f"{self._folder}: {_why(error)}") from error
+            except OSError as error:
+                raise StorageError(f"{self._folder}: {error.strerror or error}") from error
+            self._ends[writer.segment] = writer.bytes_written - writer.bytes_before
+            self._start, self._first = place, number
+        try:
+            self.save()
+        except OSError as error:
+            raise StorageError(f"{self._folder / POSITION}: {error.strerror or error}") from error
 
     def sync(self) -> None:
         """See Journal."""
@@ -288,7 +305,7 @@ class FileJournal:
             if not self._newest:
                 return
             position = {"segment": start.segment, "offset": start.offset, "number": self._first, "note": self.note}
-            value = {"position": position, "checksum": _checksum(position)}
+            value = {"position": position, "checksum": checksum_of(position)}
             replace_file(self._fs, self._folder / POSITION, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
             for segment in sorted(self._ends):
                 if segment < start.segment:
@@ -311,10 +328,6 @@ class FileJournal:
                     writer.close()
                 except SyncError as error:
                     log.error("%s: %s", self._folder, error)
-
-
-def _checksum(position: Any) -> str:
-    return f"{crc32(orjson.dumps(position, option=orjson.OPT_SORT_KEYS)):08x}"
 
 
 def _why(error: StorageError | SyncError) -> str:

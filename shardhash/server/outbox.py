@@ -9,7 +9,7 @@ from shardhash.errors import ConfigError
 from shardhash.outbox.files import FileJournal
 from shardhash.outbox.journal import Journal, MemoryJournal
 from shardhash.shard.storage.filesystem import FileSystem
-from shardhash.shard.storage.layout import OUTBOX
+from shardhash.shard.storage.layout import OUTBOX, outbox_folders
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def open_journals(fs: FileSystem, data: Path | None) -> list[Journal]:
         return [MemoryJournal() for _ in range(3)]
     folder = data / OUTBOX
     try:
-        return [FileJournal(fs, place) for place in (folder, folder / "refused", folder / "conflicts")]
+        return [FileJournal(fs, place) for place in outbox_folders(data)]
     except OSError as error:
         raise ConfigError(
             f"the outbox in {folder} cannot be read: {error}. Mend that, or start without --forward; what waits stays"

@@ -8,6 +8,7 @@
       control                                unix socket of the running server (server/control.py)
       quotas.json                            what users stored today (server/room_watch.py); may be missing
       outbox/                                reports that wait to be sent on (outbox/files.py, stores/forwarding)
+        refused/, conflicts/                 those that the upstream refused, or answered otherwise
       starting, edge.sock, edge.log*         of `shardhash edge` (edge/): its lock, its address, its log
       unfinished                             while a restore or load into the directory goes on
       generation-000001/                     the generation that the manifest names; another one is a leftover,
@@ -41,6 +42,7 @@ CONTROL = "control"
 UNFINISHED = "unfinished"
 QUOTAS = "quotas.json"
 OUTBOX = "outbox"
+POSITION = "position.json"
 STARTING = "starting"
 EDGE_SOCKET = "edge.sock"
 EDGE_LOG = "edge.log"
@@ -92,6 +94,12 @@ def generation_folder(directory: Path, generation: int) -> Path:
 def shard_folder(directory: Path, generation: int, shard: int) -> Path:
     """The folder of a shard in a data directory."""
     return generation_folder(directory, generation) / f"shard-{shard:03}"
+
+
+def outbox_folders(directory: Path) -> list[Path]:
+    """The folders of the outbox: what waits, what was refused, what was answered otherwise."""
+    outbox = directory / OUTBOX
+    return [outbox, outbox / "refused", outbox / "conflicts"]
 
 
 def list_shard(fs: FileSystem, folder: Path) -> Listing:
