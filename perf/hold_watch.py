@@ -32,6 +32,7 @@ def install() -> None:
     run = getattr(handle, _RUN)
 
     def watched(self: Any) -> None:
+        callback = self._callback  # forgotten by who cancels itself
         began = time.thread_time()
         try:
             run(self)
@@ -39,7 +40,7 @@ def install() -> None:
             took = time.thread_time() - began
             if took >= LEAST:
                 with Path(folder, str(os.getpid())).open("a", encoding="utf-8") as file:
-                    file.write(f"{time.monotonic()} {took} {_name(self._callback)}\n")
+                    file.write(f"{time.monotonic()} {took} {_name(callback)}\n")
 
     setattr(handle, _RUN, watched)
 

@@ -99,6 +99,20 @@ MESSAGES: dict[str, Message] = {
         _ask("report-batch", reports=[_row(outhash_siginfo=_text(64 << 10)) for _ in range(100)])
     ],
     "report-batch-odd": lambda: [_ask("report-batch", reports=[_row(PN=1) for _ in range(2200)])],
+    "report-batch-odder": lambda: [
+        _ask(
+            "report-batch",
+            reports=[
+                {"method": "m", "taskhash": "t", "outhash": f"o{n}", "unihash": _hash()}
+                | dict.fromkeys(("owner", "PN", "PV", "PR", "task"), 1)
+                for n in range(4000)
+            ],
+        )
+    ],
+    "report-batch-methods": lambda: [
+        _ask("report-batch", reports=[_row(PN="zlib") | {"method": _hash()[:8]} for _ in range(2000)])
+    ],
+    "report-batch-nothing": lambda: ['{"report-batch": {"reports": [' + "{}," * 14_000 + "{}]}}"],
     "get-batch": lambda: [_ask("get-batch", method=METHOD, taskhashes=[_hash() for _ in range(11_000)])],
     "get-batch-texts": lambda: [_ask("get-batch", method=METHOD, taskhashes=[f"t{n}" for n in range(20_000)])],
     "exists-batch": lambda: [_ask("exists-batch", unihashes=[_hash() for _ in range(11_000)])],
@@ -110,7 +124,13 @@ MESSAGES: dict[str, Message] = {
             mappings=[{"method": METHOD, "taskhash": _hash(), "unihash": _hash()} for _ in range(3500)],
         )
     ],
-    "values": lambda: ['{"report": {"x": [' + "1," * 60_000 + "1]}}"],
+    "import-users": lambda: [
+        _ask("import-batch", users=[{"username": "a b", "token": "x", "permissions": []} for _ in range(5000)])
+    ],
+    "objects": lambda: ['{"report": {"x": [' + '{"a":1},' * 14_000 + "1]}}"],
+    "names": lambda: ['{"report": {' + ",".join(f'"{n}":1' for n in range(28_000)) + "}}"],
+    "surrogates": lambda: ['{"ping": ["\\ud800"' + ",1" * 28_000 + "]}"],
+    "values": lambda: ['{"report": {"x": [' + "1," * 28_000 + "1]}}"],
     "pings": lambda: [b'{"ping": {}}\n' * 50_000],
     "gets": lambda: [b'{"get": {"method": "m", "taskhash": "t"}}\n' * 20_000],
     "get-stream": lambda: [

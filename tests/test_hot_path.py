@@ -31,6 +31,7 @@ from shardhash.wire.batch import Batch, Found
 from shardhash.wire.commands import COMMANDS, parse_request
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import StreamLines
+from shardhash.wire.fields import ROWS_AT_ONCE
 from shardhash.wire.rows import Report
 
 SIZES = (900, 9000)
@@ -199,6 +200,18 @@ def test_a_batch_of_reports_is_read_without_a_call_a_field() -> None:
     (few, few_c), (many, many_c) = costs
     assert many - few == SIZES[1] - SIZES[0]
     assert many_c - few_c <= 23 * (SIZES[1] - SIZES[0])
+
+
+def test_a_batch_that_is_read_in_steps_costs_the_same_in_each() -> None:
+    row = {"method": "m", "outhash": "ab" * 32, "unihash": "cd" * 32, "PN": "zlib"}
+    message = {"reports": [row | {"taskhash": f"{n:064x}"} for n in range(10 * ROWS_AT_ONCE)]}
+    steps = COMMANDS["report-batch"].steps(message)
+    next(steps)
+    costs = {counted(partial(next, steps)) for _ in range(4)}
+    assert len(costs) == 1
+    ((calls, in_c),) = costs
+    assert calls <= 1.2 * ROWS_AT_ONCE
+    assert in_c <= 23.5 * ROWS_AT_ONCE
 
 
 async def test_reports_of_a_tick_share_a_round_and_cost_no_task_each() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +141,27 @@ async def test_who_reads_no_long_answer_is_dropped_for_the_memory_of_all(
                 assert await client.get_unihash("m", one["taskhash"]) == one["unihash"]
         for _, writer in unread:
             writer.transport.abort()
+
+
+async def test_a_long_request_behind_others_comes_in(server: ServerProcess) -> None:
+    """What waits to be parsed stops the reading of more, also when it is the beginning of a request."""
+    rows = [row("") for _ in range(1500)]
+    reports = [rows[:1000], [row(LINE * 100_000)], rows[1000:]]
+    reader, writer = await connect(server.address)
+    writer.write(HELLO + b'{"ping": {}}\n' * 1000)
+    for some in reports:
+        writer.write(encode_json(json.dumps({"report-batch": {"reports": some}}).encode()))
+    async with asyncio.timeout(LIMIT):
+        for _ in range(1000):
+            assert json.loads(await reader.readline()) == {"alive": True}
+        for some in reports:
+            answer = json.loads(await reader.readline())
+            if "chunk-stream" in answer:
+                answer = json.loads(b"".join([piece.strip() async for piece in _pieces(reader)]))
+            assert answer["unihashes"] == [one["unihash"] for one in some]
+    writer.close()
+
+
+async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while piece := (await reader.readline()).strip():
+        yield piece

@@ -97,6 +97,10 @@ class Session:
         self._pending.feed(events)
         self._wakeup.wake()
 
+    def begin_slice(self) -> None:
+        """Count from here how long this runs without a rest."""
+        _ = self._slice.used
+
     @property
     def waiting(self) -> int:
         """What is not answered (`Pending.count`)."""

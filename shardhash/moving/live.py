@@ -25,6 +25,7 @@ from shardhash.wire.rows import KNOWN, NEW
 
 MAPPINGS_AT_ONCE = 5000
 ROWS_AT_ONCE = 1000
+USERS_AT_ONCE = 1000
 BYTES_AT_ONCE = 512 << 10
 """Mappings, rows, and bytes of rows, of one request, unless a row alone has more."""
 
@@ -110,8 +111,11 @@ def _send_users(client: Client, source: Source, report: SourceReport) -> None:
         {"username": str(name), "token": str(token), "permissions": str(permissions or "").split()}
         for name, token, permissions in source.users()
     ]
-    if not users:
-        return
+    for some in _batches(users, USERS_AT_ONCE):
+        _send_some_users(client, some, report)
+
+
+def _send_some_users(client: Client, users: Sequence[dict[str, Any]], report: SourceReport) -> None:
     try:
         answers = client.import_batch(users=users)["users"]
     except InvokeError as error:

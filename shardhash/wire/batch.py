@@ -109,6 +109,11 @@ def encode_request(batch: Batch, before: bytes = b"") -> bytes:
     return b"".join((before, _HEAD.pack(VERSION, batch.op, len(method), count), method, batch.digests))
 
 
+def op_of(frame: Buffer) -> int:
+    """What a well-formed request asks."""
+    return frame[1]
+
+
 def decode_request(frame: Buffer) -> Batch:
     """The request in a frame, whose digests are a part of it. Raises ProtocolError that says what is wrong with it."""
     if len(frame) < HEAD_SIZE:

@@ -68,7 +68,7 @@ def read_collect(fields: Fields) -> Collect:
         after = fields.whole("after", 0, 1 << 53, 0)
         return Collect(step, name, after=after, limit=fields.whole("limit", 1, MOST_SHOWN, MOST_SHOWN))
     if step == "take":
-        rows = fields.objects("mappings")
+        rows = fields.objects("mappings").first(MOST_TAKEN + 1)
         columns = [rows.tokens("method"), rows.tokens("taskhash"), rows.unihashes("unihash")]
         sound = [column for column in columns if column is not None]
         if len(sound) < len(columns) or not 0 < len(sound[0]) <= MOST_TAKEN:

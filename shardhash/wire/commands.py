@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.collecting import read_collect
-from shardhash.wire.fields import MAX_TOKEN, Fields, Rows
+from shardhash.wire.fields import MAX_TOKEN, ROWS_AT_ONCE, Fields, Rows
 from shardhash.wire.imports import read_import_batch
 from shardhash.wire.messages import (
     DB_ADMIN,
@@ -71,6 +71,8 @@ MOST_SMALL: Final = 256 * 1024
 _FIRST_KEY = re.compile(rb'\s*\{\s*"([a-z-]{1,40})"\s*:')
 LONGEST_LIFE: Final = 100 * 366 * 86_400
 """Seconds for which a token may work."""
+Steps: TypeAlias = Generator[None, None, Request]
+"""The reading of a request, in steps of a millisecond."""
 _FIRST_DETAIL: Final = Report._fields.index(DETAILS[0])
 
 
@@ -78,18 +80,34 @@ _FIRST_DETAIL: Final = Report._fields.index(DETAILS[0])
 class Command:
     """A command: its name on the wire, and how it is treated.
 
-    `parse` turns the JSON value of the command key into the request, or raises InvalidRequestError. `needs` are
-    the permissions; `or_self`: none are needed about oneself (PROTOCOL, "Permissions"). A read-only server does
-    not know commands with `writes`. A command with `stream` opens a stream mode. Builds send commands
-    with `from_builds`: an `invoke-error` fails the task that sent one, a closed connection is a warning.
+    `read` turns the JSON value of the command key into the request, or raises InvalidRequestError; so many rows of
+    it in a step, all for 0. `needs` are the permissions; `or_self`: none are needed about oneself (PROTOCOL,
+    "Permissions"). A read-only server does not know commands with `writes`. A command with `stream` opens a stream
+    mode. Builds send commands with `from_builds`: an `invoke-error` fails the task that sent one, a closed
+    connection is a warning.
     """
 
     name: str
-    parse: Callable[[object], Request] = field(repr=False)
+    read: Callable[[object, int], Request | Steps] = field(repr=False)
     needs: frozenset[str]
     or_self: bool = False
     writes: bool = False
     stream: bool = False
+
+    def parse(self, arguments: object) -> Request:
+        """The request. Raises InvalidRequestError."""
+        steps = self.steps(arguments, 0)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                request: Request = end.value
+                return request
+
+    def steps(self, arguments: object, rows_at_once: int = ROWS_AT_ONCE) -> Steps:
+        """The same in steps, of which those with thousands of rows have many."""
+        read = self.read(arguments, rows_at_once)
+        return (yield from read) if isinstance(read, Generator) else read
 
     @property
     def long(self) -> bool:
@@ -131,7 +149,19 @@ def check_large(commands: Mapping[str, Command], begin: bytes, permissions: froz
 
 
 def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Request] | None:
-    """The command of a decoded message, and its request; None when the command is unknown.
+    """The command of a decoded message, and its request; None when the command is unknown. InvalidRequestError."""
+    named = _command_of(commands, message)
+    return None if named is None else (named[0], named[0].parse(named[1]))
+
+
+def begin_request(commands: Mapping[str, Command], message: object) -> tuple[Command, Steps] | None:
+    """The same, to be read in steps, which may raise as well."""
+    named = _command_of(commands, message)
+    return None if named is None else (named[0], named[0].steps(named[1]))
+
+
+def _command_of(commands: Mapping[str, Command], message: object) -> tuple[Command, object] | None:
+    """The command of a decoded message, and the value of its key; None when the command is unknown.
 
     Names that are no command are ignored beside one that is, as the reference does. Raises InvalidRequestError.
     """
@@ -143,7 +173,7 @@ def parse_request(commands: Mapping[str, Command], message: object) -> tuple[Com
     if not known:
         return None
     command = commands[known[0]]
-    return command, command.parse(message[command.name])
+    return command, message[command.name]
 
 
 def describe_unknown(commands: Mapping[str, Command], message: object) -> str:
@@ -177,8 +207,8 @@ def _report(fields: Fields) -> Report:
     )
 
 
-def _report_batch(fields: Fields) -> ReportBatch:
-    return ReportBatch(fields.objects("reports").read(_report_columns, Report._make, _report))
+def _report_batch(fields: Fields) -> Generator[None, None, ReportBatch]:
+    return ReportBatch((yield from fields.objects("reports").read(_report_columns, Report._make, _report)))
 
 
 def _report_columns(rows: Rows) -> list[list[Any] | None]:
@@ -239,7 +269,7 @@ def _quarantine(fields: Fields) -> Quarantine:
 
 def _discard(fields: Fields) -> Discard:
     rows = fields.objects("rows")
-    columns = [rows.tokens(name) or [] for name in ("method", "taskhash", "outhash")]
+    columns = [rows.first(MOST_FOUND + 1).tokens(name) or [] for name in ("method", "taskhash", "outhash")]
     if not 0 < len(columns[0]) <= MOST_FOUND or len({len(column) for column in columns}) > 1:
         raise InvalidRequestError(f"discard: 'rows' must hold 1 to {MOST_FOUND} of method, taskhash and outhash")
     return Discard(list(zip(*columns, strict=True)))
@@ -260,14 +290,16 @@ def _lifetime(fields: Fields) -> int | None:
 
 
 def _with_fields(
-    name: str, read: Callable[[Fields], Request], *needs: str, or_self: bool = False, writes: bool = False
+    name: str, read: Callable[[Fields], Request | Steps], *needs: str, or_self: bool = False, writes: bool = False
 ) -> Command:
-    return Command(name, lambda arguments: read(Fields(name, arguments)), frozenset(needs), or_self, writes)
+    return Command(
+        name, lambda arguments, at_once: read(Fields(name, arguments, at_once)), frozenset(needs), or_self, writes
+    )
 
 
 def _plain(name: str, request: Request, *needs: str, writes: bool = False, stream: bool = False) -> Command:
     """A command without fields; whatever its key holds is ignored, as the reference does."""
-    return Command(name, lambda _: request, frozenset(needs), writes=writes, stream=stream)
+    return Command(name, lambda *_: request, frozenset(needs), writes=writes, stream=stream)
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -33,18 +33,11 @@ from enum import Enum, auto
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
-from shardhash.wire.commands import (
-    COMMANDS,
-    MOST_SMALL,
-    Command,
-    cut_details,
-    describe_unknown,
-    parse_request,
-)
+from shardhash.wire.commands import COMMANDS, MOST_SMALL, Command, cut_details, describe_unknown, parse_request
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
-from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, count_values, find_lines_end
+from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, count_values, encode_text, find_lines_end
 from shardhash.wire.hashes import DIGEST_SIZE
-from shardhash.wire.incoming import Incoming
+from shardhash.wire.incoming import IN_ONE_STEP, Incoming
 from shardhash.wire.limits import Limits
 from shardhash.wire.messages import Request
 
@@ -91,6 +84,8 @@ class ServerConnection:
         self._buffer = LineBuffer(self.limits.line)
         self._incoming: Incoming | None = None
         """A request in pieces, or a long message."""
+        self._reading = False
+        """Whether all of it is here."""
         self._headers = 0
         self._header_bytes = 0
         self._wants_headers = False
@@ -115,7 +110,7 @@ class ServerConnection:
     @property
     def more(self) -> bool:
         """Whether lines, or a long message, that came in are not parsed yet; `receive_data` of nothing goes on."""
-        return self._start < len(self._text) and not self.closed
+        return (self._start < len(self._text) or self._reading) and not self.closed
 
     @property
     def held(self) -> int:
@@ -126,9 +121,11 @@ class ServerConnection:
     def discard(self) -> None:
         """The connection is over: forget what came in. All further input is ignored."""
         self._state = _State.CLOSED
-        self._text, self._start = b"", 0
+        self._forget()
         self._buffer = LineBuffer(self.limits.line)
-        self._incoming = None
+
+    def _forget(self) -> None:
+        self._text, self._start, self._incoming, self._reading = b"", 0, None, False
 
     def receive_data(self, data: bytes) -> list[Event]:
         """The events of some bytes of a line transport."""
@@ -177,7 +174,7 @@ class ServerConnection:
     def _take_events(self) -> list[Event]:
         self._close_block()
         if self._state is _State.CLOSED:
-            self._text, self._start, self._incoming = b"", 0, None
+            self._forget()
         events, self._events = self._events, []
         return events
 
@@ -208,8 +205,10 @@ class ServerConnection:
     def _receive_text(self) -> None:
         """The whole lines of `_text`, each ended by a newline, from `_start` on; as many as may be parsed at once."""
         text, left = self._text, self._at_once or len(self._text)
-        while self._start < len(text) and not self.closed:
-            if self._state is _State.STREAM:
+        while (self._start < len(text) or self._reading) and not self.closed:
+            if self._reading:
+                self._read_on()
+            elif self._state is _State.STREAM:
                 self._start = self._receive_stream(text, self._start)
             elif self._state is _State.PIECES:
                 self._start = self._receive_pieces(text, self._start)
@@ -218,7 +217,7 @@ class ServerConnection:
                 line, self._start = text[self._start : end], end + 1
                 self._receive_line(line)
             left -= 1
-            if not left:
+            if not left or (self._reading and self._at_once):
                 return
         self._text, self._start = b"", 0
 
@@ -319,16 +318,24 @@ class ServerConnection:
         assert self._incoming is not None
         try:
             self._incoming.add(part)
-            if not last:
-                return
-            message, size = self._incoming.finish(), self._incoming.size
-            asked = parse_request(self._commands, message)
+        except InvalidRequestError as error:
+            self._refuse(error)
+        else:
+            self._reading = last
+            if last:
+                self._read_on()
+
+    def _read_on(self) -> None:
+        """Read on in a request all of which is here."""
+        assert self._incoming is not None
+        try:
+            self._reading = not self._incoming.read_on()
         except InvalidRequestError as error:
             self._refuse(error)
             return
-        self._incoming = None
-        self._state = _State.COMMAND
-        self._ask(asked, message, size)
+        if not self._reading:
+            done, self._incoming, self._state = self._incoming, None, _State.COMMAND
+            self._ask(done.asked, done.message, done.size)
 
     def _end_stream(self) -> None:
         self._emit(StreamEnd())
@@ -340,7 +347,7 @@ class ServerConnection:
         if isinstance(message, bytes):
             self._receive_binary(message)
         else:
-            self._receive_text_message(_encode(message))
+            self._receive_text_message(encode_text(message))
 
     def _receive_text_message(self, text: bytes) -> None:
         limit = self.limits.message if self._state is _State.COMMAND else self.limits.line
@@ -348,7 +355,7 @@ class ServerConnection:
             raise LimitError(f"a message is longer than {limit} bytes", "message")
         if self._state is _State.STREAM:
             self._receive_stream_message(text)
-        elif self._state is _State.COMMAND and len(text) > MOST_SMALL:
+        elif self._state is _State.COMMAND and len(text) > IN_ONE_STEP:
             self._incoming = Incoming(self._commands, self.limits)
             self._text, self._start = text, 0
             self._receive_part()
@@ -357,8 +364,11 @@ class ServerConnection:
 
     def _receive_part(self) -> None:
         """Read on in a long message."""
+        if self._reading:
+            self._read_on()
+            return
         start, self._start = self._start, self._start + MOST_SMALL
-        part, last = self._text[start : self._start], not self.more
+        part, last = self._text[start : self._start], self._start >= len(self._text)
         if last:
             self._text, self._start = b"", 0
         self._add_part(part, last=last)
@@ -383,14 +393,6 @@ class ServerConnection:
             self._refuse(InvalidRequestError(f"a batch has at most {self.limits.batch} hashes here, not {count}"))
             return
         self._emit(BatchAsked(asked))
-
-
-def _encode(text: str) -> bytes:
-    """The UTF-8 of a text message. Raises ProtocolError on half a surrogate pair."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise ProtocolError("a text message holds half a surrogate pair") from None
 
 
 def _limit_of(error: ProtocolError) -> str:

@@ -19,7 +19,7 @@ No other text may hold a NUL or half a surrogate pair: neither can be kept as th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shardhash.errors import InvalidRequestError
@@ -36,6 +36,8 @@ MOST_TOKENS = 20_000
 MAX_SECONDS = 10_000_000_000
 """Three centuries; anything longer is a mistake, and would overflow dates."""
 _HASHES = (*KEY_COLUMNS, "unihash")
+ROWS_AT_ONCE = 500
+"""Rows that are read in one step: 0.7 ms, 2 ms of those with other values than texts."""
 _NEAR = 100
 """Rows that are read one by one because one of them is wrong; 1 ms."""
 _TEXTS = frozenset((str, type(None)))
@@ -53,10 +55,11 @@ class Fields:
     Each reader raises InvalidRequestError that names the command, the field, what was found and what is due.
     """
 
-    __slots__ = ("_command", "_values")
+    __slots__ = ("_at_once", "_command", "_values")
 
-    def __init__(self, command: str, arguments: object) -> None:
+    def __init__(self, command: str, arguments: object, rows_at_once: int = 0) -> None:
         self._command = command
+        self._at_once = rows_at_once
         if not isinstance(arguments, dict):
             raise self._error(f"its fields must be an object, not {describe(arguments)}")
         self._values: Mapping[str, Any] = arguments
@@ -214,7 +217,7 @@ class Fields:
         value = self._required(name)
         if not isinstance(value, list):
             raise self._error(f"'{name}' must be a list of objects, not {describe(value)}")
-        return Rows(f"{self._command}: '{name}'", value)
+        return Rows(f"{self._command}: '{name}'", value, at_once=self._at_once)
 
     def objects_or_none(self, name: str) -> Rows:
         """The same; no objects when the list is missing."""
@@ -269,9 +272,11 @@ class Rows:
     due. Reading the rows one by one then tells which.
     """
 
-    __slots__ = ("_command", "_first", "_rows")
+    __slots__ = ("_at_once", "_command", "_first", "_rows")
 
-    def __init__(self, command: str, rows: list[Any], first: int = 1) -> None:
+    def __init__(self, command: str, rows: list[Any], first: int = 1, at_once: int = 0) -> None:
+        """`first`: the place of the first; `at_once`: how many are read in a step, 0 for all."""
+        self._at_once = at_once or len(rows) or 1
         self._command = command
         self._rows = rows
         self._first = first
@@ -279,16 +284,34 @@ class Rows:
     def __iter__(self) -> Iterator[Fields]:
         return (Fields(f"{self._command}: {place}", row) for place, row in enumerate(self._rows, self._first))
 
+    def first(self, count: int) -> Rows:
+        """So many of them at most."""
+        return Rows(self._command, self._rows[:count], self._first)
+
     def read(
         self,
         columns: Callable[[Rows], Sequence[list[Any] | None]],
         make: Callable[[Iterable[Any]], _T],
         one: Callable[[Fields], _T],
-    ) -> list[_T]:
-        """What each row stands for: `make` does it with a value of each of the columns, 1 us; `one` by itself, 10 us.
+    ) -> Generator[None, None, list[_T]]:
+        """What each row stands for, some in a step.
 
-        `one` is for rows that are wrong, and says so: only those near to the first of them are read by it.
+        `make` does it with a value of each of the columns, 1 us; `one` by itself, 10 us. That is for rows that are
+        wrong, and says so: only those near to the first of them are read by it.
         """
+        found: list[_T] = []
+        for start in range(0, len(self._rows), self._at_once):
+            some = Rows(self._command, self._rows[start : start + self._at_once], self._first + start)
+            found += some._read(columns, make, one)
+            yield
+        return found
+
+    def _read(
+        self,
+        columns: Callable[[Rows], Sequence[list[Any] | None]],
+        make: Callable[[Iterable[Any]], _T],
+        one: Callable[[Fields], _T],
+    ) -> list[_T]:
         found = columns(self)
         sound = [column for column in found if column is not None]
         if len(sound) == len(found):

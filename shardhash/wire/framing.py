@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardhash.errors import LimitError
+from shardhash.errors import LimitError, ProtocolError
 
 CHUNK_THRESHOLD = 32 * 1024
 """Bytes from which on a JSON message is chunked."""
@@ -166,6 +166,14 @@ def find_lines_end(text: bytes, start: int, end_line: bytes) -> tuple[int, int]:
     end = text.find(b"\n" + end_line, start) + 1 or len(text)
     end = text.find(b"\n\n", start, end) + 1 or end
     return end, count if end == len(text) else text.count(b"\n", start, end)
+
+
+def encode_text(text: str) -> bytes:
+    """The UTF-8 of a text message. Raises ProtocolError on half a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ProtocolError("a text message holds half a surrogate pair") from None
 
 
 def encode_json(message: bytes) -> bytes:

@@ -18,6 +18,7 @@ when the token can never be checked.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,8 @@ from shardhash.wire.rows import DETAILS, SIGINFO
 
 CONFLICT: Final = "conflict"
 UNUSABLE: Final = "unusable"
+_USERS_AT_ONCE = 100
+"""Users that are read in one step; 1 ms."""
 
 
 class ImportedMapping(NamedTuple):
@@ -73,28 +76,24 @@ class ImportBatch:
     users: list[ImportedUser]
 
 
-def read_import_batch(fields: Fields) -> ImportBatch:
-    """The request. Raises InvalidRequestError."""
-    return ImportBatch(
-        _read_mappings(fields.objects_or_none("mappings")),
-        _read_rows(fields.objects_or_none("rows")),
-        [
-            ImportedUser(user.name("username"), user.text("token"), user.permissions("permissions"))
-            for user in fields.objects_or_none("users")
-        ],
-    )
+def read_import_batch(fields: Fields) -> Generator[None, None, ImportBatch]:
+    """The request, in steps of a millisecond. Raises InvalidRequestError."""
+    mappings = yield from _read_mappings(fields.objects_or_none("mappings"))
+    rows = yield from fields.objects_or_none("rows").read(_row_columns, ImportedRow._make, _read_row)
+    users = []
+    for place, user in enumerate(fields.objects_or_none("users"), 1):
+        users.append(ImportedUser(user.name("username"), user.text("token"), user.permissions("permissions")))
+        if place % _USERS_AT_ONCE == 0:
+            yield
+    return ImportBatch(mappings, rows, users)
 
 
-def _read_mappings(rows: Rows) -> list[ImportedMapping]:
+def _read_mappings(rows: Rows) -> Generator[None, None, list[ImportedMapping]]:
     return rows.read(
         lambda some: [some.tokens("method"), some.tokens("taskhash"), some.unihashes("unihash")],
         ImportedMapping._make,
         lambda row: ImportedMapping(row.token("method"), row.token("taskhash"), row.unihash("unihash")),
     )
-
-
-def _read_rows(rows: Rows) -> list[ImportedRow]:
-    return rows.read(_row_columns, ImportedRow._make, _read_row)
 
 
 def _row_columns(rows: Rows) -> list[list[Any] | None]:

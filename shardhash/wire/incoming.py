@@ -1,4 +1,8 @@
-"""A request that comes in a part at a time: a short one is parsed at its end, a long one before (long_message.py)."""
+"""A request that comes in a part at a time: a short one is parsed at its end, a long one before (long_message.py).
+
+What is left to do at its end is done in steps, none of which takes more than some milliseconds: its JSON, then the
+fields of some of its rows after the other.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardhash.wire import jsontext
-from shardhash.wire.commands import MOST_SMALL, Command, check_large
+from shardhash.wire.commands import MOST_SMALL, Command, Steps, begin_request, check_large
 from shardhash.wire.framing import ChunkAssembler, check_values
 from shardhash.wire.limits import Limits
 from shardhash.wire.long_message import LongMessage
+from shardhash.wire.messages import Request
 
 _BEGIN = 100
 """Bytes of a request that hold the name of its command."""
+IN_ONE_STEP = 64 * 1024
+"""Bytes of a request that is read in one step; 1 ms."""
 
 
 class Incoming:
@@ -23,6 +30,11 @@ class Incoming:
         self._limits = limits
         self._short = ChunkAssembler(limits.message)
         self._long: LongMessage | None = None
+        self.message: Any = None
+        """The JSON value, from the first step on."""
+        self.asked: tuple[Command, Request] | None = None
+        """The command, if it is known, and the request, from the last step on."""
+        self._begun: tuple[Command, Steps] | None = None
 
     @property
     def size(self) -> int:
@@ -47,6 +59,21 @@ class Incoming:
             self._long.feed(begin)
             self._long.feed(part)
 
-    def finish(self) -> Any:
-        """The JSON value. InvalidRequestError when there is none."""
-        return jsontext.decode(self._short.finish()) if self._long is None else self._long.finish()
+    def read_on(self) -> bool:
+        """Take a step of reading the request, all of which is here; whether it was the last. InvalidRequestError."""
+        if self.message is None:
+            self.message = jsontext.decode(self._short.finish()) if self._long is None else self._long.finish()
+            self._begun = begin_request(self._commands, self.message)
+            if self.size > IN_ONE_STEP:
+                return False
+        if self._begun is None:
+            return True
+        command, steps = self._begun
+        try:
+            next(steps)
+            while self.size <= IN_ONE_STEP:
+                next(steps)
+        except StopIteration as end:
+            self.asked = command, end.value
+            return True
+        return False

@@ -8,6 +8,7 @@ by the fields that it uses, not by what else stands in it. Both parsers end deep
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -16,6 +17,11 @@ from shardhash.errors import InvalidRequestError
 
 MOST_SLOW = 256 * 1024
 """Bytes of a text that is given to the standard library's parser, which takes ten times as long."""
+MOST_SLOW_VALUES = 10_000
+"""Values of such a text, about, whose texts may hold what they like."""
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TOO_DEEP = "depth limit"
+"""What orjson says of it."""
 MOST_DIGITS = 100
 
 
@@ -24,9 +30,17 @@ def decode(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if len(text) > MOST_SLOW:
-            raise InvalidRequestError(f"a request must be JSON: {error}") from None
+        if len(text) > MOST_SLOW or _has_many_values(text):
+            what = "it is nested too deep" if _TOO_DEEP in str(error) else error
+            raise InvalidRequestError(f"a request must be JSON: {what}") from None
         return _decode_as_reference(text)
+
+
+def _has_many_values(text: bytes | str) -> bool:
+    if len(text) <= MOST_SLOW_VALUES:
+        return False
+    outside = _TEXT.sub(b"", text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    return sum(map(outside.count, (b",", b"[", b"{"))) > MOST_SLOW_VALUES
 
 
 def _integer(text: str) -> int:

@@ -18,6 +18,7 @@ from shardhash.shard.worker import service as service_module
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
+from shardhash.wire.hashes import Buffer
 
 LINK = object()
 TASK, OTHER, OUT, UNI = "1" * 64, "2" * 64, "3" * 64, "4" * 64
@@ -342,3 +343,30 @@ async def test_many_lookups_that_came_together_are_answered_in_parts(
         assert await service.lookup_in_parts(frame, b"head") == service.lookup(frame, b"head")
         counting.cancel()
         assert ticks >= 20 // 3
+
+
+async def test_existence_in_many_methods_is_looked_up_in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each method takes as long, so that the work of a part is about the same."""
+    monkeypatch.setattr(service_module, "PART", 64)
+    sizes: list[int] = []
+    async with running() as service:
+        exists = service._table.exists
+
+        def watched(some: Buffer) -> bytes:
+            sizes.append(len(some) // 32)
+            return exists(some)
+
+        monkeypatch.setattr(service._table, "exists", watched)
+        digests = bytes.fromhex("".join((TASK, "5" * 64) * 64))
+        frame = batch.encode_request(batch.Batch(batch.EXISTS, "", digests))
+        lookups = batch.encode_request(batch.Batch(batch.GET, "m", digests))
+        for methods, part in ((1, 64), (8, 8), (16, 4)):
+            for number in range(len(service._table.methods), methods):
+                place = ("report", number + 1, number + 1, f"m{number}", TASK, OUT, TASK)
+                await do_round(service, (*place, None, None, None, None, None, None))
+            sizes.clear()
+            assert service.is_long(frame) == (len(frame) > 2 * part * 32)
+            answer = await service.lookup_in_parts(frame, b"")
+            assert sizes == [part] * (128 // part)
+            assert answer == service.lookup(frame)
+            assert service.is_long(lookups) == (len(lookups) > 2 * 64 * 32)

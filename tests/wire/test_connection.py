@@ -6,6 +6,7 @@ import gc
 import json
 import tracemalloc
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from shardhash.wire import batch
 from shardhash.wire.commands import COMMANDS, MOST_SMALL, READ_ONLY_COMMANDS
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
+from shardhash.wire.fields import ROWS_AT_ONCE, Rows
 from shardhash.wire.framing import encode_json
 from shardhash.wire.limits import Limits
 from shardhash.wire.long_text import LongText
@@ -124,7 +126,8 @@ def test_pipelined_commands() -> None:
         ("", "must be JSON"),
         ("[1]", "not a list"),
         ('{"get": {"method": "m"}}', "get: 'taskhash' is missing"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 5_000, "nested too deep"),
+        ("[" * 100_000, "must be JSON"),
     ],
 )
 def test_a_malformed_request_is_refused_and_nothing_more_is_read(line: str, text: str) -> None:
@@ -471,7 +474,7 @@ def test_a_long_request_is_read_a_part_at_a_time(lines: bool) -> None:
             assert 0 < machine.held <= 2 * len(message)
             events = machine.receive_data(b"")
             steps += 1
-        assert steps == -(-len(message) // MOST_SMALL)
+        assert steps == -(-len(message) // MOST_SMALL) + 1  # the fields
     (event,) = events
     assert isinstance(event, Asked)
     assert event.size == len(message)
@@ -479,3 +482,86 @@ def test_a_long_request_is_read_a_part_at_a_time(lines: bool) -> None:
     assert isinstance(event.request.outhash_siginfo, LongText)
     assert str(event.request.outhash_siginfo) == row["outhash_siginfo"]
     assert machine.held == 0
+
+
+ROW = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": "ab" * 32}
+MAPPING = {"method": "m", "taskhash": "t", "unihash": "ab" * 32}
+USER = {"username": "u", "token": "a:b:c", "permissions": []}
+
+
+@pytest.mark.parametrize("lines", [True, False])
+@pytest.mark.parametrize(
+    ("command", "name", "row", "at_once"),
+    [
+        ("report-batch", "reports", ROW, ROWS_AT_ONCE),
+        ("report-batch", "reports", ROW | {"PN": 1, "PV": [], "PR": {}}, ROWS_AT_ONCE),
+        ("import-batch", "rows", ROW | {"created": 1}, ROWS_AT_ONCE),
+        ("import-batch", "mappings", MAPPING, ROWS_AT_ONCE),
+        ("import-batch", "users", USER, 100),
+    ],
+)
+def test_no_step_reads_more_than_some_rows(
+    lines: bool, command: str, name: str, row: dict[str, Any], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of those that are sound nor of those that hold something else than text."""
+    read: list[int] = []
+    columns = Rows._values
+
+    def values(self: Rows, name: str) -> list[Any]:
+        found = columns(self, name)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Rows, "_values", values)
+    rows = [row] * (600_000 // len(json.dumps(row)))
+    message = {command: {name: rows}}
+    machine, events = feed_whole(message, lines=lines)
+    assert events == []
+    assert read == [], "its JSON alone is a step"
+    steps = 0
+    while machine.more:
+        assert events == []
+        assert machine.held
+        before = len(read)
+        events = machine.receive_data(b"")
+        assert len(read) - before <= 10, "the columns of one part"
+        steps += 1
+    assert steps >= len(rows) // at_once
+    assert max(read, default=0) <= ROWS_AT_ONCE
+    assert events == [Asked(COMMANDS[command], COMMANDS[command].parse(message[command]))]
+    assert not machine.held
+    assert machine.receive_data(b'{"ping": {}}\n') if lines else machine.receive_text(b'{"ping": {}}')
+
+
+def test_a_wrong_row_far_behind_is_named_by_its_place() -> None:
+    rows = [ROW] * 1700 + [ROW | {"taskhash": "no token"}] + [ROW] * 800
+    machine, events = feed_whole({"report-batch": {"reports": rows}}, lines=True)
+    while machine.more:
+        events = machine.receive_data(b"")
+    (event,) = events
+    assert isinstance(event, Refused)
+    assert "'reports': 1701: 'taskhash'" in str(event.error)
+    assert machine.closed
+    assert not machine.held
+
+
+def test_lines_behind_a_long_request_wait_for_it() -> None:
+    machine, events = feed_whole({"report-batch": {"reports": [ROW] * 2000}}, lines=True)
+    events += machine.receive_data(b'{"ping": {}}\n')
+    while machine.more:
+        events += machine.receive_data(b"")
+    assert [event.command.name for event in events if isinstance(event, Asked)] == ["report-batch", "ping"]
+
+
+def feed_whole(message: object, *, lines: bool) -> tuple[ServerConnection, list[Event]]:
+    """A machine that has got all of a long message, and has looked at its JSON at most."""
+    text = json.dumps(message).encode()
+    machine = ServerConnection(lines=lines, at_once=100)
+    if lines:
+        machine.receive_data(b"OEHASHEQUIV 1.1\n\n")
+        return machine, machine.receive_data(encode_json(text))
+    machine.receive_messages([*HELLO])
+    events = machine.receive_text(text)
+    for _ in range(len(text) // MOST_SMALL):
+        events += machine.receive_data(b"")
+    return machine, events

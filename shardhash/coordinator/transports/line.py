@@ -199,11 +199,13 @@ class LineProtocol(asyncio.Protocol):
     def _parse_more(self) -> bool:
         """Parse the next part of what came in; whether there was any."""
         if self._machine.more:
+            self._session.begin_slice()
             self._take(self._machine.receive_data(b""))
         elif self._unparsed:
             data = b"".join(self._unparsed)
             self._unparsed, self._unparsed_size = [], 0
             self._take(self._machine.receive_data(data))
+            self._read_on()  # it may be a part of a request, whose rest has to come in before anything is answered
         else:
             return False
         return True

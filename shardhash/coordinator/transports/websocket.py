@@ -14,7 +14,6 @@ from shardhash.base.turns import Slice, Turns
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.session import Session
-from shardhash.wire.commands import MOST_SMALL
 from shardhash.wire.connection import ServerConnection
 from shardhash.wire.events import Asked, Event, Send
 from shardhash.wire.frames import text_fragment, text_frames
@@ -72,7 +71,7 @@ class WebSocketHandler:
                     break
                 text = message.type is WSMsgType.TEXT
                 events = (self._machine.receive_text if text else self._machine.receive_message)(message.data)
-                if len(message.data) > MOST_SMALL:
+                if self._machine.more:
                     events += await self._receive_rest()
                 if connection.fresh:
                     self._tell_progress(events)

@@ -37,9 +37,8 @@ from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.layout import shard_folder
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, now, open_shard
-from shardhash.shard.worker.service import PART, Service
+from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer, describe_bug
-from shardhash.wire.hashes import DIGEST_SIZE
 
 GC_THRESHOLD = 100_000
 """Objects between collections; a worker makes next to no cycles."""
@@ -47,8 +46,6 @@ SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread, which reads a snapshot back, may keep the event loop from running."""
 TICK = 1.0
 """Seconds between looks at whether a snapshot is due."""
-LONG_FRAME = 2 * PART * DIGEST_SIZE
-"""Bytes of lookups from which on they are answered a part at a time."""
 LONGEST_TEXT = 100_000
 """Characters of a line in the log; six bytes each at most."""
 log = logging.getLogger(__name__)
@@ -101,7 +98,7 @@ class Link:
 
     async def _answer_lookup(self, number: int, frame: memoryview) -> None:
         try:
-            if len(frame) > LONG_FRAME:
+            if self._service.is_long(frame):
                 answer = await self._service.lookup_in_parts(frame, messages.lookup_head(number))
             else:
                 answer = self._service.lookup(frame, messages.lookup_head(number))
