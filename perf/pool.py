@@ -119,8 +119,12 @@ class Pool:
         cpu = {role: after[role] - before[role] for role in after}
         cpu["client"] = sum(part[2] for part in parts)
         seconds = max(part[1] for part in parts) - min(part[0] for part in parts)
-        others = max(0.0, machine - sum(cpu.values())) / (elapsed * len(os.sched_getaffinity(0)))
+        others = max(0.0, machine - sum(cpu.values())) / (elapsed * (os.cpu_count() or 1))
         return Run(seconds, np.concatenate([np.frombuffer(part[3]) for part in parts]), cpu, others)
+
+    def pids(self) -> list[int]:
+        """The builders' processes."""
+        return [child.pid for child in self._children]
 
     def peak(self) -> float:
         """MiB that the builders' processes held at most."""

@@ -25,6 +25,8 @@ import psutil
 
 START_LIMIT = 30.0
 """Seconds until a server that does not answer has failed."""
+FOLLOWER = "shardhash.server.follower_process"
+"""On the command line of a further coordinator."""
 ROOT = Path(__file__).parent.parent
 """The checkout."""
 
@@ -92,16 +94,21 @@ def remote(address: str) -> Server:
 
 
 def shardhash(
-    workers: int, *, durable: bool = False, data: Path | None = None, arguments: tuple[str, ...] = ()
+    workers: int,
+    *,
+    durable: bool = False,
+    data: Path | None = None,
+    arguments: tuple[str, ...] = (),
+    checkout: Path = ROOT,
 ) -> Server:
-    """This checkout's server, in memory; on `data`; or `durable`: on a data directory of its own, gone with it."""
+    """A checkout's server, in memory; on `data`; or `durable`: on a data directory of its own, gone with it."""
     with ExitStack() as stack:
         place = ["--memory"]
         if durable:
             data = Path(stack.enter_context(TemporaryDirectory(prefix="shardhash-perf-")))
         if data is not None:
             place = ["--data", str(data)]
-        server = _start([*place, "--workers", str(workers), *arguments], environment())
+        server = _start([*place, "--workers", str(workers), *arguments], environment(), checkout)
         stack.push(server.stack.pop_all())  # it stops before its folder goes
         server.stack = stack.pop_all()
     return server
@@ -112,11 +119,11 @@ def shardhash_on_database(url: str, *arguments: str) -> Server:
     return _start(arguments, environment() | {"SHARDHASH_STORE": url})
 
 
-def _start(arguments: Sequence[str], variables: dict[str, str]) -> Server:
+def _start(arguments: Sequence[str], variables: dict[str, str], checkout: Path = ROOT) -> Server:
     with ExitStack() as stack:
         command = [sys.executable, "-m", "shardhash", "serve", "--log", "WARNING"]
         command += ["--bind", "ws://127.0.0.1:0", "--bind", "127.0.0.1:0", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=variables)
+        process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True, env=variables)
         stack.callback(stop, process)
         lines = [line for _, line in zip(range(2), process.stdout or (), strict=False)]
         if len(lines) != 2:
@@ -187,7 +194,10 @@ def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
 def _roles(pid: int | None) -> dict[str, list[int]]:
     if pid is None:
         return {}
-    return {"coordinator": [pid], "workers": [child.pid for child in psutil.Process(pid).children(recursive=True)]}
+    roles: dict[str, list[int]] = {"coordinator": [pid], "workers": []}
+    for child in psutil.Process(pid).children(recursive=True):
+        roles["coordinator" if FOLLOWER in child.cmdline() else "workers"].append(child.pid)
+    return roles
 
 
 def _listener(address: str) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from perf import compare, durability, moving, replay, run, seeding, servers
+from perf import compare, coordinators, durability, moving, replay, run, seeding, servers
 from perf.builders import CLIENTS, Builder
 from perf.filling import fill
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
@@ -172,6 +174,18 @@ def test_a_trial_of_everything(
     plots = sorted(path.name for path in tmp_path.glob("*.png"))
     assert plots == ["trial-batches.png", "trial-peers.png", "trial-scale.png", "trial-waves.png"]
     assert all(f"({name})" in page for name in plots)
+
+
+def test_coordinators_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--mappings 500 --builders 2 --processes 1 --workers 1 --reports 5 --rounds 1"
+    monkeypatch.setattr(sys, "argv", ["perf/coordinators.py", *f"--coordinators 2 --cores 1 {sizes}".split()])
+    cores = os.sched_getaffinity(0)
+    assert coordinators.main() == 0
+    assert os.sched_getaffinity(0) == cores
+    out = capsys.readouterr().out
+    for kind in ("waves", "batches", "reports"):
+        assert re.search(rf"^{kind}, 1 core, K = 2 +[1-9]", out, re.MULTILINE)
+        assert re.search(rf"^{kind} +32 +11 \+ 21 +[1-9]", out, re.MULTILINE)
 
 
 def test_directories_written_directly_hold_what_is_asked_for(tmp_path: Path) -> None:
