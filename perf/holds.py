@@ -28,6 +28,7 @@ import aiohttp
 from perf import hold_watch
 from perf.report import save, setting, table
 from perf.servers import ROOT, Server, shardhash
+from shardhash.client import create_async_client
 from shardhash.wire.batch import EXISTS, GET, Batch, encode_request
 from shardhash.wire.framing import encode_json
 
@@ -151,6 +152,15 @@ LINES = frozenset(("pings", "gets", "get-stream", "exists-stream", "gc-mark-stre
 """For TCP only."""
 FRAMES = frozenset(("get-frame", "exists-frame"))
 """For WebSockets only."""
+EDGE: dict[str, Message] = {
+    "edge-row": _asked_back(6 * MIB),
+    "edge-report": _report(6 * MIB),
+    "edge-batch": lambda: [_ask("report-batch", reports=[_row(PN="zlib") for _ in range(2200)])],
+}
+"""For an edge server that sends on what it is told over either transport; the row is told to its upstream, and asked
+of the edge."""
+FORWARD_LIMIT = 30.0
+"""Seconds until what an edge was told has to be at the upstream."""
 
 
 async def send_lines(server: Server, parts: list[str | bytes]) -> str:
@@ -264,19 +274,60 @@ async def measure(server: Server, folder: Path, names: list[str], times: int) ->
     return figures
 
 
+async def measure_edge(folder: Path, names: list[str], times: int) -> list[dict[str, Any]]:
+    """Each message at an edge server, whose upstream is reached over each transport."""
+    figures: list[dict[str, Any]] = []
+    arguments = ("--admin-user", ADMIN, "--admin-password", PASSWORD, "--log", "ERROR")
+    for transport in ("tcp", "ws") if names else ():
+        with shardhash(1, durable=True, arguments=arguments) as far:
+            upstream = ("--upstream", far.addresses[transport], "--forward")
+            with shardhash(1, durable=True, arguments=(*arguments, *upstream)) as edge:
+                for name in names:
+                    found: list[tuple[float, str]] = []
+                    answer = ""
+                    for _ in range(times):
+                        parts = EDGE[name]()
+                        if name == "edge-row":
+                            await send_lines(far, parts[:1])
+                            parts = parts[1:2]
+                        since = time.monotonic()
+                        answer = await send_lines(edge, parts)
+                        await forwarded(edge)
+                        await asyncio.sleep(SETTLE)
+                        found.append(longest(folder, edge.roles["coordinator"], since))
+                    coordinator, what = min(found)
+                    figures.append(
+                        {"message": name, "over": transport, "coordinator_ms": coordinator, "what": what,
+                         "worker_ms": 0.0, "at_worker": "", "answer": answer}
+                    )  # fmt: skip
+                    print(f"{name} over {transport}: {coordinator:.1f} ms", file=sys.stderr, flush=True)
+    return figures
+
+
+async def forwarded(edge: Server) -> None:
+    """Wait until nothing waits to be sent on."""
+    async with asyncio.timeout(FORWARD_LIMIT), await create_async_client(edge.addresses["tcp"], ADMIN, PASSWORD) as one:
+        while (await one.forwarding(0))["waiting"]:  # noqa: ASYNC110  # in another process
+            await asyncio.sleep(0.05)
+
+
 def main() -> None:
     """Measure and print; with --json, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("messages", nargs="*", metavar="MESSAGE", help=f"of {', '.join(MESSAGES)} (default all)")
+    parser.add_argument("messages", nargs="*", metavar="MESSAGE", help=f"of {', '.join(MESSAGES | EDGE)} (default all)")
     parser.add_argument("--times", type=int, default=3, help="how often each is sent (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    if unknown := set(options.messages) - set(MESSAGES):
+    if unknown := set(options.messages) - set(MESSAGES | EDGE):
         parser.error(f"no message is called {', '.join(sorted(unknown))}")
     with TemporaryDirectory(prefix="shardhash-holds-") as name, watched(Path(name)):
         arguments = ("--admin-user", ADMIN, "--admin-password", PASSWORD, "--log", "ERROR")
+        wanted = options.messages or list(MESSAGES | EDGE)
         with shardhash(1, durable=True, arguments=arguments) as server:
-            figures = asyncio.run(measure(server, Path(name), options.messages or list(MESSAGES), options.times))
+            figures = asyncio.run(
+                measure(server, Path(name), [one for one in wanted if one in MESSAGES], options.times)
+            )
+        figures += asyncio.run(measure_edge(Path(name), [one for one in wanted if one in EDGE], options.times))
     rows = [
         [each["message"], each["over"], f"{each['coordinator_ms']:.1f}", each["what"], f"{each['worker_ms']:.1f}",
          each["at_worker"], each["answer"][:40]]

@@ -165,6 +165,13 @@ class AsyncClient(Exploring):
         arguments = {"method": method, "outhash": outhash, "taskhash": taskhash, "with_unihash": with_unihash}
         return await self._object_or_none("get-outhash", arguments)
 
+    async def get_long_row(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`get` or `get-outhash` for who keeps the row: its outhash_siginfo may be a LongText (wire/long_text.py)."""
+        row = await self._server.attempt(lambda connection: connection.invoke_for_row({command: arguments}))
+        if row is None or isinstance(row, dict):
+            return row
+        raise self._malformed(command)
+
     async def unihash_exists(self, unihash: str) -> bool:
         """Whether the unihash is that of some mapping."""
         return (await self.unihash_exists_batch([unihash]))[0]

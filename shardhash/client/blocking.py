@@ -120,6 +120,7 @@ class Client:
     get_unihash_batch = _blocking(AsyncClient.get_unihash_batch)
     get_unihashes = _blocking(AsyncClient.get_unihashes)
     get_taskhash = _blocking(AsyncClient.get_taskhash)
+    get_long_row = _blocking(AsyncClient.get_long_row)
     get_outhash = _blocking(AsyncClient.get_outhash)
     unihash_exists = _blocking(AsyncClient.unihash_exists)
     unihash_exists_batch = _blocking(AsyncClient.unihash_exists_batch)

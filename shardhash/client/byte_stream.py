@@ -108,6 +108,10 @@ class ByteStream(ABC):
         """The next bytes of the socket. Raises ConnectionResetError at its end."""
 
     @abstractmethod
+    async def rest(self) -> None:
+        """Let others run, where there are any, between parts of what is long."""
+
+    @abstractmethod
     async def exchange(self, sending: Work, receiving: Work) -> None:
         """Send and receive at once: one after the other, two full socket buffers would wait for each other for ever."""
 

@@ -24,8 +24,8 @@ from shardhash.client import json_text
 from shardhash.client.byte_stream import Work, in_turn
 from shardhash.client.questions import DigestQuestion, Question
 from shardhash.client.reports import ReportList
-from shardhash.client.transport import Transport
-from shardhash.errors import InvokeError, ProtocolError, SilentHeadersError
+from shardhash.client.transport import MESSAGE_LIMIT, Transport
+from shardhash.errors import InvalidRequestError, InvokeError, ProtocolError, SilentHeadersError
 from shardhash.wire.batch import OFFER, REPORTS_OFFER
 from shardhash.wire.framing import count_values
 
@@ -106,6 +106,20 @@ class Connection:
         await self._transport.send_message(json_text.encode(request))
         return await self._receive_answer()
 
+    async def invoke_for_row(self, request: object) -> Any:
+        """The same of an answer that is a row: an outhash_siginfo of megabytes is read in parts, and a LongText."""
+        from shardhash.wire.long_message import LongMessage  # few need it
+
+        await self._enter(None)
+        await self._transport.send_message(json_text.encode(request))
+        message = LongMessage(MESSAGE_LIMIT, MOST_VALUES)
+        try:
+            await self._transport.receive_parts(message.feed)
+            answer = message.finish()
+        except InvalidRequestError as error:
+            raise ProtocolError(f"the server sent a message that cannot be read: {error}") from None
+        return _checked(answer)
+
     async def report(self, reports: ReportList) -> None:
         """Complete reports, in batches if the server takes them. What came before a failure is kept in them."""
         await self._enter(None)
@@ -114,7 +128,10 @@ class Connection:
 
         async def send() -> None:
             for start, end in requests:
-                await self._transport.send_message(reports.encode(start, end, batched=batched))
+                if reports.long(start, end):
+                    await self._transport.send_pieces(reports.pieces(start, end, batched=batched))
+                else:
+                    await self._transport.send_message(reports.encode(start, end, batched=batched))
 
         async def receive() -> None:
             for start, end in requests:
@@ -238,6 +255,11 @@ def _unwrap(message: bytes) -> Any:
         answer = json_text.decode(message)
     except ValueError as error:
         raise ProtocolError(f"the server sent a message that is not JSON: {error}") from None
+    return _checked(answer)
+
+
+def _checked(answer: Any) -> Any:
+    """An answer that is no refusal."""
     if isinstance(answer, dict) and isinstance(refusal := answer.get("invoke-error"), dict):
         raise InvokeError(str(refusal.get("message", "refused without a reason")))
     return answer

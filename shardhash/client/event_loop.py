@@ -132,6 +132,9 @@ class LoopStream(ByteStream, asyncio.Protocol):
         finally:
             late.cancel()
 
+    async def rest(self) -> None:
+        await asyncio.sleep(0)
+
     async def exchange(self, sending: Work, receiving: Work) -> None:
         sender = asyncio.ensure_future(sending)
         try:

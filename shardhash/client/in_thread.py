@@ -226,6 +226,9 @@ class SocketStream(ByteStream):
         else:
             self._failure = self.closed_by_server()
 
+    async def rest(self) -> None:
+        pass  # nobody else runs here
+
     async def exchange(self, sending: Work, receiving: Work) -> None:
         await in_turn(sending, receiving)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from shardhash.client import json_text
 from shardhash.client.byte_stream import ByteStream
 from shardhash.client.transport import MESSAGE_LIMIT, Transport
-from shardhash.errors import ProtocolError
-from shardhash.wire.framing import CHUNK_STREAM, ChunkAssembler, LineSplitter, encode_json
+from shardhash.errors import LimitError, ProtocolError
+from shardhash.wire.framing import (
+    ANNOUNCEMENT_LINE,
+    CHUNK_STREAM,
+    ChunkAssembler,
+    LineSplitter,
+    encode_json,
+    encode_part,
+)
 
 
 class LineTransport(Transport):
@@ -24,6 +31,13 @@ class LineTransport(Transport):
 
     async def send_message(self, message: bytes) -> None:
         await self._send(encode_json(message))
+
+    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
+        await self._send(ANNOUNCEMENT_LINE)
+        for piece in pieces:
+            await self._send(encode_part(piece))
+            await self._stream.rest()
+        await self._send(b"\n")
 
     async def receive_lines(self, into: list[bytes], total: int) -> None:
         while (due := total - len(into)) > 0:
@@ -42,6 +56,19 @@ class LineTransport(Transport):
         while (message := assembler.feed(await self._next_line())) is None:
             pass
         return message
+
+    async def receive_parts(self, take: Callable[[bytes], None]) -> None:
+        self._begin()
+        line = await self._next_line()
+        if not _announces_chunks(line):
+            await self._give(line, take)
+            return
+        size = 0
+        while piece := await self._next_line():
+            size += len(piece)
+            if size > MESSAGE_LIMIT:
+                raise LimitError(f"a message is longer than {MESSAGE_LIMIT} bytes", "message")
+            await self._give(piece, take)
 
     async def _next_line(self) -> bytes:
         while not self._lines:

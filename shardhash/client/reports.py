@@ -6,7 +6,7 @@ the other. Reporting again what was stored already does no harm, so what is unan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from shardhash.client import json_text
@@ -27,7 +27,7 @@ class ReportList:
     _one = b'{"report":'
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._rows = [json_text.encode(dict(row)) for row in rows]
+        self._rows = [dict(row) if _is_long(row) else json_text.encode(dict(row)) for row in rows]
         self.unihashes: list[str] = []
         """The unihash in force for each row that is answered."""
 
@@ -44,18 +44,34 @@ class ReportList:
         bounds = []
         size = 0
         for place in range(start, len(self._rows)):
-            size += len(self._rows[place])
+            size += _size(self._rows[place])
             if place > start and (size > BATCH_BYTES or place - start == BATCH):
                 bounds.append((start, place))
-                start, size = place, len(self._rows[place])
+                start, size = place, _size(self._rows[place])
         return [*bounds, (start, len(self._rows))] if start < len(self._rows) else bounds
 
     def encode(self, start: int, end: int, *, batched: bool) -> bytes:
         """The request of these rows."""
-        rows = b",".join(self._rows[start:end])
-        if batched and self._batchable:
-            return b'{"report-batch":{"reports":[' + rows + b"]}}"
-        return self._one + rows + b"}"
+        return b"".join(self.pieces(start, end, batched=batched))
+
+    def long(self, start: int, end: int) -> bool:
+        """Whether the request of these rows is to be sent in pieces: a siginfo in it is a LongText."""
+        return any(type(row) is not bytes for row in self._rows[start:end])
+
+    def pieces(self, start: int, end: int, *, batched: bool) -> Iterator[bytes]:
+        """The request of these rows, in pieces."""
+        batched = batched and self._batchable
+        before, after = (b'{"report-batch":{"reports":[', b"]}}") if batched else (self._one, b"}")
+        for row in self._rows[start:end]:
+            yield before
+            if isinstance(row, bytes):
+                yield row
+            else:
+                from shardhash.wire.long_text import JsonPieces  # and orjson
+
+                yield from JsonPieces(row)
+            before = b","
+        yield after
 
     def take_answer(self, answer: object, expected: int, *, batched: bool) -> None:
         """Take the answer to a request of `expected` rows. Raises ProtocolError."""
@@ -72,6 +88,14 @@ class EquivalenceList(ReportList):
 
     _batchable = False
     _one = b'{"report-equiv":'
+
+
+def _is_long(row: Mapping[str, Any]) -> bool:
+    return hasattr(row.get("outhash_siginfo"), "parts")  # a LongText, which few need
+
+
+def _size(row: bytes | dict[str, Any]) -> int:
+    return len(row) if isinstance(row, bytes) else BATCH_BYTES + 1  # by itself: it may be six times as long as JSON
 
 
 def _is_unihash(value: object) -> bool:

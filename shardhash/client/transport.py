@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from shardhash.client.byte_stream import ByteStream, Work
 from shardhash.wire.hashes import Buffer
 
 MESSAGE_LIMIT = 64 * 1024 * 1024
 """Most bytes of a message that a server may send."""
+GIVEN_AT_ONCE = 64 * 1024
+"""Bytes of a message that is given in parts."""
 SLOWEST = 16 * 1024
 """Bytes a second; a link that is slower than this may run into the time limit."""
 
@@ -61,6 +63,10 @@ class Transport(ABC):
     async def send_message(self, message: bytes) -> None:
         """Send a JSON message."""
 
+    @abstractmethod
+    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Send a JSON message in pieces, none of which cuts a character in two; others run between them."""
+
     async def send_frame(self, frame: bytes) -> None:
         """Send a binary frame, where `binary` says that it can be sent."""
         raise NotImplementedError
@@ -82,6 +88,15 @@ class Transport(ABC):
     @abstractmethod
     async def receive_message(self) -> bytes:
         """The next JSON message."""
+
+    @abstractmethod
+    async def receive_parts(self, take: Callable[[bytes], None]) -> None:
+        """Give `take` the next JSON message in parts; others run between them."""
+
+    async def _give(self, data: bytes, take: Callable[[bytes], None]) -> None:
+        for start in range(0, len(data), GIVEN_AT_ONCE):
+            take(data[start : start + GIVEN_AT_ONCE])
+            await self._stream.rest()
 
     async def receive_frame(self) -> bytes:
         """The next message: a binary frame, or (a refusal) the bytes of a text."""

@@ -7,7 +7,7 @@ permessage-deflate is not offered: hashes do not compress, and trying costs more
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from shardhash.client.byte_stream import ByteStream
@@ -16,7 +16,7 @@ from shardhash.errors import ProtocolError
 from shardhash.wire import websocket
 from shardhash.wire.address import Address
 from shardhash.wire.hashes import Buffer
-from shardhash.wire.websocket import BINARY, CLOSE, MASK_SIZE, PING, PONG, TEXT
+from shardhash.wire.websocket import BINARY, CLOSE, CONTINUATION, MASK_SIZE, PING, PONG, TEXT
 
 HEAD_LIMIT = 64 * 1024
 """Most bytes of an HTTP answer before its empty line."""
@@ -53,6 +53,14 @@ class WebSocketTransport(Transport):
     async def send_message(self, message: bytes) -> None:
         await self._send_frames(TEXT, [message])
 
+    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
+        kind = TEXT
+        for piece in pieces:
+            await self._send(websocket.encode_frames(kind, [piece], os.urandom(MASK_SIZE), final=False))
+            await self._stream.rest()
+            kind = CONTINUATION
+        await self._send(websocket.encode_frames(kind, [b""], os.urandom(MASK_SIZE)))
+
     async def send_frame(self, frame: bytes) -> None:
         await self._send_frames(BINARY, [frame])
 
@@ -68,19 +76,30 @@ class WebSocketTransport(Transport):
         self._begin()
         return await self._receive(TEXT)
 
+    async def receive_parts(self, take: Callable[[bytes], None]) -> None:
+        self._begin()
+        for part in await self._receive_data(TEXT):
+            await self._give(part, take)
+
     async def receive_frame(self) -> bytes:
         self._begin()
         return await self._receive(TEXT, BINARY)
 
     async def _receive(self, *kinds: int) -> bytes:
         """The bytes of the next message, which must be of one of these kinds."""
+        parts = await self._receive_data(*kinds)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _receive_data(self, *kinds: int) -> list[bytes]:
+        """The same, in the parts in which they came."""
         while True:
-            if (message := self._reader.next_message()) is None:
+            if (message := self._reader.next_parts()) is None:
                 self._reader.feed(await self._read())
                 continue
-            opcode, data = message
+            opcode, parts = message
             if opcode in kinds:
-                return data
+                return parts
+            data = b"".join(parts)
             if opcode == CLOSE:
                 raise _closed(data)
             if opcode == PING:

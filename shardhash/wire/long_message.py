@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -129,18 +130,31 @@ class LongMessage:
         self._parts, self._cut_off = None, False
 
     def _put_back(self, message: dict[str, Any]) -> None:
-        """Put the texts where they were: into a report, or the objects of a list."""
+        """Put the texts where they were: into a row, a report, or the objects of a list."""
         names = {_name(number): text for number, text in enumerate(self._texts)}
+        rows: list[Any] = [message]  # an answer is a row itself
         for arguments in message.values():
             if not isinstance(arguments, dict):
                 continue
-            rows: list[Any] = [arguments]
+            rows.append(arguments)
             for value in arguments.values():
                 if isinstance(value, list):
                     rows += value
-            for row in rows:  # 0.1 us each, and there are as many as `MOST_REST` holds
-                if type(row) is dict and type(name := row.get(SIGINFO)) is str and name in names:
-                    row[SIGINFO] = names[name]
+        for row in rows:  # 0.1 us each, and there are as many as `MOST_REST` holds
+            if type(row) is dict and type(name := row.get(SIGINFO)) is str and name in names:
+                row[SIGINFO] = names[name]
+
+
+def text_parts(data: bytes, start: int, end: int) -> Iterator[bytes]:
+    """The UTF-8 of a JSON text without its quotes, `data` from `start` to `end`, in parts of which each takes 0.1 ms.
+
+    Raises InvalidRequestError.
+    """
+    while end - start > BLOCK + _ESCAPE:
+        part_end = _safe_end(data, start, start + BLOCK)
+        yield _decode(data[start:part_end])
+        start = part_end
+    yield _decode(data[start:end])
 
 
 def _name(number: int) -> str:
@@ -167,7 +181,7 @@ def _decode(part: bytes) -> bytes:
     return text.encode()
 
 
-def _safe_end(data: bytearray, start: int, end: int) -> int:
+def _safe_end(data: bytes | bytearray, start: int, end: int) -> int:
     """The last place up to `end`, which is inside, that cuts neither a character nor an escape nor a pair of them.
 
     `start` is such a place.
@@ -184,6 +198,6 @@ def _safe_end(data: bytearray, start: int, end: int) -> int:
     return first
 
 
-def _run_start(data: bytearray, start: int, last: int) -> int:
+def _run_start(data: bytes | bytearray, start: int, last: int) -> int:
     """Where the backslashes begin that end at `last`."""
     return start + len(data[start : last + 1].rstrip(b"\\"))

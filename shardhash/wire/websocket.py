@@ -16,7 +16,7 @@ from shardhash.wire.address import Address
 from shardhash.wire.frames import frame_head
 from shardhash.wire.hashes import Buffer
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 KEY_SIZE = 16
 """Random bytes of an opening handshake..."""
 MASK_SIZE = 4
@@ -30,7 +30,6 @@ LONG = 4096
 """Bytes from which on the quickest way to mask is another."""
 
 _ALL_BYTES = bytes(range(256))
-_CONTINUATION = 0
 _FINAL = 0x80
 _MASKED = 0x80
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
@@ -54,12 +53,15 @@ def _mask_by_lanes(data: bytes, key: bytes) -> bytes:
     return bytes(masked)
 
 
-def encode_frames(opcode: int, messages: Sequence[bytes], keys: bytes) -> Buffer:
-    """Whole messages in a row, masked as a client must; about 2 us each. `keys`: MASK_SIZE random bytes for each."""
+def encode_frames(opcode: int, messages: Sequence[bytes], keys: bytes, *, final: bool = True) -> Buffer:
+    """Whole messages in a row, masked as a client must; about 2 us each. `keys`: MASK_SIZE random bytes for each.
+
+    Without `final` they are parts of a message; those behind the first are each a CONTINUATION.
+    """
     parts: list[Buffer] = []
     for number, data in enumerate(messages):
         key = keys[MASK_SIZE * number : MASK_SIZE * (number + 1)]
-        head = frame_head(_FINAL | opcode, len(data), _MASKED)
+        head = frame_head((_FINAL if final else 0) | opcode, len(data), _MASKED)
         if len(data) >= LONG and "numpy" in sys.modules:
             parts.append(_mask_in_place(head, key, data))
         else:
@@ -108,27 +110,32 @@ class FrameReader:
 
     def next_message(self) -> tuple[int, bytes] | None:
         """The next whole message: (TEXT, BINARY, CLOSE, PING or PONG, data); None until more bytes arrive."""
+        found = self.next_parts()
+        return None if found is None else (found[0], found[1][0] if len(found[1]) == 1 else b"".join(found[1]))
+
+    def next_parts(self) -> tuple[int, list[bytes]] | None:
+        """The same with the data in parts, as they came: to join what is long takes a while."""
         while (frame := self._next_frame()) is not None:
             final, opcode, data = frame
             if opcode >= CLOSE:
                 return opcode, data
-            if (opcode == _CONTINUATION) == (self._opcode is None):
+            if (opcode == CONTINUATION) == (self._opcode is None):
                 raise ProtocolError("the server sent a part of a message out of order")
             if final and self._opcode is None:
                 return opcode, data
             if self._opcode is None:
                 self._opcode = opcode
-            self._parts.append(data)
-            self._size += len(data)
+            self._parts += data
+            self._size += sum(map(len, data))
             if final:
-                whole = (self._opcode, b"".join(self._parts))
+                whole = (self._opcode, self._parts)
                 self._opcode, self._parts, self._size = None, [], 0
                 return whole
         return None
 
-    def _next_frame(self) -> tuple[bool, int, bytes] | None:
+    def _next_frame(self) -> tuple[bool, int, list[bytes]] | None:
         if self._pieces and not self._missing:
-            whole = (*self._head, b"".join(self._pieces))
+            whole = (*self._head, self._pieces)
             self._pieces = []
             return whole
         buffer = self._buffer
@@ -155,14 +162,14 @@ class FrameReader:
         with memoryview(buffer) as view:
             data = bytes(view[start : start + size])
         del buffer[: start + size]
-        return final, opcode, data
+        return final, opcode, [data]
 
     def _check_head(self, first: int, second: int, opcode: int) -> None:
         if first & 0x70:
             raise ProtocolError("the server sent a frame of an extension that was not agreed on")
         if second & _MASKED:
             raise ProtocolError("the server sent a masked frame")
-        if opcode not in (_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+        if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
             raise ProtocolError(f"the server sent a frame of the unknown kind {opcode}")
         if opcode >= CLOSE and (not first & _FINAL or second & 0x7F > 125):
             raise ProtocolError("the server sent a control frame that is long or in parts")

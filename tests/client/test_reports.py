@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shardhash.client.reports import BATCH, BATCH_BYTES, EquivalenceList, ReportList
 from shardhash.errors import ProtocolError
+from shardhash.wire.long_text import PART, LongText, cut_parts
 
 UNIHASH = "ab" * 32
 
@@ -119,3 +120,17 @@ def test_equivalences_travel_one_by_one() -> None:
         for _ in mappings:
             reports.take_answer({"unihash": UNIHASH}, 1, batched=batched)
         assert reports.complete
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_long_text_travels_by_itself_and_in_pieces(batched: bool) -> None:
+    text = "\u00e9\n" * 3 * PART
+    some = rows(0, 10, 0)
+    long = {"taskhash": "long", "outhash_siginfo": LongText(cut_parts(text.encode(), more=False)[0])}
+    reports = ReportList([some[0], long, *some[1:]])
+    requests = reports.requests(batched=batched)
+    assert (1, 2) in requests
+    assert [reports.long(*bounds) for bounds in requests] == [bounds == (1, 2) for bounds in requests]
+    assert max(map(len, reports.pieces(1, 2, batched=batched))) <= 2 * PART
+    told_rows = [row for request in told(reports, batched=batched) for row in request]
+    assert told_rows == [some[0], {"taskhash": "long", "outhash_siginfo": text}, *some[1:]]

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from shardhash.client import AsyncClient, create_async_client
 from shardhash.errors import StorageError
-from shardhash.outbox.journal import Journal, MemoryJournal
+from shardhash.outbox.journal import Item, Journal, MemoryJournal, Place
 from shardhash.server.outbox import open_journals
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.stores.chained.pool import FIRST_PAUSE
@@ -25,9 +26,18 @@ from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.forwarding import forwarder, sender
 from shardhash.stores.forwarding.forwarder import Forwarder
-from shardhash.stores.forwarding.records import REFUSED, decode_report, encode_long_report, encode_remark, encode_report
+from shardhash.stores.forwarding.records import (
+    REFUSED,
+    decode_report,
+    decode_reports,
+    describe_remark,
+    encode_long_remark,
+    encode_long_report,
+    encode_remark,
+    encode_report,
+)
 from shardhash.wire.address import Address, parse_address
-from shardhash.wire.long_text import LongText, cut_parts
+from shardhash.wire.long_text import PART, LongText, cut_parts
 from shardhash.wire.rows import Report
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
@@ -79,6 +89,7 @@ class Edge:
 def server() -> Iterator[ServerProcess]:
     """Its addresses: anybody may report; everybody may read; one that is read-only."""
     binds = ["127.0.0.1:0", "127.0.0.1:0,anon=@read", "127.0.0.1:0,read-only", "127.0.0.1:0,anon=@none"]
+    binds.append("ws://127.0.0.1:0")
     options = ("--admin-user", "admin", "--admin-password", "password", "--limit", "guest_message=700K")
     with ServerProcess(*IN_MEMORY, *options, binds=binds) as process:
         yield process
@@ -115,8 +126,11 @@ async def edge_of(server: ServerProcess, there: AsyncClient) -> AsyncIterator[Ma
             sync: str = "always",
             silence: float = 5.0,
         ) -> Edge:
-            proxy = await stack.enter_async_context(Proxy(server.addresses[bind]))
-            settings = UpstreamSettings(parse_address(f"127.0.0.1:{proxy.port}"), *login, silence, others=others)
+            proxy = await stack.enter_async_context(Proxy(server.addresses[bind].removeprefix("ws://").rstrip("/")))
+            scheme = "ws://" if server.addresses[bind].startswith("ws://") else ""
+            settings = UpstreamSettings(
+                parse_address(f"{scheme}127.0.0.1:{proxy.port}"), *login, silence, others=others
+            )
 
             async def sleep(seconds: float) -> None:
                 await asyncio.sleep(seconds / FIRST_PAUSE * 0.01)
@@ -520,9 +534,84 @@ async def test_a_thousand_rounds_of_trouble(
     await there.delete_user("edge")
 
 
-async def test_a_report_with_a_long_text_is_a_record_as_any() -> None:
-    parts, _ = cut_parts(("é\n" * 100_000).encode(), more=False)
-    report = Report("m", "t", "o", "ab" * 32, outhash_siginfo=LongText(parts))
+TEXT = 'drwxr-xr-x "\u00e9" \\\\ \U0001f600\n' * 40_000
+"""A siginfo of a megabyte, which is a LongText in a server."""
+
+
+def long_text(text: str = TEXT) -> LongText:
+    return LongText(cut_parts(text.encode(), more=False)[0])
+
+
+class Watched:
+    """Counts the bytes of JSON that are made or read in one go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.most = 0
+        monkeypatch.setattr(orjson, "loads", self._watch(orjson.loads, len))
+        monkeypatch.setattr(orjson, "dumps", self._watch(orjson.dumps, len, of_result=True))
+
+    def _watch(self, work: Callable[..., Any], size: Callable[[Any], int], *, of_result: bool = False) -> Any:
+        def watched(value: Any, *arguments: Any) -> Any:
+            result = work(value, *arguments)
+            self.most = max(self.most, size(result if of_result else value))
+            return result
+
+        return watched
+
+
+async def test_a_report_with_a_long_text_is_a_record_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report("m", "t", "o", "ab" * 32, PN='a "name"', outhash_siginfo=long_text())
+    plain = report._replace(outhash_siginfo=TEXT)
     record = await encode_long_report(report)
-    assert record == encode_report(report._replace(outhash_siginfo="é\n" * 100_000))
-    assert decode_report(record) == report
+    assert record == encode_report(plain)
+    assert decode_report(record) == plain
+    refused = await encode_long_remark(REFUSED, 'no \\ "room"', report)
+    assert refused == encode_remark(REFUSED, 'no \\ "room"', plain)
+    others = [encode_report(report._replace(outhash_siginfo=None)), encode_report(plain._replace(PN="x" * 60_000))]
+    items = [Item(1, 2, payload, Place(0, 0)) for payload in (record, refused, *others)]
+    watched = Watched(monkeypatch)
+    one, same, short, detailed = await decode_reports(items)
+    assert one == same == report
+    assert isinstance(one.outhash_siginfo, LongText)
+    assert short == report._replace(outhash_siginfo=None)
+    assert detailed == report._replace(PN="x" * 60_000)
+    described = describe_remark(items[1])
+    assert described["remark"] == 'no \\ "room"'
+    assert described["PN"] == 'a "name"'
+    assert 0 < watched.most <= 2 * PART
+
+
+async def test_a_record_of_a_later_version_is_left_out_whatever_its_length() -> None:
+    later = encode_report(Report("m", "t", "o", "ab" * 32, outhash_siginfo=TEXT))[:-1] + b',"more"]'
+    assert await decode_reports([Item(1, 2, later, Place(0, 0))]) == [None]
+
+
+@pytest.mark.parametrize("bind", [3, 4])
+async def test_a_long_text_goes_up_in_parts(bind: int, edge_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over lines and over a WebSocket; with others in one batch; and what is refused is kept."""
+    edge = await edge_of(bind=bind, login=("admin", "password"))
+    watched = Watched(monkeypatch)
+    await edge.report(report_of(1, PN="a"), report_of(2, PN="b", outhash_siginfo=long_text()), report_of(3))
+    await edge.arrived(1, 2, 3)
+    await edge.sent()
+    monkeypatch.undo()
+    row = await edge.there.get_row(METHOD, hash_of(2), hash_of(100_002))
+    assert row is not None
+    assert (row["PN"], row["outhash_siginfo"]) == ("b", TEXT)
+    assert 0 < watched.most <= 2 * PART
+
+
+async def test_a_long_text_that_is_refused_can_be_sent_again(
+    edge_of: Make, there: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = await edge_of()  # as a guest, whose messages have 700 KB at most
+    await edge.report(report_of(2))
+    await edge.sent()
+    watched = Watched(monkeypatch)
+    await edge.report(report_of(1, outhash_siginfo=long_text()), report_of(3))
+    await edge.until(lambda: edge.forwarder.health().refused == 1)
+    (refused,) = await edge.forwarder.refused(10)
+    assert refused["taskhash"] == hash_of(1)
+    assert await edge.forwarder.retry_refused() == 1
+    await edge.until(lambda: edge.forwarder.health().refused == 1)
+    assert 0 < watched.most <= 2 * PART

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from shardhash.client import AsyncClient, create_async_client
@@ -22,6 +23,7 @@ from shardhash.stores.chained.upstream import Upstream
 from shardhash.wire.address import parse_address
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key
+from shardhash.wire.long_text import PART, LongText
 from shardhash.wire.rows import Report
 from tests.client.older_server import OlderServer
 from tests.proxy import Proxy
@@ -192,6 +194,30 @@ async def test_rows_come_with_all_columns_and_stay(chain: Chain) -> None:
     chain.proxy.cut()
     assert await chain.store.get_row(METHOD, hash_of(1)) == theirs  # `created` included
     assert await chain.store.get_outhash(METHOD, hash_of(1002), "whoever", True) == other
+
+
+async def test_a_long_siginfo_is_read_in_parts_and_stays(
+    chain: Chain, known: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'drwxr-xr-x "\u00e9" \\ \U0001f600\n' * 40_000
+    await known.report_unihash(hash_of(1), METHOD, hash_of(11), hash_of(111), {"outhash_siginfo": text})
+    most = 0
+
+    def watched(data: bytes) -> Any:
+        nonlocal most
+        most = max(most, len(data))
+        return loads(data)
+
+    loads = orjson.loads
+    monkeypatch.setattr(orjson, "loads", watched)
+    row = await chain.store.get_outhash(METHOD, hash_of(11), hash_of(1), True)
+    assert row is not None
+    assert isinstance(row["outhash_siginfo"], LongText)
+    assert row["outhash_siginfo"] == text
+    assert 0 < most <= PART
+    kept = await chain.local.get_row(METHOD, hash_of(1))
+    assert kept is not None
+    assert kept["outhash_siginfo"] == text
 
 
 async def test_a_row_without_its_unihash_is_not_kept(chain: Chain) -> None:

@@ -23,7 +23,9 @@ from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.wire.batch import Found
 from shardhash.wire.commands import COMMANDS
 from shardhash.wire.hashes import DIGEST_SIZE
+from shardhash.wire.long_text import LongText
 from shardhash.wire.rows import COLUMNS, JOINED_COLUMNS, Columns
+from shardhash.wire.values import reported
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +99,14 @@ class Upstream:
 
     async def get_row(self, method: str, taskhash: str) -> Columns | None:
         """The oldest row of a taskhash, joined with its mapping."""
-        row = await self._ask_row(lambda client: client.get_taskhash(method, taskhash, all_properties=True))
+        asked = {"method": method, "taskhash": taskhash, "all": True}
+        row = await self._ask_row(lambda client: client.get_long_row("get", asked))
         return _checked(row, JOINED_COLUMNS, method=method, taskhash=taskhash)
 
     async def get_outhash(self, method: str, outhash: str, taskhash: str, with_unihash: bool) -> Columns | None:
         """The oldest row of an outhash."""
-        row = await self._ask_row(lambda client: client.get_outhash(method, outhash, taskhash, with_unihash))
+        asked = {"method": method, "outhash": outhash, "taskhash": taskhash, "with_unihash": with_unihash}
+        row = await self._ask_row(lambda client: client.get_long_row("get-outhash", asked))
         return _checked(row, JOINED_COLUMNS if with_unihash else COLUMNS, method=method, outhash=outhash)
 
     async def _ask_row(self, question: Inquiry[_A]) -> _A | None:
@@ -173,7 +177,11 @@ def _checked(row: dict[str, object] | None, columns: tuple[str, ...], **asked: s
     except InvokeError as error:
         log.warning("the upstream's row for %s is ignored: %s", asked, error)
         return None
-    checked = {name: value for name in columns if (value := row.get(name)) is None or isinstance(value, str)}
+    checked: Columns = {
+        name: reported(value, None) if isinstance(value, str) else value
+        for name in columns
+        if (value := row.get(name)) is None or isinstance(value, str | LongText)
+    }
     if len(checked) < len(columns) or any(checked[name] != value for name, value in asked.items()):
         log.warning("the upstream's row for %s is ignored: it is not what was asked for", asked)
         return None

@@ -22,7 +22,7 @@ from shardhash.outbox.journal import Item, Journal
 from shardhash.stores.chained.pools import Pools
 from shardhash.stores.forwarding.kept import PAGE, KeptList
 from shardhash.stores.forwarding.outbox import Outbox
-from shardhash.stores.forwarding.records import decode_report, describe_remark
+from shardhash.stores.forwarding.records import decode_reports, describe_remark
 from shardhash.stores.forwarding.sender import Sender
 from shardhash.stores.interface import ForwardingHealth
 from shardhash.wire.rows import Report
@@ -124,7 +124,7 @@ class Forwarder:
             items = await self._oldest_refused()
             if not items:
                 break
-            reports = [report for item in items if (report := decode_report(item.payload)) is not None]
+            reports = [report for report in await decode_reports(items) if report is not None]
             if not await self._outbox.add(reports, whatever_the_limit=True):
                 raise StorageError("the outbox cannot be written; the refused reports stay where they are")
             await self._refused.take(items[-1])

@@ -24,7 +24,7 @@ from shardhash.stores.chained.pools import Pools
 from shardhash.stores.forwarding.attempt import NOT_STORED, Attempt
 from shardhash.stores.forwarding.kept import KeptList
 from shardhash.stores.forwarding.outbox import Outbox
-from shardhash.stores.forwarding.records import CONFLICT, REFUSED, decode_report, encode_remark
+from shardhash.stores.forwarding.records import CONFLICT, REFUSED, decode_reports, encode_long_remark, encode_remark
 from shardhash.wire.rows import Report
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Sender:
 
     async def _send(self, pool: Pool, items: Sequence[Item]) -> bool:
         """Tell these to an upstream; whether it took any."""
-        reports = self._decode(items)
+        reports = await self._decode(items)
         if not reports:
             return await self._advance(items[-1])
         client = self._client(pool)
@@ -147,10 +147,9 @@ class Sender:
         self._went_well(pool)
         return taken and blamed
 
-    def _decode(self, items: Sequence[Item]) -> list[tuple[Item, Report]]:
+    async def _decode(self, items: Sequence[Item]) -> list[tuple[Item, Report]]:
         reports = []
-        for item in items:
-            report = decode_report(item.payload)
+        for item, report in zip(items, await decode_reports(items), strict=True):
             if report is None:
                 self.results["unreadable"] += 1
                 log.error("record %d of the outbox is of a later version, and is left out", item.number)
@@ -179,7 +178,12 @@ class Sender:
 
     def _is_certain(self, attempt: Attempt) -> bool:
         """Whether no suspect can have had bad luck: it was told often enough, where once proves little."""
-        unsure = [attempt.report(place) for place, suspicion in attempt.suspects.items() if suspicion.unsure]
+        # Without what may be megabytes.
+        unsure = [
+            attempt.report(place)._replace(outhash_siginfo=None)
+            for place, suspicion in attempt.suspects.items()
+            if suspicion.unsure
+        ]
         self._unsure = {report: self._unsure.get(report, 0) + 1 for report in unsure}
         return min(self._unsure.values(), default=CERTAIN) >= CERTAIN
 
@@ -194,7 +198,7 @@ class Sender:
         refused, conflicts = [], []
         for place, (_, report) in enumerate(reports):
             if place in attempt.suspects:
-                refused.append(encode_remark(REFUSED, attempt.suspects[place].why, report))
+                refused.append(await encode_long_remark(REFUSED, attempt.suspects[place].why, report))
             elif attempt.accepted[place] != report.unihash:
                 conflicts.append(
                     encode_remark(CONFLICT, attempt.accepted[place], report._replace(outhash_siginfo=None))
