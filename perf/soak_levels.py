@@ -83,7 +83,7 @@ class Levels:
             await asyncio.sleep(0.5)
 
     async def _level(self) -> Level:
-        disk = sum(path.stat().st_size for path in _files(self._data)) / 2**20
+        disk = sum(map(_size, _files(self._data))) / 2**20
         found = Level(0.0, disk, 0, 0, await self._tasks())
         for process in self.processes():
             found.memory += process.memory_full_info().pss / 2**20
@@ -96,6 +96,13 @@ class Levels:
         async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         return int(float(next(line for line in lines if line.startswith("shardhash_tasks ")).split()[1]))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a snapshot made it go
+        return 0
 
 
 def _files(folder: Path) -> list[Path]:
