@@ -61,7 +61,7 @@ _LISTENING = (
         convert=binds.check_http,
         reloadable=True,
         help="answer browsers and Prometheus here, too (/metrics, /readyz), on this machine unless HOST says otherwise;"
-        " addresses ws:// answer them anyway. Try 127.0.0.1:9464",
+        " addresses ws:// answer them anyway, unless there are several --coordinators. Try 127.0.0.1:9464",
     ),
     switch(
         "--reuseport",
@@ -279,7 +279,8 @@ _DATA = (
         metavar="SIZE",
         convert=options.size_or_none,
         default=ANSWER_CACHE,
-        help="memory for answers to small lookups, so that workers, or a database, need not be asked again, 0 for none",
+        help="memory for answers to small lookups, so that workers, or a database, need not be asked again, 0 for none;"
+        " each of several coordinators has as much",
     ),
     option(
         "--snapshot-bytes",
