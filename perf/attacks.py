@@ -247,16 +247,45 @@ async def many_methods(target: Target) -> None:
     await crowd(target, 4, check)
 
 
-async def huge_frames(target: Target) -> None:
-    """Native batches of two million digests, which are refused, over six WebSockets."""
-    frame = encode_request(Batch(GET, METHOD, bytes(32 * 2_000_000)))
+async def checks_in_methods(target: Target) -> None:
+    """Existence checks as large as the server takes, where each is looked up in thirty-two methods."""
+    async with await create_async_client(target.tcp) as client:
+        hashes = [secrets.token_hex(32) for _ in range(32 * 200)]
+        rows = [
+            {"method": f"m{n % 32}", "taskhash": one, "outhash": one, "unihash": one} for n, one in enumerate(hashes)
+        ]
+        await client.report_unihash_batch(rows)
+    await exists_frames(target)
 
-    async def ask(at: Target) -> None:
+
+async def odd_batches(target: Target) -> None:
+    """Batches of what is no report: of empty objects, of values that are no texts, of as many values as are taken."""
+    odd = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": "ab" * 32}
+    odd |= dict.fromkeys(("owner", "PN", "PV", "PR", "task"), 1)  # type: ignore[arg-type]  # on purpose
+    texts = [
+        b'{"report-batch": {"reports": [' + b"{}," * 14_000 + b"{}]}}",
+        json.dumps({"report-batch": {"reports": [odd] * 2700}}).encode(),
+        b'{"report": {"x": [' + b'{"a":1},' * 14_000 + b"1]}}",
+        b'{"report": {"x": [' + b'{"a":1},' * 90_000 + b"1]}}",
+    ]
+
+    async def send(at: Target, text: bytes) -> None:
+        await _send_once(at, HELLO + encode_json(text), 2.0)
+
+    await asyncio.gather(*(crowd(target, 2, lambda at, t=t: send(at, t)) for t in texts))  # type: ignore[misc]
+
+
+async def huge_frames(target: Target) -> None:
+    """Native batches of two million digests, of both kinds, which are refused, over six WebSockets."""
+    digests = bytes(32 * 2_000_000)
+
+    async def ask(at: Target, frame: bytes) -> None:
         async with _native(at) as socket:
             await socket.send_bytes(frame)
             await socket.receive()
 
-    await crowd(target, 6, ask)
+    frames = [encode_request(Batch(kind, METHOD if kind == GET else "", digests)) for kind in (GET, EXISTS)]
+    await asyncio.gather(*(crowd(target, 3, lambda at, f=f: ask(at, f)) for f in frames))  # type: ignore[misc]
 
 
 async def removals(target: Target) -> None:
@@ -399,6 +428,12 @@ async def logins(target: Target) -> None:
     await crowd(target, 200, lambda at: _send_once(at, HELLO + asked, 3.0))
 
 
+async def vanishing_logins(target: Target) -> None:
+    """Five hundred wrong logins at one time, whose clients leave at once."""
+    asked = json.dumps({"auth": {"username": ADMIN, "token": "guess"}}).encode() + b"\n"
+    await crowd(target, 500, lambda at: _send_once(at, HELLO + asked, 0.0))
+
+
 async def refreshes(target: Target) -> None:
     """A user that takes a hundred and fifty new tokens at one time, and is made anew when it was deleted."""
 
@@ -445,15 +480,18 @@ ATTACKS: dict[str, tuple[Work, str]] = {
         (silent, "no login"),
         (scanners, "no login"),
         (logins, "no login"),
+        (vanishing_logins, "no login"),
         (short_lines, "@read"),
         (huge_blocks, "@read"),
         (frames, "@read"),
         (exists_frames, "@read"),
         (huge_frames, "@read"),
+        (odd_batches, "@read"),
         (unread_streams, "@read"),
         (restart, "@read"),
         (unread_rows, "@report"),
         (many_methods, "@report"),
+        (checks_in_methods, "@report"),
         (siginfos, "@report"),
         (report_batches, "@report"),
         (unique_siginfo, "@report"),

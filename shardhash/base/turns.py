@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Collection
 from time import perf_counter
+from typing import TypeVar
 
 SLICE = 0.001
 """Seconds that a task runs before it lets others run."""
+_T = TypeVar("_T")
 
 
 class Turns:
@@ -78,3 +81,11 @@ class Slice:
     def turn(self) -> asyncio.Future[None]:
         """Let others run."""
         return self._turns.next()
+
+
+async def with_rests(items: Collection[_T], at_once: int) -> AsyncIterator[_T]:
+    """The items; between so many of them others run."""
+    for number, item in enumerate(items):
+        if number and number % at_once == 0:
+            await asyncio.sleep(0)
+        yield item

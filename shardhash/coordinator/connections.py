@@ -332,7 +332,10 @@ class Connections:
         """Whether its peer has read nothing of what waits to be sent for too long."""
         if connection.transport is None:
             return False
-        unsent = connection.transport.get_write_buffer_size()
+        try:
+            unsent = connection.transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's own transport of a TLS connection that was aborted
+            return False
         if not unsent or unsent < connection.unsent or not connection.unsent:
             connection.unsent_since = now
         if unsent != connection.unsent:

@@ -21,6 +21,7 @@ from typing import Any
 from shardhash.base.entry_kinds import USE
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import to_iso
+from shardhash.base.turns import with_rests
 from shardhash.coordinator.callers import LoggedIn
 from shardhash.errors import InvokeError, ShardhashError
 from shardhash.stores.interface import Store
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 STORED_EVERY = 3600
 """Seconds between two writes of the last use of one token."""
+AT_ONCE = 500
+"""Users who are listed in one go; 1 ms."""
 LONGEST_TIMER = 3600.0
 """Seconds after which the clock is looked at again: it may be set, and a machine may sleep."""
 
@@ -114,10 +117,11 @@ class TokenLife:
     async def describe(self, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str | None]]:
         """For each user's entry ``{"expires", "used"}``, ISO 8601, UTC, None for never."""
         stored = await self._store.list_entries(USE)
-        return {
-            username: {"expires": expiry_of(entry), "used": _text(self._last(username, entry["salt"], stored))}
-            for username, entry in entries.items()
-        }
+        lives = {}
+        async for username, entry in with_rests(entries.items(), AT_ONCE):
+            used = _text(self._last(username, entry["salt"], stored))
+            lives[username] = {"expires": expiry_of(entry), "used": used}
+        return lives
 
     def _last(self, username: str, salt: str, stored: Mapping[str, Any]) -> int | None:
         here, there = self._uses.get(username), stored.get(username)

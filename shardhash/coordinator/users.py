@@ -28,6 +28,7 @@ from typing import Any, TypeAlias
 from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, USER
 from shardhash.base.tasks import Sleep
 from shardhash.base.tokens import ALGORITHM, SALTED, from_stock, salted_hash
+from shardhash.base.turns import with_rests
 from shardhash.coordinator import permissions
 from shardhash.coordinator.callers import Caller, LoggedIn
 from shardhash.coordinator.complaints import Complaints
@@ -48,6 +49,8 @@ TOKEN_BYTES = 32
 FAILED_LOGIN_PAUSE = 1.0
 """Seconds before a failed login is answered."""
 TOKEN_SCHEME = SALTED + ALGORITHM
+AT_ONCE = 500
+"""Users who are listed in one go; 1 ms."""
 TOKENS_A_SECOND = 10
 MOST_WAITING = 20
 """Logins by password of one host, and new tokens for one user, that may wait at one time."""
@@ -277,8 +280,10 @@ class Users:
 
     async def all(self) -> dict[str, list[str]]:
         """The expanded permissions of all users, by name, in order."""
-        entries = await self._store.list_entries(USER)
-        return {name: sorted(_identity(name, entry).permissions) for name, entry in sorted(entries.items())}
+        granted = {}
+        async for name, entry in with_rests(sorted((await self._store.list_entries(USER)).items()), AT_ONCE):
+            granted[name] = sorted(_identity(name, entry).permissions)
+        return granted
 
     async def expiry(self, username: str) -> str | None:
         """When the token of a user expires, ISO 8601, UTC; None for never."""
@@ -288,10 +293,11 @@ class Users:
         """``{username, permissions, expires, used}`` of all users, in order; times ISO 8601, UTC, None for never."""
         entries = dict(sorted((await self._store.list_entries(USER)).items()))
         lives = await self._life.describe(entries)
-        return [
-            {"username": name, "permissions": sorted(_identity(name, entry).permissions), **lives[name]}
-            for name, entry in entries.items()
-        ]
+        described = []
+        async for name, entry in with_rests(entries.items(), AT_ONCE):
+            permissions_of = sorted(_identity(name, entry).permissions)
+            described.append({"username": name, "permissions": permissions_of, **lives[name]})
+        return described
 
     async def delete(self, username: str) -> None:
         """Remove a user. Its connections are closed."""

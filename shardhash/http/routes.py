@@ -13,7 +13,11 @@ from aiohttp import web
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
 from shardhash.errors import InvalidRequestError, InvokeError
+from shardhash.wire.framing import count_values
 from shardhash.wire.long_text import JsonPieces
+
+MOST_VALUES = 30_000
+"""JSON values of a body, about."""
 
 Json: TypeAlias = dict[str, Any]
 
@@ -31,7 +35,10 @@ class Visit:
         if self.request.content_type != "application/json":
             raise InvalidRequestError("the body must be JSON, and say so: Content-Type: application/json")
         try:
-            value = orjson.loads(await self.request.read())
+            text = await self.request.read()
+            if count_values(text) > MOST_VALUES:  # they take 0.1 us each
+                raise InvalidRequestError(f"the body holds more than {MOST_VALUES} JSON values; send it as several")
+            value = orjson.loads(text)
         except orjson.JSONDecodeError as error:
             raise InvalidRequestError(f"the body is not JSON: {error}") from None
         if not isinstance(value, dict):

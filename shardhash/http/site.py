@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Iterator
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,8 +29,8 @@ from shardhash.http.routes import Json, RightsError, Route, Visit, answer_json, 
 from shardhash.http.status import describe_status, describe_viewer
 from shardhash.http.viewers import REALM, anonymous, identify, refusal_of_host
 from shardhash.stores.interface import Health
-from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, describe_unknown, parse_request
-from shardhash.wire.messages import DB_ADMIN, READ
+from shardhash.wire.commands import COMMANDS, READ_ONLY_COMMANDS, Steps, begin_request, describe_unknown
+from shardhash.wire.messages import DB_ADMIN, READ, Request
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,9 @@ class Site:
         return web.Response(status=200 if ready else 503, text=text)
 
     async def _metrics(self, visit: Visit) -> web.Response:
-        from shardhash.http.metrics import Seen, encode_metrics  # takes a while, which a start need not
+        # Its import takes a while, which a start need not, nor others who wait here.
+        await asyncio.to_thread(import_module, "shardhash.http.metrics")
+        from shardhash.http.metrics import Seen, encode_metrics
 
         health, disk = await self._look()
         whole = self._services.whole
@@ -269,12 +272,13 @@ class Site:
         commands = READ_ONLY_COMMANDS if visit.caller.read_only else COMMANDS
         known = {name: command for name, command in commands.items() if name in ASKED}
         body = await visit.body()
-        parsed = parse_request(known, body)
-        if parsed is None:
+        begun = begin_request(known, body)
+        if begun is None:
             raise InvokeError(f"{describe_unknown(known, body)}; here one of {', '.join(sorted(known))} may be asked")
-        command, request = parsed
+        command, steps = begun
         if not visit.caller.identity.may(command.needs) and not command.or_self:
             raise RightsError(visit.caller, " ".join(sorted(command.needs)))
+        request = await _read(steps)
         return await answer_json(await self._handlers.answer(visit.caller, command, request))
 
     async def _log_in(self, visit: Visit) -> web.Response:
@@ -299,6 +303,17 @@ class Site:
         response = json_response(describe_viewer(anonymous(visit.request, visit.bind)))
         take_cookie(response)
         return response
+
+
+async def _read(steps: Steps) -> Request:
+    """The request that is read in steps, between which others run. Raises InvalidRequestError."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            request: Request = end.value
+            return request
+        await asyncio.sleep(0)
 
 
 def _event(name: str, value: Any) -> bytes:

@@ -300,6 +300,29 @@ async def test_all_users_in_order(people: Users) -> None:
     await people.new("zoe", READ)
 
 
+async def test_thousands_of_users_are_listed_in_parts(people: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.coordinator.users.AT_ONCE", 5)
+    monkeypatch.setattr("shardhash.coordinator.token_life.AT_ONCE", 5)
+    token = "sha256:aa:" + "ab" * 32
+    names = [f"user{number:02}" for number in range(40)]
+    for name in names:
+        await people.take(name, token, ["@read"])
+    for listing, rests in ((people.all, 7), (people.described, 14)):
+        ticks = 0
+
+        async def count() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        found = await listing()
+        counting.cancel()
+        assert set(names) <= {user if isinstance(user, str) else user["username"] for user in found}
+        assert ticks >= rests
+
+
 async def test_a_name_is_given_once(people: Users) -> None:
     await people.new("builder", READ)
     with pytest.raises(InvokeError, match=r"^Cannot create new user 'builder'$"):

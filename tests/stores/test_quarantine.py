@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -204,3 +205,20 @@ async def test_two_servers_on_a_database_agree(database: PostgresqlStore) -> Non
     assert (await other.quarantine.release(entry["name"]))["restored"] == 2
     assert await report(database, 7, 101) == digits(1)
     await other.close()
+
+
+async def test_outhashes_of_thousands_of_rows_are_asked_about_in_parts(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more tasks are begun in one go than there are outhashes of a part."""
+    monkeypatch.setattr(quarantine, "AT_ONCE", 4)
+    monkeypatch.setattr(quarantine, "ROWS_AT_ONCE", 4)
+    for number in range(200, 240):
+        await report(router, number, number)
+    before, most = len(asyncio.all_tasks()), 0
+    choosing = asyncio.ensure_future(router.quarantine.choose({"PN": "zlib"}))
+    while not choosing.done():
+        most = max(most, len(asyncio.all_tasks()))
+        await asyncio.sleep(0)
+    assert (await choosing).outhashes == 41
+    assert most <= before + 20

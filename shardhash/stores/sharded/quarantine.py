@@ -39,7 +39,9 @@ from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.report_order import Reports
 
 AT_ONCE = 200
-"""Outhashes whose tasks are looked at at one time."""
+"""Outhashes whose tasks are looked at at one time; 1 ms to ask."""
+ROWS_AT_ONCE = 2000
+"""Rows between which others run; 1 ms."""
 
 _Outhash: TypeAlias = tuple[str, str]
 _Mapping: TypeAlias = tuple[str, str, str]
@@ -165,8 +167,10 @@ class ShardedQuarantine:
         if not complete or len(rows) > MOST:
             raise InvokeError(f"more than {MOST} rows match, or the search was cut off: choose fewer at a time")
         tasks: dict[_Outhash, set[str]] = {}
-        for method, taskhash, outhash, _ in rows:
-            tasks.setdefault((method, outhash), set()).add(taskhash)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            for method, taskhash, outhash, _ in rows[start : start + ROWS_AT_ONCE]:
+                tasks.setdefault((method, outhash), set()).add(taskhash)
+            await asyncio.sleep(0)
         whole = await self._all_chosen(tasks)
         mappings = {(method, taskhash): unihash for method, taskhash, _, unihash in rows if unihash is not None}
         barred = [outhash for outhash, every in zip(tasks, whole, strict=True) if every]
@@ -179,21 +183,22 @@ class ShardedQuarantine:
 
     async def _all_chosen(self, tasks: Mapping[_Outhash, set[str]]) -> list[bool]:
         """For each outhash whether all tasks that have a row of it are these."""
-        some = asyncio.Semaphore(AT_ONCE)
 
         async def every(outhash: _Outhash, taskhashes: set[str]) -> bool:
-            async with some:
-                index = self._reports.link_of(outhash[1])
-                page = await index.request(op.Page(*outhash, None, mapped=False))
-                while page:
-                    others = [taskhash for _, taskhash in page if taskhash not in taskhashes]
-                    if others and any(row is not None for row in await self._reports.equivalents(*outhash, others)):
-                        return False
-                    page = await index.request(op.Page(*outhash, page[-1], mapped=False))
-                return True
+            index = self._reports.link_of(outhash[1])
+            page = await index.request(op.Page(*outhash, None, mapped=False))
+            while page:
+                others = [taskhash for _, taskhash in page if taskhash not in taskhashes]
+                if others and any(row is not None for row in await self._reports.equivalents(*outhash, others)):
+                    return False
+                page = await index.request(op.Page(*outhash, page[-1], mapped=False))
+            return True
 
-        whole = await asyncio.gather(*(every(outhash, taskhashes) for outhash, taskhashes in tasks.items()))
-        return list(whole)
+        whole: list[bool] = []
+        outhashes = list(tasks.items())
+        for start in range(0, len(outhashes), AT_ONCE):
+            whole += await asyncio.gather(*(every(*one) for one in outhashes[start : start + AT_ONCE]))
+        return whole
 
     async def _get_part(self, name: str) -> Any:
         return await self._first.request(op.GetEntry(QUARANTINE_PART, name))
