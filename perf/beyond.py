@@ -1,6 +1,7 @@
-"""One store beside the other: worker processes with their own files, and a PostgreSQL database of one or two servers.
+"""Beyond one machine: worker processes beside a PostgreSQL database of one or two servers, and an edge (perf/edge.py).
 
     python -m perf.beyond                        # some minutes
+    python -m perf.beyond --contenders edge      # the edge alone, which needs no PostgreSQL
     python -m perf.beyond --quick                # a trial, whose figures mean nothing
 
 "cold" is a server that remembers no answers: it asks the database for every lookup.
@@ -19,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from perf import report, seeding, servers
+from perf import edge, report, seeding, servers
 from perf.pool import Pool
 from perf.reporters import BATCH, BatchedReports, Reports
 from perf.servers import Server
@@ -27,6 +28,7 @@ from perf.workload import Workload, WrongAnswerError
 from shardhash.stores.postgresql.schema import migrate
 from tests.stores.postgresql_server import PostgresqlServer, find_postgresql
 
+EDGE = "edge"
 DATABASE_SETTINGS = ("shared_buffers=256MB", "max_wal_size=4GB", "wal_compression=on")
 
 Asked = Workload | Reports | BatchedReports
@@ -35,21 +37,27 @@ Asked = Workload | Reports | BatchedReports
 def main() -> int:
     """Run it; the exit status is 1 if an answer was wrong."""
     options = _parser().parse_args()
-    if find_postgresql() is None:
+    if options.contenders != [EDGE] and find_postgresql() is None:
         print("perf.beyond: there is no PostgreSQL here: apt-get install postgresql", file=sys.stderr)
         return 1
     figures: dict[str, Any] = {**report.setting(), "options": report.plain(options)}
     try:
         figures["contenders"] = {}
         for name in options.contenders:
-            figures["contenders"][name] = _measure(name, options)
+            if name == EDGE:
+                figures[EDGE] = edge.measure(options)
+            else:
+                figures["contenders"][name] = _measure(name, options)
             if options.json:
                 report.save(options.json, figures)
     except (WrongAnswerError, OSError, RuntimeError) as error:
         report.clear_progress()
         print(f"perf.beyond: {error}", file=sys.stderr)
         return 1
-    _show(figures["contenders"])
+    if figures["contenders"]:
+        _show(figures["contenders"])
+    if EDGE in figures:
+        edge.show(figures[EDGE])
     return 0
 
 
@@ -138,6 +146,7 @@ CONTENDERS = {
     "reference": _reference,
 }
 """Each starts what is measured, and yields its servers."""
+NAMES = [*CONTENDERS, EDGE]
 SHAPES = {
     "cold": ("block9000", "waves"),
     # A lookup of it is a transaction: a build's waves would take half an hour. It has no batches of reports.
@@ -158,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "perf.beyond", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--builders", type=int, default=40, help="connections (default 40)")
     parser.add_argument("--processes", type=int, default=2, help="processes that they are divided among (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="measured runs; medians are shown (default 3)")
