@@ -1,7 +1,8 @@
 """An edge (`serve --upstream A --forward`) beside what it stands in front of, in turns, on one machine; by perf.beyond.
 
-- reports: acknowledged by a server without an upstream, by an edge whose upstream is away, and by one that sends them
-  on meanwhile, so that upstream and sender share the machine's cores;
+- reports: acknowledged by a server that asks its upstream for the unihash of each new outhash, as every server with an
+  upstream does; by one that sends them on as well, so that sender and upstream share the machine's cores; by one whose
+  upstream is away, so that they wait; and by one without an upstream;
 - known: lookups of what both know, at a server without an upstream and at an edge;
 - far: one build's lookups of a server that is 20 ms away (round trip), asked directly, through an edge that knows
   nothing, and through that edge again;
@@ -40,13 +41,15 @@ NOWHERE = "127.0.0.1:9"
 LOOK = 0.02
 """Seconds between two looks at an outbox."""
 
+FORWARDING = "with --forward"
+
 Asked = Workload | Reports | BatchedReports
 Contender = Callable[[], Run]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures: contenders by what is measured."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, part in PARTS.items():
         found |= {f"{name}: {shape}": figures for shape, figures in part(options).items()}
     return found
@@ -74,9 +77,10 @@ def _reports(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         upstream = stack.enter_context(servers.shardhash(1, durable=True))
         some = {
-            "no upstream": stack.enter_context(servers.shardhash(1, durable=True)),
+            "without --forward": stack.enter_context(_edge(upstream.addresses["ws"], forward=False)),
+            FORWARDING: stack.enter_context(_edge(upstream.addresses["ws"])),
             "upstream away": stack.enter_context(_edge(NOWHERE)),
-            "upstream there": stack.enter_context(_edge(upstream.addresses["ws"])),
+            "no upstream": stack.enter_context(servers.shardhash(1, durable=True)),
         }
         found = {}
         for shape, (client, asked, size) in shapes.items():
@@ -130,7 +134,7 @@ def _far(options: argparse.Namespace) -> dict[str, Any]:
                         again.append(pool.run())
                     return run
 
-                contenders = {"asked directly": direct, "through an edge": through}
+                contenders: dict[str, Contender] = {"asked directly": direct, "through an edge": through}
                 found[shape] = _in_turns(f"far {shape}", contenders, _count(asked), one)
                 found[shape]["through it again"] = report.summary(again[1:], _count(asked))
         return found
@@ -184,12 +188,14 @@ def _shapes(options: argparse.Namespace) -> dict[str, tuple[str, Asked]]:
 # ---------------------------------------------------------------------------------------------------- how
 
 
-def _in_turns(title: str, contenders: dict[str, Contender], count: int, options: argparse.Namespace) -> dict[str, Any]:
+def _in_turns(
+    title: str, contenders: Mapping[str, Contender], count: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Medians of each contender, and of its times by those of the first. The first round of all warms up."""
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for number in range(options.rounds + 1):
         report.progress(f"edge: {title}", number / (options.rounds + 1))
-        order = list(contenders) if number % 2 else list(reversed(contenders))
+        order = list(contenders) if number % 2 else list(contenders)[::-1]
         for name in order:
             runs[name].append(contenders[name]())
     report.clear_progress()
@@ -206,7 +212,7 @@ def _runner(pool: Pool, server: Server, name: str) -> Contender:
 
     def run() -> Run:
         result = pool.run()
-        if name == "upstream there":
+        if name == FORWARDING:
             _wait_until_empty(server)
         return result
 
@@ -223,9 +229,9 @@ def _count(asked: Asked) -> int:
     return sum(map(len, steps)) if isinstance(steps, list) else len(steps)
 
 
-def _edge(upstream: str, data: Path | None = None) -> Server:
-    arguments = ("--upstream", upstream, "--forward", "--log", "ERROR")
-    return servers.shardhash(1, durable=data is None, data=data, arguments=arguments)
+def _edge(upstream: str, data: Path | None = None, *, forward: bool = True) -> Server:
+    arguments = ["--upstream", upstream, "--log", "ERROR", *(["--forward"] if forward else [])]
+    return servers.shardhash(1, durable=data is None, data=data, arguments=tuple(arguments))
 
 
 def _waiting(edge: Server) -> int:
