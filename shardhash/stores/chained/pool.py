@@ -9,12 +9,21 @@ down  Nobody asks. In the background a *probe*, a lookup of a hash that nobody h
 ====  ================================================================================================================
 
 One warning is logged from the first failure to the next answer.
+
+An upstream must not lead back to this server: two servers that are each other's upstream, or more in a circle, would
+ask each other without an end for what none of them knows, and send each other the same reports. So nothing is asked
+before a probe went well, at the start and whenever the upstream is back. A probe is a lookup of a new random hash.
+Servers pass it on to their upstreams (`pass_on`), and if it comes back here as a question, this upstream is left alone
+as one that is down, until a later probe does not come back. While a probe is under way here, probes of others are
+passed on, too; so of several servers that close a circle at the same moment, one notices at least.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -35,6 +44,8 @@ CONNECTIONS = 8
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 60.0
 """Seconds between attempts to reach an upstream that is down; each pause is twice the one before."""
+PROBES_PASSED = 2
+"""Probes of others that are passed on at one time, so that they leave connections to questions."""
 PROBE_METHOD = "shardhash.probe"
 
 
@@ -59,6 +70,10 @@ class Pool:
         """What is done while it is down, for the log."""
         self.back: Callable[[], None] = lambda: None
         """Called when it is to be asked again."""
+        self.left: Callable[[], None] = lambda: None
+        """Called when it is left alone."""
+        self.circle = False
+        """Whether it is left alone because it leads back to this server."""
         self._settings = settings
         self._sleep = sleep
         self._clients = [self.client(0.0) for _ in range(CONNECTIONS)]
@@ -70,6 +85,11 @@ class Pool:
         self._down = False
         self._warned = False
         self._pause = FIRST_PAUSE
+        self._proved = False
+        self._proof = asyncio.Lock()
+        self._passing = asyncio.Semaphore(PROBES_PASSED)
+        self._probes: dict[bytes, bool] = {}
+        """Probes under way, and whether they came back as a question."""
 
     def start(self) -> None:
         """Connect in the background, so that the first questions need not."""
@@ -94,6 +114,9 @@ class Pool:
         it is counted by.
         """
         if self._down:
+            raise NotAnsweredError
+        if not self._proved and not await self.prove():
+            self.questions[kind, "failed"] += 1
             raise NotAnsweredError
         began = perf_counter()
         try:
@@ -120,14 +143,79 @@ class Pool:
             finally:
                 self._idle.put_nowait(client)
 
+    # ------------------------------------------------------------------------------------------ circles
+
+    async def prove(self) -> bool:
+        """Whether it may be asked: it answers, and does not lead back here. One probe for all who ask meanwhile."""
+        async with self._proof:
+            if not self._proved and not self._down:
+                try:
+                    self._take_proof(leads_back=await self._probe())
+                except (OSError, InvokeError, ProtocolError) as error:
+                    self.fail(error)
+        return self._proved and not self._down
+
+    def forget_proof(self) -> None:
+        """Probe it again before it is asked: what it leads to may have changed."""
+        self._proved = False
+
+    def recognize(self, digest: bytes) -> bool:
+        """Take note if this is a probe of this pool that came back."""
+        if digest in self._probes:
+            self._probes[digest] = True
+            return True
+        return False
+
+    @property
+    def passes_probes(self) -> bool:
+        """Whether probes of others are passed on to it."""
+        return not self._down or bool(self._probes)
+
+    async def pass_on(self, digest: bytes) -> None:
+        """Pass a probe on, for half of the time that who asks will wait for it. What comes of it is of no interest."""
+        with suppress(OSError, InvokeError, ProtocolError):
+            async with asyncio.timeout(self._settings.limit / 2), self._passing:
+                await self._ask_now(lambda client: client.get_unihashes(PROBE_METHOD, digest))
+
+    async def _probe(self) -> bool:
+        """Whether a probe comes back here. Raises what `_ask_now` does."""
+        digest = secrets.token_bytes(DIGEST_SIZE)
+        self._probes[digest] = False
+        try:
+            await self._ask_now(lambda client: client.get_unihashes(PROBE_METHOD, digest))
+        except (OSError, InvokeError, ProtocolError):
+            if not self._probes[digest]:
+                raise
+        finally:
+            leads_back = self._probes.pop(digest)
+        return leads_back
+
+    def _take_proof(self, *, leads_back: bool) -> None:
+        self._proved = not leads_back
+        if not leads_back:
+            if self.circle:
+                log.warning("the upstream %s leads back to this server no longer, and is asked again", self.address)
+            self.circle = False
+            return
+        self.questions["probe", "circle"] += 1
+        if not self.circle:
+            log.error(
+                "the upstreams go round in a circle: this server asks %s, which asks this server, or others that do. It"
+                " is left alone, and %s. To undo that, start one server of the circle without --upstream",
+                self.address,
+                self.instead(),
+            )
+        self.circle = True
+        if not self._down:
+            self._leave()
+
     # ------------------------------------------------------------------------------------------ up and down
 
     def fail(self, error: Exception) -> None:
         """It did not do what it was asked to: leave it alone until a probe is answered."""
         if self._down:
             return
-        self._down = True
-        self.spawn(self._come_back())
+        self._leave()
         address = self.address
         log.log(
             logging.DEBUG if self._warned else logging.WARNING,
@@ -137,17 +225,24 @@ class Pool:
         )
         self._warned = True
 
+    def _leave(self) -> None:
+        self._down, self._proved = True, False
+        self.spawn(self._come_back())
+        self.left()
+
     async def _come_back(self) -> None:
         while self._down:
-            await self._sleep(self._pause)
+            # By chance, so that of those who left each other alone one is the first to try again.
+            await self._sleep(self._pause * (random.uniform(0.5, 1.0) if self.circle else 1.0))
             self._pause = min(LAST_PAUSE, self._pause * 2)
             try:
-                await self._ask_now(_probe)
+                self._take_proof(leads_back=await self._probe())
             except (OSError, InvokeError, ProtocolError) as error:
                 log.debug("the upstream is not back: %s", error)
             else:
-                self._down = self._closed
-                self.back()
+                if self._proved:
+                    self._down = self._closed
+                    self.back()
 
     def _recovered(self) -> None:
         self._pause = FIRST_PAUSE
@@ -167,7 +262,3 @@ class Pool:
     async def _connect(self) -> None:
         with suppress(NotAnsweredError):
             await self.ask("connect", AsyncClient.connect)
-
-
-async def _probe(client: AsyncClient) -> None:
-    await client.get_unihashes(PROBE_METHOD, bytes(DIGEST_SIZE))

@@ -18,6 +18,8 @@ from shardhash.stores.chained.settings import UpstreamSettings
 
 _T = TypeVar("_T")
 
+CIRCLE = "leads back to this server"
+
 
 class Pools:
     """A pool for each upstream. Use from one event loop."""
@@ -27,6 +29,7 @@ class Pools:
         for address in (settings.address, *settings.others):
             pool = Pool(replace(settings, address=address, others=()), sleep)
             pool.back, pool.instead = self._is_back, self._describe_instead
+            pool.left = self._forget_proofs
             self._pools.append(pool)
         self._tasks = BackgroundTasks()
         self.waiting = ""
@@ -78,16 +81,29 @@ class Pools:
                     continue
         return None
 
+    async def take_probe(self, digest: bytes) -> None:
+        """A server asks for a hash that nobody has (pool.py): it is one of this server, or is passed on."""
+        if any(pool.recognize(digest) for pool in self._pools):
+            return
+        pool = next((pool for pool in self._pools if pool.passes_probes), None)
+        if pool is not None:
+            await pool.pass_on(digest)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a task that ends with the pools at the latest."""
         self._tasks.start(work, "a question to the upstream")
 
     def describe(self) -> str:
-        """Which ones are asked, in words."""
+        """Which ones are asked, in words; "" of a single one with which all is as usual."""
         if len(self._pools) == 1:
-            return ""
+            return CIRCLE if self._pools[0].circle else ""
         first = self.first()
         return ", ".join(f"{pool.address} {_state(pool, first)}" for pool in self._pools)
+
+    def _forget_proofs(self) -> None:
+        """Another one is asked from now on, and so by others who ask here."""
+        for pool in self._pools:
+            pool.forget_proof()
 
     def _is_back(self) -> None:
         self.back()
@@ -100,4 +116,6 @@ class Pools:
 def _state(pool: Pool, first: Pool | None) -> str:
     if pool is first:
         return "is asked"
+    if pool.circle:
+        return CIRCLE
     return "is down" if pool.down else "would be next"

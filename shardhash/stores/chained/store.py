@@ -20,6 +20,7 @@ from typing import Any
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.errors import InvokeError, ShardhashError
+from shardhash.stores.chained.pool import PROBE_METHOD
 from shardhash.stores.chained.upstream import Upstream
 from shardhash.stores.forwarding.forwarder import Forwarder
 from shardhash.stores.interface import (
@@ -32,7 +33,7 @@ from shardhash.stores.interface import (
     UpstreamHealth,
 )
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import Buffer, Key, split_digests, to_digest, to_key, to_text
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, split_digests, to_digest, to_key, to_text
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import Columns, Report, Where
 
@@ -122,7 +123,12 @@ class ChainedStore:
     async def lookup(self, method: str, digests: Buffer) -> Found:
         """See Store."""
         found = await self._local.lookup(method, digests)
-        if found.known is None or self._upstream.down:
+        if found.known is None:
+            return found
+        if method == PROBE_METHOD and len(digests) == DIGEST_SIZE:
+            await self._upstream.pools.take_probe(bytes(digests))
+            return found
+        if self._upstream.down:
             return found
         keys = list(split_digests(digests))
         asked = self._worth_asking(method, keys, found.known)

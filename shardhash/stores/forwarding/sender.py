@@ -122,6 +122,8 @@ class Sender:
 
     async def _send(self, pool: Pool, items: Sequence[Item]) -> bool:
         """Tell these to an upstream; whether it took any."""
+        if not await pool.prove():
+            return False  # it is left alone
         reports = await self._decode(items)
         if not reports:
             return await self._advance(items[-1])
