@@ -53,7 +53,8 @@ def test_a_restored_edge_sends_what_waited(tmp_path: Path) -> None:
         # The old one, over which the backup is restored: its own reports wait aside.
         over = run_shardhash("restore", copy, "--data", data, "--force")
         assert "25 such reports waited before, and are in" in over.stdout, over
-        with ServerProcess("--data", data, *upstream):
-            wait_until_known(there.address, range(20))
+        with ServerProcess("--data", data, *upstream) as edge:
+            report(edge.address, range(30, 31))
+            wait_until_known(there.address, range(30, 31))
         after = run_shardhash("verify", "--data", data).stdout
         assert ": 0 reports wait, 0 were refused, 0 answered otherwise\n" in after, "sending again changed nothing"
