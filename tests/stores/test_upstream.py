@@ -33,7 +33,7 @@ from tests.stores.dict_store import DictStore
 METHOD = "oe.sstatesig.OEOuthashBasic"
 PATIENT = 30.0
 """A limit that no healthy answer comes near."""
-IMPATIENT = 0.3
+IMPATIENT = 1.0
 DETAILS = {"owner": "builder", "PN": "zlib", "task": "do_compile", "outhash_siginfo": "what it was made of"}
 
 
