@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from perf import compare, coordinators, durability, moving, replay, run, seeding, servers
+from perf import compare, coordinators, durability, moving, paired, replay, run, seeding, servers
 from perf.builders import CLIENTS, Builder
 from perf.filling import fill
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
@@ -186,6 +186,21 @@ def test_coordinators_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     for kind in ("waves", "batches", "reports"):
         assert re.search(rf"^{kind}, 1 core, K = 2 +[1-9]", out, re.MULTILINE)
         assert re.search(rf"^{kind} +32 +11 \+ 21 +[1-9]", out, re.MULTILINE)
+
+
+def test_two_checkouts_take_turns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, works = tmp_path / "out.json", ["waves, native", "reports, sync interval"]
+    sizes = "--lookups 60 --reports 2 --builders 2 --processes 1 --workers 1 --rounds 1"
+    monkeypatch.setattr(
+        sys, "argv", ["perf/paired.py", str(servers.ROOT), "--json", str(output), *sizes.split(), "--works", *works]
+    )
+    assert paired.main() == 0, capsys.readouterr().err
+    figures = json.loads(output.read_bytes())["works"]
+    assert {name: one["now"]["lookups"] for name, one in figures.items()} == dict(zip(works, (120, 4), strict=True))
+    assert all(one["time_ratio"] > 0 < one["cpu_ratio"] for one in figures.values())
+    assert "waves, native" in capsys.readouterr().out
 
 
 def test_directories_written_directly_hold_what_is_asked_for(tmp_path: Path) -> None:
