@@ -32,8 +32,9 @@ from shardhash.wire.hashes import DIGEST_SIZE, Buffer, Key, to_key, to_text
 
 __all__ = ("Candidate", "Details", "Row", "Table")
 
-MOST_SCANNED = 32
-"""Methods that a question by unihash looks through one by one."""
+MOST_SCANNED = 4
+"""Methods that a question by unihash looks through one by one. Builds use one or two; whoever stores more does not make
+checks of existence, 65,536 in a message, take longer and longer."""
 
 
 class Row(NamedTuple):

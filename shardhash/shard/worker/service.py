@@ -27,7 +27,6 @@ from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
 from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows, GuessUnihashes
 from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
-from shardhash.shard.state.table import MOST_SCANNED
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
@@ -48,11 +47,13 @@ from shardhash.wire.rows import Columns, Where
 
 MARKS_PAGE = 2000
 """Marks of one group commit, a few milliseconds of work."""
+MANY_METHODS = 32
+"""Methods from which on a group commit has fewer marks, if each is looked for in each method."""
 PART = 8192
 """Hashes that are looked up in one go; 2.6 ms."""
 SNAPSHOT_REST = 5
 """How many times as long as a chunk of a snapshot took the worker then rests from it: a snapshot takes a sixth of a
-processor, 10 seconds for 500,000 reports, and lookups the rest."""
+processor, 20 seconds for 500,000 reports, and lookups the rest."""
 
 
 class Service:
@@ -143,8 +144,9 @@ class Service:
         return len(frame) > 2 * self._part(batch.op_of(frame)) * DIGEST_SIZE
 
     def _part(self, kind: int) -> int:
-        """Hashes that are looked up in one go: existence is looked up in each method."""
-        return max(1, PART // len(self._table.scanned)) if kind == batch.EXISTS and self._table.scanned else PART
+        """Hashes that are looked up in one go: existence is looked up in each method, and in all rare ones at once."""
+        times = len(self._table.scanned) + bool(self._table.rare) if kind == batch.EXISTS else 1
+        return max(1, PART // max(1, times))
 
     async def lookup_in_parts(self, frame: Buffer, head: bytes) -> bytes:
         """The same of lookups of many clients that came together, between which the event loop goes on."""
@@ -240,7 +242,7 @@ class Service:
             if named:
                 page = MARKS_PAGE
                 if any("unihash" not in where for where in wheres):  # each is looked for in each method
-                    page = max(1, MARKS_PAGE * MOST_SCANNED // max(MOST_SCANNED, len(self._table.methods)))
+                    page = max(1, MARKS_PAGE * MANY_METHODS // max(MANY_METHODS, len(self._table.methods)))
                 for start in range(0, len(wheres), page):
                     counts += await self._write(partial(self._mark_named, mark, wheres[start : start + page]))
             else:
