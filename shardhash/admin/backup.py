@@ -13,7 +13,9 @@ older than T. Shards whose copy was begun before that time are then copied again
 row of another.
 
 The outbox (outbox/files.py) is copied after all shards: what was acknowledged before T and is not sent is in it. Its
-position comes before the segments: when it is older, some reports are sent twice, which does no harm.
+position comes before the segments: when it is older, some reports are sent twice, which does no harm. When a segment
+from there on is sent and gone meanwhile, the newer position is copied. It replaces the old one right before
+``backup.json`` does.
 
 `files` lists what belongs to the backup; all else in its folders was left by one that was cut short, and is not looked
 at. Files that will not change any more have their size there: they are not copied again if they are as they were. All
@@ -34,6 +36,7 @@ from zlib import crc32
 import orjson
 
 from shardhash.admin.directory import manifest_of
+from shardhash.admin.listed import Listed
 from shardhash.admin.timespan import earliest_time, latest_time
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.outbox.reading import read_position
@@ -92,37 +95,6 @@ class Source(NamedTuple):
     fs: FileSystem
 
 
-class _Listed:
-    """A file system in which a backup's folders show nothing but its files."""
-
-    def __init__(self, fs: FileSystem, directory: Path, files: Files) -> None:
-        self._fs = fs
-        self._shown = {directory / name for name in files}
-        self._folders = {path.parent for path in self._shown}.union(outbox_folders(directory))
-        self.create, self.modify, self.read, self.rename, self.unlink = (
-            fs.create,
-            fs.modify,
-            fs.read,
-            fs.rename,
-            fs.unlink,
-        )
-        self.size, self.exists, self.is_folder, self.mkdir, self.rmdir, self.fsync_dir = (
-            fs.size,
-            fs.exists,
-            fs.is_folder,
-            fs.mkdir,
-            fs.rmdir,
-            fs.fsync_dir,
-        )
-
-    def listdir(self, path: Path) -> list[str]:
-        """See FileSystem."""
-        names = self._fs.listdir(path)
-        if path not in self._folders:
-            return names
-        return [name for name in names if path / name in self._shown or path / name in self._folders]
-
-
 def source_of(fs: FileSystem, directory: Path) -> Source:
     """What lies in a folder. ConfigError when it is neither a data directory nor a backup, DamageError for nonsense."""
     path = directory / BACKUP
@@ -142,7 +114,7 @@ def source_of(fs: FileSystem, directory: Path) -> Source:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"it is not the list of a backup's files: {error!r:.200}"
         raise DamageError(path, 0, what, "take another backup, or repair this one") from None
-    return Source(manifest, time, files, _Listed(fs, directory, files))
+    return Source(manifest, time, files, Listed(fs, directory, files))
 
 
 def _check_names(manifest: Manifest, files: Files) -> None:
@@ -244,22 +216,38 @@ class _Copy:
     def copy_outbox(self) -> None:
         """Copy the outbox, if there is one. Raises StorageError, DamageError."""
         for folder in outbox_folders(Path()):
-            source = self._directory / folder
-            if not self._fs.exists(source):
-                continue
-            self._fs.mkdir(self._destination / folder)
+            if self._fs.exists(self._directory / folder):
+                self._fs.mkdir(self._destination / folder)
+                self._files |= self._copy_journal(folder)
+                for synced in (folder, folder.parent):
+                    self._fs.fsync_dir(self._destination / synced)
+
+    def _copy_journal(self, folder: Path) -> Files:
+        """Copy the segments from the position on, and the position, which gets its name in `finish`."""
+        source, target = self._directory / folder, self._destination / folder
+        files: Files = {}
+        for _ in range(ATTEMPTS):
+            position = None
             if read_position(self._fs, source) is not None:
-                self._copy(folder / POSITION, self._files, lambda _path: None, may_change=True)
-            segments = list_shard(self._fs, source).segments
+                self.result.size += copy_file(self._fs, source / POSITION, target / (POSITION + TEMPORARY))
+                position = read_position(self._fs, target, POSITION + TEMPORARY)
+            start = 0 if position is None else position.place.segment
+            segments = [number for number in list_shard(self._fs, source).segments if number >= start]
+            missing = position is not None and start not in segments
+            found: Files = {} if position is None else {str(folder / POSITION): None}
             for number in segments:
                 newest = number == segments[-1]
                 path = folder / segment_name(number)
                 try:
-                    self._copy(path, self._files, partial(_check_waiting, self._fs, newest), may_change=newest)
+                    if files.get(str(path)) is None:
+                        self._copy(path, files, partial(_check_waiting, self._fs, newest), may_change=newest)
+                    found[str(path)] = files[str(path)]
                 except FileNotFoundError:  # all of it was sent meanwhile
-                    del self._files[str(path)]
-            for synced in (folder, folder.parent):
-                self._fs.fsync_dir(self._destination / synced)
+                    files.pop(str(path), None)
+                    missing = True
+            if not missing or read_position(self._fs, source) == position:
+                return found
+        raise StorageError(f"the files of {source} change too fast to be copied; run the backup again")
 
     def begun_too_early(self) -> list[Path]:
         """The folders of shards whose copy may lack records that are older than the backup's time."""
@@ -267,7 +255,7 @@ class _Copy:
 
     def move_time(self, manifest: Manifest) -> None:
         """Let the backup stand for a moment at which all that was acknowledged before it began is in it."""
-        listed = _Listed(self._fs, self._destination, self._files)
+        listed = Listed(self._fs, self._destination, self._files)
         earliest = earliest_time(listed, manifest.folders(self._destination))
         self.result.time = max(self.result.time, self._youngest, earliest)
 
@@ -280,13 +268,19 @@ class _Copy:
             "time": self.result.time,
             "files": self._files,
         }
+        outbox = outbox_folders(Path())
+        for folder in outbox:
+            if str(folder / POSITION) in self._files:
+                path = self._destination / folder / POSITION
+                self._fs.rename(path.with_name(POSITION + TEMPORARY), path)
+                self._fs.fsync_dir(path.parent)
+                self.result.copied += 1
         replace_file(self._fs, self._destination / BACKUP, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
         remove_other_generations(self._fs, self._destination, manifest)
         for folder in self._begun:
             for name in self._fs.listdir(self._destination / folder):
                 if str(folder / name) not in self._files:
                     self._fs.unlink(self._destination / folder / name)
-        outbox = outbox_folders(Path())
         for folder in outbox:
             path = self._destination / folder
             for name in self._fs.listdir(path) if self._fs.exists(path) else []:

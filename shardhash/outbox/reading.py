@@ -50,11 +50,11 @@ def checksum_of(position: Any) -> str:
     return f"{crc32(orjson.dumps(position, option=orjson.OPT_SORT_KEYS)):08x}"
 
 
-def read_position(fs: FileSystem, folder: Path) -> Position | None:
+def read_position(fs: FileSystem, folder: Path, name: str = POSITION) -> Position | None:
     """How far a journal was taken; None when nothing says so. DamageError when the file is not sound."""
-    if POSITION not in fs.listdir(folder):
+    if name not in fs.listdir(folder):
         return None
-    path = folder / POSITION
+    path = folder / name
     with fs.read(path) as file:
         text = file.read()
     try:
@@ -76,7 +76,13 @@ def read_waiting(fs: FileSystem, folder: Path, findings: Findings) -> Iterator[E
     """
     # The position comes first: when it is older than the files, some of what was taken comes again.
     position = _find_position(fs, folder, findings)
-    return _read_segments(fs, folder, position, list_shard(fs, folder).segments, findings)
+    segments = list_shard(fs, folder).segments
+    while position is not None and segments and segments[0] > position.place.segment:
+        later = _find_position(fs, folder, Findings())
+        if later is None or later == position:
+            break
+        position, segments = later, list_shard(fs, folder).segments  # its segment was taken between the two
+    return _read_segments(fs, folder, position, segments, findings)
 
 
 def _read_segments(

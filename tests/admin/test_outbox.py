@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from shardhash.admin.outbox import move_outbox, repair_outbox, verify_outbox
 from shardhash.admin.repair import repair
 from shardhash.admin.restore import restore, restore_over
 from shardhash.admin.verify import Verdict
-from shardhash.errors import DamageError
+from shardhash.errors import DamageError, StorageError
+from shardhash.outbox import reading as reading_module
 from shardhash.outbox.files import FileJournal
 from shardhash.outbox.reading import Findings, read_waiting
 from shardhash.shard.storage.filesystem import FileSystem, OsFileSystem
@@ -128,6 +130,73 @@ def test_a_restore_takes_what_waited_before_a_time(data: Path, tmp_path: Path) -
     assert waiting(fs, target) == [*range(5, 13), 30, 31, 32]
     move_outbox(fs, tmp_path / "nothing", fs, target, None, silent)
     assert waiting(fs, target) == []
+
+
+# ------------------------------------------------------------------------------- a sender that is at work meanwhile
+
+
+def advance_when_listed(monkeypatch: pytest.MonkeyPatch, module: ModuleType, when: str, batches: list[int]) -> None:
+    """Whenever the outbox is listed, some more of it are sent, before or after the listing is made."""
+    real, left = module.list_shard, iter(batches)
+
+    def listed(fs: FileSystem, folder: Path) -> Any:
+        found = real(fs, folder)
+        if folder == DATA / "outbox" and (sent := next(left, 0)):
+            add(fs, DATA, range(0), sent)
+            return found if when == "after" else real(fs, folder)
+        return found
+
+    monkeypatch.setattr(module, "list_shard", listed)
+
+
+@pytest.mark.usefixtures("folders_in_memory")
+@pytest.mark.parametrize("batches", [[4], [4, 4]])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_backup_while_reports_are_sent_lacks_none(
+    when: str, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = filled()
+    for first in (10, 12, 14):
+        add(fs, DATA, range(first, first + 2))
+    advance_when_listed(monkeypatch, backup_module, when, batches)
+    backup(fs, DATA, BACKUP, silent)
+    found = waiting(source_of(fs, BACKUP).fs, BACKUP)
+    assert found == list(range(found[0], 16))
+    assert 3 < found[0] <= 3 + sum(batches), "some that were sent may wait there, as their segment was copied before"
+    assert not check(source_of(fs, BACKUP).fs, BACKUP).damage
+
+
+@pytest.mark.usefixtures("folders_in_memory")
+def test_a_backup_gives_up_when_all_is_sent_too_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = filled()
+    for first in range(10, 50, 2):
+        add(fs, DATA, range(first, first + 2))
+    advance_when_listed(monkeypatch, backup_module, "before", [8, *[2] * 15])
+    with pytest.raises(StorageError, match="change too fast"):
+        backup(fs, DATA, BACKUP, silent)
+    assert waiting(source_of(fs, BACKUP).fs, BACKUP) == list(range(6)), "the one before is as it was"
+
+
+@pytest.mark.usefixtures("folders_in_memory")
+def test_a_backup_that_fails_leaves_the_position_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = filled()
+    backup(fs, DATA, BACKUP, silent)
+    add(fs, DATA, range(0), sent=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_module._Copy, "finish", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(StorageError, match="full"):
+            backup(fs, DATA, BACKUP, silent)
+    assert waiting(source_of(fs, BACKUP).fs, BACKUP) == list(range(3, 10))
+    backup(fs, DATA, BACKUP, silent)
+    assert waiting(source_of(fs, BACKUP).fs, BACKUP) == list(range(7, 10))
+
+
+@pytest.mark.usefixtures("folders_in_memory")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_reading_while_reports_are_sent_misses_none(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = filled()
+    advance_when_listed(monkeypatch, reading_module, when, [4])
+    assert waiting(fs, DATA) == list(range(7, 10))
 
 
 # ---------------------------------------------------------------------------------------------------- power cuts
