@@ -16,7 +16,7 @@ import pytest
 from shardhash.client import AsyncClient, create_async_client
 from shardhash.errors import StorageError
 from shardhash.stores.chained import pool
-from shardhash.stores.chained.pool import CONNECTIONS, FIRST_PAUSE
+from shardhash.stores.chained.pool import CONNECTIONS, FIRST_PAUSE, PROBE_METHOD
 from shardhash.stores.chained.settings import UpstreamSettings
 from shardhash.stores.chained.store import ChainedStore, Misses
 from shardhash.stores.chained.upstream import Upstream
@@ -418,6 +418,33 @@ async def test_one_that_answers_only_probes_is_left_alone_more_and_more(
         await until(lambda: not chain.upstream.down)
     assert chain.pauses.slept == [FIRST_PAUSE * 2**attempt for attempt in range(4)]
     assert len(warnings(caplog)) == 1
+
+
+async def test_a_probe_of_others_that_fails_takes_the_upstream_down(chain: Chain) -> None:
+    assert await chain.get(hash_of(9)) == [None]
+    chain.proxy.cut()
+    await chain.store.lookup(PROBE_METHOD, bytes.fromhex(hash_of(1)))
+    assert chain.upstream.down
+
+
+async def test_a_probe_of_others_is_passed_on_once_and_not_for_long(chain: Chain) -> None:
+    assert await chain.get(hash_of(9)) == [None]
+    digest = bytes.fromhex(hash_of(1))
+    chain.proxy.answers = lambda data: b""
+    before = chain.proxy.asked
+    first = asyncio.create_task(chain.store.lookup(PROBE_METHOD, digest))
+    await until(lambda: chain.proxy.asked > before)
+    before = chain.proxy.asked
+    await chain.store.lookup(PROBE_METHOD, digest)
+    assert not first.done(), "the second is answered at once"
+    assert chain.proxy.asked == before
+    async with asyncio.timeout(PATIENT / 4):
+        await first
+    assert not chain.upstream.down, "a question may take longer"
+    chain.proxy.heal()
+    before = chain.proxy.asked
+    assert await chain.get(hash_of(8)) == [None]
+    assert chain.proxy.asked >= before + 2, "its own probe comes before the question"
 
 
 @pytest.mark.parametrize("lie", [b"\0", b"\n", b"{}\n", b'"ok"\n', b"null\n", b"[1, 2]\n", b"\xff\xfe\n", b"9" * 999])

@@ -46,6 +46,8 @@ LAST_PAUSE = 60.0
 """Seconds between attempts to reach an upstream that is down; each pause is twice the one before."""
 PROBES_PASSED = 2
 """Probes of others that are passed on at one time, so that they leave connections to questions."""
+LONGEST_PASS = 0.5
+"""Seconds for which a probe of others is passed on, at most."""
 PROBE_METHOD = "shardhash.probe"
 
 
@@ -90,6 +92,8 @@ class Pool:
         self._passing = asyncio.Semaphore(PROBES_PASSED)
         self._probes: dict[bytes, bool] = {}
         """Probes under way, and whether they came back as a question."""
+        self._passed: set[bytes] = set()
+        """Probes of others that are being passed on."""
 
     def start(self) -> None:
         """Connect in the background, so that the first questions need not."""
@@ -172,10 +176,23 @@ class Pool:
         return not self._down or bool(self._probes)
 
     async def pass_on(self, digest: bytes) -> None:
-        """Pass a probe on, for half of the time that who asks will wait for it. What comes of it is of no interest."""
-        with suppress(OSError, InvokeError, ProtocolError):
-            async with asyncio.timeout(self._settings.limit / 2), self._passing:
+        """Pass a probe on, for half of the time that who asks will wait for it, or less. What comes of it matters only
+        when it fails: the upstream, and what it leads to, are then to be proved anew."""
+        if digest in self._passed:
+            return  # it came back here: this server is in a circle that who asked is not in
+        self._passed.add(digest)
+        asked = False
+        try:
+            async with asyncio.timeout(min(self._settings.limit / 2, LONGEST_PASS)), self._passing:
+                asked = True
                 await self._ask_now(lambda client: client.get_unihashes(PROBE_METHOD, digest))
+        except TimeoutError:
+            if asked:  # that was less than a question may take
+                self.forget_proof()
+        except (OSError, InvokeError, ProtocolError) as error:
+            self.fail(error)
+        finally:
+            self._passed.discard(digest)
 
     async def _probe(self) -> bool:
         """Whether a probe comes back here. Raises what `_ask_now` does."""
