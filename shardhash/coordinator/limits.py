@@ -29,6 +29,8 @@ SHARED = (
     *("user_rows", "user_siginfo", "user_methods", "peer_rows", "peer_siginfo", "peer_methods"),
 )
 """Limits of what all clients of a server, or of a host or user, take together."""
+OF_ONE = tuple(name for name in SHARED if name.startswith(("peer_", "user_")))
+"""Those of them of one host or user."""
 _CONVERT = {"count": options.whole(1, 1_000_000_000), "size": options.size, "room": _room, "time": options.seconds}
 
 
@@ -77,10 +79,16 @@ class ServerLimits:
     log_lines: int = _limit(50, 20, "count", "lines a second in the log about refused and closed connections")
 
     def share(self, coordinators: int) -> ServerLimits:
-        """The limits of each of so many coordinators, so that together they hold to these."""
+        """The limits of each of so many coordinators, so that together they hold to these.
+
+        But for the defaults of one host or user, which keep nobody from building: its connections may all be at one
+        coordinator, and would have a part of them.
+        """
         if coordinators == 1:
             return self
-        shared = {name: max(1, getattr(self, name) // coordinators) for name in SHARED}
+        given = {one.name for one in fields(self) if getattr(self, one.name) != one.default}
+        ours = [name for name in SHARED if name not in OF_ONE or name in given]
+        shared = {name: max(1, getattr(self, name) // coordinators) for name in ours}
         return replace(self, **shared | {"memory": max(shared["memory"], self.message)})
 
     def of(self, identity: Identity) -> Limits:

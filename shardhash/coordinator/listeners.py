@@ -129,7 +129,7 @@ class Listeners:
             response = await self._plain(await self._begin_plain(request), entrance.bind, own)
             return response or web.Response(status=404, text="There is nothing here. Metrics are at /metrics.\n")
 
-        self._accept(sockets, await self._http(entrance, handle), None)
+        self._accept(sockets, await self._http(entrance, handle), None, alone=True)
         return _real_address(bind.address, sockets)
 
     async def _bind(self, address: Address) -> list[socket.socket]:
@@ -202,12 +202,16 @@ class Listeners:
         sockets: Sequence[socket.socket],
         make: Callable[[Connection], asyncio.Protocol],
         context: ssl.SSLContext | None,
+        *,
+        alone: bool = False,
     ) -> None:
+        """`alone`: no other coordinator accepts there."""
+        loads = None if alone else self._loads
         if not self._acceptors:
             self._watching.start(self._connections.watch(), "watching connections")
         complaints, proxies = self._services.complaints, self._proxies
         self._acceptors += [
-            Acceptor(raw, self._connections, complaints, make, context, proxies, self._loads) for raw in sockets
+            Acceptor(raw, self._connections, complaints, make, context, proxies, loads) for raw in sockets
         ]
 
     def _session(

@@ -236,8 +236,8 @@ _DATA = (
         convert=options.whole(1, 64),
         help=f"processes that answer clients (default: one up to {FEW_CORES} cores, else a third of them,"
         f" {MOST_COORDINATORS} at most, here {coordinators_for(usable_cores())}; one with --store, --upstream,"
-        " --public, a --limit of peer_ or user_, or ws:// without --http; `shardhash config` says why). Each of several"
-        " has a part of every limit, and --http alone answers page, health and metrics",
+        " --public, a --limit of peer_ or user_, or ws://; `shardhash config` says why). Each of several has a part of"
+        " every limit but for the defaults of one host or user, and --http alone answers page, health and metrics",
     ),
     option(
         "--sync",

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardhash.base.cores import FEW_CORES, coordinators_for, usable_cores, workers_for
-from shardhash.coordinator.limits import SHARED
+from shardhash.coordinator.limits import OF_ONE
 from shardhash.errors import DamageError
 from shardhash.shard.directory.manifest import read_manifest
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.wire.address import parse_bind
-
-OF_ONE = tuple(name for name in SHARED if name.startswith(("peer_", "user_")))
-"""Limits of what one host or one user may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +73,8 @@ def _what_takes_one(given: argparse.Namespace) -> str | None:
         return "several servers may share the database (--store) instead"
     if given.upstream:
         return "several and an --upstream do not go together"
-    if given.http is None and any(parse_bind(text)[0].kind in ("ws", "wss") for text in given.bind):
-        return "ws:// answers page, health and metrics too; give --http and there may be several"
+    if any(parse_bind(text)[0].kind in ("ws", "wss") for text in given.bind):
+        return "with several, ws:// answers no page, health and metrics, which --http does; give --coordinators for it"
     if given.public:
         return "each of several has a part of the limits of a client (--public)"
     if divided := [name for name in OF_ONE if name in {text.partition("=")[0] for text in given.limit}]:

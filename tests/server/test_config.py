@@ -243,7 +243,7 @@ def test_config_says_why_there_are_so_many_processes(
     out, _ = told(["--data", str(tmp_path), "-b", "ws://127.0.0.1:1"], capsys)
     lines = dict(re.split(r"\s+# ", line) for line in out.splitlines())
     assert lines["#workers = 7"] == "default: as the data directory has"
-    assert lines["#coordinators = 1"].startswith("default: ws:// answers page, health and metrics too; give --http")
+    assert lines["#coordinators = 1"].startswith("default: with several, ws:// answers no page")
     out, _ = told(["--coordinators", "2", "--memory"], capsys)
     lines = dict(re.split(r"\s+# ", line) for line in out.splitlines())
     assert lines["coordinators = 2"] == "--coordinators"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.server import sizing
 from shardhash.server.cli import read_settings
 from shardhash.server.settings import Settings
@@ -22,8 +25,6 @@ def settings_on(cores: int, line: str, monkeypatch: pytest.MonkeyPatch) -> Setti
         "--memory",
         "--data d",
         f"--data d {NO_BINDS}",
-        "-b ws://:1 --http 127.0.0.1:2",
-        "-b wss://:1 --tls-cert c --http :2",
         "--limit connections=20000 --limit message=1M --max-message 2M",
         "--admin-user a --admin-password p --sync interval --trust-proxy unix",
     ],
@@ -40,8 +41,8 @@ def test_several_where_nobody_notices(line: str, monkeypatch: pytest.MonkeyPatch
     ("line", "words"),
     [
         ("--upstream h:1", "--upstream"),
-        ("-b :1 -b ws://:2", "give --http"),
-        ("-b wss://:2 --tls-cert c", "give --http"),
+        ("-b :1 -b ws://:2", "--coordinators"),
+        ("-b wss://:2 --tls-cert c --http :2", "--coordinators"),
         ("--public", "--public"),
         ("--public --limit message=1M", "--public"),
         ("--limit user_rows=5", "user_rows"),
@@ -67,3 +68,12 @@ def test_a_wish_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_database_has_one_coordinator_and_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     found = settings_on(32, "--store postgresql://h/d", monkeypatch)
     assert (found.coordinators, found.workers) == (1, 0)
+
+
+def test_coordinators_share_limits_but_for_the_defaults_of_one_client() -> None:
+    limits = ServerLimits()
+    shared = limits.share(4)
+    assert (shared.connections, shared.memory) == (limits.connections // 4, limits.memory // 4)
+    assert (shared.peer_rows, shared.user_logins) == (limits.peer_rows, limits.user_logins)
+    given = replace(limits, peer_rows=80, user_logins=2).share(4)
+    assert (given.peer_rows, given.user_logins, given.peer_logins) == (20, 1, limits.peer_logins)

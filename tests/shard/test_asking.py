@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import time_ns
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shardhash.link import operations as op
+from shardhash.link.collection_operations import BeginCollection, TakeDoomed
 from shardhash.link.search_operations import FindRows
 from shardhash.shard.directory.generations import prepare_directory
 from shardhash.shard.state.asked_days import day_of
@@ -218,6 +219,58 @@ async def test_much_that_is_put_aside_is_noted_soon(
         ask(service, C)
         await service.asking.note_sometimes()
         assert {last(service._table, taskhash) for taskhash in (A, B, C)} == {day[0]}
+
+
+@pytest.mark.parametrize(
+    ("taskhash", "unihash", "question"),
+    [(A, A, ask), (A, A, exists), (B, D, ask), (B, D, lambda service, _taskhash: exists(service, D))],
+    ids=["lookup", "existence", "lookup of another", "existence of another"],
+)
+@pytest.mark.parametrize("others", [False, True])
+async def test_what_is_asked_for_while_it_is_removed_comes_back(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    taskhash: str,
+    unihash: str,
+    question: Callable[[Service, str], None],
+    others: bool,
+) -> None:
+    """A collection decided on it, and a build is answered before the removal is durable."""
+    async with serving(tmp_path) as service:
+        await service.reports.map(op.Map("m", taskhash, unihash))
+        if others:
+            await report(service, C)
+        service.asking.note_now()
+        collecting, sync = service.collecting, service._writer._sync
+        collecting.begin(BeginCollection("c"))
+
+        async def slow() -> None:
+            question(service, taskhash)
+            await sync()
+
+        monkeypatch.setattr(service._writer, "_sync", slow)
+        taken = await collecting.take(TakeDoomed("c", [("m", taskhash, unihash)]))
+        monkeypatch.undo()
+        assert taken is not None
+        assert taken.mappings == 0
+        found = service._table.unihash("m", bytes.fromhex(taskhash))
+        assert found is not None
+        assert found.hex() == unihash
+
+
+async def test_a_clock_that_was_ahead_does_not_end_the_noting(tmp_path: Path, day: list[int]) -> None:
+    async with serving(tmp_path) as service:
+        await report(service, A)
+        day[0] += 60
+        ask(service, A)
+        service.asking.note_now()
+        service._table.method("m").days.forget([bytes.fromhex(A)])
+        day[0] -= 60
+        for _ in range(3):
+            ask(service, A)
+            service.asking.note_now()
+            assert last(service._table, A) == day[0]
+            day[0] += 1
 
 
 async def test_whoever_follows_learns_what_is_asked_for_from_then_on(tmp_path: Path) -> None:

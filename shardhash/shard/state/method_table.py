@@ -104,10 +104,13 @@ class MethodTable:
             taken += self.holders(unihash)[-1:]
         return taken
 
-    def forget_asked(self, taskhash: Key) -> None:
-        """The mapping of a taskhash is gone, or is another."""
-        if self.asked.pop(taskhash, None) is not None and self.noted:
+    def forget_asked(self, taskhash: Key) -> bool:
+        """The mapping of a taskhash is gone, or is another; whether it was asked for today."""
+        if self.asked.pop(taskhash, None) is None:
+            return False
+        if self.noted:
             self.noted -= 1  # if it was not among these, the last of them is noted twice
+        return True
 
     def clear_asked(self) -> None:
         """Whatever is asked for from now on is put aside again."""

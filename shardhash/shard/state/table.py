@@ -62,6 +62,8 @@ class Table:
         self.mapping_count = 0
         self.asked_from = 0
         """The day from which on it is known what was asked for; until then everything was. 0 if that is not known."""
+        self.gone: dict[str, set[Key]] = {}
+        """By method, what was asked for and removed since somebody emptied this: a collection puts it back."""
         self.row_count = 0
         self.index_count = 0
         self.mark_counts: Counter[str] = Counter()
@@ -277,7 +279,8 @@ class Table:
             unihash = table.mappings.pop(taskhash, None)
             if unihash is not None:
                 self.mapping_count -= 1
-                table.forget_asked(taskhash)
+                if table.forget_asked(taskhash) or unihash in table.asked_unihashes or unihash in self.rare.asked:
+                    self.gone.setdefault(method, set()).add(taskhash)
                 self._unlink(table, taskhash, unihash)
                 self._set_mark(table, taskhash, "")
                 if taskhash in table.rows:

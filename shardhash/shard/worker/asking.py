@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from time import perf_counter, time_ns
 from typing import TypeAlias
 
@@ -67,7 +68,7 @@ class Asking:
     def look_at_clock(self) -> None:
         """Before each question: when a day has ended, all is put aside again."""
         now = time_ns()
-        if now >= self._day_ends:
+        if not self._day_ends - _DAY <= now < self._day_ends:  # a clock may also be set back
             self._day_ends = now - now % _DAY + _DAY
             self._take()
             self._clear()
@@ -133,6 +134,9 @@ class Asking:
         self._followed.pop(name, None)
 
     def _take(self) -> None:
+        gone, self._table.gone = self._table.gone, {}
+        for method, removed in gone.items():
+            self._tell(method, removed)
         rare = self._table.rare
         unihashes, rare.asked = rare.asked, set()
         for unihash in unihashes:
@@ -151,7 +155,7 @@ class Asking:
         for part in self._table.methods.values():
             part.clear_asked()
 
-    def _tell(self, method: str, keys: list[Key]) -> None:
+    def _tell(self, method: str, keys: Iterable[Key]) -> None:
         for followed in self._followed.values():
             followed.setdefault(method, set()).update(keys)
 

@@ -207,30 +207,31 @@ async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> No
     writer = Writer(shard, wait_for_sync=options.sync == "always")
     service = Service(shard, writer)
     writing = asyncio.create_task(writer.run())
-    upkeep = asyncio.create_task(_keep_up(options, shard, writer, service))
-    giving_back = asyncio.create_task(give_back())
+    background = [
+        asyncio.create_task(_keep_up(options, shard, writer, service)),
+        asyncio.create_task(_write_snapshots(options, shard, service)),
+        asyncio.create_task(give_back()),
+    ]
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
     runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=place.listen_fd)).start()
     waiting = asyncio.create_task(stop.wait())
     try:
-        done, _ = await asyncio.wait([waiting, writing, upkeep, giving_back], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([waiting, writing, *background], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:
             task.result()  # an exception here is final: recovery will tell what is on disk
     finally:
-        upkeep.cancel()
-        giving_back.cancel()
-        await asyncio.gather(upkeep, giving_back, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await runner.cleanup()
     writer.stop()
     await writing
 
 
 async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, service: Service) -> None:
-    """Sync and write snapshots when they are due, until cancelled."""
-    loop = asyncio.get_running_loop()
-    due = loop.time() + options.snapshot_interval
+    """Sync, begin a log that was refused, and note what is asked for, until cancelled; a snapshot delays nothing."""
     while True:
         await asyncio.sleep(min(options.sync_interval, TICK))
         if options.sync == "interval":
@@ -238,6 +239,14 @@ async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, serv
         if not shard.has_log:
             await _begin_log(shard, writer)
         await service.asking.note_sometimes()
+
+
+async def _write_snapshots(options: WorkerOptions, shard: AnyShard, service: Service) -> None:
+    """Write snapshots when they are due, until cancelled."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + options.snapshot_interval
+    while True:
+        await asyncio.sleep(TICK)
         days_due = shard.durable and not service.asking.days_written and now() - shard.snapshot_time > DAY
         if shard.log_bytes >= options.snapshot_bytes or (
             loop.time() >= due and (shard.log_bytes > EMPTY_SEGMENT or days_due)
