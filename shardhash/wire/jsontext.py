@@ -30,9 +30,10 @@ def decode(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        if _TOO_DEEP in str(error):  # of the standard library's parser, each Python has another depth
+            raise InvalidRequestError("a request must be JSON: it is nested too deep") from None
         if len(text) > MOST_SLOW or _has_many_values(text):
-            what = "it is nested too deep" if _TOO_DEEP in str(error) else error
-            raise InvalidRequestError(f"a request must be JSON: {what}") from None
+            raise InvalidRequestError(f"a request must be JSON: {error}") from None
         return _decode_as_reference(text)
 
 
