@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -272,7 +273,7 @@ async def odd_batches(target: Target) -> None:
     async def send(at: Target, text: bytes) -> None:
         await _send_once(at, HELLO + encode_json(text), 2.0)
 
-    await asyncio.gather(*(crowd(target, 2, lambda at, t=t: send(at, t)) for t in texts))  # type: ignore[misc]
+    await asyncio.gather(*(crowd(target, 2, partial(send, text=text)) for text in texts))
 
 
 async def huge_frames(target: Target) -> None:
@@ -285,7 +286,7 @@ async def huge_frames(target: Target) -> None:
             await socket.receive()
 
     frames = [encode_request(Batch(kind, METHOD if kind == GET else "", digests)) for kind in (GET, EXISTS)]
-    await asyncio.gather(*(crowd(target, 3, lambda at, f=f: ask(at, f)) for f in frames))  # type: ignore[misc]
+    await asyncio.gather(*(crowd(target, 3, partial(ask, frame=frame)) for frame in frames))
 
 
 async def removals(target: Target) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from perf import edge, report, seeding, servers
 from perf.pool import Pool
-from perf.reporters import BATCH, BatchedReports, Reports
+from perf.reporters import BatchedReports, Reports, count_of
 from perf.servers import Server
 from perf.workload import Workload, WrongAnswerError
 from shardhash.stores.postgresql.schema import migrate
@@ -82,23 +82,18 @@ def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             if shape not in SHAPES.get(name, shapes):
                 continue
             found[shape] = _compare(f"{name}: {shape}", some, client, asked, options)
-            if shape == "batched":
-                for count in ("lookups", "lookups_per_second"):
-                    found[shape][count] *= BATCH
     return found
 
 
 def _compare(title: str, some: list[Server], client: str, asked: Asked, options: argparse.Namespace) -> dict[str, Any]:
     """The builders, divided among the servers."""
-    steps = asked.steps()
-    count = sum(map(len, steps)) if isinstance(steps, list) else len(steps)
     with Pool(_as_one(some), client, asked, options.builders, options.processes) as pool:
         runs = []
         for number in range(options.rounds + 1):
             report.progress(title, number / (options.rounds + 1))
             runs.append(pool.run())
     report.clear_progress()
-    return report.summary(runs[1:], count * options.builders)
+    return report.summary(runs[1:], count_of(asked.steps()) * options.builders)
 
 
 def _as_one(some: list[Server]) -> Server:

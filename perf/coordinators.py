@@ -1,7 +1,8 @@
 """What several coordinators cost and win: the same work with each number of them, pinned to one core and to two.
 
     python -m perf.coordinators
-    python -m perf.coordinators --before ../older     one coordinator of another checkout beside them
+
+`perf.paired` compares one coordinator with another checkout's.
 
 For each set of cores a server for each number of coordinators runs on a data directory of its own, and all take turns
 in every round, so that what else the machine does meets all alike; times are compared within a round. Servers and
@@ -28,13 +29,11 @@ import psutil
 from perf import report, servers
 from perf.filling import Picked, fill
 from perf.pool import Pool, Run
-from perf.reporters import Reports
+from perf.reporters import Reports, count_of
 from perf.servers import Server
 from perf.workload import Workload, WrongAnswerError
 from shardhash.base.cores import coordinators_for, workers_for
 
-BEFORE = "before"
-"""The name of the other checkout's server."""
 EVERY = 4
 """Of the trace's waves, so many are left out but one."""
 BATCH = 9000
@@ -71,7 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--coordinators", type=_numbers, default=[1, 2, 3], help="of each server (default 1,2,3)")
     parser.add_argument("--cores", type=_numbers, default=[1, 2], help="pinned to so many (default 1,2)")
     parser.add_argument("--workers", type=int, default=2, help="workers of each server (default 2)")
-    parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout, whose one coordinator runs, too")
     parser.add_argument("--mappings", type=int, default=100_000, help="that the servers know (default 100000)")
     parser.add_argument("--builders", type=int, default=40, help="connections (default 40)")
     parser.add_argument("--processes", type=int, default=2, help="client processes (default 2)")
@@ -118,17 +116,13 @@ def pinned_to(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _servers(options: argparse.Namespace, folder: Path, running: ExitStack) -> Iterator[tuple[str, Server]]:
-    for name in [*([BEFORE] if options.before else []), *map(str, options.coordinators)]:
+    for name in map(str, options.coordinators):
         report.progress(f"starting servers, {name}", 0)
         data = folder / name
         data.parent.mkdir(exist_ok=True)
         fill(data, options.workers, options.mappings)
-        sync = ("--sync", options.sync)
-        if name == BEFORE:
-            server = servers.shardhash(options.workers, data=data, arguments=sync, checkout=options.before)
-        else:
-            server = servers.shardhash(options.workers, data=data, arguments=(*sync, "--coordinators", name))
-        yield name, running.enter_context(server)
+        arguments = ("--sync", options.sync, "--coordinators", name)
+        yield name, running.enter_context(servers.shardhash(options.workers, data=data, arguments=arguments))
 
 
 def _works(options: argparse.Namespace) -> dict[str, tuple[str, Any]]:
@@ -159,8 +153,7 @@ def _take_turns(
             for name in list(pools)[:: 1 if number % 2 else -1]:
                 runs[name].append(pools[name].run())
     report.clear_progress()
-    steps = work.steps(0)
-    count = options.builders * (len(steps) if client == "report" else sum(map(len, steps)))
+    count = options.builders * count_of(work.steps())
     base = next(iter(runs.values()))[1:]
     return {name: _figures(found[1:], base, count) for name, found in runs.items()}
 
@@ -176,7 +169,7 @@ def _figures(runs: list[Run], base: list[Run], count: int) -> dict[str, Any]:
 
 def _reckon(found: dict[str, Any]) -> dict[str, Any]:
     """How many a second more cores could do of a kind of work, and which processes are the limit."""
-    numbers = sorted((name for name in found if name != BEFORE), key=int)
+    numbers = sorted(found, key=int)
     cost, cost_of_fewest = (found[name]["cpu_us"] for name in (numbers[-1], numbers[0]))
     reckoned = {}
     for cores in PAPER:

@@ -28,7 +28,7 @@ from typing import Any
 
 from perf import report, seeding, servers
 from perf.pool import Pool, Run
-from perf.reporters import BATCH, BatchedReports, Reports
+from perf.reporters import BatchedReports, Reports, count_of
 from perf.servers import Server
 from perf.workload import Workload
 from shardhash.client import create_client
@@ -70,9 +70,9 @@ def show(measured: Mapping[str, Any]) -> None:
 
 def _reports(options: argparse.Namespace) -> dict[str, Any]:
     few = options.quick
-    shapes: dict[str, tuple[str, Asked, int]] = {
-        "one by one": ("report", Reports(10 if few else 300), 1),
-        "batched": ("report-batch", BatchedReports(1 if few else 10), BATCH),
+    shapes: dict[str, tuple[str, Asked]] = {
+        "one by one": ("report", Reports(10 if few else 300)),
+        "batched": ("report-batch", BatchedReports(1 if few else 10)),
     }
     with ExitStack() as stack:
         upstream = stack.enter_context(servers.shardhash(1, durable=True))
@@ -83,13 +83,13 @@ def _reports(options: argparse.Namespace) -> dict[str, Any]:
             "no upstream": stack.enter_context(servers.shardhash(1, durable=True)),
         }
         found = {}
-        for shape, (client, asked, size) in shapes.items():
+        for shape, (client, asked) in shapes.items():
             with ExitStack() as pools:
                 contenders = {
                     name: _runner(pools.enter_context(_pool(server, client, asked, options)), server, name)
                     for name, server in some.items()
                 }
-                found[shape] = _in_turns(f"reports {shape}", contenders, _count(asked) * size, options)
+                found[shape] = _in_turns(f"reports {shape}", contenders, count_of(asked.steps()), options)
         return found
 
 
@@ -110,7 +110,7 @@ def _known(options: argparse.Namespace) -> dict[str, Any]:
                     name: pools.enter_context(_pool(server, client, asked, options)).run
                     for name, server in some.items()
                 }
-                found[shape] = _in_turns(f"known {shape}", contenders, _count(asked), options)
+                found[shape] = _in_turns(f"known {shape}", contenders, count_of(asked.steps()), options)
         return found
 
 
@@ -135,8 +135,8 @@ def _far(options: argparse.Namespace) -> dict[str, Any]:
                     return run
 
                 contenders: dict[str, Contender] = {"asked directly": direct, "through an edge": through}
-                found[shape] = _in_turns(f"far {shape}", contenders, _count(asked), one)
-                found[shape]["through it again"] = report.summary(again[1:], _count(asked))
+                found[shape] = _in_turns(f"far {shape}", contenders, count_of(asked.steps()), one)
+                found[shape]["through it again"] = report.summary(again[1:], count_of(asked.steps()))
         return found
 
 
@@ -221,12 +221,6 @@ def _runner(pool: Pool, server: Server, name: str) -> Contender:
 
 def _pool(server: Server, client: str, asked: Asked, options: argparse.Namespace) -> Pool:
     return Pool(server, client, asked, options.builders, options.processes)
-
-
-def _count(asked: Asked) -> int:
-    """What one builder asks in one run; batches of reports count as one."""
-    steps = asked.steps()
-    return sum(map(len, steps)) if isinstance(steps, list) else len(steps)
 
 
 def _edge(upstream: str, data: Path | None = None, *, forward: bool = True) -> Server:

@@ -23,7 +23,7 @@ from typing import Any
 
 from perf import report, seeding, servers
 from perf.pool import Pool, Run
-from perf.reporters import BATCH, BatchedReports, Reports
+from perf.reporters import BATCH, BatchedReports, Reports, count_of
 from perf.servers import Server
 from perf.workload import Workload, WrongAnswerError
 
@@ -124,7 +124,7 @@ def _take_turns(
                 second = now.run()
                 runs.append((before.run(), second))
     report.clear_progress()
-    count = options.builders * _count(client, work.steps(0))
+    count = options.builders * count_of(work.steps())
     del runs[0]
     return {
         "before": report.summary([one for one, _ in runs], count),
@@ -132,13 +132,6 @@ def _take_turns(
         "time_ratio": median(now.seconds / before.seconds for before, now in runs),
         "cpu_ratio": median(_cpu(now) / _cpu(before) for before, now in runs),
     }
-
-
-def _count(client: str, steps: Any) -> int:
-    """Lookups or reports of one connection."""
-    if client == "report":
-        return len(steps)
-    return len(steps) * BATCH if client == "report-batch" else sum(map(len, steps))
 
 
 def _cpu(run: Run) -> float:

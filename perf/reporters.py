@@ -105,6 +105,13 @@ class Reported:
         return [Step(METHOD, part, part, None) for part in parts]
 
 
+def count_of(steps: Any) -> int:
+    """Lookups in what a builder asks in a run, or reports in what a reporter does."""
+    if isinstance(steps, Batches):
+        return len(steps) * BATCH
+    return len(steps) if isinstance(steps, Series) else sum(map(len, steps))
+
+
 class Reporter(Builder[Series]):
     """Reports over raw TCP or a unix socket."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from perf import compare, report, scale, seeding, servers, startup
 from perf.pool import Pool
-from perf.reporters import BATCH, BatchedReports, Reports
+from perf.reporters import BatchedReports, Reports, count_of
 from perf.servers import Server
 from perf.workload import TRACES, Workload
 
@@ -105,8 +105,6 @@ def reports(options: Namespace) -> dict[str, Any]:
         ):
             alone = _measure(server, options, "report", Reports(_few(options, 700)))
             batched = _measure(server, options, "report-batch", BatchedReports(2 if options.quick else 30))
-            for count in ("lookups", "lookups_per_second"):
-                batched[count] *= BATCH
             found[mode] = {"alone": alone, "batched": batched}
     return found
 
@@ -141,12 +139,10 @@ def _measure(
     server: Server, options: Namespace, kind: str, workload: Workload | Reports | BatchedReports, *, builders: int = 0
 ) -> dict[str, Any]:
     builders = builders or options.builders
-    steps = workload.steps()
-    lookups = sum(map(len, steps)) if isinstance(steps, list) else len(steps)
     with Pool(server, kind, workload, builders, options.processes) as pool:
         runs = []
         for number in range(options.rounds + 1):
             report.progress(kind, number / (options.rounds + 1))
             runs.append(pool.run())
     report.clear_progress()
-    return report.summary(runs[1:], lookups * builders)
+    return report.summary(runs[1:], count_of(workload.steps()) * builders)
