@@ -141,14 +141,14 @@ class ReportOperations:
             unihash = known.hex()
         *details, siginfo = rest
         row = RowFields(method, taskhash, outhash, created, *details)
-        reference = 0
-        if siginfo is not None and not transaction.has_row(method, to_key(taskhash), to_key(outhash)):
+        key, reference = to_key(taskhash), 0
+        if siginfo is not None and not transaction.has_row(method, key, to_key(outhash)):
             shard = self._shard
             reference = shard.put_siginfo(siginfo) if packed is None else shard.put_packed_siginfo(packed)
         part = self._table.methods.get(method)
         # Reported again is as good as asked for; a row tells of the first time alone.
-        self._asking.put_aside(method, to_key(taskhash))
-        older = transaction.older_rows(method, to_key(taskhash)) if part is not None and part.unmapped else None
+        self._asking.put_aside(method, key)
+        older = transaction.older_rows(method, key) if part is not None and part.unmapped else None
         in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force
 
