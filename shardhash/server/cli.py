@@ -119,8 +119,7 @@ def read_configuration(known: Options, flags: argparse.Namespace, environment: M
     values = known.resolve(flags, environment, file)
     remarks = known.unknown_variables(environment, OTHER_VARIABLES)
     given = argparse.Namespace(**{name: found.value for name, found in values.items()})
-    settings = settings_of(given, remarks, file)
-    return Configuration(values, settings, choose_sizes(given, settings.data).reasons)
+    return Configuration(values, settings_of(given, remarks, file))
 
 
 def server_options(command: str, description: str, epilog: str) -> Options:
@@ -137,6 +136,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
     return Settings(
         binds=tuple(parse_rules(text, given.read_only, given.anon_perms) for text in given.bind),
         workers=sizes.workers,
+        reasons=sizes.reasons,
         data=data,
         sync=given.sync,
         sync_interval=given.sync_interval,

@@ -91,7 +91,7 @@ def _shown(option: Option, value: Any) -> Any:
 
 def _object(known: Options, found: Configuration) -> dict[str, Any]:
     in_force = _in_force(known, found)
-    reasons = {known[name].key: why for name, why in found.reasons.items()}
+    reasons = {known[name].key: why for name, why in found.settings.reasons.items()}
     return {
         "settings": {
             key: {"value": value, "source": source} | ({"why": reasons[key]} if key in reasons else {})
@@ -125,8 +125,8 @@ def _text(known: Options, found: Configuration) -> str:
         if source == DEFAULT or not option.in_file or option.secret:
             line = "#" + line
         where = "not set" if value is None else source
-        if value is not None and option.name in found.reasons:
-            where += f": {found.reasons[option.name]}"
+        if value is not None and option.name in found.settings.reasons:
+            where += f": {found.settings.reasons[option.name]}"
         lines.append(f"{line:<{COLUMN}} # {where}")
     lines.append(f"{'## each limit:':<{COLUMN}} # limit = ['NAME=VALUE'] changes one, public = true all")
     lines += [f"{f'##   {name}={value}':<{COLUMN}} # {source}" for name, value, source in _limits(found)]

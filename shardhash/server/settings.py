@@ -28,8 +28,6 @@ class Configuration:
 
     values: Mapping[str, Value]
     settings: Settings
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    """By the name of an option, why a server decided so where nobody gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,8 @@ class Settings:
     """A server that was started on demand ends when nobody was connected for so long (on_demand.py)."""
     log_file: Path | None = None
     """Where its log goes instead of to standard error."""
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """By the name of an option, why it is so where nobody gave it."""
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     """Warnings of whoever made the settings."""

@@ -39,10 +39,9 @@ class Sizes:
         return (f"one coordinator, though there are {self.cores} cores: {self.reasons['coordinators']}",)
 
 
-def choose_sizes(given: argparse.Namespace, data: Path | None, cores: int | None = None) -> Sizes:
-    """The sizes that settings ask for, or that suit them and so many cores (by default those that may be used)."""
-    cores = cores or usable_cores()
-    reasons = {}
+def choose_sizes(given: argparse.Namespace, data: Path | None) -> Sizes:
+    """The sizes that settings ask for, or that suit them and the cores that may be used."""
+    cores, reasons = usable_cores(), {}
     coordinators, held = given.coordinators, None
     if coordinators is None:
         held = _what_takes_one(given)
