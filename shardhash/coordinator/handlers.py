@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from shardhash.base.turns import with_rests
 from shardhash.coordinator import audit, blocks, permissions
 from shardhash.coordinator.blocks import lookup_block, parts
 from shardhash.coordinator.callers import Caller
@@ -206,10 +207,8 @@ class Handlers:
             permissions.check(caller.identity, COMMANDS["new-user"])
         mappings = await self._store.take_mappings(request.mappings)
         rows = await self._store.take_rows(request.rows)
-        users = []
-        for some in parts(request.users, USERS_AT_ONCE):
-            users += [await self._users.take(user.username, user.token, user.permissions) for user in some]
-            await asyncio.sleep(0)
+        rests = with_rests(request.users, USERS_AT_ONCE)
+        users = [await self._users.take(user.username, user.token, user.permissions) async for user in rests]
         names = [user.username for user, answer in zip(request.users, users, strict=True) if answer == NEW]
         audit.record(caller, "import-batch", mappings=len(mappings), rows=len(rows), users=names)
         return {"mappings": mappings, "rows": rows, "users": users}

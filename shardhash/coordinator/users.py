@@ -36,7 +36,7 @@ from shardhash.coordinator.guesses import Guesses
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.permissions import ALL, Identity
 from shardhash.coordinator.queues import FairQueue
-from shardhash.coordinator.token_life import TokenLife, expiry_of
+from shardhash.coordinator.token_life import AT_ONCE, TokenLife, expiry_of
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Store
 from shardhash.wire.imports import CONFLICT, UNUSABLE
@@ -49,8 +49,6 @@ TOKEN_BYTES = 32
 FAILED_LOGIN_PAUSE = 1.0
 """Seconds before a failed login is answered."""
 TOKEN_SCHEME = SALTED + ALGORITHM
-AT_ONCE = 500
-"""Users who are listed in one go; 1 ms."""
 TOKENS_A_SECOND = 10
 MOST_WAITING = 20
 """Logins by password of one host, and new tokens for one user, that may wait at one time."""
