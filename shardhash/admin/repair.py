@@ -6,10 +6,10 @@
    sound lines of the newest), and every sound record of the log that follows is applied. What is lost is said.
 4. A siginfo text that cannot be read is left out of its row. The index is made anew from the rows, and every key goes
    to the shard where it belongs.
-5. In a damaged outbox, the sound reports that wait are written behind what is there, and count alone from then on.
-   One without damage is left as it is, and so are shards without damage.
-6. The result is written as the next generation and verified; then it replaces the old one at once, by the manifest, and
+5. The result is written as the next generation and verified; then it replaces the old one at once, by the manifest, and
    only then the old one goes. A repair that is killed is run again.
+6. In a damaged outbox, the sound reports that wait are written behind what is there, and count alone from then on.
+   One without damage is left as it is, and so are shards without damage.
 """
 
 from __future__ import annotations

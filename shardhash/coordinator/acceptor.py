@@ -33,9 +33,9 @@ ACCEPTS_A_TICK = 8
 """Each takes a third of a millisecond until it is served."""
 GIVE_WAY = 64
 """Connections that make room when there are no descriptors."""
-GIVES_WAY = 3
+LEFT_TO_OTHERS = 3
 """Times that a coordinator leaves a connection to others that have fewer."""
-GIVE_WAY_FOR = 0.001
+LEFT_FOR = 0.001
 """Seconds that it leaves them each time."""
 REST = 0.5
 """Seconds for which nothing is accepted after the system had no descriptor or memory for one more."""
@@ -56,7 +56,7 @@ class Acceptor:
     ) -> None:
         """`loads`: of those that accept at the same socket, if there are others."""
         self._loads = loads
-        self._gave_way = 0
+        self._left = 0
         self._proxies = proxies
         self._listening = listening
         self._connections = connections
@@ -82,12 +82,12 @@ class Acceptor:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        if self._loads is not None and not self._loads.fewest() and self._gave_way < GIVES_WAY:
-            self._gave_way += 1
+        if self._loads is not None and not self._loads.fewest() and self._left < LEFT_TO_OTHERS:
+            self._left += 1
             self._loop.remove_reader(self._listening.fileno())
-            self._loop.call_later(GIVE_WAY_FOR, self._start)
+            self._loop.call_later(LEFT_FOR, self._start)
             return
-        self._gave_way = 0
+        self._left = 0
         for _ in range(ACCEPTS_A_TICK if self._loads is None else 1):
             try:
                 raw, where = self._listening.accept()

@@ -11,6 +11,7 @@ import mmap
 import os
 
 SLACK = 8
+"""A part of so many by which a coordinator may have more connections than another, and accept."""
 _NOBODY = (1 << 32) - 1
 _SIZE = 4
 
