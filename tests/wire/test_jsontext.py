@@ -34,6 +34,7 @@ def test_takes_what_orjson_does_not() -> None:
         (b"not json", "must be JSON"),
         (b'"\xff"', "must be UTF-8: byte 1"),
         (b"[" * 5_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deep"),
         (b'{"a":' * 40_000 + b"1" + b"}" * 40_000, "nested too deep"),
         (b"[1" + b"0" * 10_000 + b"]", "must be JSON"),
         ('{"a": "b\nc"}', "must be JSON"),
