@@ -52,6 +52,11 @@ class AtOnce:
         self._wakeup = wakeup
         self._may_ask = may_ask
 
+    def let_go(self) -> None:
+        """The session is over: forget whatever knows it."""
+        self.drained = _nothing
+        self._may_ask = bool  # False
+
     @property
     def _free(self) -> bool:
         return self.idle and not self._pending.events and not self._tally.purse.empty and self._may_ask()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from ipaddress import ip_address
 from time import time
+from typing import Any
 from weakref import WeakSet
 
 from shardhash.base.networks import group_of
@@ -24,6 +25,14 @@ def _nothing() -> None:
 
 def _never() -> bool:
     return False
+
+
+def _always() -> bool:
+    return True
+
+
+async def _wait_for(work: Coroutine[Any, Any, Any]) -> Any:
+    return await work
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -54,6 +63,20 @@ class Caller:
     """Call it when the identity became another one by a login; InvokeError when that user has too much already."""
     gone: Callable[[], bool] = field(default=_never, repr=False)
     """Whether the client has left and waits for no answer."""
+    while_here: Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]] = field(default=_wait_for, repr=False)
+    """Waits for something of no use to a client that leaves; ConnectionResetError as soon as it did."""
+
+    async def rest(self, pause: Coroutine[Any, Any, None]) -> None:
+        """Wait for a pause, or until the client leaves: nobody is kept in memory who does not wait for the answer."""
+        if self.gone():
+            pause.close()
+            return
+        with suppress(ConnectionResetError):
+            await self.while_here(pause)
+
+    def let_go(self) -> None:
+        """The connection is over: forget it. What holds the caller, such as a collection that it began, may stay."""
+        self.revoke, self.identified, self.gone, self.while_here = _cannot, _nothing, _always, _wait_for
 
     @property
     def host(self) -> str:
@@ -71,11 +94,13 @@ def peer_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@lru_cache(8192)
 def host_of(peer: str) -> str:
     """The host in HOST, HOST:PORT or [V6]:PORT, as logs call peers."""
     if peer.startswith("["):
         return peer[1:].partition("]")[0]
+    host, _, port = peer.partition(":")
+    if port.isdecimal() or not port:
+        return host
     try:
         return str(ip_address(peer))
     except ValueError:

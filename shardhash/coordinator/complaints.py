@@ -18,6 +18,7 @@ quiet = ("shardhash.coordinator.session", "shardhash.coordinator.connections", "
 def one_line_of_scanners(record: logging.LogRecord) -> bool:
     """Filter of aiohttp's log: what a peer did wrong is not an error of the server, and takes one line."""
     if record.exc_info and isinstance(error := record.exc_info[1], OSError | HttpProcessingError):
+        error.__traceback__ = error.__context__ = None  # its frames hold it, and the connection, until a collection
         if not log.isEnabledFor(logging.INFO):
             return False
         record.msg, record.args = f"closed: no HTTP: {error!r:.200}", ()

@@ -78,6 +78,12 @@ class Connection:
         self.is_gone: Callable[[], bool] = _never
         """Whether its peer reset it, which nobody is told of while nothing is read from it."""
 
+    def let_go(self) -> None:
+        """It is closed: forget its transport, which knows it, so that both are freed without a collector."""
+        self.transport = self.watched = None
+        self.hang_up = self.resume = _nothing
+        self.busy = self.is_gone = _never
+
 
 def _nothing() -> None:
     pass

@@ -23,6 +23,7 @@ from shardhash.coordinator.complaints import Flood, one_line_of_scanners, quiet
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.entrance import Entrance
+from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.loads import Loads
 from shardhash.coordinator.origins import Browsers, refusal_of_origin
@@ -97,6 +98,7 @@ class Listeners:
         self._browsers = browsers or Browsers()
         self._plain = plain
         self._services = services
+        self._handlers = Handlers(services)
         self._limits = limits
         self._tls = tls
         self._acceptors: list[Acceptor] = []
@@ -234,7 +236,7 @@ class Listeners:
                 connection.watched.most = min(machine.limits.message, MOST_AT_ONCE)
 
         caller.identified = identified
-        return Session(self._services, caller, output, connection.peer)
+        return Session(self._services, self._handlers, caller, output, connection.peer)
 
     def _machine(self, entrance: Entrance, *, lines: bool) -> ServerConnection:
         commands = READ_ONLY_COMMANDS if entrance.bind.read_only else COMMANDS
@@ -321,7 +323,7 @@ class Listeners:
             connection = self._connection_of(request)
             transport = request.transport
             assert transport is not None
-            raw = transport.get_extra_info("socket")
+            raw, writable = transport.get_extra_info("socket"), connection.watched.writable
             client = self._proxies.client_of(connection.address, request)
             if client != connection.address and not self._connections.move(connection, client, client):
                 text = f"{client} has too many connections (the server's limit peer_connections)\n"
@@ -334,7 +336,7 @@ class Listeners:
             await response.prepare(request)
             machine = self._machine(entrance, lines=False)
             handler = WebSocketHandler(
-                response, transport, machine, connection, self._connections, self._services.turns
+                response, transport, writable, machine, connection, self._connections, self._services.turns
             )
             session = self._session(entrance, connection, machine, handler, transport)
             task = asyncio.current_task()

@@ -43,17 +43,19 @@ BLOCKS_AHEAD = 16
 class Session:
     """One connection. `feed` and `feed_end` come from the transport; `run` is the task that answers."""
 
-    def __init__(self, services: Services, caller: Caller, output: Output, peer: str) -> None:
+    def __init__(self, services: Services, handlers: Handlers, caller: Caller, output: Output, peer: str) -> None:
+        """`handlers`: of these services; all sessions share them."""
         self._store = services.store
         self._users = services.users
         self._counters = services.counters
-        self._handlers = Handlers(services)
+        self._handlers = handlers
         self._caller = caller
         caller.peer = peer
         caller.build = services.counters.build_of(caller.host)
         caller.revoke = self.revoke
         self._tally = Tally(services, caller, peer)
         caller.gone = lambda: self._left
+        caller.while_here = self._while_here
         self._output = output
         self._peer = peer
         self._pending = Pending()
@@ -160,7 +162,20 @@ class Session:
             self.at_once.idle = False
             self._tally.purse.close()
             self._lines.record_marks()
-            self._events.clear()  # the collector may be a long time in coming
+            self._events.clear()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget those who know this session, so that each is freed as soon as nobody needs it.
+
+        Else a collector has to find them, and everybody waits meanwhile: a third of a second for ten thousand
+        connections that came and went.
+        """
+        self.more = self.is_gone = bool
+        self._caller.let_go()
+        self._lines.let_go()
+        self.at_once.let_go()
+        del self._output  # nothing is sent any more
 
     async def _answer_all(self) -> None:
         while await self._next_ready():
@@ -257,7 +272,7 @@ class Session:
             await self._slice.turn()  # others first: its siginfo may be megabytes, of which each part takes a moment
         return OK
 
-    async def _while_here(self, answer: Coroutine[Any, Any, object]) -> object:
+    async def _while_here(self, answer: Coroutine[Any, Any, Any]) -> Any:
         """The answer to what takes long and is of no use without its client; ConnectionResetError once that left."""
         job = self._job = asyncio.get_running_loop().create_task(answer)
         if self._left:

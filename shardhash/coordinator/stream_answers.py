@@ -43,6 +43,10 @@ class StreamAnswers:
         self._parsed: tuple[bytes, LookupBlock] | None = None
         """The block that `at_hand` could not answer, already parsed."""
 
+    def let_go(self) -> None:
+        """The session is over: forget it."""
+        self._is_gone = bool
+
     def at_hand(self, event: StreamLines) -> bytes | None:
         """The answers to a short block of get-stream, if all are at hand and the caller may ask; else None."""
         if len(event.text) > MOST_AT_HAND or not self._caller.identity.may(event.command.needs):

@@ -110,7 +110,7 @@ class Users:
         try:
             right = not (refusal and guessable) and await self._matches(entry, token, caller)
         except InvokeError:  # too many wait
-            await self._sleep(FAILED_LOGIN_PAUSE)
+            await self._pause(caller)
             raise
         if right:
             # Checking a password takes a while; the user may have been deleted or made anew meanwhile.
@@ -123,8 +123,12 @@ class Users:
                 return _identity(username, current), sorted(current["permissions"])
         if not refusal:  # what was not looked at told nothing
             self.guesses.failed(username, group)
-        await self._sleep(FAILED_LOGIN_PAUSE)
+        await self._pause(caller)
         raise InvokeError(refusal or f"Unable to authenticate as {username}")
+
+    async def _pause(self, caller: Caller | None) -> None:
+        pause = self._sleep(FAILED_LOGIN_PAUSE)
+        await (pause if caller is None else caller.rest(pause))
 
     async def find(self, username: str) -> Identity | None:
         """A user; None when there is none of this name."""

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.handlers import Handlers
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.permissions import ANONYMOUS_DEFAULT, Identity
 from shardhash.coordinator.services import Services
@@ -78,7 +79,7 @@ class Connection:
         self.store, self.output, self.drained = SlowStore(), Answers(), 0
         self.services = Services(store=self.store, users=Users(self.store), stats=Stats())
         self.caller = Caller(Identity(username, permissions), read_only=False)
-        self.session = Session(self.services, self.caller, self.output, "peer")
+        self.session = Session(self.services, Handlers(self.services), self.caller, self.output, "peer")
         self.running = asyncio.create_task(self.session.run(self._count))
         self._machine = ServerConnection()
         self._machine.receive_data(b"OEHASHEQUIV 1.1\n\n")

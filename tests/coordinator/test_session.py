@@ -53,7 +53,9 @@ def session(*, remote: bool = False) -> Session:
     store = PlainStore()
     store.remote = remote
     services = Services(store=store, users=Users(store), stats=Stats())
-    return Session(services, Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer")
+    return Session(
+        services, Handlers(services), Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,9 @@ async def test_statistics_count_each_question_of_a_message_and_time_them_togethe
     monkeypatch.setattr(session_module, "perf_counter", lambda: float(next(ticks)))
     store, stats = PlainStore(), Stats()
     services = Services(store=store, users=Users(store), stats=stats)
-    asking = Session(services, Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer")
+    asking = Session(
+        services, Handlers(services), Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False), Sink(), "peer"
+    )
     connection = ServerConnection()
     data = b'{"ping": {}}\n{"get-batch": {"method": "m", "taskhashes": ["a", "b", "c"]}}\n{"gc-mark-stream": null}\n'
     asking.feed(
@@ -155,7 +159,7 @@ async def test_what_is_at_hand_is_answered_at_once_but_never_out_of_turn() -> No
     store, output = KnowingStore(), Recorder()
     services = Services(store=store, users=Users(store), stats=Stats())
     caller = Caller(Identity(None, ANONYMOUS_DEFAULT), read_only=False)
-    asking = Session(services, caller, output, "peer")
+    asking = Session(services, Handlers(services), caller, output, "peer")
     connection = ServerConnection()
     line = b"m " + b"ab" * 32 + b"\n"
     asking.feed(connection.receive_data(HELLO + b'{"get-stream": null}\n'))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
@@ -252,6 +252,22 @@ async def test_refused_logins_do_not_keep_a_host_out_for_longer(people: Users, c
     clock.now += 10
     assert (await people.authenticate("admin", "password", caller))[1] == ["@all"]
     assert clock.slept.count(FAILED_LOGIN_PAUSE) == 21, "each refusal has its pause"
+
+
+async def test_who_leaves_after_a_wrong_login_is_not_kept_for_the_pause(people: Users, clock: Clock) -> None:
+    caller, _ = caller_of("host:1")
+
+    async def leave(pause: Coroutine[Any, Any, None]) -> None:
+        pause.close()
+        raise ConnectionResetError
+
+    caller.while_here = leave
+    with pytest.raises(InvokeError, match="Unable to authenticate"):
+        await people.authenticate("nobody", "guess", caller)
+    caller.let_go()
+    with pytest.raises(InvokeError, match="Unable to authenticate"):
+        await people.authenticate("nobody", "guess", caller)
+    assert not clock.slept
 
 
 async def test_many_new_tokens_of_one_user_delay_no_other_change(people: Users, clock: Clock) -> None:

@@ -115,6 +115,7 @@ class LineProtocol(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._connections.remove(self._connection)
+        self._connection.let_go()
         self._peer_ended.set()
         self._session.feed_lost()
         self._writable.set()
@@ -237,7 +238,7 @@ class LineProtocol(asyncio.Protocol):
                 await self._linger()
         finally:
             self._transport.close()
-            self._machine.discard()  # it may hold a large part of a message, and nothing here is freed soon
+            self._machine.discard()  # it may hold a large part of a message, and its peer may be slow to read the rest
             self._unparsed, self._unparsed_size = [], 0
             self._connections.keep(self._connection, 0)
 

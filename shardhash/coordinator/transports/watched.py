@@ -82,5 +82,6 @@ class WatchedProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self._connection)
+        self._connection.let_go()
         self.writable.set()
         self._inner.connection_lost(exc)

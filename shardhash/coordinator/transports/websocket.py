@@ -27,14 +27,16 @@ class WebSocketHandler:
         self,
         socket: web.WebSocketResponse,
         transport: asyncio.Transport,
+        writable: asyncio.Event,
         machine: ServerConnection,
         connection: Connection,
         connections: Connections,
         turns: Turns,
     ) -> None:
-        """`transport`: what the socket writes to."""
+        """`transport`: what the socket writes to; `writable`: whether its peer reads that, or is gone."""
         self._socket = socket
         self._transport = transport
+        self._writable = writable
         self._machine = machine
         self._connection = connection
         self._connections = connections
@@ -93,7 +95,7 @@ class WebSocketHandler:
 
     def _begun(self, events: list[Event]) -> bool:
         """Whether these events are a report that is answered once it is stored, and need not be fed."""
-        if len(events) != 1 or type(event := events[0]) is not Asked or not self._connection.watched.writable.is_set():
+        if len(events) != 1 or type(event := events[0]) is not Asked or not self._writable.is_set():
             return False
         return self._session.at_once.begin_report(event, self._write_json)
 
@@ -146,10 +148,9 @@ class WebSocketHandler:
         if self._transport.is_closing() or self._socket.closed:
             raise ConnectionResetError("the peer is gone")
         self._transport.write(frames)
-        writable = self._connection.watched.writable
-        if not writable.is_set():
+        if not self._writable.is_set():
             self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
-            await writable.wait()
+            await self._writable.wait()
             if not self._transport.is_closing():
                 self._connections.keep_unsent(self._connection, self._transport.get_write_buffer_size())
 
