@@ -139,6 +139,7 @@ def test_the_runbook(machine: Machine) -> None:
     machine.report(40, 60)
     machine.walk("First look")
     assert machine.walk("Disk full")[1].endswith("2 snapshots are written\n")
+    assert "AnonHugePages" in machine.walk("Lookups are slow in a large table")[0]
     machine.walk("In use")
     assert f"unix://{machine.state}/backups/edge/edge.sock" in machine.walk("An edge, started when builds need it")[0]
     assert "peer_requests=2000" in machine.walk("A public server")[0]

@@ -34,7 +34,8 @@ async def give_back() -> None:
     nothing to do any more would keep it.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    while trim is not None:
+    while True:  # without it, too: a worker ends when one of its tasks does
         await asyncio.sleep(PAUSE)
         gc.collect(1)
-        trim(0)
+        if trim is not None:
+            trim(0)

@@ -128,6 +128,25 @@ async def test_what_stays_at_hand_is_bounded_over_all_methods(
         assert {last(table, taskhash) for taskhash in hashes} == {day[0]}
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_is_removed_before_it_is_noted_is_not_noted(tmp_path: Path, day: list[int], *, again: bool) -> None:
+    """Its place among the days would stay for ever."""
+    async with serving(tmp_path) as service:
+        for text in (A, B):
+            await service.reports.map(op.Map("m", text, text))
+        service.asking.note_now()
+        day[0] += 1
+        ask(service, A, B)
+        service.asking.tell()  # taken, and noted later
+        service._table.apply(("unmap", "m", [A]))
+        if again:
+            service._table.apply(("map", "m", A, A, ""))
+        service.asking.note_now()
+        assert last(service._table, A) == (day[0] if again else 0)
+        assert last(service._table, B) == day[0]
+        assert len(service._table.methods["m"].days) == (2 if again else 1)
+
+
 async def test_who_answers_a_check_is_one_of_those_that_share_the_unihash(tmp_path: Path, day: list[int]) -> None:
     async with serving(tmp_path) as service:
         for taskhash in (B, C):

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from shardhash.errors import InvokeError
 from shardhash.wire.hashes import (
+    FAR,
     SLOTS,
     ShardMap,
+    hash_ahead,
     is_digest_text,
     join_digests,
     slot_of,
@@ -54,3 +56,18 @@ def test_shards_own_ranges_that_cover_all_slots(shards: int) -> None:
     assert len(owners) == SLOTS
     assert owners == sorted(owners)
     assert set(owners) == set(range(shards))
+
+
+def test_keys_are_hashed_ahead_for_a_large_table_only() -> None:
+    class Counted(bytes):
+        hashed = 0
+
+        def __hash__(self) -> int:
+            Counted.hashed += 1
+            return super().__hash__()
+
+    keys = [Counted(bytes([number])) for number in range(9)]
+    hash_ahead(keys, range(FAR))
+    assert Counted.hashed == 0
+    hash_ahead(keys, range(FAR + 1))
+    assert Counted.hashed == len(keys)

@@ -29,7 +29,7 @@ from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.small_sets import SmallSet
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import Buffer, Key, split_digests
+from shardhash.wire.hashes import Buffer, Key, hash_ahead, split_digests
 
 SAMPLED = 256
 """One of so many taskhashes of a lookup tells whether it is worth a try to look for all of them in ``asked``."""
@@ -73,7 +73,7 @@ class MethodTable:
         return len(self.asked) - self.noted
 
     def lookup(self, digests: Buffer) -> Found:
-        """The unihash of each taskhash (n * 32 bytes); 50 ns each for those asked for today, else 100 to 200."""
+        """The unihash of each taskhash (n * 32 bytes); 50 ns each for those asked for today, else 100 to 800."""
         keys = list(split_digests(digests))
         asked, mappings = self.asked, self.mappings
         if all(map(asked.__contains__, keys[::SAMPLED])):
@@ -81,6 +81,7 @@ class MethodTable:
                 return Found(b"".join(map(asked.get, keys)), None)  # type: ignore[arg-type]  # a None raises
             except TypeError:
                 pass  # some were not asked for yet
+        hash_ahead(keys, mappings)
         found = list(map(mappings.get, keys))
         asked.update(zip(compress(keys, found), filter(None, found), strict=True))
         return Found.of(found)
@@ -128,6 +129,7 @@ class MethodTable:
     def held(self, digests: Buffer) -> bytes:
         """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it. Some 100 ns each; it was asked for."""
         keys = list(split_digests(digests))
+        hash_ahead(keys, self.mappings)
         own = bytes(map(eq, map(self.mappings.get, keys), keys))
         owned = list(compress(keys, own))
         self.asked.update(zip(owned, owned, strict=True))

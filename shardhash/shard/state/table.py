@@ -64,6 +64,7 @@ class Table:
         """The day from which on it is known what was asked for; until then everything was. 0 if that is not known."""
         self.gone: dict[str, set[Key]] = {}
         """By method, what was asked for and removed since somebody emptied this: a collection puts it back."""
+        self.unmap_count = 0  # times that mappings were taken away: while it stays, what was mapped is
         self.row_count = 0
         self.index_count = 0
         self.mark_counts: Counter[str] = Counter()
@@ -273,6 +274,7 @@ class Table:
         table = self.methods.get(method)
         if table is None:
             return
+        self.unmap_count += 1
         keys = list(map(to_key, taskhashes))
         table.days.forget(keys)
         for taskhash in keys:

@@ -52,7 +52,8 @@ class Asking:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._taken: deque[tuple[str, list[Key]]] = deque()
+        self._taken: deque[tuple[str, list[Key], int]] = deque()
+        """Methods, their mappings that are to be noted, and `Table.unmap_count` when these were taken."""
         self._followed: dict[str, Followed] = {}
         self._noted_at = 0.0
         self._crowded = False
@@ -88,7 +89,7 @@ class Asking:
         if self._followed:  # who follows must know each
             some = [part.asked.popitem()[0] for _ in range(min(2 * count, part.aside))]
             self._tell(method, some)
-            self._note(method, some)
+            self._note(method, some, self._table.unmap_count)
         else:
             part.clear_asked()
             self._table.asked_from = day_of(time_ns() // 1000)
@@ -106,11 +107,11 @@ class Asking:
         self._take()
         while self._taken:
             began = perf_counter()
-            method, keys = self._taken[0]
+            method, keys, unmaps = self._taken[0]
             some, keys[:] = keys[-SLICE:], keys[:-SLICE]
             if not keys:
                 self._taken.popleft()
-            self._note(method, some)
+            self._note(method, some, unmaps)
             await asyncio.sleep(REST * (perf_counter() - began) if self._taken else 0)
 
     def tell(self) -> None:
@@ -146,7 +147,7 @@ class Asking:
         for method, part in self._table.methods.items():
             if keys := part.take_asked():
                 self._tell(method, keys)
-                self._taken.append((method, keys))
+                self._taken.append((method, keys, self._table.unmap_count))
             if part.noted > room:
                 part.clear_asked()
             room -= part.noted
@@ -159,8 +160,10 @@ class Asking:
         for followed in self._followed.values():
             followed.setdefault(method, set()).update(keys)
 
-    def _note(self, method: str, keys: list[Key]) -> None:
+    def _note(self, method: str, keys: list[Key], unmaps: int) -> None:
         part = self._table.methods.get(method)
         if part is not None:  # else all of it was removed meanwhile
-            part.days.note((key for key in keys if key in part.mappings), day_of(time_ns() // 1000))
+            if unmaps != self._table.unmap_count:
+                keys = [key for key in keys if key in part.mappings]  # in a large table, that takes as long as noting
+            part.days.note(keys, day_of(time_ns() // 1000))
             self.days_written = False

@@ -24,6 +24,7 @@ import orjson
 import uvloop
 from aiohttp import WSMsgType, web
 
+from shardhash.base.huge_pages import use_huge_pages
 from shardhash.base.malloc import give_back, keep_buffers
 from shardhash.base.parent import end_with_parent
 from shardhash.base.tasks import BackgroundTasks
@@ -211,6 +212,7 @@ async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> No
         asyncio.create_task(_keep_up(options, shard, writer, service)),
         asyncio.create_task(_write_snapshots(options, shard, service)),
         asyncio.create_task(give_back()),
+        asyncio.create_task(use_huge_pages()),
     ]
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
     runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
