@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from shardhash.base.wakeup import Wakeup
@@ -49,6 +50,7 @@ class AtOnce:
         self._tally = tally
         self._caller = caller
         self._pending = pending
+        self._events = pending.events
         self._wakeup = wakeup
         self._may_ask = may_ask
 
@@ -59,7 +61,7 @@ class AtOnce:
 
     @property
     def _free(self) -> bool:
-        return self.idle and not self._pending.events and not self._tally.purse.empty and self._may_ask()
+        return self.idle and not self._events and not self._tally.purse.empty and self._may_ask()
 
     def answer(self, events: list[Event]) -> bytes | None:
         """The answer to these events, stream lines or one frame, if nothing waits before them and all is at hand.
@@ -97,16 +99,16 @@ class AtOnce:
         self.begun = stored
         self.idle = False
         self._pending.begin(event)
-        stored.add_done_callback(lambda _: self._end_report(event, request, stored, started, write))
+        stored.add_done_callback(partial(self._end_report, event, request, started, write))
         return True
 
     def _end_report(
         self,
         event: Asked,
         report: Report,
-        stored: asyncio.Future[list[bytes]],
         started: float,
         write: Callable[[bytes], None],
+        stored: asyncio.Future[list[bytes]],
     ) -> None:
         self.begun = None
         self._pending.done(event)
@@ -118,7 +120,7 @@ class AtOnce:
             result = REFUSED if isinstance(error, InvokeError) else FAILED
         self._tally.count_report(event, result, perf_counter() - started)
         self.drained()
-        self.idle = not self._pending.events and self.undone is None and self._may_ask()
+        self.idle = not self._events and self.undone is None and self._may_ask()
         if not self.idle:
             self._wakeup.wake()
 

@@ -165,6 +165,14 @@ class Counters:
         build.reports += len(reports)
         build.equivalences += equivalences
 
+    def stored_one(self, report: Report, unihash: bytes, build: Build) -> None:
+        """The same of one report; 1 us less."""
+        self.reports_stored += 1
+        build.reports += 1
+        if unihash.hex() != report.unihash:
+            self.equivalences += 1
+            build.equivalences += 1
+
     def dropped(self, count: int, error: Exception) -> None:
         """Reports were not stored for this error."""
         self.reports_dropped[reason_of(error)] += count

@@ -33,9 +33,10 @@ class Reporting:
         """Begin to store a report, which `end` has to hear of; None, and nothing is done, if `store` is to be asked."""
         if caller.read_only or self._room.low or not caller.identity.may(_TO_STORE):
             return None
-        if self._quotas.count(caller, [report]) is not None:
+        if not self._quotas.count_one(caller, report):
             return None
-        return asyncio.ensure_future(self._store.report([_owned(caller, report)]))
+        stored = self._store.report([_owned(caller, report)])
+        return stored if isinstance(stored, asyncio.Future) else asyncio.ensure_future(stored)
 
     def end(self, caller: Caller, report: Report, stored: asyncio.Future[list[bytes]]) -> bytes:
         """The unihash of a report that `begin` began and that is done."""
@@ -45,7 +46,7 @@ class Reporting:
             self._counters.dropped(1, error)
             self._quotas.give_back(caller, [report])
             raise
-        self._counters.stored([report], unihashes, caller.build)
+        self._counters.stored_one(report, unihashes[0], caller.build)
         return unihashes[0]
 
     async def store(self, caller: Caller, reports: list[Report]) -> list[bytes]:

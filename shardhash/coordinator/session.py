@@ -84,7 +84,7 @@ class Session:
             caller,
             self._pending,
             self._wakeup,
-            lambda: not (self._ending or self._unheard),
+            self._may_ask,
         )
 
     @property
@@ -223,9 +223,8 @@ class Session:
         """Whether other servers may have changed the user of this connection unheard."""
         return self._caller.identity.username is not None and self._store.lapsed
 
-    @property
-    def _ending(self) -> bool:
-        return self._input_ended or self._stopping or self._revoked
+    def _may_ask(self) -> bool:
+        return not (self._input_ended or self._stopping or self._revoked or self._unheard)
 
     async def _answer(self, event: Event) -> bool:
         """Answer one event; whether to go on."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from types import GeneratorType
+from typing import Any, Final, TypeAlias, cast
 
 from shardhash.errors import InvalidRequestError
 from shardhash.wire.collecting import read_collect
@@ -96,10 +97,12 @@ class Command:
 
     def parse(self, arguments: object) -> Request:
         """The request. Raises InvalidRequestError."""
-        steps = self.steps(arguments, 0)
+        read = self.read(arguments, 0)
+        if type(read) is not GeneratorType:
+            return cast(Request, read)
         while True:
             try:
-                next(steps)
+                next(read)
             except StopIteration as end:
                 request: Request = end.value
                 return request
@@ -167,6 +170,10 @@ def _command_of(commands: Mapping[str, Command], message: object) -> tuple[Comma
     """
     if not isinstance(message, dict):
         raise InvalidRequestError(f"a request must be an object with one command, not {describe(message)}")
+    if len(message) == 1:  # as nearly always; 0.4 us less
+        ((name, arguments),) = message.items()
+        command = commands.get(name)
+        return None if command is None else (command, arguments)
     known = [name for name in message if name in commands]
     if len(known) > 1:
         raise InvalidRequestError(f"a request must have one command, not {' and '.join(known[:2])} together")

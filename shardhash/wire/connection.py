@@ -86,14 +86,12 @@ class ServerConnection:
         """A request in pieces, or a long message."""
         self._reading = False
         """Whether all of it is here."""
-        self._headers = 0
-        self._header_bytes = 0
+        self._headers = self._header_bytes = 0
         self._wants_headers = False
         self._stream: Command | None = None
         self._state = _State.PROTOCOL
         self._events: list[Event] = []
-        self._text = b""
-        self._start = 0
+        self._text, self._start = b"", 0
         self._block: list[bytes] = []
         """Stream lines of WebSocket messages that belong behind `_events`."""
 
@@ -132,6 +130,9 @@ class ServerConnection:
         if self.closed:
             return []
         try:
+            if self._state is _State.COMMAND and not self._text and self._lines and self._buffer.is_line(data):
+                self._receive_request(data[:-1])  # as nearly always; 2 us less
+                return self._take_events()
             if data:
                 text = self._buffer.feed(data)
                 self._text = self._text[self._start :] + text if self.more else text

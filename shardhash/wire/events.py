@@ -18,7 +18,7 @@ class Send:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take 0.6 us more to make
 class Asked:
     """A request to answer; `size` is what it took on the wire, bytes."""
 

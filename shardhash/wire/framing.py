@@ -48,6 +48,16 @@ class LineBuffer:
         """Whether a line over the limit has begun to arrive; from then on `feed` only raises."""
         return self._overrun
 
+    def is_line(self, data: bytes) -> bool:
+        """Whether `data` is one whole line, ended by a newline alone, so that there is nothing to `feed`."""
+        return (
+            data.endswith(b"\n")
+            and data.find(b"\n") == len(data) - 1 <= self._limit
+            and not self._tail
+            and not self._overrun
+            and not data.endswith(b"\r\n")
+        )
+
     def feed(self, data: bytes) -> bytes:
         """The lines that `data` completes, as one text in which each is ended by a newline; else b"".
 

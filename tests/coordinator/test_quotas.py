@@ -59,6 +59,32 @@ def test_rows_siginfo_and_methods_have_each_their_limit() -> None:
     ]
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, "alex"]),
+            st.sampled_from(["m", "n", "o"]),
+            st.sampled_from([None, "", "info"]),
+            st.sampled_from([0.0, 0.0, 0.0, DAY / 2, -DAY]),
+        ),
+        max_size=30,
+    )
+)
+def test_one_report_is_counted_as_many_are(asked: list[tuple[str | None, str, str | None, float]]) -> None:
+    limits = {
+        f"{who}_{what}": most
+        for who in ("user", "peer")
+        for what, most in (("rows", 9), ("siginfo", 10), ("methods", 2))
+    }
+    clock = Clock()
+    one, many = quotas(clock, **limits), quotas(clock, **limits)
+    for user, method, siginfo, later in asked:
+        clock.now += later
+        (report,) = reports(1, method, siginfo)
+        assert one.count_one(caller(user), report) == (many.count(caller(user), [report]) is None)
+        assert one.dump() == many.dump()
+
+
 def test_those_who_do_not_log_in_are_counted_by_host() -> None:
     some = quotas(peer_rows=2, user_rows=100)
     assert some.take(caller(), reports(2)) is None

@@ -58,6 +58,20 @@ def test_lines_are_the_same_however_they_arrive(data: bytes, places: list[int]) 
     assert whole_over == over
 
 
+@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"bb\n"]), max_size=6).map(b"".join), st.booleans())
+def test_what_is_one_line_is_what_feeding_it_would_give(data: bytes, begun: bool) -> None:
+    buffer = LineBuffer(4)
+    if begun:
+        buffer.feed(b"x")
+    if buffer.is_line(data):
+        assert buffer.feed(data) == data
+        assert data.count(b"\n") == 1
+        assert buffer.size == 0
+        assert not buffer.overrun
+    else:
+        assert begun or data.count(b"\n") != 1 or not data.endswith(b"\n") or data.endswith(b"\r\n") or len(data) > 5
+
+
 def test_a_line_may_have_exactly_the_limit() -> None:
     assert feed([b"0123456789\n"]) == ([b"0123456789"], False)
     assert feed([b"01234567890\n"]) == ([], True)

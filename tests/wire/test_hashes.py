@@ -15,6 +15,7 @@ from shardhash.wire.hashes import (
     is_digest_text,
     join_digests,
     slot_of,
+    slot_of_text,
     to_digest,
     to_key,
     to_text,
@@ -30,6 +31,7 @@ def test_keys_there_and_back(text: str) -> None:
     assert to_text(key) == text
     assert isinstance(key, bytes) == is_digest_text(text)
     assert 0 <= slot_of(key) < SLOTS
+    assert slot_of_text(text) == slot_of(key)
 
 
 @given(texts)

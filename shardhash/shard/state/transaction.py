@@ -82,24 +82,32 @@ class Transaction:
         self.records.append((records.MAP, method, taskhash, unihash.hex(), self.current_mark()))
         return unihash
 
-    def insert_row(self, row: RowFields, siginfo: int, unihash: bytes, *, indexed: bool = False) -> bytes:
+    def insert_row(
+        self,
+        row: RowFields,
+        siginfo: int,
+        unihash: bytes,
+        *,
+        indexed: bool = False,
+        keys: tuple[Key, Key] | None = None,
+    ) -> bytes:
         """Insert a row, its mapping and, if `indexed`, its index item, each unless it is there; the unihash in force.
 
-        What is new is one record.
+        What is new is one record. `keys` are those of its taskhash and its outhash, for who has them.
         """
-        place = (row.method, to_key(row.taskhash))
-        outhash = to_key(row.outhash)
-        found = self.unihash(*place)
-        if self.has_row(*place, outhash):
+        method = row.method
+        taskhash, outhash = keys or (to_key(row.taskhash), to_key(row.outhash))
+        found = self.unihash(method, taskhash)
+        if self.has_row(method, taskhash, outhash):
             if indexed:
-                self.insert_index(row.method, row.outhash, row.taskhash, row.created)
-            return found if found is not None else self.insert_mapping(row.method, row.taskhash, unihash)
-        self._rows[(*place, outhash)] = True
+                self.insert_index(method, row.outhash, row.taskhash, row.created)
+            return found if found is not None else self.insert_mapping(method, row.taskhash, unihash)
+        self._rows[method, taskhash, outhash] = True
         if found is None:
-            self._mappings[place] = unihash
+            self._mappings[method, taskhash] = unihash
         kind = records.ROW
-        if indexed and not self.is_indexed(row.method, outhash, place[1]):
-            self._index.setdefault((row.method, outhash), {})[place[1]] = True
+        if indexed and not self.is_indexed(method, outhash, taskhash):
+            self._index.setdefault((method, outhash), {})[taskhash] = True
             kind = records.REPORT
         mapping = unihash.hex() if found is None else None
         self.records.append((kind, *row, siginfo, mapping, self.current_mark()))

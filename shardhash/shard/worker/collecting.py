@@ -241,7 +241,7 @@ def _put_back(back: Sequence[_Gone], transaction: Transaction) -> None:
         taskhash = to_text(one.taskhash)
         for row in one.rows:
             fields = RowFields(one.method, taskhash, to_text(row.outhash), row.created, *row.details)
-            transaction.insert_row(fields, row.siginfo, one.unihash)
+            transaction.insert_row(fields, row.siginfo, one.unihash, keys=(one.taskhash, row.outhash))
         if transaction.insert_mapping(one.method, taskhash, one.unihash) == one.unihash and one.mark:
             transaction.set_mark(one.mark, one.method, [one.taskhash])
 

@@ -134,22 +134,25 @@ class ReportOperations:
         if kind == "index":
             transaction.insert_index(method, outhash, taskhash, created)
             return True
-        if kind == "report" and self._table.has_index(method, to_key(outhash)):
+        key, out = to_key(taskhash), to_key(outhash)
+        if kind == "report" and self._table.has_index(method, out):
             known = self._known(transaction, ("report", _number, created, method, taskhash, outhash))
             if known is None:  # no longer
                 return None
             unihash = known.hex()
         *details, siginfo = rest
         row = RowFields(method, taskhash, outhash, created, *details)
-        key, reference = to_key(taskhash), 0
-        if siginfo is not None and not transaction.has_row(method, key, to_key(outhash)):
+        reference = 0
+        if siginfo is not None and not transaction.has_row(method, key, out):
             shard = self._shard
             reference = shard.put_siginfo(siginfo) if packed is None else shard.put_packed_siginfo(packed)
         part = self._table.methods.get(method)
         # Reported again is as good as asked for; a row tells of the first time alone.
         self._asking.put_aside(method, key)
         older = transaction.older_rows(method, key) if part is not None and part.unmapped else None
-        in_force = transaction.insert_row(row, reference, bytes.fromhex(unihash), indexed=kind == "report").hex()
+        indexed = kind == "report"
+        mapped = bytes.fromhex(unihash)
+        in_force = transaction.insert_row(row, reference, mapped, indexed=indexed, keys=(key, out)).hex()
         return (in_force, [to_text(one) for one in older]) if older else in_force
 
     def _can_do(self, step: op.Step) -> bool:

@@ -38,7 +38,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence, Set, Sized
-from itertools import count
 from typing import Any
 
 from shardhash.base.tasks import BackgroundTasks
@@ -62,7 +61,7 @@ from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.report_rounds import Rounds
 from shardhash.stores.sharded.report_times import make_later, retime
 from shardhash.stores.sharded.together import Together
-from shardhash.wire.hashes import ShardMap, slot_of, to_key
+from shardhash.wire.hashes import ShardMap, slot_of_text
 from shardhash.wire.rows import Report
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Reports:
 
     def rounds_of(self, hash_text: str) -> Rounds:
         """The rounds of the shard that owns a hash."""
-        return self._rounds[slot_of(to_key(hash_text))]
+        return self._rounds[slot_of_text(hash_text)]
 
     def report(
         self, reports: Sequence[Report], otherwise: Otherwise | None = None, created: int | None = None
@@ -116,10 +115,10 @@ class Reports:
         future: asyncio.Future[list[bytes]] = self._loop.create_future()
         if not reports:
             future.set_result([])
-        together = Together(future, len(reports))
-        for place, (report, number) in enumerate(zip(reports, count(self._clock(len(reports))), strict=False)):
-            under_way = _UnderWay(self, together, place, report, number if created is None else created, number)
-            under_way.begin(otherwise)
+        together, first = Together(future, len(reports)), self._clock(len(reports))
+        for place, report in enumerate(reports):
+            number = first + place
+            _UnderWay(self, together, place, report, number if created is None else created, number).begin(otherwise)
         return future
 
     def stored(self, method: str, answer: Stored) -> str:
@@ -391,7 +390,7 @@ class _UnderWay:
         return ("commit", self.number, self.created, *report)
 
     def _lock(self) -> Lock:
-        return Lock(*self.outhash, [self.item], self.number)
+        return Lock(self._report.method, self._report.outhash, [self.item], self.number)
 
 
 def _fail_all(reports: list[_UnderWay], error: Exception) -> None:
