@@ -11,7 +11,7 @@ _KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 def keep_alive(connection: socket.socket) -> None:
     """Turn on TCP keep-alive probes, and send at once what is written. Takes asyncio's view of a socket as well.
 
-    It does nothing to a unix socket.
+    What a listening socket accepts from then on has the same (Linux). It does nothing to a unix socket.
     """
     if connection.family == socket.AF_UNIX:
         return

@@ -28,8 +28,10 @@ class BackgroundTasks:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def close(self) -> None:
-        """Cancel all tasks and wait for their end."""
+    async def close(self, patience: float = 0.0) -> None:
+        """Give all tasks so many seconds to end, cancel those that have not, and wait for their end."""
+        if patience and self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=patience)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -44,7 +44,9 @@ class Connections:
         tell: Callable[[int], None] | None = None,
     ) -> None:
         """`descriptors`: how many there are for connections. `tell` is called with how many are open."""
-        self._tell = tell or _tell_nobody
+        self._tell_load = tell or _tell_nobody
+        self._refused = 0
+        """Connections that were refused in the last second or so."""
         self.limits = limits
         self._complaints = complaints
         self._most = min(limits.connections, descriptors)
@@ -59,7 +61,7 @@ class Connections:
         self._loop = asyncio.get_running_loop()
         self._left = self._loop.time()
         """When one was closed last."""
-        self._tell(0)
+        self._tell()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -77,14 +79,14 @@ class Connections:
         if not shared and not self._may_come(group_of(address), peer):
             return None
         if len(self._open) >= self._most and not self.give_way():
-            self._complaints.add(
+            self._refuse(
                 "connections",
                 f"{peer}: refused: {len(self._open)} connections are open, and all are in use; --limit connections=N"
                 " allows more, as far as the limit of open files (ulimit -n) does",
             )
             return None
         connection = self._open[fd] = Connection(fd, address, peer, self._loop.time())
-        self._tell(len(self._open))
+        self._tell()
         self._fresh[connection] = None
         self._fresh_of_host.setdefault(connection.host, {})[connection] = None
         self._of_host[connection.host] += 1
@@ -94,12 +96,21 @@ class Connections:
         """Whether a host may have one more connection."""
         if self._of_host[host] < self.limits.peer_connections or self.give_way(host):
             return True
-        self._complaints.add(
+        self._refuse(
             "peer_connections",
             f"{peer}: refused: {host} has {self.limits.peer_connections} connections open already;"
             " --limit peer_connections=N allows more",
         )
         return False
+
+    def _refuse(self, kind: str, text: str) -> None:
+        """A connection is refused. Another coordinator may have room for it, if it comes again."""
+        self._complaints.add(kind, text)
+        self._refused += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        self._tell_load(len(self._open) + self._refused)
 
     def move(self, connection: Connection, address: str, peer: str) -> bool:
         """A proxy said that it is from another address. False when that host has too many."""
@@ -142,7 +153,7 @@ class Connections:
         if not self.holds(connection):
             return
         del self._open[connection.fd]
-        self._tell(len(self._open))
+        self._tell()
         self._left = self._loop.time()
         self.asked(connection)
         _count_down(self._of_host, connection.host)
@@ -284,6 +295,9 @@ class Connections:
         """Close what is over a limit of time, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_PAUSE)
+            if self._refused:
+                self._refused //= 2
+                self._tell()
             if self._waiting and self._loop.time() - self._moved > STANDSTILL:
                 self._make_room()
             for number, connection in enumerate(list(self._open.values())):

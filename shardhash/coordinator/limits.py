@@ -24,7 +24,7 @@ def _room(text: str) -> int:
 
 SHARED = (
     *("connections", "peer_connections", "user_connections", "memory", "log_lines"),
-    *("peer_requests", "user_requests", "peer_bytes", "user_bytes"),
+    *("peer_arrivals", "peer_requests", "user_requests", "peer_bytes", "user_bytes"),
     *("peer_logins", "user_logins", "peer_tokens", "user_tokens"),
     *("user_rows", "user_siginfo", "user_methods", "peer_rows", "peer_siginfo", "peer_methods"),
 )
@@ -44,6 +44,7 @@ class ServerLimits:
 
     connections: int = _limit(10_000, 10_000, "count", "connections at one time; idle ones are closed first")
     peer_connections: int = _limit(4_000, 256, "count", "of them from one host")
+    peer_arrivals: int = _limit(2_000, 100, "count", "new ones a second from one host, 2 s in one go; then they wait")
     user_connections: int = _limit(4_000, 256, "count", "of them logged in as one user")
     hello_time: float = _limit(30.0, 10.0, "time", "until a client has shaken hands, TLS and HTTP included")
     first_time: float = _limit(120.0, 30.0, "time", "from there to its first request")

@@ -15,7 +15,6 @@ from typing import TypeAlias
 from aiohttp import web
 
 from shardhash.base.networks import group_of
-from shardhash.base.sockets import keep_alive
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.coordinator.acceptor import Acceptor
 from shardhash.coordinator.bind import Bind
@@ -178,11 +177,8 @@ class Listeners:
 
     async def close(self) -> None:
         """Accept no more, let the sessions finish what is under way, close them, unlink the unix sockets."""
-        for acceptor in self._acceptors:
-            await acceptor.close()
+        await asyncio.gather(*(acceptor.close() for acceptor in self._acceptors))
         await self._watching.close()
-        for name in quiet:
-            logging.getLogger(name).removeFilter(self._flood)
         for session in self._sessions.values():
             session.stop()
         if self._sessions:
@@ -196,6 +192,8 @@ class Listeners:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_ino == inode:  # another server may have taken the name
                     path.unlink()
+        for name in quiet:
+            logging.getLogger(name).removeFilter(self._flood)
 
     # --------------------------------------------------------------------------------------------- sessions
 
@@ -213,7 +211,8 @@ class Listeners:
             self._watching.start(self._connections.watch(), "watching connections")
         complaints, proxies = self._services.complaints, self._proxies
         self._acceptors += [
-            Acceptor(raw, self._connections, complaints, make, context, proxies, loads) for raw in sockets
+            Acceptor(raw, self._connections, complaints, self._services.rates, make, context, proxies, loads)
+            for raw in sockets
         ]
 
     def _session(
@@ -283,8 +282,9 @@ class Listeners:
     def _connection_of(self, request: web.Request) -> Connection:
         """The connection of a request. ConnectionResetError when it was dropped, which aiohttp is told of."""
         transport = request.transport
-        if transport is not None:
-            connection = self._connections.of(transport.get_extra_info("socket").fileno())
+        raw = None if transport is None else transport.get_extra_info("socket")  # None as well, of TLS that was reset
+        if transport is not None and raw is not None:
+            connection = self._connections.of(raw.fileno())
             if connection is not None:
                 return connection
             request.protocol.force_close()  # else aiohttp would write an answer to a transport that is gone
@@ -323,7 +323,7 @@ class Listeners:
             connection = self._connection_of(request)
             transport = request.transport
             assert transport is not None
-            raw, writable = transport.get_extra_info("socket"), connection.watched.writable
+            writable = connection.watched.writable
             client = self._proxies.client_of(connection.address, request)
             if client != connection.address and not self._connections.move(connection, client, client):
                 text = f"{client} has too many connections (the server's limit peer_connections)\n"
@@ -332,7 +332,6 @@ class Listeners:
             if refusal := refusal_of_origin(origin, host, self._browsers, own):
                 log.warning("%s: refused: %s", connection.peer, refusal)
                 return web.Response(status=403, text=refusal + "\n")
-            keep_alive(raw)
             await response.prepare(request)
             machine = self._machine(entrance, lines=False)
             handler = WebSocketHandler(

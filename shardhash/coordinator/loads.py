@@ -3,6 +3,9 @@
 All accept at the same listening sockets, and the kernel wakes all of them for each connection. Who wins would mostly be
 the same: builders connect one after another and stay for hours. So a coordinator that has more connections than another
 gives way; if nobody takes what waits within some milliseconds, it accepts all the same, since the other may hang.
+
+Who refuses connections has few of them, and would get all that come again. So those that it refused a moment ago count
+as if they were open, and while it has no descriptor nobody gives way to it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ class Loads:
     def __init__(self, descriptor: int, place: int, coordinators: int) -> None:
         self.descriptor = descriptor
         self._place = place
+        self._connections = 0
+        self._rests = False
         self._memory = mmap.mmap(descriptor, coordinators * _SIZE)
         self._counts = memoryview(self._memory).cast("I")
 
@@ -37,7 +42,14 @@ class Loads:
 
     def tell(self, connections: int) -> None:
         """This coordinator has so many connections."""
-        self._counts[self._place] = connections
+        self._connections = connections
+        if not self._rests:
+            self._counts[self._place] = connections
+
+    def rest(self, *, rests: bool) -> None:
+        """Whether this coordinator accepts nothing for a while: nobody gives way to it."""
+        self._rests = rests
+        self._counts[self._place] = _NOBODY if rests else self._connections
 
     def leave(self, place: int) -> None:
         """The coordinator in a place accepts nothing."""

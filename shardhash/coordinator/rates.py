@@ -22,6 +22,8 @@ PATIENCE = 5.0
 """Seconds that a connection waits at most for small requests; stock clients give up after 30."""
 DEBT = 600.0
 """Seconds for which may be owed: the most that a connection waits after long ones."""
+ARRIVALS_SPAN = 2.0
+"""Seconds for which new connections may be saved up: a farm starts again all at once."""
 REQUESTS = 64.0
 BYTES = 256.0 * 1024
 """What a connection draws in advance."""
@@ -72,10 +74,15 @@ class Rates:
         self._complaints = complaints
         names = ("peer_requests", "user_requests", "peer_bytes", "user_bytes")
         self._buckets = {limit: Buckets(SPAN, DEBT, clock) for limit in names}
+        self._buckets["peer_arrivals"] = Buckets(ARRIVALS_SPAN, PATIENCE, clock)
 
     def purse(self, group: str) -> Purse:
         """Of a new connection from a host."""
         return Purse(self, group)
+
+    def arrive(self, group: str, peer: str) -> float:
+        """A new connection of a host; the seconds to wait before it is served."""
+        return self._draw("peer_arrivals", group, peer, 1.0, 1.0, "opens more than {} connections a second")[1]
 
     def charge(self, group: str, peer: str) -> float:
         """One request of a host that has no purse; the seconds to wait before it is answered."""
@@ -97,15 +104,12 @@ class Rates:
         self._give_back(f"user_{what}", user, lent - drawn)
         return drawn, min(max(for_user, for_peer), longest)
 
-    def _draw(self, limit: str, key: str, peer: str, least: float, most: float) -> tuple[float, float]:
+    def _draw(self, limit: str, key: str, peer: str, least: float, most: float, does: str = "") -> tuple[float, float]:
         rate = getattr(self.limits, limit)
         drawn, wait = self._buckets[limit].draw(key, rate, least, most)
         if wait:
-            self._complaints.add(
-                limit,
-                f"{peer}: slowed down: {key} sends more than {rate:,.0f} {limit[5:]} a second; --limit {limit}=N"
-                " allows more",
-            )
+            does = (does or f"sends more than {{}} {limit[5:]} a second").format(f"{rate:,.0f}")
+            self._complaints.add(limit, f"{peer}: slowed down: {key} {does}; --limit {limit}=N allows more")
         return drawn, wait
 
     def give_back(self, what: str, group: str, user: str | None, amount: float) -> None:

@@ -28,10 +28,11 @@ from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.users import Users
 from shardhash.wire.address import Address, parse_bind
 from tests.certificates import Authority
+from tests.resets import scans
 from tests.stores.plain_store import PlainStore
 
 LIMIT = 20.0
-EACH = 20
+EACH = 5
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 PING = b'{"ping": {}}\n'
 LOGIN = json.dumps({"auth": {"username": "nobody", "token": "guess"}}).encode() + b"\n"
@@ -139,6 +140,11 @@ async def websocket(at: Served) -> None:
         assert await client.get_unihash_batch([("m", "00" * 32)]) == [None]
 
 
+async def resets(at: Served) -> None:
+    for scan in scans(at.tcp.port, at.ws.port, at.tls.port, at.wss.port):
+        await asyncio.to_thread(scan)
+
+
 async def encrypted(at: Served) -> None:
     async with await create_async_client(f"tls://localhost:{at.tls.port}") as client:
         assert await client.ping()
@@ -153,7 +159,7 @@ async def encrypted_websocket(at: Served) -> None:
     "come_and_go",
     [
         *(answered, vanishing_login, refused_login, reset, silent, another_protocol, bad_http, plain_http, websocket),
-        *(encrypted, encrypted_websocket),
+        *(encrypted, encrypted_websocket, resets),
     ],
 )
 async def test_nothing_of_a_closed_connection_is_left_to_the_collector(

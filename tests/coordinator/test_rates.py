@@ -177,3 +177,16 @@ def test_who_logged_in_pays_for_long_messages_too() -> None:
     assert purse.refill("builder", "a:1") == 0
     purse.bytes -= 40_000_000
     assert purse.refill("builder", "a:1") == pytest.approx(40 - SPAN, abs=1)
+
+
+def test_new_connections_of_a_host_have_a_rate_and_none_waits_for_long() -> None:
+    clock = Clock()
+    some, complaints = rates(clock, peer_arrivals=10)
+    waits = [some.arrive("a", "a:1") for _ in range(200)]
+    assert waits[:20] == [0.0] * 20
+    assert 0.0 < waits[20] < waits[21]
+    assert max(waits) == pytest.approx(PATIENCE)
+    assert some.arrive("b", "b:1") == 0.0
+    assert complaints.counts == {"peer_arrivals": 180}
+    clock.now += PATIENCE + 0.1
+    assert some.arrive("a", "a:1") == 0.0

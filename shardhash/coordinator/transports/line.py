@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from shardhash.base.sockets import keep_alive
 from shardhash.base.turns import Turns
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
@@ -71,7 +70,6 @@ class LineProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
-        keep_alive(transport.get_extra_info("socket"))
         self._session = self._open_session(self, transport)
         self._session.more = self._parse_more
         self._session.is_gone = self._connection.is_gone = self._is_gone
