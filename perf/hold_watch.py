@@ -7,6 +7,7 @@ loop runs instead. Processor time of the thread, and not the time that went by: 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from asyncio import events
@@ -33,6 +34,7 @@ def install() -> None:
 
     def watched(self: Any) -> None:
         callback = self._callback  # forgotten by who cancels itself
+        _collected.clear()
         began = time.thread_time()
         try:
             run(self)
@@ -40,9 +42,23 @@ def install() -> None:
             took = time.thread_time() - began
             if took >= LEAST:
                 with Path(folder, str(os.getpid())).open("a", encoding="utf-8") as file:
-                    file.write(f"{time.monotonic()} {took} {_name(callback)}\n")
+                    file.write(f"{time.monotonic()} {took} {_name(callback)}{_of_collector()}\n")
 
     setattr(handle, _RUN, watched)
+    gc.callbacks.append(_watch_collector)
+
+
+_collected: list[float] = []
+"""Times at which the garbage collector began and ended in the present callback."""
+
+
+def _watch_collector(_phase: str, _info: object) -> None:
+    _collected.append(time.thread_time())
+
+
+def _of_collector() -> str:
+    took = sum(_collected[1::2]) - sum(_collected[: len(_collected) // 2 * 2 : 2])
+    return f" (garbage collector {took * 1e3:.1f} ms)" if took >= LEAST else ""
 
 
 def _name(callback: Any) -> str:

@@ -26,13 +26,15 @@ from typing import Any
 import aiohttp
 
 from perf import hold_watch
+from perf.filling import fill
+from perf.hold_jobs import ADMIN, JOBS, MAPPINGS, PASSWORD, Place
 from perf.report import save, setting, table
 from perf.servers import ROOT, Server, shardhash
 from shardhash.client import create_async_client
+from shardhash.errors import ShardhashError
 from shardhash.wire.batch import EXISTS, GET, Batch, encode_request
 from shardhash.wire.framing import encode_json
 
-ADMIN, PASSWORD = "admin", "correct horse battery staple"
 HELLO = ("OEHASHEQUIV 1.1", "needs-headers: true", "")
 MIB = 1 << 20
 LINE = 'drwxr-xr-x pseudo root  0  usr/share/doc/a "b" \\ c\n'
@@ -304,6 +306,43 @@ async def measure_edge(folder: Path, names: list[str], times: int) -> list[dict[
     return figures
 
 
+async def measure_jobs(place: Place, folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Each job once, on a table of a million mappings."""
+    figures: list[dict[str, Any]] = []
+    since = time.monotonic()
+    for name in names:
+        before, job = JOBS[name]
+        try:
+            await before(place)
+            await asyncio.sleep(SETTLE)
+            since = time.monotonic()
+            answer = await job(place)
+        except ShardhashError as error:
+            answer = str(error)
+        await asyncio.sleep(SETTLE)
+        coordinator, what = longest(folder, place.server.roles["coordinator"], since)
+        worker, at_worker = longest(folder, place.server.roles["workers"], since)
+        figures.append(
+            {"message": name, "over": "", "coordinator_ms": coordinator, "what": what,
+             "worker_ms": worker, "at_worker": at_worker, "answer": answer}
+        )  # fmt: skip
+        said = f"{name}: {coordinator:.1f} ms {what}, worker {worker:.1f} ms {at_worker}: {answer[:60]}"
+        print(said, file=sys.stderr, flush=True)
+    return figures
+
+
+def measure_large(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """The jobs, at a server with a large table."""
+    if not names:
+        return []
+    with TemporaryDirectory(prefix="shardhash-holds-data-") as name:
+        data = Path(name) / "data"
+        fill(data, 1, MAPPINGS, rows=True)
+        arguments = ("--admin-user", ADMIN, "--admin-password", PASSWORD, "--log", "ERROR")
+        with shardhash(1, data=data, arguments=arguments) as server:
+            return asyncio.run(measure_jobs(Place(server, data), folder, names))
+
+
 async def forwarded(edge: Server) -> None:
     """Wait until nothing waits to be sent on."""
     async with asyncio.timeout(FORWARD_LIMIT), await create_async_client(edge.addresses["tcp"], ADMIN, PASSWORD) as one:
@@ -314,19 +353,21 @@ async def forwarded(edge: Server) -> None:
 def main() -> None:
     """Measure and print; with --json, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("messages", nargs="*", metavar="MESSAGE", help=f"of {', '.join(MESSAGES | EDGE)} (default all)")
+    known = list(MESSAGES | EDGE | JOBS)
+    parser.add_argument("messages", nargs="*", metavar="MESSAGE", help=f"of {', '.join(known)} (default all)")
     parser.add_argument("--times", type=int, default=3, help="how often each is sent (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    if unknown := set(options.messages) - set(MESSAGES | EDGE):
+    if unknown := set(options.messages) - set(known):
         parser.error(f"no message is called {', '.join(sorted(unknown))}")
     with TemporaryDirectory(prefix="shardhash-holds-") as name, watched(Path(name)):
         arguments = ("--admin-user", ADMIN, "--admin-password", PASSWORD, "--log", "ERROR")
-        wanted = options.messages or list(MESSAGES | EDGE)
+        wanted = options.messages or known
         with shardhash(1, durable=True, arguments=arguments) as server:
             figures = asyncio.run(
                 measure(server, Path(name), [one for one in wanted if one in MESSAGES], options.times)
             )
+        figures += measure_large(Path(name), [one for one in wanted if one in JOBS])
         figures += asyncio.run(measure_edge(Path(name), [one for one in wanted if one in EDGE], options.times))
     rows = [
         [each["message"], each["over"], f"{each['coordinator_ms']:.1f}", each["what"], f"{each['worker_ms']:.1f}",

@@ -7,13 +7,17 @@ others ask much.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Iterable
+from itertools import islice
 from time import perf_counter
 from typing import TypeVar
 
 SLICE = 0.001
 """Seconds that a task runs before it lets others run."""
+SORTED_AT_ONCE = 1000
+"""Texts that are sorted before others run; 0.5 ms."""
 _T = TypeVar("_T")
 
 
@@ -83,7 +87,19 @@ class Slice:
         return self._turns.next()
 
 
-async def with_rests(items: Collection[_T], at_once: int) -> AsyncIterator[_T]:
+async def in_order(texts: Iterable[str], at_once: int = SORTED_AT_ONCE) -> AsyncIterator[str]:
+    """The texts, sorted; others run in between."""
+    rest = iter(texts)
+    runs: list[list[str]] = []
+    while some := list(islice(rest, at_once)):
+        some.sort()
+        runs.append(some)
+        await asyncio.sleep(0)
+    async for text in with_rests(heapq.merge(*runs), at_once):
+        yield text
+
+
+async def with_rests(items: Iterable[_T], at_once: int) -> AsyncIterator[_T]:
     """The items; between so many of them others run."""
     for number, item in enumerate(items):
         if number and number % at_once == 0:

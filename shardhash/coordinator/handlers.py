@@ -24,6 +24,7 @@ from shardhash.wire.collecting import Collect
 from shardhash.wire.commands import COMMANDS, Command
 from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.imports import ImportBatch
+from shardhash.wire.long_text import long_list
 from shardhash.wire.messages import Request
 from shardhash.wire.rows import NEW, QUERY_COLUMNS, Report
 
@@ -304,10 +305,10 @@ class Handlers:
         return None if granted is None else _user(username, granted)
 
     async def _get_all_users(self, _caller: Caller, _request: m.GetAllUsers) -> Any:
-        return {"users": [_user(username, granted) for username, granted in (await self._users.all()).items()]}
+        return {"users": long_list(await self._users.all())}
 
     async def _list_users(self, _caller: Caller, _request: m.ListUsers) -> Any:
-        return {"users": await self._users.described()}
+        return {"users": long_list(await self._users.described())}
 
     async def _delete_user(self, caller: Caller, request: m.DeleteUser) -> Any:
         username = _named(caller, request.username)

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, USER
 from shardhash.base.tasks import Sleep
 from shardhash.base.tokens import ALGORITHM, SALTED, from_stock, salted_hash
-from shardhash.base.turns import with_rests
+from shardhash.base.turns import in_order
 from shardhash.coordinator import permissions
 from shardhash.coordinator.callers import Caller, LoggedIn
 from shardhash.coordinator.complaints import Complaints
@@ -280,12 +280,13 @@ class Users:
         entry = await self._store.get_entry(USER, username)
         return None if entry is None else sorted(_identity(username, entry).permissions)
 
-    async def all(self) -> dict[str, list[str]]:
-        """The expanded permissions of all users, by name, in order."""
-        granted = {}
-        async for name, entry in with_rests(sorted((await self._store.list_entries(USER)).items()), AT_ONCE):
-            granted[name] = sorted(_identity(name, entry).permissions)
-        return granted
+    async def all(self) -> list[dict[str, Any]]:
+        """``{username, permissions}`` of all users, in order; the permissions expanded."""
+        entries = await self._store.list_entries(USER)
+        return [
+            {"username": name, "permissions": sorted(_identity(name, entries[name]).permissions)}
+            async for name in in_order(entries, AT_ONCE)
+        ]
 
     async def expiry(self, username: str) -> str | None:
         """When the token of a user expires, ISO 8601, UTC; None for never."""
@@ -293,13 +294,12 @@ class Users:
 
     async def described(self) -> list[dict[str, Any]]:
         """``{username, permissions, expires, used}`` of all users, in order; times ISO 8601, UTC, None for never."""
-        entries = dict(sorted((await self._store.list_entries(USER)).items()))
+        entries = await self._store.list_entries(USER)
         lives = await self._life.describe(entries)
-        described = []
-        async for name, entry in with_rests(entries.items(), AT_ONCE):
-            permissions_of = sorted(_identity(name, entry).permissions)
-            described.append({"username": name, "permissions": permissions_of, **lives[name]})
-        return described
+        return [
+            {"username": name, "permissions": sorted(_identity(name, entries[name]).permissions), **lives[name]}
+            async for name in in_order(entries, AT_ONCE)
+        ]
 
     async def delete(self, username: str) -> None:
         """Remove a user. Its connections are closed."""

@@ -14,7 +14,7 @@ from shardhash.base.figures import ProcessFigures, ShardFigures
 from shardhash.link import collection_operations, follower_operations, import_operations, search_operations
 from shardhash.link.messages import Refusal
 from shardhash.link.operation import Operation
-from shardhash.wire.long_text import Text
+from shardhash.wire.long_text import LongText, Text
 from shardhash.wire.rows import Columns, Where
 
 PAGE = 16
@@ -354,11 +354,12 @@ class GetEntry(Operation[Any]):
 
 
 @dataclass(slots=True)
-class ListEntries(Operation[dict[str, Any]]):
-    """All entries of a kind, by name."""
+class ListEntries(Operation[LongText]):
+    """All entries of a kind, (name, value) in pages (pages.py); None for each value if only names are asked for."""
 
     name = "list"
     kind: str
+    values: bool
 
 
 @dataclass(slots=True)

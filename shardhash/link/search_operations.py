@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from shardhash.link.operation import Operation
+from shardhash.link.pages import pages_of
+from shardhash.wire.long_text import LongText
 
 
 class FoundRows(NamedTuple):
@@ -46,11 +49,20 @@ class FindRows(Operation[FoundRows]):
         return FoundRows(*result)
 
 
-class ChosenRows(NamedTuple):
-    """(method, taskhash, outhash, unihash or None) of rows, and whether these are all that match."""
+Choice: TypeAlias = tuple[str, str, str, str | None]
+"""method, taskhash, outhash, and unihash or None, of a row."""
 
-    rows: list[tuple[str, str, str, str | None]]
+
+class ChosenRows(NamedTuple):
+    """Rows, in pages (pages.py), and whether these are all that match."""
+
+    pages: LongText
     complete: bool
+
+    def some(self) -> Iterator[list[Choice]]:
+        """The rows, some at a time."""
+        for page in pages_of(self.pages):
+            yield [(method, taskhash, outhash, unihash) for method, taskhash, outhash, unihash in page]
 
 
 @dataclass(slots=True)
@@ -65,8 +77,7 @@ class ChooseRows(Operation[ChosenRows]):
 
     @staticmethod
     def decode_result(result: Any) -> ChosenRows:
-        rows, complete = result
-        return ChosenRows([tuple(row) for row in rows], complete)
+        return ChosenRows(*result)
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
+from shardhash.base.letting_go import let_go
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests, to_key
 
@@ -150,6 +151,7 @@ class Answers:
     def forget(self) -> None:
         """Forget everything, what is under way included."""
         self._removals += 1
+        let_go(*self._young.values(), *self._old.values(), *self._unknown.values())
         self._young, self._old, self._unknown = {}, {}, {}
         self._count = self._unknown_count = 0
 
@@ -157,6 +159,7 @@ class Answers:
         """The same, among entries of the older generation and taskhashes that are known to be unknown."""
         unknown = self._unknown.get(method)
         if unknown and time.monotonic() >= self._unknown_until:
+            let_go(*self._unknown.values())
             self._unknown, self._unknown_count, unknown = {}, 0, None
         keys = list(split_digests(digests))
         if not unknown:
@@ -204,6 +207,7 @@ class Answers:
         young.update(entries)
         self._count += len(young) - before
         if self._count > self._most:
+            let_go(*self._old.values())
             self._old, self._young, self._count = self._young, {}, 0
 
     def _add_unknown(self, method: str, keys: list[bytes]) -> None:
@@ -211,6 +215,7 @@ class Answers:
             self._unknown_until = time.monotonic() + UNKNOWN_TIME
         self._unknown_count += len(keys) + (0 if method in self._unknown else _METHOD_COST)
         if self._unknown_count > self._most:
+            let_go(*self._unknown.values())
             self._unknown, self._unknown_count = {}, 0
         else:
             self._unknown.setdefault(method, set()).update(keys)

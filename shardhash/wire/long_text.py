@@ -17,6 +17,10 @@ PART = 64 * 1024
 """Bytes of a part, about; making JSON of it takes 0.1 ms."""
 
 
+ITEMS = 500
+"""Items of a long list in a piece; 0.2 ms for users."""
+
+
 class LongText:
     """A text as UTF-8 in parts, none of which cuts a character in two. Its length is in bytes."""
 
@@ -70,11 +74,25 @@ def character_end(data: bytes | bytearray, end: int) -> int:
     return end  # no UTF-8
 
 
-def dumps(value: object, put: Callable[[LongText], object], option: int | None = None) -> bytes:
-    """JSON in which `put` gives what stands for a long text; called in their order."""
+class LongList:
+    """A list of an answer that is made JSON `ITEMS` at a time: of 20,000 users that would take 10 ms."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+
+
+def long_list(items: Sequence[Any]) -> Sequence[Any] | LongList:
+    """A list of an answer, which may be long."""
+    return LongList(items) if len(items) > ITEMS else items
+
+
+def dumps(value: object, put: Callable[[Any], object], option: int | None = None) -> bytes:
+    """JSON in which `put` gives what stands for a long text, or list; called in their order."""
 
     def default(other: Any) -> object:
-        if type(other) is LongText:
+        if type(other) is LongText or type(other) is LongList:
             return put(other)
         raise TypeError
 
@@ -86,12 +104,16 @@ _QUOTED_MARK = f'"{_MARK}"'.encode()
 
 
 class JsonPieces:
-    """The JSON of a value, in pieces if it holds long texts; none cuts a character in two. To be gone through once."""
+    """The JSON of a value, in pieces if it holds anything long; none cuts a character in two. To be gone through once.
+
+    A long list holds no long texts.
+    """
 
     def __init__(self, value: object, option: int | None = None) -> None:
-        self._texts: list[LongText] = []
+        self._texts: list[LongText | LongList] = []
+        self._option = option
         self._encoded = dumps(value, self._put, option)
-        self.left = sum(map(len, self._texts))
+        self.left = sum(len(text) for text in self._texts if isinstance(text, LongText))
         """Bytes of long texts that were not given yet."""
 
     @property
@@ -103,12 +125,23 @@ class JsonPieces:
         first, *rest = self._encoded.split(_QUOTED_MARK) if self._texts else [self._encoded]
         yield first
         for text, behind in zip(self._texts, rest, strict=True):
+            if isinstance(text, LongList):
+                yield from self._pieces_of(text)
+                yield behind
+                continue
             yield b'"'
             for part in text.parts:
                 self.left -= len(part)
                 yield orjson.dumps(part.decode("utf-8", "replace"))[1:-1]
             yield b'"' + behind
 
-    def _put(self, text: LongText) -> str:
+    def _pieces_of(self, items: LongList) -> Iterator[bytes]:
+        begin = b"["
+        for start in range(0, len(items.items), ITEMS):
+            yield begin + orjson.dumps(items.items[start : start + ITEMS], option=self._option)[1:-1]
+            begin = b","
+        yield b"]"
+
+    def _put(self, text: LongText | LongList) -> str:
         self._texts.append(text)
         return _MARK

@@ -8,7 +8,7 @@ from time import perf_counter
 import pytest
 
 from shardhash.base import turns as module
-from shardhash.base.turns import Slice, Turns
+from shardhash.base.turns import Slice, Turns, in_order
 
 
 async def test_one_turn_a_tick_in_order_and_none_for_the_cancelled() -> None:
@@ -45,3 +45,18 @@ async def test_a_slice_is_used_by_running_and_begins_anew_by_waiting(monkeypatch
     await one.turn()
     used.append(one.used)
     assert used == [False, True, False, False]
+
+
+async def test_many_texts_are_sorted_some_at_a_time() -> None:
+    texts, ticks = [f"{number * 7919 % 1000:03}" for number in range(1000)], 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    assert [text async for text in in_order(texts, 10)] == sorted(texts)
+    ticking.cancel()
+    assert ticks >= 198

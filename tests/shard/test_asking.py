@@ -26,6 +26,7 @@ from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
 from shardhash.wire.batch import Batch
+from shardhash.wire.hashes import Key
 
 FS = OsFileSystem()
 A, B, C, D = (f"{number:02x}" * 32 for number in (0xA1, 0xB2, 0xC3, 0xD4))
@@ -347,3 +348,31 @@ async def test_checks_that_rare_methods_answer_are_noted_too(tmp_path: Path) -> 
         exists(service, A, B)
         service.asking.note_now()
         assert all(table.last_asked(method, bytes.fromhex(A)) for method in methods)
+
+
+async def test_unihashes_that_exist_are_noted_some_at_a_time(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking_module, "SLICE", 10)
+    async with serving(tmp_path) as service:
+        table = service._table
+        tasks = [f"{number:064x}" for number in range(1, 61)]
+        for method in ("m", "n", "o", "p", "rare"):
+            for task in tasks:
+                unihash = f"{int(task, 16) + 1000:064x}"
+                await service.reports.map(op.Map(method, task, unihash))
+        await service.asking.note()
+        day[0] += 1
+        exists(service, *[f"{number + 1000:064x}" for number in range(1, 61)])
+        looked: list[int] = []
+        look = service.asking._look_for_some
+
+        def counted(most: int) -> dict[str, list[Key]]:
+            looked.append(most)
+            return look(most)
+
+        monkeypatch.setattr(service.asking, "_look_for_some", counted)
+        await service.asking.note()
+        assert looked == [10] * 30  # of five methods, four of which are looked through one by one
+        for method in ("m", "n", "o", "p", "rare"):
+            assert {table.last_asked(method, bytes.fromhex(task)) for task in tasks} == {day[0]}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
-from shardhash.shard.state import selection
+from shardhash.shard.state import packing, records, search, selection
+from shardhash.shard.state.details import Details
 from shardhash.shard.state.selection import SLICE, TEXTS, select_rows, select_unused
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot_chunks
 from shardhash.shard.storage.snapshot_chunks import ROWS
+from shardhash.wire.hashes import Key
+from shardhash.wire.search import MOST_OUTHASHES
 
 MANY = 2 * SLICE + 500
 TASK, OTHER, UNI = bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32
@@ -102,3 +107,72 @@ def test_texts_are_read_a_few_at_a_time() -> None:
         before = read
         found += len(pairs)
     assert found == read == MANY + 3
+
+
+def test_a_search_stops_often_however_many_rows_a_taskhash_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SLICE", 10)
+    table = filled(mapped=True)
+    unpacked = 0
+    unpack = packing.unpack_row
+
+    def counted(item: bytes) -> tuple[int, int, Key, int]:
+        nonlocal unpacked
+        unpacked += 1
+        return unpack(item)
+
+    monkeypatch.setattr("shardhash.shard.state.packing.unpack_row", counted)
+    for walk, most in (
+        (search.find(table, {"PN": "zlib", "taskhash": TASK.hex()}), 2 * 10),
+        (search.find(table, {"PN": "bash"}), 2 * 10),
+        (search.find_diverging(table, {"PN": "zlib", "until": 0}), 10 + MOST_OUTHASHES),
+        (search.find_diverging(table, {"outhash": outhash(MANY - 1).hex()}), 10 + MOST_OUTHASHES),
+    ):
+        before = unpacked
+        for _ in walk:
+            assert unpacked - before <= most
+            before = unpacked
+    found = [hit for hits in search.find(table, {"PN": "zlib"}) for hit in hits]
+    assert len(found) == len({(hit.taskhash, hit.row) for hit in found}) == MANY + 3
+    (newest,) = [hits for tasks in search.find_diverging(table, {"outhash": outhash(9).hex()}) for hits in tasks]
+    assert [hit.created for hit in newest] == list(range(MANY - MOST_OUTHASHES, MANY))
+
+
+def test_a_row_that_went_while_its_taskhash_was_searched_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SLICE", 10)
+    table = filled(mapped=True)
+    walk = search.find(table, {"PN": "zlib", "taskhash": TASK.hex()})
+    first = next(hits for hits in walk if hits)
+    assert len(first) == 10
+    table.apply((records.UNROW, "m", [(TASK.hex(), outhash(number).hex()) for number in range(20, MANY)]))
+    assert [hit.created for hits in walk for hit in hits] == list(range(10, 20))
+
+
+def test_details_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.shard.state.details.SLICE", 10)
+    table, compared = Table(), 0
+    part = table.method("m")
+    for number in range(95):
+        table.put_row(part, TASK, outhash(number), number, (None, f"recipe-{number}", None, None, None), 0)
+
+    def matches(details: Details) -> bool:
+        nonlocal compared
+        compared += 1
+        return str(details[1]).endswith("3")
+
+    found: set[int] = set()
+    for _, done in zip(table.details.matching(matches, found), count(10, 10), strict=False):
+        assert compared == min(done, 95)
+    assert found == set(range(3, 95, 10))
+
+
+@pytest.mark.parametrize(("entries", "size", "most"), [(25, 1, 10), (6, 40_000, 2)])
+def test_a_snapshot_has_many_or_large_entries_in_several_chunks(entries: int, size: int, most: int) -> None:
+    table = Table()
+    values = {f"name{number}": "x" * size for number in range(entries)}
+    for name, value in values.items():
+        table.apply((records.SET, "user", name, value))
+    loaded = Table()
+    for chunk in snapshot_chunks.freeze(table, 10):
+        assert len(chunk["values"]) <= most
+        snapshot_chunks.load(loaded, chunk)
+    assert loaded.entries == {"user": values}

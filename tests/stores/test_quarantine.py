@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import orjson
 import pytest
 
 from shardhash.errors import InvokeError
+from shardhash.link import pages
 from shardhash.stores import quarantines
 from shardhash.stores.interface import Store
 from shardhash.stores.postgresql import quarantine as postgresql_quarantine
@@ -212,7 +215,7 @@ async def test_outhashes_of_thousands_of_rows_are_asked_about_in_parts(
 ) -> None:
     """No more tasks are begun in one go than there are outhashes of a part."""
     monkeypatch.setattr(quarantine, "AT_ONCE", 4)
-    monkeypatch.setattr(quarantine, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(pages, "FULL", 100)
     for number in range(200, 240):
         await report(router, number, number)
     before, most = len(asyncio.all_tasks()), 0
@@ -222,3 +225,30 @@ async def test_outhashes_of_thousands_of_rows_are_asked_about_in_parts(
         await asyncio.sleep(0)
     assert (await choosing).outhashes == 41
     assert most <= before + 20
+
+
+async def test_what_was_chosen_and_what_is_kept_travels_in_pages(
+    router: Router, shards: list[ShardHere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No side encodes or decodes more at one time; others run in between."""
+    monkeypatch.setattr(pages, "FULL", 1000)
+    for number in range(200, 240):
+        await report(router, number, number)
+    sizes: list[int] = []
+
+    def counted(page: bytes) -> Any:
+        sizes.append(len(page))
+        return orjson.loads(page)
+
+    monkeypatch.setattr(pages, "loads", counted)
+    entry = await router.quarantine.begin({"PN": "zlib"}, NOTE)
+    assert (entry["rows"], entry["outhashes"]) == (43, 41)
+    for number in range(5):
+        await router.set_entry("user", f"user{number}", {"permissions": ["@read" * 100]})
+    assert sorted(await router.list_entries("user")) == [f"user{number}" for number in range(5)]
+    again = Router([shard.link for shard in shards])
+    await again.reconcile()
+    assert await report(again, 300, 239) == digits(300)  # it is barred here, too
+    assert len(sizes) > 43 * 250 // 2000
+    assert max(sizes) <= 1500
+    assert (await again.quarantine.release(entry["name"]))["restored"] == 43

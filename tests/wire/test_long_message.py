@@ -14,7 +14,7 @@ from shardhash.errors import InvalidRequestError, LimitError
 from shardhash.wire import long_message, long_text
 from shardhash.wire.fields import MAX_TOKEN
 from shardhash.wire.long_message import BLOCK, MOST_REST, LongMessage
-from shardhash.wire.long_text import PART, JsonPieces, LongText, cut_parts
+from shardhash.wire.long_text import ITEMS, PART, JsonPieces, LongText, cut_parts, long_list
 
 MOST = 64 << 20
 ROW = {"method": "m", "taskhash": "t", "outhash": "o", "unihash": "u"}
@@ -163,3 +163,13 @@ def test_parts_cut_no_character(text: str, size: int) -> None:
     assert all(len(part) <= size for part in parts)
     assert str(LongText(parts)) == data.decode()
     assert long_text.plain(LongText(parts)) == data.decode()
+
+
+@pytest.mark.parametrize("size", [0, 1, ITEMS, ITEMS + 1, 3 * ITEMS])
+def test_a_long_list_is_made_json_some_at_a_time(size: int) -> None:
+    items = [{"username": f"user{number}"} for number in range(size)]
+    pieces = JsonPieces({"a": 1, "users": long_list(items), "b": [2]})
+    parts = [pieces.whole] if pieces.whole is not None else list(pieces)
+    assert orjson.loads(b"".join(parts)) == {"a": 1, "users": items, "b": [2]}
+    assert max(part.count(b"username") for part in parts) <= ITEMS
+    assert len(parts) == (1 if size <= ITEMS else 3 + -(-size // ITEMS))

@@ -175,7 +175,7 @@ def _add_entries(table: Table, shards: NewShards) -> None:
 def write_start(fs: FileSystem, folder: Path, table: Table, siginfo: int) -> None:
     """Write a table as the first snapshot of a new shard, whose log holds nothing."""
     writer = SnapshotWriter(fs, folder, SnapshotHead(BASE_SEGMENT, 1, now(), siginfo, table.asked_from))
-    for chunk in snapshot_chunks.freeze(table):
+    for chunk in filter(None, snapshot_chunks.freeze(table)):
         writer.add(chunk)
     writer.seal(now())
     _check_start(fs, folder, table)

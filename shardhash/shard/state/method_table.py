@@ -24,6 +24,7 @@ from __future__ import annotations
 from itertools import compress, islice
 from operator import eq
 
+from shardhash.base.letting_go import let_go
 from shardhash.shard.state import one_or_many
 from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
@@ -101,8 +102,7 @@ class MethodTable:
         taken = list(islice(reversed(self.asked), self.aside))
         self.noted = len(self.asked)
         unihashes, self.asked_unihashes = self.asked_unihashes, set()
-        for unihash in unihashes:
-            taken += self.holders(unihash)[-1:]
+        taken += filter(None, map(self.holder, unihashes))
         return taken
 
     def forget_asked(self, taskhash: Key) -> bool:
@@ -115,8 +115,16 @@ class MethodTable:
 
     def clear_asked(self) -> None:
         """Whatever is asked for from now on is put aside again."""
+        let_go(self.asked)
         self.asked = {}
         self.noted = 0
+
+    def holder(self, unihash: bytes) -> Key | None:
+        """One of the taskhashes that have a unihash."""
+        if self.mappings.get(unihash) == unihash:
+            return unihash
+        found = self.reverse.get(unihash)
+        return next(iter(found)) if isinstance(found, set) else found
 
     def holders(self, unihash: Key) -> list[Key]:
         """The taskhashes that have a unihash; none for a text."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from shardhash.shard.state import packing, small_sets
 from shardhash.shard.state.details import Details
+from shardhash.shard.state.key_copies import Keys
 from shardhash.wire.hashes import DIGEST_SIZE, Key
 from shardhash.wire.search import MOST_VARIANTS
 
@@ -23,6 +24,8 @@ MOST_TASKS = 100_000
 """Tasks of a method that are kept; those that come later are not."""
 SLICE = 500
 """Taskhashes looked at between one yield and the next: 0.5 ms."""
+MOST_ROWS = 16
+"""Rows of a taskhash that are looked at, the newest."""
 _TIME = 8
 _ITEM = _TIME + DIGEST_SIZE
 
@@ -73,10 +76,11 @@ class RecentTasks:
 
     def _fill(self, table: Table, method: str) -> Iterator[None]:
         part = table.methods.get(method)
-        keys = [] if part is None else list(part.rows)
-        for start in range(0, len(keys), SLICE):
-            for key in keys[start : start + SLICE]:
-                for item in small_sets.iterate(part.rows.get(key) if part is not None else None):
+        keys = Keys([]) if part is None else (yield from table.copies.make(None, part.rows))
+        for some in keys.slices(SLICE):
+            for key in some:
+                # Of many rows with different outhashes the newest do: they are of one task.
+                for item in small_sets.newest(part.rows.get(key) if part is not None else None, MOST_ROWS):
                     created, number, _, _ = packing.unpack_row(item)
                     self.note(key, created, table.details.by_number[number])
             yield

@@ -7,20 +7,22 @@ meanwhile. Of details, which rows share by number, only the distinct ones are co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 from shardhash.base.timestamps import DAY, to_iso, week_of
 from shardhash.shard.state import packing, small_sets
+from shardhash.shard.state.key_copies import Keys
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.selection import ReadSiginfo
 from shardhash.shard.state.table import Details, Row, Table
 from shardhash.wire.hashes import Key, to_key, to_text
 from shardhash.wire.rows import DETAILS, SIGINFO
-from shardhash.wire.search import WHOLE
+from shardhash.wire.search import MOST_OUTHASHES, WHOLE
 
 SLICE = 100
-"""Taskhashes looked at between one yield and the next: 0.1 ms."""
+"""Taskhashes, and rows, looked at between one yield and the next: 0.1 ms."""
 
 Conditions: TypeAlias = Mapping[str, Any]
 """A search; `since` and `until` in microseconds since 1970 UTC."""
@@ -37,44 +39,65 @@ class Hit(NamedTuple):
 
 def find(table: Table, search: Conditions, taskhashes: Sequence[str] | None = None) -> Iterator[list[Hit]]:
     """What matches. `taskhashes`: where to look, everywhere if None."""
+    nothing: list[Hit] = []
     wanted = _Wanted(table, search)
+    for _ in wanted.prepare():
+        yield nothing
     for method, part in _methods(table, search):
-        keys = _candidates(part, search) if taskhashes is None else [to_key(text) for text in taskhashes]
-        for start in range(0, len(keys), SLICE):
+        if taskhashes is None:
+            keys = yield from _candidates(table, part, search)
+        else:
+            keys = Keys([[to_key(text) for text in taskhashes]])
+        for some in keys.slices(SLICE):
             hits: list[Hit] = []
-            for key in keys[start : start + SLICE]:
-                hits += wanted.rows_of(method, part, key)
+            for looked, hit in enumerate(chain.from_iterable(wanted.look(method, part, key) for key in some), 1):
+                if hit is not None:
+                    hits.append(hit)
+                if looked % SLICE == 0:
+                    yield hits
+                    hits = []
             yield hits
 
 
 def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]]:
-    """The rows of each taskhash that has more than one outhash, if one of them matches."""
+    """The newest rows of each taskhash that has more than one outhash, if any matches; `MOST_OUTHASHES` at most."""
+    nothing: list[list[Hit]] = []
     wanted = _Wanted(table, search)
+    for _ in wanted.prepare():
+        yield nothing
     for method, part in _methods(table, search):
-        keys = list(part.rows)
-        for start in range(0, len(keys), 4 * SLICE):  # most have one row, which is quickly seen
-            found = []
-            for key in keys[start : start + 4 * SLICE]:
-                small_set = part.rows.get(key)
-                if small_set is None or isinstance(small_set, bytes) or not wanted.rows_of(method, part, key):
+        keys = yield from table.copies.make(nothing, part.rows)
+        for some in keys.slices(4 * SLICE):  # most have one row, which is quickly seen
+            found: list[list[Hit]] = []
+            looked = 0
+            for key in some:
+                if isinstance(part.rows.get(key), bytes):
                     continue
-                found.append([Hit(row.created, method, key, row) for row in table.rows(method, key)])
+                for hit in wanted.look(method, part, key):
+                    looked += 1
+                    if looked % SLICE == 0:
+                        yield found
+                        found = []
+                    if hit is not None and hit.row is not None:
+                        newest = small_sets.newest(part.rows.get(key), MOST_OUTHASHES)
+                        rows = map(table.unpack_row, newest)
+                        found.append([Hit(row.created, method, key, row) for row in rows])
+                        break
             yield found
 
 
 def count_saved(table: Table, since: int) -> Iterator[Counter[tuple[str | None, int]]]:
     """(PN, begin of the week) of the tasks reported since then that were given another task's unihash; how many."""
     for part in list(table.methods.values()):
-        keys = list(part.mappings)
-        for start in range(0, len(keys), 2 * SLICE):
+        keys = yield from table.copies.make(Counter(), part.mappings)
+        for some in keys.slices(2 * SLICE):
             counts: Counter[tuple[str | None, int]] = Counter()
-            for key in keys[start : start + 2 * SLICE]:
+            for key in some:
                 unihash = part.mappings.get(key)
                 small_set = part.rows.get(key)
                 if unihash is None or unihash == key or small_set is None:
                     continue
-                first = next(iter(small_sets.iterate(small_set)))
-                row = table.unpack_row(first)
+                row = table.unpack_row(next(iter(small_sets.iterate(small_set))))
                 if row.created >= since:
                     counts[row.details[1], week_of(row.created)] += 1
             yield counts
@@ -113,23 +136,34 @@ class _Wanted:
         )
         self._since, self._until = search.get("since", 0), search.get("until", 1 << 62)
         self._named = named = {position: search[name] for position, name in enumerate(DETAILS) if name in search}
-        self._numbers = None if not named else table.details.matching(lambda details: _details_match(details, named))
+        self._numbers: set[int] | None = set() if named else None
         self._bare = not named and self._outhash is None and "since" not in search and "until" not in search
         """Whether a mapping without a row is wanted, too."""
 
-    def rows_of(self, method: str, part: MethodTable, key: Key) -> list[Hit]:
-        """The rows of a taskhash that match."""
+    def prepare(self) -> Iterator[None]:
+        """To be gone through before `look`; each step looks at some details."""
+        if self._numbers is not None:
+            named = self._named
+            yield from self._table.details.matching(lambda details: _details_match(details, named), self._numbers)
+
+    def look(self, method: str, part: MethodTable, key: Key) -> Iterator[Hit | None]:
+        """The rows of a taskhash that match, and None for each other row; they may change meanwhile."""
         if self._taskhash is not None and not self._taskhash(key):
-            return []
+            return
         if self._unihash is not None:
             unihash = part.mappings.get(key)
             if unihash is None or not self._unihash(unihash):
-                return []
+                return
         small_set = part.rows.get(key)
         if small_set is None:
-            return [Hit(0, method, key, None)] if self._bare and key in part.mappings else []
-        found = []
-        for item in tuple(small_sets.iterate(small_set)):
+            if self._bare and key in part.mappings:
+                yield Hit(0, method, key, None)
+            return
+        items = tuple(small_sets.iterate(small_set))
+        for item in items:
+            if len(items) > 1 and small_sets.find(part.rows.get(key), packing.row_name(item), packing.row_name) != item:
+                continue  # it went
+            hit = None
             created, number, outhash, _ = packing.unpack_row(item)
             if (
                 self._since <= created <= self._until
@@ -138,8 +172,8 @@ class _Wanted:
             ):
                 row = self._table.unpack_row(item)
                 if self._numbers is None or _details_match(row.details, self._named):  # its number was others' before
-                    found.append(Hit(created, method, key, row))
-        return found
+                    hit = Hit(created, method, key, row)
+            yield hit
 
 
 def _methods(table: Table, search: Conditions) -> list[tuple[str, MethodTable]]:
@@ -148,12 +182,13 @@ def _methods(table: Table, search: Conditions) -> list[tuple[str, MethodTable]]:
     return [(name, part) for name, part in parts if wanted is None or _text_matches(name, wanted)]
 
 
-def _candidates(part: MethodTable, search: Conditions) -> list[Key]:
+def _candidates(table: Table, part: MethodTable, search: Conditions) -> Generator[list[Hit], None, Keys]:
     if len(search.get("taskhash", "")) == WHOLE:
-        return [to_key(search["taskhash"])]
+        return Keys([[to_key(search["taskhash"])]])
     if len(search.get("unihash", "")) == WHOLE:
-        return part.holders(to_key(search["unihash"]))
-    return [*part.mappings, *part.unmapped]
+        return Keys([part.holders(to_key(search["unihash"]))])
+    nothing: list[Hit] = []
+    return (yield from table.copies.make(nothing, part.mappings, part.unmapped))
 
 
 def _hash_matcher(text: str | None) -> Callable[[Key], bool] | None:

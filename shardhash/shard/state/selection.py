@@ -7,12 +7,13 @@ caller can let lookups in between; the table may change meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import chain, compress
 from typing import Any, TypeAlias
 
 from shardhash.base.timestamps import to_iso
 from shardhash.shard.state import small_sets
+from shardhash.shard.state.key_copies import Keys
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.packing import row_name
 from shardhash.shard.state.table import Row, Table
@@ -50,13 +51,21 @@ def joined(table: Table, method: str, taskhash: Key, found: Columns) -> Columns:
     return found | {"unihash": unihash.hex(), "gc_mark": table.mark(method, taskhash)}
 
 
+def oldest_row(table: Table, method: str, taskhash: Key) -> Row | None:
+    """The oldest row of a taskhash, which may have a hundred thousand."""
+    part = table.methods.get(method)
+    item = None if part is None else next(iter(small_sets.iterate(part.rows.get(taskhash))), None)
+    return None if item is None else table.unpack_row(item)
+
+
 def select_mappings(table: Table, where: Where) -> Iterator[tuple[str, list[Key]]]:
     """(method, taskhashes) of the mappings that match."""
     conditions = {name: value for name, value in where.items() if name in MAPPING_CONDITIONS}
     if not conditions:
         return
     for method, part in _methods(table, conditions):
-        for keys in _slices(_mapping_keys(part, conditions)):
+        copied = yield from _mapping_keys(table, method, part, conditions)
+        for keys in copied.slices(SLICE):
             yield method, [key for key in keys if _mapping_matches(part, key, conditions)]
 
 
@@ -104,7 +113,8 @@ def _find_one(table: Table, where: Where) -> list[tuple[str, list[Key]]]:
 def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
     """(method, taskhashes) of the mappings that do not carry the mark."""
     for method, part in list(table.methods.items()):
-        for keys in _slices(list(part.mappings)):
+        copied = yield from table.copies.make(_nothing(method), part.mappings)
+        for keys in copied.slices(SLICE):
             yield method, [key for key in keys if part.marks.get(key) != mark]
 
 
@@ -118,7 +128,10 @@ def select_rows(table: Table, where: Where, siginfo_is: SiginfoIs) -> Iterator[t
     for number, (method, part) in enumerate(_methods(table, conditions), 1):
         if number % SLICE == 0:
             yield method, []
-        keys = [to_key(conditions["taskhash"])] if "taskhash" in conditions else list(part.rows)
+        if "taskhash" in conditions:
+            keys = Keys([[to_key(conditions["taskhash"])]])
+        else:
+            keys = yield from table.copies.make(_no_rows(method), part.rows)
         for some in _row_slices(table, part, keys):
             matching = [(key, row) for key, row in some if _row_matches(row, others)]
             if siginfo is None:
@@ -141,7 +154,8 @@ def select_unused(table: Table, before: int) -> Iterator[tuple[str, list[tuple[s
     for number, (method, part) in enumerate(list(table.methods.items()), 1):
         if number % SLICE == 0:
             yield method, []
-        for some in _row_slices(table, part, list(part.unmapped)):
+        keys = yield from table.copies.make(_no_rows(method), part.unmapped)
+        for some in _row_slices(table, part, keys):
             unused = ((key, row) for key, row in some if row.created < before and key not in part.mappings)
             yield method, [(to_text(key), to_text(row.outhash)) for key, row in unused]
 
@@ -153,12 +167,22 @@ def _methods(table: Table, conditions: Where) -> list[tuple[str, MethodTable]]:
     return table.methods_with(to_key(conditions["unihash"])) if "unihash" in conditions else list(table.methods.items())
 
 
-def _mapping_keys(part: MethodTable, conditions: Where) -> list[Key]:
+def _mapping_keys(
+    table: Table, method: str, part: MethodTable, conditions: Where
+) -> Generator[tuple[str, list[Key]], None, Keys]:
     if "taskhash" in conditions:
-        return [to_key(conditions["taskhash"])]
+        return Keys([[to_key(conditions["taskhash"])]])
     if "unihash" in conditions:
-        return part.holders(to_key(conditions["unihash"]))
-    return list(part.mappings)
+        return Keys([part.holders(to_key(conditions["unihash"]))])
+    return (yield from table.copies.make(_nothing(method), part.mappings))
+
+
+def _nothing(method: str) -> tuple[str, list[Key]]:
+    return method, []
+
+
+def _no_rows(method: str) -> tuple[str, list[tuple[str, str]]]:
+    return method, []
 
 
 def _mapping_matches(part: MethodTable, key: Key, conditions: Where) -> bool:
@@ -176,13 +200,13 @@ def _column(row: Row, name: str) -> str | None:
     return to_text(row.outhash) if name == "outhash" else row.details[_DETAIL_POSITIONS[name]]
 
 
-def _row_slices(table: Table, part: MethodTable, keys: list[Key]) -> Iterator[list[tuple[Key, Row]]]:
+def _row_slices(table: Table, part: MethodTable, keys: Keys) -> Iterator[list[tuple[Key, Row]]]:
     """The rows of these taskhashes, at most SLICE a list, and a list at least every SLICE taskhashes.
 
     One taskhash may have a hundred thousand rows. Of one that is cut, rows that go or change meanwhile are left out.
     """
     found: list[tuple[Key, Row]] = []
-    for position, key in enumerate(keys, 1):
+    for position, key in enumerate(chain.from_iterable(keys.slices(SLICE)), 1):
         cut = False
         for item in tuple(small_sets.iterate(part.rows.get(key))):  # 10 ns a row; they may change at each yield
             if cut and small_sets.find(part.rows.get(key), row_name(item), row_name) != item:
@@ -196,8 +220,3 @@ def _row_slices(table: Table, part: MethodTable, keys: list[Key]) -> Iterator[li
             found = []
     if found:
         yield found
-
-
-def _slices(keys: list[Key]) -> Iterator[list[Key]]:
-    for start in range(0, len(keys), SLICE):
-        yield keys[start : start + SLICE]

@@ -9,7 +9,7 @@ unique in a small set, and which the caller's `name_of` takes out of it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from sortedcontainers import SortedList
@@ -78,13 +78,18 @@ def discard(small_set: SmallSet | None, name: bytes, name_of: NameOf) -> SmallSe
     return _fit(items, name_of) if items else None
 
 
-def iterate(small_set: SmallSet | None) -> Iterable[bytes]:
+def iterate(small_set: SmallSet | None) -> Sequence[bytes]:
     """The items in order. A small set must not change while it is iterated."""
     if small_set is None:
         return ()
     if isinstance(small_set, bytes):
         return (small_set,)
     return small_set if isinstance(small_set, tuple) else small_set.ordered
+
+
+def newest(small_set: SmallSet | None, most: int) -> list[bytes]:
+    """The highest items, so many at most, in order."""
+    return list(iterate(small_set)[-most:])
 
 
 def after(small_set: SmallSet | None, item: bytes) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from shardhash.shard.state import packing, records, small_sets
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.checking import check
 from shardhash.shard.state.details import Details, SharedDetails
+from shardhash.shard.state.key_copies import Copies
 from shardhash.shard.state.method_table import MethodTable, either
 from shardhash.shard.state.packing import pack_item, pack_key, unpack_item
 from shardhash.shard.state.rare_methods import RareMethods
@@ -69,6 +70,7 @@ class Table:
         self.index_count = 0
         self.mark_counts: Counter[str] = Counter()
         self.details = SharedDetails()
+        self.copies = Copies()
         self.rare = RareMethods()
         self.scanned: dict[str, MethodTable] = {}
         """The methods that are not rare."""
@@ -126,10 +128,8 @@ class Table:
 
     def last_used(self, table: MethodTable, taskhash: Key) -> int:
         """The last day on which a mapping was asked for or reported, or may have been: what is not known was."""
-        newest = 0
-        for item in small_sets.iterate(table.rows.get(taskhash)):
-            newest = packing.unpack_row(item)[0]
-        return max(table.days.day(taskhash), self.asked_from, day_of(newest))
+        newest = [packing.unpack_row(item)[0] for item in small_sets.newest(table.rows.get(taskhash), 1)]
+        return max(table.days.day(taskhash), self.asked_from, day_of(sum(newest)))
 
     def row(self, method: str, taskhash: Key, outhash: Key) -> Row | None:
         """One outhash row."""

@@ -24,10 +24,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
+import orjson
+
 from shardhash.shard.state import small_sets
+from shardhash.shard.state.key_copies import Keys
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.packing import unpack_item
 from shardhash.shard.state.table import Details, Table
@@ -37,6 +40,9 @@ Chunk: TypeAlias = dict[str, Any]
 
 CHUNK = 400
 """Entries of a chunk."""
+ENTRY_BYTES = 64 << 10
+"""Bytes of entries of a chunk, about: a part of a quarantine may have 200,000."""
+NOTHING: Chunk = {}
 ROWS = 5
 """Rows of a chunk, times its entries; a taskhash with more has its rows in several chunks."""
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, struct.error)
@@ -46,24 +52,36 @@ PARTS = 16
 
 
 def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
-    """The chunks of a table, which may change between one and the next."""
+    """The chunks of a table, which may change between one and the next; `NOTHING` where it stops without one."""
     for kind in list(table.entries):
-        if table.entries[kind]:
-            yield {"kind": "set", "entry": kind, "values": dict(table.entries[kind])}
+        yield from _entries(kind, table.entries[kind], size)
     for method, part in list(table.methods.items()):
-        # Copying the keys costs 10 ns each. It is what lets the dicts change meanwhile; both at once, lest a taskhash
-        # that gets its mapping in between be in neither.
-        mapped, unmapped = list(part.mappings), list(part.unmapped)
-        for taskhashes in _slices(mapped, size):
+        # Both at once, lest a taskhash that gets its mapping in between be in neither.
+        tasks = yield from table.copies.make(NOTHING, part.mappings, part.unmapped)
+        for taskhashes in tasks.slices(size):
             yield from _tasks(table, method, part, taskhashes, size * ROWS)
-        for taskhashes in _slices(unmapped, size):
-            yield from _tasks(table, method, part, taskhashes, size * ROWS)
-        yield from _indexes(method, part, size)
+        outhashes = yield from table.copies.make(NOTHING, part.index)
+        yield from _indexes(method, part, outhashes, size)
         numbers = part.days.numbers()
         for start in range(0, len(numbers), PARTS):
             # A part of which all mappings went meanwhile is gone.
             some = {str(n): packed.hex() for n in numbers[start : start + PARTS] if (packed := part.days.pack(n))}
             yield {"kind": "asked", "method": method, "parts": some}
+
+
+def _entries(kind: str, entries: dict[str, Any], most: int) -> Iterator[Chunk]:
+    """Entries of a kind: `most`, or some `ENTRY_BYTES`, a chunk."""
+    values: dict[str, Any] = {}
+    left = ENTRY_BYTES
+    for name in list(entries):
+        if name in entries:
+            values[name] = entries[name]
+            left -= len(orjson.dumps(entries[name]))
+            if left <= 0 or len(values) >= most:
+                yield {"kind": "set", "entry": kind, "values": values}
+                values, left = {}, ENTRY_BYTES
+    if values:
+        yield {"kind": "set", "entry": kind, "values": values}
 
 
 def load(table: Table, chunk: Chunk) -> None:
@@ -157,8 +175,8 @@ def _marks(part: MethodTable, taskhashes: list[Key]) -> dict[str, str]:
     return {str(i): part.marks[taskhash] for i, taskhash in enumerate(taskhashes) if taskhash in part.marks}
 
 
-def _indexes(method: str, part: MethodTable, size: int) -> Iterator[Chunk]:
-    items = _index_items(part)
+def _indexes(method: str, part: MethodTable, outhashes: Keys, size: int) -> Iterator[Chunk]:
+    items = _index_items(part, outhashes, size)
     while batch := list(islice(items, size)):
         yield {
             "kind": "index",
@@ -169,8 +187,8 @@ def _indexes(method: str, part: MethodTable, size: int) -> Iterator[Chunk]:
         }
 
 
-def _index_items(part: MethodTable) -> Iterator[tuple[Key, bytes]]:
-    for outhash in list(part.index):
+def _index_items(part: MethodTable, outhashes: Keys, size: int) -> Iterator[tuple[Key, bytes]]:
+    for outhash in chain.from_iterable(outhashes.slices(size)):
         for item in tuple(small_sets.iterate(part.index.get(outhash))):
             yield outhash, item
 
@@ -194,8 +212,3 @@ def _load_tasks(table: Table, chunk: Chunk) -> None:
     numbers = (chunk["row_details"], chunk["row_siginfo"])
     for position, outhash, created, detail, siginfo in zip(*columns, *numbers, strict=True):
         table.put_row(part, taskhashes[position], outhash, created, details[detail], siginfo)
-
-
-def _slices(keys: list[Key], size: int) -> Iterator[list[Key]]:
-    for start in range(0, len(keys), size):
-        yield keys[start : start + size]

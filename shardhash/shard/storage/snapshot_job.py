@@ -20,7 +20,7 @@ class SnapshotJob(Protocol):
     """A snapshot under way: `step` in the event loop until it is False, `seal` beside it the same; else `abandon`."""
 
     def step(self) -> bool:
-        """Write one chunk; False when that was all. Raises StorageError."""
+        """Write a chunk, or do what it takes to get at one; False when that was all. Raises StorageError."""
 
     def seal(self) -> bool:
         """A bit of it: make it durable, read it back, let go of what kept snapshots do not need; False when that was
@@ -56,7 +56,7 @@ class FileSnapshot:
     def step(self) -> bool:
         """See SnapshotJob."""
         chunk = next(self._chunks, None)
-        if chunk is not None:
+        if chunk:
             self._writer.add(chunk)
         return chunk is not None
 

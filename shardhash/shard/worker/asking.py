@@ -33,9 +33,10 @@ EVERY = 10.0
 """Seconds between two times of noting."""
 MOST = 50_000
 """Mappings of a method from which on what was put aside is noted soon."""
-TOO_MANY = 200_000
-"""Mappings of a method that may be put aside, 20 MiB. More come only from one who asks for far more than builds do, and
-faster than can be noted: then all mappings count as asked for today, which costs nothing, and a collection less."""
+TOO_MANY = 100_000
+"""Mappings of a method that may be put aside, 10 MiB, which takes 3 ms to take. More come only from one who asks for
+far more than builds do, and faster than can be noted: then all mappings count as asked for today, which costs nothing,
+and a collection less."""
 
 KEPT = 50_000
 """Mappings of all methods that may stay at hand once they are noted, 8 MiB. With more, they are put aside again."""
@@ -54,6 +55,8 @@ class Asking:
         self._table = table
         self._taken: deque[tuple[str, list[Key], int]] = deque()
         """Methods, their mappings that are to be noted, and `Table.unmap_count` when these were taken."""
+        self._found: deque[tuple[str | None, set[bytes]]] = deque()
+        """By method, None for rare ones, unihashes that were found to exist."""
         self._followed: dict[str, Followed] = {}
         self._noted_at = 0.0
         self._crowded = False
@@ -84,7 +87,7 @@ class Asking:
     def make_room(self, method: str, part: MethodTable, count: int) -> None:
         """A lookup of so many has put aside more than `MOST`: have them noted soon, or keep fewer now."""
         self._crowded = True
-        if part.aside <= TOO_MANY:
+        if part.aside <= (min(MOST, TOO_MANY) if self._followed else TOO_MANY):
             return
         if self._followed:  # who follows must know each
             some = [part.asked.popitem()[0] for _ in range(min(2 * count, part.aside))]
@@ -94,6 +97,12 @@ class Asking:
             part.clear_asked()
             self._table.asked_from = day_of(time_ns() // 1000)
             self.days_written = False
+
+    def found_existing(self) -> None:
+        """A question has put unihashes aside: have them noted soon if they are many."""
+        sets = [self._table.rare.asked, *(part.asked_unihashes for part in self._table.scanned.values())]
+        if max(map(len, sets)) > MOST:
+            self._crowded = True
 
     async def note_sometimes(self) -> None:
         """Note what was put aside, if that was not done lately, or there is much."""
@@ -105,14 +114,10 @@ class Asking:
         self._noted_at = perf_counter()
         self._crowded = False
         self._take()
-        while self._taken:
+        while self._taken or self._found:
             began = perf_counter()
-            method, keys, unmaps = self._taken[0]
-            some, keys[:] = keys[-SLICE:], keys[:-SLICE]
-            if not keys:
-                self._taken.popleft()
-            self._note(method, some, unmaps)
-            await asyncio.sleep(REST * (perf_counter() - began) if self._taken else 0)
+            self._note_some(SLICE)
+            await asyncio.sleep(REST * (perf_counter() - began) if self._taken or self._found else 0)
 
     def tell(self) -> None:
         """Tell whoever follows what was asked for until now; it is noted later."""
@@ -121,12 +126,12 @@ class Asking:
     def note_now(self) -> None:
         """The same at once."""
         self._take()
-        while self._taken:
-            self._note(*self._taken.popleft())
+        while self._taken or self._found:
+            self._note_some(MOST)
 
     def follow(self, name: str) -> Followed:
         """What is asked for from now on, until `unfollow`; complete after each `tell` and `note`."""
-        self.note_now()
+        self._take()
         self._clear()
         return self._followed.setdefault(name, {})
 
@@ -139,18 +144,52 @@ class Asking:
         for method, removed in gone.items():
             self._tell(method, removed)
         rare = self._table.rare
-        unihashes, rare.asked = rare.asked, set()
-        for unihash in unihashes:
-            for method in rare.methods(unihash):
-                self._table.methods[method].asked_unihashes.add(unihash)
+        self._take_found(None, rare.asked)
+        rare.asked = set()
         room = KEPT
         for method, part in self._table.methods.items():
+            if part.asked_unihashes:
+                self._take_found(method, part.asked_unihashes)
+                part.asked_unihashes = set()
             if keys := part.take_asked():
                 self._tell(method, keys)
                 self._taken.append((method, keys, self._table.unmap_count))
             if part.noted > room:
                 part.clear_asked()
             room -= part.noted
+
+    def _take_found(self, method: str | None, unihashes: set[bytes]) -> None:
+        if unihashes:
+            self._found.append((method, unihashes))
+            while self._followed and self._found:  # who follows must know each
+                for name, keys in self._look_for_some(MOST).items():
+                    self._tell(name, keys)
+
+    def _look_for_some(self, most: int) -> dict[str, list[Key]]:
+        """Take the mappings that some of the unihashes that were found stand for, one for each method."""
+        method, unihashes = self._found[0]
+        some = [unihashes.pop() for _ in range(min(most, len(unihashes)))]
+        if not unihashes:
+            self._found.popleft()
+        by_method: dict[str, list[Key]] = {}
+        for unihash in some:
+            for name in self._table.rare.methods(unihash) if method is None else (method,):
+                part = self._table.methods.get(name)
+                if part is not None and (key := part.holder(unihash)) is not None:
+                    by_method.setdefault(name, []).append(key)
+        self._taken.extend((name, keys, self._table.unmap_count) for name, keys in by_method.items())
+        return by_method
+
+    def _note_some(self, most: int) -> None:
+        if not self._taken:
+            self._look_for_some(most)
+            return
+        method, keys, unmaps = self._taken[0]
+        some = keys[-most:]
+        del keys[-most:]
+        if not keys:
+            self._taken.popleft()
+        self._note(method, some, unmaps)
 
     def _clear(self) -> None:
         for part in self._table.methods.values():

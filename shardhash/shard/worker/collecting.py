@@ -20,11 +20,12 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from shardhash.base.letting_go import let_go
 from shardhash.link import collection_operations as op
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.selection import columns
-from shardhash.shard.state.table import Row
+from shardhash.shard.state.table import Row, Table
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.asking import Asking, Followed
@@ -36,6 +37,8 @@ SLICE = 400
 """Mappings looked at between one rest and the next: a fraction of a millisecond."""
 REST = 4
 """How many times as long as a slice took the worker then rests from it."""
+KEPT_AT_ONCE = 1000
+"""Unihashes that are looked for in each method before others run; 0.5 ms for a method."""
 FULL_PAGE = 1 << 20
 """Characters of siginfo after which a page ends."""
 SHOWN_AT_ONCE = 10
@@ -81,6 +84,7 @@ class Collecting:
         """The link is gone, and with it whoever collected."""
         if self._running is not None:
             self._asking.unfollow(self._running.name)
+            let_go(*self._running.kept.values(), *self._running.chosen.values())
             self._running = None
 
     def begin(self, asked: op.BeginCollection) -> int:
@@ -94,13 +98,19 @@ class Collecting:
         if self._find(asked.collection) is not None:
             self.drop()
 
-    def keep(self, asked: op.KeepUnihashes) -> int | None:
-        """Keep what has one of these unihashes; 0.5 us each."""
+    async def keep(self, asked: op.KeepUnihashes) -> int | None:
+        """Keep what has one of these unihashes."""
         collection = self._find(asked.collection)
         if collection is None:
             return None
         before = _size(collection.kept)
         unihashes = list(split_digests(bytes.fromhex(asked.unihashes)))
+        for start in range(0, len(unihashes), KEPT_AT_ONCE):
+            self._keep(collection, unihashes[start : start + KEPT_AT_ONCE])
+            await asyncio.sleep(0)
+        return _size(collection.kept) - before if self._find(asked.collection) is collection else None
+
+    def _keep(self, collection: _Collection, unihashes: list[bytes]) -> None:
         for method, part in self._table.scanned.items():
             kept = collection.kept.setdefault(method, set())
             for unihash in unihashes:
@@ -111,7 +121,6 @@ class Collecting:
         for unihash in unihashes if self._table.rare else ():
             for method in self._table.rare.methods(unihash):
                 collection.kept.setdefault(method, set()).update(self._table.methods[method].holders(unihash))
-        return _size(collection.kept) - before
 
     async def keep_used(self, asked: op.KeepUsed) -> int | None:
         """Keep what was used on this day or later."""
@@ -120,7 +129,7 @@ class Collecting:
             return None
         await self._asking.note()
         before = _size(collection.kept)
-        pause = _Pause()
+        pause = _Pause(self._table)
         for method, part, keys in self._slices():
             kept = collection.kept.setdefault(method, set())
             kept.update([key for key in keys if key in part.mappings and self._table.last_used(part, key) >= asked.day])
@@ -133,11 +142,12 @@ class Collecting:
         if collection is None:
             return None
         self._asking.tell()
-        collection.chosen.clear()
+        let_go(*collection.chosen.values())
+        collection.chosen = {}
         mappings: Counter[str | None] = Counter()
         rows: Counter[str | None] = Counter()
         kept = 0
-        pause = _Pause()
+        pause = _Pause(self._table)
         for method, part, keys in self._slices():
             doomed = [key for key in keys if key in part.mappings and not collection.keeps(method, key)]
             kept += len(keys) - len(doomed)
@@ -222,9 +232,10 @@ class Collecting:
     def _slices(self) -> Iterator[tuple[str, MethodTable, list[Key]]]:
         """All mappings, which may change meanwhile."""
         for method, part in list(self._table.methods.items()):
-            keys = list(part.mappings)
-            for start in range(0, len(keys), SLICE):
-                yield method, part, keys[start : start + SLICE]
+            nothing: list[Key] = []
+            keys = yield from self._table.copies.make((method, part, nothing), part.mappings)
+            for some in keys.slices(SLICE):
+                yield method, part, some
 
     @staticmethod
     def _chosen_from(collection: _Collection, place: int) -> Iterator[tuple[str, Key]]:
@@ -249,12 +260,13 @@ def _put_back(back: Sequence[_Gone], transaction: Transaction) -> None:
 class _Pause:
     """Rests between slices."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: Table) -> None:
+        self._copies = table.copies
         self._began = perf_counter()
 
     async def rest(self) -> None:
-        """Rest from the slice that was done since the last rest."""
-        await asyncio.sleep(REST * (perf_counter() - self._began))
+        """Rest from the slice that was done since the last rest; not while keys are copied, since writes wait."""
+        await asyncio.sleep(0 if self._copies.under_way else REST * (perf_counter() - self._began))
         self._began = perf_counter()
 
 

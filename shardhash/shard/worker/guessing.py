@@ -47,9 +47,12 @@ class Guessing:
             began = start = perf_counter()
             for _ in recent.walk:
                 now = perf_counter()
-                if now - start > BUDGET:
+                if self._table.copies.under_way:  # writes wait for that
+                    await asyncio.sleep(0)
+                elif now - start > BUDGET:
                     break
-                await asyncio.sleep(now - began)
+                else:
+                    await asyncio.sleep(now - began)
                 began = perf_counter()
         finally:
             self._filling = False

@@ -211,7 +211,7 @@ async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> No
     background = [
         asyncio.create_task(_keep_up(options, shard, writer, service)),
         asyncio.create_task(_write_snapshots(options, shard, service)),
-        asyncio.create_task(give_back()),
+        asyncio.create_task(give_back(cycles=False)),  # a worker makes next to none
         asyncio.create_task(use_huge_pages()),
     ]
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.

@@ -148,7 +148,8 @@ class Removals:
             if pairs:
                 unindex.setdefault(method, []).extend(pairs)
                 names += len(pairs)
-            if names >= UNINDEX_PAGE or time.monotonic() > ends:
+            # While keys are copied, which goes on at once, writes wait.
+            if names >= UNINDEX_PAGE or (time.monotonic() > ends and not self._table.copies.under_way):
                 return op.Removed(count, list(unindex.items()), done=False)
         removal.slices = None
         return op.Removed(count, list(unindex.items()), done=True)

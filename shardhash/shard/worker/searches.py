@@ -11,7 +11,9 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 from shardhash.base.turns import with_rests
+from shardhash.link.pages import Pages
 from shardhash.link.search_operations import (
+    Choice,
     ChooseRows,
     ChosenRows,
     CountSaved,
@@ -32,6 +34,7 @@ REST = 9
 """How many times as long as a slice took the worker then rests from it: a search takes a tenth of a processor."""
 DESCRIBED_AT_ONCE = 200
 """Rows of an answer that are described in one go; 1.5 ms."""
+DIVERGING_AT_ONCE = DESCRIBED_AT_ONCE // MOST_OUTHASHES
 SHORT = 0.002
 """Seconds of searching that need no rest: what names its hashes is found at once."""
 _T = TypeVar("_T")
@@ -52,7 +55,7 @@ class Searches:
         complete = True
         async with self._one:
             await self._asking.note()  # rows tell when they were last asked for
-            async for hits in _with_rests(search.find(self._table, asked.search, asked.taskhashes)):
+            async for hits in self._slices(search.find(self._table, asked.search, asked.taskhashes)):
                 if hits is None:
                     complete = False
                     break
@@ -69,15 +72,19 @@ class Searches:
 
     async def choose(self, asked: ChooseRows) -> ChosenRows:
         """All rows that match, unless they are too many."""
-        rows: list[tuple[str, str, str, str | None]] = []
+        pages = Pages()
+        count = 0
         async with self._one:
-            async for hits in _with_rests(search.find(self._table, asked.search, asked.taskhashes)):
-                if hits is None or len(rows) > asked.limit:
-                    return ChosenRows([], complete=False)
-                rows += [self._choice(hit) for hit in hits if hit.row is not None]
-        return ChosenRows(rows, complete=True)
+            async for hits in self._slices(search.find(self._table, asked.search, asked.taskhashes)):
+                if hits is None or count > asked.limit:
+                    return ChosenRows(Pages().text(), complete=False)
+                for hit in hits:  # 100 at most
+                    if hit.row is not None:
+                        pages.add(self._choice(hit))
+                        count += 1
+        return ChosenRows(pages.text(), complete=True)
 
-    def _choice(self, hit: Hit) -> tuple[str, str, str, str | None]:
+    def _choice(self, hit: Hit) -> Choice:
         assert hit.row is not None
         unihash = self._table.unihash(hit.method, hit.taskhash)
         return hit.method, to_text(hit.taskhash), to_text(hit.row.outhash), unihash.hex() if unihash else None
@@ -88,26 +95,46 @@ class Searches:
         recipes: Counter[str] = Counter()
         complete = True
         async with self._one:
-            async for tasks in _with_rests(search.find_diverging(self._table, asked.search)):
+            async for tasks in self._slices(search.find_diverging(self._table, asked.search)):
                 if tasks is None:
                     complete = False
                     break
                 for hits in tasks:
-                    newest.add(hits[-1].created, hits[-MOST_OUTHASHES:])
+                    newest.add(hits[-1].created, hits)
                     row = hits[-1].row
                     recipes[(row.details[1] if row is not None else None) or ""] += 1
-        described = [[search.describe(self._table, hit) for hit in hits] for hits in newest.items()]
+        rests = with_rests(newest.items(), DIVERGING_AT_ONCE)
+        described = [[search.describe(self._table, hit) for hit in hits] async for hits in rests]
         return Diverging(newest.count, described, recipes.most_common(MOST_RECIPES), complete)
 
     async def saved(self, asked: CountSaved) -> list[tuple[str | None, int, int]]:
         """Tasks that reused another's output, by recipe and week."""
         counts: Counter[tuple[str | None, int]] = Counter()
         async with self._one:
-            async for some in _with_rests(search.count_saved(self._table, asked.since)):
+            async for some in self._slices(search.count_saved(self._table, asked.since)):
                 if some is None:
                     break
                 counts.update(some)
         return [(recipe, week, number) for (recipe, week), number in counts.items()]
+
+    async def _slices(self, slices: Iterator[_T]) -> AsyncIterator[_T | None]:
+        """The slices, with rests between them; None at the end when the budget was spent before the last."""
+        copies = self._table.copies
+        started = began = perf_counter()
+        worked = 0.0
+        for item in slices:
+            yield item
+            took = perf_counter() - began
+            if copies.under_way:  # writes wait for that
+                await asyncio.sleep(0)
+            else:
+                worked += took
+                if worked > SHORT:
+                    await asyncio.sleep(REST * took)
+            began = perf_counter()
+            if began - started > BUDGET:
+                yield None
+                return
 
 
 class _Newest(Generic[_T]):
@@ -131,19 +158,3 @@ class _Newest(Generic[_T]):
     def items(self) -> list[_T]:
         """Those that were kept, newest first."""
         return [item for _, _, item in sorted(self._heap, reverse=True)]
-
-
-async def _with_rests(slices: Iterator[_T]) -> AsyncIterator[_T | None]:
-    """The slices, with rests between them; None at the end when the budget was spent before the last."""
-    started = began = perf_counter()
-    worked = 0.0
-    for item in slices:
-        yield item
-        took = perf_counter() - began
-        worked += took
-        if worked > SHORT:
-            await asyncio.sleep(REST * took)
-        began = perf_counter()
-        if began - started > BUDGET:
-            yield None
-            return

@@ -25,8 +25,9 @@ from shardhash.link.collection_operations import (
 from shardhash.link.follower_operations import Drained, ReleaseFollower
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operation import Operation
+from shardhash.link.pages import Pages
 from shardhash.link.search_operations import ChooseRows, CountSaved, FindDiverging, FindRows, GuessUnihashes
-from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, select_mappings
+from shardhash.shard.state.selection import columns, find_named, joined, names_mappings, oldest_row, select_mappings
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
@@ -43,6 +44,7 @@ from shardhash.shard.worker.searches import Searches
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire import batch
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, to_key
+from shardhash.wire.long_text import LongText
 from shardhash.wire.rows import Columns, Where
 
 MARKS_PAGE = 2000
@@ -136,7 +138,7 @@ class Service:
         self.asking.look_at_clock()
         asked = batch.decode_request(frame)
         if asked.op == batch.EXISTS:
-            return batch.encode_exists(self._table.exists(asked.digests), head)
+            return batch.encode_exists(self._exist(asked.digests), head)
         return batch.encode_found(self._find(asked.method, asked.digests), head)
 
     def is_long(self, frame: Buffer) -> bool:
@@ -158,7 +160,7 @@ class Service:
         for start in range(0, len(asked.digests), size):
             digests = asked.digests[start : start + size]
             if asked.op == batch.EXISTS:
-                exist.append(self._table.exists(digests))
+                exist.append(self._exist(digests))
             else:
                 found.append(self._find(asked.method, digests))
             await asyncio.sleep(0)
@@ -171,6 +173,11 @@ class Service:
         if (part := self._table.methods.get(method)) is not None and part.aside > MOST:
             self.asking.make_room(method, part, len(found.digests) // DIGEST_SIZE)
         return found
+
+    def _exist(self, digests: Buffer) -> bytes:
+        status = self._table.exists(digests)
+        self.asking.found_existing()
+        return status
 
     def drop_link(self, link: object) -> None:
         """The server's own link is gone: its locks are free, and removals, which it alone makes, are over."""
@@ -202,11 +209,11 @@ class Service:
     def oldest_row(self, asked: op.OldestRow) -> Columns | Awaitable[Columns] | None:
         """The oldest row of a taskhash that has a mapping."""
         method, key = asked.method, to_key(asked.taskhash)
-        rows = self._table.rows(method, key)
-        if not rows or self._table.unihash(method, key) is None:
+        row = oldest_row(self._table, method, key)
+        if row is None or self._table.unihash(method, key) is None:
             return None
         self.asking.put_aside(method, key)
-        return self._texts.whole(joined(self._table, method, key, columns(method, key, rows[0], self._texts.begin)))
+        return self._texts.whole(joined(self._table, method, key, columns(method, key, row, self._texts.begin)))
 
     def counts(self, _asked: op.Counts) -> dict[str, int]:
         """How much there is of everything."""
@@ -274,9 +281,14 @@ class Service:
         """One entry."""
         return self._table.entries.get(asked.kind, {}).get(asked.key)
 
-    def list_entries(self, asked: op.ListEntries) -> dict[str, Any]:
+    async def list_entries(self, asked: op.ListEntries) -> LongText:
         """All entries of a kind."""
-        return self._table.entries.get(asked.kind, {})
+        entries, pages = self._table.entries.get(asked.kind, {}), Pages()
+        for name in list(entries):
+            value = entries.get(name)
+            if value is not None and pages.add((name, value if asked.values else None)):
+                await asyncio.sleep(0)
+        return pages.text()
 
     def set_entry(self, asked: op.SetEntry) -> Awaitable[None]:
         """Set an entry."""
@@ -297,7 +309,9 @@ class Service:
             started = began = perf_counter()
             try:
                 while job.step():
-                    await asyncio.sleep(SNAPSHOT_REST * (perf_counter() - began))
+                    # While keys are copied, writes wait.
+                    rest = 0 if self._table.copies.under_way else SNAPSHOT_REST
+                    await asyncio.sleep(rest * (perf_counter() - began))
                     began = perf_counter()
                 await beside(job.seal)  # the fsync takes time and no processor
                 began = perf_counter()

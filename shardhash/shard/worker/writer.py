@@ -30,6 +30,8 @@ Change: TypeAlias = Callable[[Transaction], Any]
 with another transaction, before anything is stored."""
 _Group: TypeAlias = list[tuple[Change, asyncio.Future[Any]]]
 
+MOST_COPYING = 2.0
+"""Seconds for which a group that is durable waits until keys are copied: enough for forty million."""
 log = logging.getLogger(__name__)
 
 
@@ -133,11 +135,22 @@ class Writer:
             for _, future in group:
                 _refuse(future, StorageError(str(error)))
             return
+        await self._let_copy()
         for record in transaction.records:
             self._shard.table.apply(record)
         for (_, future), result in zip(group, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+    async def _let_copy(self) -> None:
+        """Wait for who copies keys of the table, a slice a tick (key_copies.py), but not for ever."""
+        copies = self._shard.table.copies
+        until = 0.0
+        while copies.under_way:
+            until = until or self._loop.time() + MOST_COPYING
+            if self._loop.time() > until:
+                copies.give_up()
+            await asyncio.sleep(0)
 
     def _decide_without_texts(self, group: _Group, error: TextError) -> tuple[Transaction, list[Any]]:
         """Decide again, and refuse the changes that have texts, which the disk did not take."""

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Chosen
 from shardhash.stores.sharded.others import SOME
+from shardhash.stores.sharded.quarantine import mark_barred
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.rows import Where
 
@@ -44,8 +45,7 @@ class FollowerRouter(Router):
             case "forget":
                 self._answers.forget()
             case "bar":
-                self._reports.barred.clear()
-                self._reports.barred.update(arguments[0])
+                mark_barred(self._reports.barred, arguments[0], barred=arguments[1])
 
     async def remove(self, where: Where) -> int:
         """See Store."""

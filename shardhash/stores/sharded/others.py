@@ -4,7 +4,7 @@ What is told, with its arguments:
 
 - ``begin-removal``, ``end-removal``: mappings go from now on, or go no more; answers at hand are forgotten.
 - ``forget``: answers at hand are forgotten, since a collection follows what is asked for from now on.
-- ``bar`` [(method, outhash), ...]: all outhashes that give no unihash to other tasks.
+- ``bar`` [(method, outhash), ...], whether: these outhashes give no unihash to other tasks, or do again.
 - ``follow`` kind, name: an entry has changed (users).
 """
 

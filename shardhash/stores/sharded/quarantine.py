@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardhash.base.entry_kinds import QUARANTINE, QUARANTINE_PART
 from shardhash.errors import InvokeError
@@ -27,6 +27,7 @@ from shardhash.link.worker_link import WorkerLink
 from shardhash.stores.interface import Chosen
 from shardhash.stores.quarantines import (
     MOST,
+    PART,
     Restore,
     entry_of,
     entry_or_refusal,
@@ -35,18 +36,21 @@ from shardhash.stores.quarantines import (
     parts_of,
     restore_parts,
 )
+from shardhash.stores.sharded.entries import entry_names, list_entries
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.report_order import Reports
 
 AT_ONCE = 200
 """Outhashes whose tasks are looked at at one time; 1 ms to ask."""
-ROWS_AT_ONCE = 2000
-"""Rows between which others run; 1 ms."""
 
 _Outhash: TypeAlias = tuple[str, str]
 _Mapping: TypeAlias = tuple[str, str, str]
 """method, taskhash, unihash"""
 _Forgetting: TypeAlias = Callable[[Coroutine[Any, Any, int]], Awaitable[int]]
+
+
+class _Bar(Protocol):
+    def __call__(self, outhashes: Sequence[_Outhash], *, barred: bool) -> Awaitable[None]: ...
 
 
 class _Choice(NamedTuple):
@@ -59,7 +63,7 @@ class _Choice(NamedTuple):
 class ShardedQuarantine:
     """A Quarantine over worker processes; see there. `forgetting` runs a removal while no answer is at hand.
 
-    `restore` puts mappings back, `discard` removes rows and mappings. `barred` is told when other outhashes are barred.
+    `restore` puts mappings back, `discard` removes rows and mappings, `bar` bars outhashes, or no more, everywhere.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class ShardedQuarantine:
         forgetting: _Forgetting,
         restore: Restore,
         discard: Callable[[Sequence[tuple[str, str, str]]], Coroutine[Any, Any, int]],
-        barred: Callable[[], Awaitable[None]],
+        bar: _Bar,
     ) -> None:
         self._first = links[0]
         self._reports = reports
@@ -78,19 +82,17 @@ class ShardedQuarantine:
         self._forgetting = forgetting
         self._restore = restore
         self._discard = discard
-        self._barred = barred
+        self._bar = bar
         self._changes = asyncio.Lock()
 
     async def load(self) -> None:
         """Bar what is in quarantine, and go on with what a crash left half done; after a start."""
-        entries = await self._first.request(op.ListEntries(QUARANTINE))
-        parts = await self._first.request(op.ListEntries(QUARANTINE_PART))
-        for name, part in parts.items():
+        entries = await list_entries(self._first, QUARANTINE)
+        for name in await entry_names(self._first, QUARANTINE_PART):
             if name.partition(".")[0] in entries:
-                self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
+                await self._bar(await self._outhashes(name), barred=True)
             else:
                 await self._set(QUARANTINE_PART, name, None)
-        await self._barred()
         for name, entry in entries.items():
             if not entry["done"]:
                 await self._forgetting(self._set_aside(name, entry))
@@ -106,9 +108,8 @@ class ShardedQuarantine:
             parts = parts_of(choice.mappings, choice.barred)
             entry = entry_of(note, _chosen(choice), len(parts), done=False)
             name = entry["name"]
-            self._reports.barred.update(choice.barred)
-            await self._barred()
             for number, part in enumerate(parts):
+                await self._bar(part["outhashes"], barred=True)
                 await self._set(QUARANTINE_PART, part_name(name, number), part)
             await self._set(QUARANTINE, name, entry)
             await self._forgetting(self._set_aside(name, entry))
@@ -116,8 +117,7 @@ class ShardedQuarantine:
 
     async def entries(self) -> list[dict[str, Any]]:
         """See Quarantine."""
-        entries: dict[str, Any] = await self._first.request(op.ListEntries(QUARANTINE))
-        return newest_first(entries)
+        return newest_first(await list_entries(self._first, QUARANTINE))
 
     async def release(self, name: str) -> dict[str, Any]:
         """See Quarantine."""
@@ -135,12 +135,17 @@ class ShardedQuarantine:
         return await self._forgetting(self._discard(rows))
 
     async def _bar_again(self) -> None:
-        """Bar what the quarantines that are left name: two may name the same outhash."""
-        parts = await self._first.request(op.ListEntries(QUARANTINE_PART))
-        self._reports.barred.clear()
-        for part in parts.values():
-            self._reports.barred.update((method, outhash) for method, outhash in part["outhashes"])
-        await self._barred()
+        """Bar no more than the quarantines that are left name: two may name the same outhash."""
+        left: set[_Outhash] = set()
+        for name in await entry_names(self._first, QUARANTINE_PART):
+            left.update(await self._outhashes(name))
+        free = [outhash for outhash in self._reports.barred if outhash not in left]
+        for start in range(0, len(free), PART):
+            await self._bar(free[start : start + PART], barred=False)
+
+    async def _outhashes(self, name: str) -> list[_Outhash]:
+        """Those that a part of a quarantine bars."""
+        return [(method, outhash) for method, outhash in (await self._get_part(name) or {}).get("outhashes", ())]
 
     async def _set_aside(self, name: str, entry: Mapping[str, Any]) -> int:
         """Take the mappings of a quarantine away; how many went."""
@@ -160,26 +165,23 @@ class ShardedQuarantine:
         parts = await asyncio.gather(
             *(link.request(ChooseRows(dict(search), taskhashes, MOST)) for link, taskhashes in places)
         )
-        rows: list[tuple[str, str, str, str | None]] = []
-        for part in parts:
-            rows += part.rows
-            complete = complete and part.complete
-        if not complete or len(rows) > MOST:
-            raise InvokeError(f"more than {MOST} rows match, or the search was cut off: choose fewer at a time")
+        count = 0
         tasks: dict[_Outhash, set[str]] = {}
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            for method, taskhash, outhash, _ in rows[start : start + ROWS_AT_ONCE]:
-                tasks.setdefault((method, outhash), set()).add(taskhash)
-            await asyncio.sleep(0)
+        mappings: dict[_Mapping, None] = {}
+        for part in parts:
+            complete = complete and part.complete
+            for some in part.some():
+                count += len(some)
+                for method, taskhash, outhash, unihash in some:
+                    tasks.setdefault((method, outhash), set()).add(taskhash)
+                    if unihash is not None:
+                        mappings[method, taskhash, unihash] = None
+                await asyncio.sleep(0)
+        if not complete or count > MOST:
+            raise InvokeError(f"more than {MOST} rows match, or the search was cut off: choose fewer at a time")
         whole = await self._all_chosen(tasks)
-        mappings = {(method, taskhash): unihash for method, taskhash, _, unihash in rows if unihash is not None}
         barred = [outhash for outhash, every in zip(tasks, whole, strict=True) if every]
-        return _Choice(
-            len(rows),
-            [(method, taskhash, unihash) for (method, taskhash), unihash in mappings.items()],
-            barred,
-            len(tasks) - len(barred),
-        )
+        return _Choice(count, list(mappings), barred, len(tasks) - len(barred))
 
     async def _all_chosen(self, tasks: Mapping[_Outhash, set[str]]) -> list[bool]:
         """For each outhash whether all tasks that have a row of it are these."""
@@ -205,6 +207,11 @@ class ShardedQuarantine:
 
     async def _set(self, kind: str, name: str, value: Any) -> None:
         await self._first.request(op.SetEntry(kind, name, value))
+
+
+def mark_barred(known: set[_Outhash], outhashes: Sequence[_Outhash], *, barred: bool) -> None:
+    """Note among those that are known to be barred that these are, or are not any more."""
+    (known.update if barred else known.difference_update)(outhashes)
 
 
 def _chosen(choice: _Choice) -> Chosen:

@@ -21,13 +21,14 @@ from shardhash.stores.foreign_rows import created_of, report_of
 from shardhash.stores.interface import CollectionStatus, EntryChanged, Health, Otherwise
 from shardhash.stores.sharded.clock import Clock
 from shardhash.stores.sharded.collector import ShardedCollector
+from shardhash.stores.sharded.entries import list_entries
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.gathering import all_of
 from shardhash.stores.sharded.imports import Imports
 from shardhash.stores.sharded.lookup_rounds import Lookups
 from shardhash.stores.sharded.mark_pages import pages
 from shardhash.stores.sharded.others import NONE, Others
-from shardhash.stores.sharded.quarantine import ShardedQuarantine
+from shardhash.stores.sharded.quarantine import ShardedQuarantine, mark_barred
 from shardhash.stores.sharded.report_order import Reports
 from shardhash.stores.sharded.shard_health import health_of
 from shardhash.wire.batch import Found
@@ -37,7 +38,6 @@ from shardhash.wire.rows import Columns, Report, Where
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
-
 
 Left: TypeAlias = Callable[[], bool]
 """Whether nobody waits for a removal any more."""
@@ -229,9 +229,10 @@ class Router:
         """Outhashes that give no unihash to other tasks."""
         return self._reports.barred
 
-    async def _bar(self) -> None:
-        """Those have changed: have all coordinators know them."""
-        await self._others.tell("bar", list(self._reports.barred))
+    async def _bar(self, outhashes: Sequence[op.Outhash], *, barred: bool) -> None:
+        """Have all coordinators know of these whether they are."""
+        mark_barred(self._reports.barred, outhashes, barred=barred)
+        await self._others.tell("bar", outhashes, barred)
 
     async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean], left: Left) -> int:
         """Remove rows from all shards; how many went."""
@@ -352,7 +353,7 @@ class Router:
 
     async def list_entries(self, kind: str) -> dict[str, Any]:
         """See Store."""
-        return await self._links[0].request(op.ListEntries(kind))
+        return await list_entries(self._links[0], kind)
 
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """See Store."""
