@@ -69,10 +69,12 @@ class Picked:
     sizes: tuple[int, ...]
     reported: bool = False
     """Whether they came with outhash rows."""
+    seed: int = 0
+    """With another one, they ask for others."""
 
     def steps(self, builder: int | None = None) -> list[Step]:
         """What a builder asks; each picks its own."""
-        dice = np.random.default_rng(builder or 0)
+        dice = np.random.default_rng((builder or 0, self.seed))
         steps = []
         for size in self.sizes:
             numbers = dice.integers(0, self.mappings, size, dtype=np.uint64)

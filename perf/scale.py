@@ -108,9 +108,11 @@ def _mappings(server: Server, options: argparse.Namespace, count: int) -> dict[s
     title = f"{count:,} mappings"
     batches = max(1, LOOKUPS // BATCH // options.builders)
     size = min(BATCH, max(count, 1))
-    block = _run(server, options, title, Picked(count, (size,) * batches), options.builders)
+    sizes = (size,) * batches
+    block = _run(server, options, title, Picked(count, sizes), options.builders)
+    new = _run_new(server, options, title, count, sizes)
     waves = _run(server, options, title, Picked(count, _waves(count)), options.builders)
-    return {**weight, "block": block, "waves": waves, "peak_mib": server.peak()}
+    return {**weight, "block": block, "new": new, "waves": waves, "peak_mib": server.peak()}
 
 
 def _connections(server: Server, options: argparse.Namespace, count: int, builders: int) -> dict[str, Any]:
@@ -136,6 +138,19 @@ def _run(server: Server, options: argparse.Namespace, title: str, workload: Pick
             runs.append(pool.run())
     report.clear_progress()
     return report.summary(runs[1:], builders * sum(workload.sizes))
+
+
+def _run_new(
+    server: Server, options: argparse.Namespace, title: str, count: int, sizes: tuple[int, ...]
+) -> dict[str, Any]:
+    """Each run asks for other mappings: among millions, nearly all for the first time."""
+    runs = []
+    for number in range(options.rounds):
+        report.progress(f"{title}, new", number / options.rounds)
+        with Pool(server, "native", Picked(count, sizes, seed=number + 1), options.builders, options.processes) as pool:
+            runs.append(pool.run())
+    report.clear_progress()
+    return report.summary(runs, options.builders * sum(sizes))
 
 
 def _check(server: Server, count: int) -> None:
@@ -182,9 +197,22 @@ def _show(figures: dict[str, Any]) -> None:
         ]
         print(report.table([axis, "lookups/s", "wave p50", "wave p99", "coordinator", "workers"], rows))
         print()
+    fewest, most = figures["mappings"][0], figures["mappings"][-1]
+    print(f"a lookup among {most['mappings']:,} costs, over one among {fewest['mappings']:,}:")
+    for kind, title in (("block", "the same each time"), ("new", "others each time")):
+        seconds, cpu = (cost(most[kind]) / cost(fewest[kind]) for cost in (_seconds, _server_cpu))
+        print(f"  {title}: {seconds:.2f} times the time, {cpu:.2f} times the server's CPU")
     weighed, idle = figures["reports"], figures["idle"]
     print(f"{weighed['reports']:,} full reports: {weighed['worker_bytes_each']:.0f} bytes each, all workers, PSS")
     print(f"{idle['connections']} idle connections: WebSocket {idle['ws_mib']:.1f} MiB of the coordinator")
+
+
+def _seconds(found: dict[str, Any]) -> float:
+    return float(found["seconds"] / found["lookups"])
+
+
+def _server_cpu(found: dict[str, Any]) -> float:
+    return float((sum(found["cpu_seconds"].values()) - found["cpu_seconds"]["client"]) / found["lookups"])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import NamedTuple, TypeAlias
 
 from shardhash.base.letting_go import let_go
 from shardhash.wire.batch import Found
-from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests, to_key
+from shardhash.wire.hashes import DIGEST_SIZE, Buffer, hash_ahead, split_digests, to_key
 
 ANSWER_CACHE = 64 << 20
 """Bytes for answers at hand: a quarter of a million of them, about what the builds of some months ask for."""
@@ -89,8 +89,9 @@ class Answers:
         if self._running or len(digests) > self._large:
             return None
         young = self._young.get(method, {})
+        keys = hash_ahead(split_digests(digests), young)
         try:
-            return Found(b"".join(map(young.get, split_digests(digests))), None)  # type: ignore[arg-type]  # None raises
+            return Found(b"".join(map(young.get, keys)), None)  # type: ignore[arg-type]  # None raises
         except TypeError:
             return self._find_all(method, digests, young)
 

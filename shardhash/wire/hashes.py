@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from binascii import unhexlify
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import chain
 from typing import TypeAlias
 from zlib import crc32
@@ -95,14 +95,16 @@ def split_digests(digests: Buffer) -> Iterator[bytes]:
     )
 
 
-def hash_ahead(keys: Sequence[bytes], table: Sized) -> None:
-    """Call this before all of `keys` are looked for in `table`: in one of millions, that takes half the time then.
+def hash_ahead(keys: Iterable[bytes], table: Sized) -> Iterable[bytes]:
+    """The keys, which are all about to be looked for in `table`: in one of millions that takes 0.6 of the time then.
 
     A bytes object keeps its hash. With the work of hashing out of the way, a processor is so soon at the next key that
     it waits for the memory of several of them at once. In a small table there is no waiting, and nothing is done.
     """
     if len(table) > FAR:
+        keys = list(keys)
         all(map(hash, keys))  # a hash of 0 ends it early, once in 2**64 keys
+    return keys
 
 
 def slot_of(key: Key) -> int:

@@ -15,6 +15,7 @@ from shardhash.stores import answers as answers_module
 from shardhash.stores.answers import ENTRY_SIZE, LARGE, Answers
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.batch import Found
+from shardhash.wire.hashes import FAR
 from shardhash.wire.rows import Report
 from tests.stores.shards import ShardHere, running
 
@@ -46,6 +47,19 @@ def test_what_was_answered_is_at_hand_if_all_of_it_is() -> None:
     assert told(answers, "m", TWO, ONE, TWO) == [TWO, TWO, TWO]
     assert told(answers, "m", ONE, THREE) is None
     assert told(answers, "other", ONE) is None
+    assert told(answers, "m") == []
+
+
+def test_a_great_many_are_at_hand() -> None:
+    """From so many on, keys are looked for in another order of steps."""
+    answers = Answers(64 << 20)
+    keys = [digest(number) for number in range(FAR + 2)]
+    for start in range(0, len(keys), LARGE):
+        learnt(answers, "m", *((key, key) for key in keys[start : start + LARGE]))
+    assert told(answers, "m", *keys[-LARGE:]) == keys[-LARGE:]
+    assert told(answers, "m", keys[0], digest(FAR + 2)) is None
+    learnt(answers, "m", (digest(FAR + 2), None))
+    assert told(answers, "m", keys[0], digest(FAR + 2), keys[FAR]) == [keys[0], None, keys[FAR]]
     assert told(answers, "m") == []
 
 

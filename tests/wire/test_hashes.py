@@ -69,7 +69,7 @@ def test_keys_are_hashed_ahead_for_a_large_table_only() -> None:
             return super().__hash__()
 
     keys = [Counted(bytes([number])) for number in range(9)]
-    hash_ahead(keys, range(FAR))
+    assert hash_ahead(keys, range(FAR)) is keys
     assert Counted.hashed == 0
-    hash_ahead(keys, range(FAR + 1))
+    assert hash_ahead(iter(keys), range(FAR + 1)) == keys
     assert Counted.hashed == len(keys)

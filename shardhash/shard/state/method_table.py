@@ -82,8 +82,7 @@ class MethodTable:
                 return Found(b"".join(map(asked.get, keys)), None)  # type: ignore[arg-type]  # a None raises
             except TypeError:
                 pass  # some were not asked for yet
-        hash_ahead(keys, mappings)
-        found = list(map(mappings.get, keys))
+        found = list(map(mappings.get, hash_ahead(keys, mappings)))
         asked.update(zip(compress(keys, found), filter(None, found), strict=True))
         return Found.of(found)
 
@@ -137,8 +136,7 @@ class MethodTable:
     def held(self, digests: Buffer) -> bytes:
         """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it. Some 100 ns each; it was asked for."""
         keys = list(split_digests(digests))
-        hash_ahead(keys, self.mappings)
-        own = bytes(map(eq, map(self.mappings.get, keys), keys))
+        own = bytes(map(eq, map(self.mappings.get, hash_ahead(keys, self.mappings)), keys))
         owned = list(compress(keys, own))
         self.asked.update(zip(owned, owned, strict=True))
         if not self.reverse:
