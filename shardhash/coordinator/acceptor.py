@@ -16,6 +16,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
+from time import thread_time
 from typing import Any
 
 from shardhash.base.networks import UNIX
@@ -34,9 +35,12 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: hundreds of builders start at one time."""
-ACCEPTS_A_TICK = 2
-"""Each takes a sixth of a millisecond until it is served, in this tick and the next ones, and the waves of a build take
-several ticks: a tick is 0.5 ms in a rush, and 1.6 ms when eight are accepted."""
+FEWEST_ACCEPTS, MOST_ACCEPTS = 2, 8
+"""Connections that are accepted in a tick. Each takes a sixth of a millisecond until it is served, in this tick and the
+next ones, and the waves of a build take several ticks: a tick is 0.5 ms in a rush, and 1.6 ms when eight are accepted.
+But ticks that others make long..."""
+ONE_IN = 0.0005
+"""...have one more accepted for so many seconds of processor time, so that who comes does not wait for all of them."""
 GIVE_WAY = 64
 """Connections that make room when there are no descriptors."""
 LEFT_TO_OTHERS = 3
@@ -77,6 +81,7 @@ class Acceptor:
         self._waiting = BackgroundTasks()
         self._beginning = BackgroundTasks()
         self._closed = False
+        self._last_tick = 0.0
         listening.setblocking(False)
         keep_alive(listening)  # what it accepts inherits that; one by one it would be a tenth of what each costs
         listening.listen(BACKLOG)
@@ -106,7 +111,7 @@ class Acceptor:
             self._loop.call_later(LEFT_FOR, self._start)
             return
         self._left = 0
-        for _ in range(ACCEPTS_A_TICK if self._loads is None else 1):
+        for _ in range(self._accepts() if self._loads is None else 1):
             try:
                 raw, where = self._listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -117,6 +122,11 @@ class Acceptor:
                 self._rest(error)
                 return
             self._admit(raw, where)
+
+    def _accepts(self) -> int:
+        """How many to accept in this tick."""
+        before, self._last_tick = self._last_tick, thread_time()
+        return max(FEWEST_ACCEPTS, min(MOST_ACCEPTS, int((self._last_tick - before) / ONE_IN)))
 
     def _rest(self, error: OSError) -> None:
         """There is no descriptor for one more. Those who ask nothing give theirs back; then it is tried again."""

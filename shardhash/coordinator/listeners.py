@@ -332,7 +332,10 @@ class Listeners:
             if refusal := refusal_of_origin(origin, host, self._browsers, own):
                 log.warning("%s: refused: %s", connection.peer, refusal)
                 return web.Response(status=403, text=refusal + "\n")
-            await response.prepare(request)
+            try:
+                await response.prepare(request)
+            except ConnectionError:  # aiohttp would tell of it twice; it notices with this answer that nobody is there
+                return web.Response()
             machine = self._machine(entrance, lines=False)
             handler = WebSocketHandler(
                 response, transport, writable, machine, connection, self._connections, self._services.turns

@@ -61,6 +61,8 @@ class WebSocketHandler:
             self._machine.discard()
             self._connections.keep(self._connection, 0)
             await self._socket.close()
+            if (error := self._socket.exception()) is not None:
+                error.__traceback__ = error.__context__ = None  # its frames hold the socket, which holds it
 
     async def _read(self) -> None:
         connection = self._connection
