@@ -3,8 +3,9 @@
     python -m perf.scale
     python -m perf.scale --most 1000000
 
-Data directories are written directly, then served durably as by default; every answer is checked. Memory is what all
-workers hold, with their interpreters: RSS, and PSS, which counts a page that several share once.
+Data directories are written directly, then served durably as by default, and asked once the server has come to rest
+after its start; every answer is checked. Memory is what all workers hold, with their interpreters: RSS, and PSS, which
+counts a page that several share once.
 """
 
 from __future__ import annotations
@@ -90,7 +91,11 @@ def _filled(options: argparse.Namespace, count: int, *, rows: bool = False) -> I
         fill(data, options.workers, count, rows=rows)
         begun = time.perf_counter()
         with servers.shardhash(options.workers, data=data) as server:
-            yield server, {"start_seconds": time.perf_counter() - begun}
+            started = time.perf_counter()
+            report.progress(f"waiting until {count:,} have settled", 0)
+            server.settle()
+            settled = time.perf_counter()
+            yield server, {"start_seconds": started - begun, "settle_seconds": settled - started}
 
 
 def _weight(server: Server, count: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ import psutil
 
 START_LIMIT = 30.0
 """Seconds until a server that does not answer has failed."""
+SETTLE_LIMIT, AT_REST = 120.0, 0.02
+"""Seconds that a server may take to come to rest, and the CPU seconds in one that it may spend then."""
 FOLLOWER = "shardhash.server.follower_process"
 """On the command line of a further coordinator."""
 ROOT = Path(__file__).parent.parent
@@ -62,6 +64,15 @@ class Server:
             role: sum(psutil.Process(pid).memory_full_info().pss for pid in pids) / 2**20
             for role, pids in self.roles.items()
         }
+
+    def settle(self) -> None:
+        """Wait until it rests from what it does behind its start, such as moving its table to huge pages."""
+        deadline = time.monotonic() + SETTLE_LIMIT
+        busy = 1.0
+        while busy > AT_REST and time.monotonic() < deadline:
+            before = sum(self.cpu().values())
+            time.sleep(1)
+            busy = sum(self.cpu().values()) - before
 
     def forget_peak(self) -> None:
         """Let `peak` count from now on."""

@@ -7,8 +7,8 @@ huge one.
 
 - Small processes are left alone: only mappings of `LARGE` bytes and more count.
 - Memory hardly grows: only what is in use all but for a tenth is collapsed. It is given back as ever.
-- It goes on beside the event loop, in a thread, `STEP` bytes at a time, as long after each as that took. What touches
-  the 2 MiB that are being copied waits for them, a millisecond or so.
+- It goes on beside the event loop, in a thread, `STEP` bytes at a time, with rests between them: a sixth of a
+  processor, for 10 to 20 seconds a GiB. What touches the 2 MiB that are being copied waits for them, 2 to 4 ms.
 - What comes later (a table that grew) is looked for every `PAUSE` seconds.
 
 Nothing happens where the system says ``never`` (/sys/kernel/mm/transparent_hugepage/enabled, prctl(2)), where the
@@ -29,10 +29,12 @@ from time import perf_counter
 
 LARGE = 32 << 20
 """Bytes of a mapping from which on it is worth it."""
-STEP = 32 << 20
-"""Bytes at a time: some 70 ms of a thread."""
+STEP = 4 << 20
+"""Bytes at a time: 4 to 8 ms of a thread."""
+REST = 5
+"""How many times as long as a step took the next one waits."""
 PAUSE = 600.0
-"""Seconds between two looks. What is huge already takes 3 ms a GiB, what is not 2 to 3 seconds of CPU."""
+"""Seconds between two looks. What is huge already takes some 20 ms a GiB, what is not 2 to 3 s."""
 DENSE = 0.9
 """Part of 2 MiB that must be in use."""
 _MOST = 2 << 20
@@ -55,7 +57,7 @@ async def use_huge_pages() -> None:
                 began = perf_counter()
                 if not await asyncio.to_thread(collapse, start, end, size):
                     break
-                await asyncio.sleep(perf_counter() - began)
+                await asyncio.sleep(REST * (perf_counter() - began))
         await asyncio.sleep(PAUSE)
 
 
