@@ -211,7 +211,7 @@ async def clean(place: Place) -> str:
 
 async def make_users(place: Place) -> str:
     """Many users."""
-    token = "salted-sha256:" + secrets.token_hex(8) + ":" + secrets.token_hex(32)
+    token = "sha256:" + secrets.token_hex(8) + ":" + secrets.token_hex(32)
     async with place.client("tcp") as client:
         for start in range(0, USERS, 2000):
             names = [f"builder-{number}" for number in range(start, start + 2000)]

@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
+import threading
 import time
 from asyncio import events
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 FOLDER = "PERF_HOLDS"
 """The variable that names the folder for what is noted, a file for each process."""
+WHERE = "PERF_HOLDS_WHERE"
+"""A variable that has it tell where such a callback was, too, which disturbs it."""
 LEAST = 0.001
 """Seconds of a callback that is noted."""
 _RUN = "_run"
@@ -42,10 +47,37 @@ def install() -> None:
             took = time.thread_time() - began
             if took >= LEAST:
                 with Path(folder, str(os.getpid())).open("a", encoding="utf-8") as file:
-                    file.write(f"{time.monotonic()} {took} {_name(callback)}{_of_collector()}\n")
+                    file.write(f"{time.monotonic()} {took} {_name(callback)}{_of_collector()}{where.most()}\n")
+            where.seen.clear()
 
+    where = _Where(threading.get_ident())
+    if os.environ.get(WHERE):
+        threading.Thread(target=where.look, daemon=True).start()
     setattr(handle, _RUN, watched)
     gc.callbacks.append(_watch_collector)
+
+
+class _Where:
+    """Looks again and again at where the event loop's thread is."""
+
+    def __init__(self, thread: int) -> None:
+        self.seen: Counter[str] = Counter()
+        """Places of the present callback."""
+        self._thread = thread
+
+    def look(self) -> None:
+        while True:
+            time.sleep(LEAST)
+            frame = sys._current_frames().get(self._thread)  # noqa: SLF001  # its documentation is public
+            names: list[str] = []
+            while frame is not None and len(names) < 6:
+                names.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+                frame = frame.f_back
+            self.seen["<".join(names)] += 1
+
+    def most(self) -> str:
+        """The place where it was most often."""
+        return "".join(f" [{place} x{count}]" for place, count in self.seen.most_common(2))
 
 
 _collected: list[float] = []
@@ -58,7 +90,7 @@ def _watch_collector(_phase: str, _info: object) -> None:
 
 def _of_collector() -> str:
     took = sum(_collected[1::2]) - sum(_collected[: len(_collected) // 2 * 2 : 2])
-    return f" (garbage collector {took * 1e3:.1f} ms)" if took >= LEAST else ""
+    return f" (garbage collector {took * 1e3:.1f} ms, {len(_collected) // 2} times)" if took >= LEAST else ""
 
 
 def _name(callback: Any) -> str:

@@ -19,6 +19,7 @@ import pytest
 
 from shardhash.coordinator.counters import Build, Counters
 from shardhash.coordinator.stats import Stats
+from shardhash.errors import InvalidRequestError
 from shardhash.link.worker_link import WorkerLink
 from shardhash.shard.state.table import Table
 from shardhash.shard.state.transaction import RowFields, Transaction
@@ -212,6 +213,18 @@ def test_a_batch_that_is_read_in_steps_costs_the_same_in_each() -> None:
     ((calls, in_c),) = costs
     assert calls <= 1.2 * ROWS_AT_ONCE
     assert in_c <= 23.5 * ROWS_AT_ONCE
+
+
+def test_of_many_wrong_reports_in_one_message_a_few_are_looked_at() -> None:
+    """Two bytes each: fourteen thousand of them in a message that is short enough to be read in one step."""
+    costs = []
+    for count in (2 * ROWS_AT_ONCE, 28 * ROWS_AT_ONCE):
+        rows: list[Any] = [{}] * count
+        message = {"report-batch": {"reports": rows}}
+        with Calls() as calls, pytest.raises(InvalidRequestError):
+            parse_request(COMMANDS, message)
+        costs.append((calls.python, calls.c))
+    assert costs[0] == costs[1]
 
 
 async def test_reports_of_a_tick_share_a_round_and_cost_no_task_each() -> None:

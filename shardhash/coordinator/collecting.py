@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 from shardhash.base.timestamps import DAY, from_iso
 from shardhash.coordinator import audit
 from shardhash.coordinator.callers import Caller
+from shardhash.coordinator.exploring import as_json
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import Store
 from shardhash.wire.collecting import Collect
@@ -83,16 +83,16 @@ class Collections:
             case "keep-used":
                 answer = {"count": await collector.keep_used(running.name, _day_of(request.since))}
             case "choose":
-                answer = asdict(await collector.choose(running.name))
+                answer = as_json(await collector.choose(running.name))
             case "show":
-                answer = asdict(await collector.show(running.name, request.after, request.limit))
+                answer = as_json(await collector.show(running.name, request.after, request.limit))
             case _:
                 taken = await collector.take(running.name, request.mappings)
                 if not running.mappings and taken.mappings:
                     audit.record(running.caller, "collect", collection=running.name, begins=True)
                 running.mappings += taken.mappings
                 running.rows += taken.rows
-                answer = asdict(taken)
+                answer = as_json(taken)
         return answer
 
     async def _begin(self, caller: Caller, there: CallerThere | None) -> Any:

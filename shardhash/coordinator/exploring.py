@@ -10,7 +10,7 @@ from shardhash.base.timestamps import from_iso, to_iso
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.queues import FairQueue
 from shardhash.errors import InvokeError
-from shardhash.stores.interface import DivergingTasks, FoundRows, Store
+from shardhash.stores.interface import DivergingTasks, Doomed, DoomedTasks, FoundRows, Store, Taken
 from shardhash.wire import messages as m
 from shardhash.wire.search import MOST_FOUND, TIMES, Search
 
@@ -26,7 +26,7 @@ MOST_OUTHASHES = 10
 """Outhashes of a taskhash whose other tasks a story names; the newest."""
 
 
-def _as_json(answer: FoundRows | DivergingTasks) -> dict[str, Any]:
+def as_json(answer: FoundRows | DivergingTasks | Doomed | DoomedTasks | Taken) -> dict[str, Any]:
     """The object of an answer, without a copy of its rows: that takes 15 us each."""
     return {field.name: getattr(answer, field.name) for field in fields(answer)}
 
@@ -42,9 +42,7 @@ class Exploring:
     async def find(self, caller: Caller, request: m.Find) -> Any:
         """The newest rows that match."""
         async with self._turns.turn(caller.group):
-            return _as_json(
-                await self._store.explorer.find(times_of(request.where), request.limit, whole=request.whole)
-            )
+            return as_json(await self._store.explorer.find(times_of(request.where), request.limit, whole=request.whole))
 
     async def get_row(self, _caller: Caller, request: m.GetRow) -> Any:
         """One row with its siginfo."""
@@ -53,7 +51,7 @@ class Exploring:
     async def diverging(self, caller: Caller, request: m.Diverging) -> Any:
         """Taskhashes with more than one outhash."""
         async with self._turns.turn(caller.group):
-            return _as_json(await self._store.explorer.diverging(times_of(request.where), request.limit))
+            return as_json(await self._store.explorer.diverging(times_of(request.where), request.limit))
 
     async def saved(self, caller: Caller, request: m.Saved) -> Any:
         """Tasks that reused another's output, by recipe and week."""
@@ -83,7 +81,7 @@ class Exploring:
         rows = [row for row in own.rows if row["outhash"] is not None and row["method"] == method]
         sharers = await self._others({"method": method, "unihash": unihash}, request.taskhash) if unihash else None
         outhashes = [
-            {"outhash": row["outhash"], "others": _as_json(others)}
+            {"outhash": row["outhash"], "others": as_json(others)}
             for row in rows[:MOST_OUTHASHES]
             for others in [await self._others({"method": method, "outhash": row["outhash"]}, request.taskhash)]
         ]
@@ -98,7 +96,7 @@ class Exploring:
             "unihash": unihash,
             "asked": first.get("asked"),
             "rows": rows,
-            "sharers": _as_json(sharers) if sharers is not None else {"count": 0, "rows": [], "complete": True},
+            "sharers": as_json(sharers) if sharers is not None else {"count": 0, "rows": [], "complete": True},
             "outhashes": outhashes,
             "near": near,
         }

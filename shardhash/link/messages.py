@@ -37,8 +37,10 @@ MAX_MESSAGE = 1 << 30
 """Limit of a message on the link, bytes; a report carries its siginfo."""
 FULL_MESSAGE = 16 << 20
 """Size in bytes from which on a message of lookups is split."""
-FULL_JSON = 1 << 20
-"""The same of a JSON message, which takes each side some 3 ms."""
+FULL_JSON = 512 << 10
+"""The same of a JSON message, which takes each side some 2 ms."""
+LARGE = 128 << 10
+"""Size in bytes from which on others run behind a message."""
 
 Refusal: TypeAlias = tuple[str, str]
 """Why an operation failed: the kind "storage" (the disk refuses a write, or holds damage) or "internal" (a bug, which

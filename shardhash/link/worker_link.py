@@ -290,7 +290,7 @@ class WorkerLink:
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
                     for message in messages.encode_messages(requests, self._refuse_long):
                         await socket.send_bytes(message)
-                        if message[:1] == messages.TEXT:  # one of many
+                        if message[:1] == messages.TEXT or len(message) > messages.LARGE:  # one of many
                             await asyncio.sleep(0)
                             among, self._frames = self._frames, []
                             for frame in (*frames, *among):

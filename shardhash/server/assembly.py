@@ -112,7 +112,7 @@ async def serve(
 def _watch_data(data: Path, services: Services, background: BackgroundTasks, running: AsyncExitStack) -> None:
     """Watch how full the disk is, and keep what users store in a day."""
     load_quotas(data, services.quotas)
-    running.callback(save_quotas, data, services.quotas)
+    running.push_async_callback(save_quotas, data, services.quotas)
     background.start(watch_room(data, services.room, services.quotas), "watching the disk")
     if isinstance(services.store, ChainedStore):
         services.store.may_keep = lambda: not services.room.low

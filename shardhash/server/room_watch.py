@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from shardhash.coordinator.quotas import Quotas
 from shardhash.coordinator.room import Room
@@ -31,13 +32,25 @@ def load_quotas(data: Path, quotas: Quotas) -> None:
         log.warning("%s cannot be used, and quotas of today begin anew: %s", data / QUOTAS, error)
 
 
-def save_quotas(data: Path, quotas: Quotas) -> None:
-    """Write what was stored today. A disk that refuses is told of elsewhere."""
-    if not quotas.changed:
-        return
-    text = json.dumps(quotas.dump()).encode()
+async def save_quotas(data: Path, quotas: Quotas) -> None:
+    """Write what was stored today, if anything was. A disk that refuses is told of elsewhere."""
+    if quotas.changed:
+        await asyncio.to_thread(_write, data, await _dump(quotas))  # an fsync may take seconds
+
+
+async def _dump(quotas: Quotas) -> Any:
+    steps = quotas.dump()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        await asyncio.sleep(0)
+
+
+def _write(data: Path, dumped: Any) -> None:
     try:
-        replace_file(OsFileSystem(), data / QUOTAS, text)
+        replace_file(OsFileSystem(), data / QUOTAS, json.dumps(dumped).encode())
     except OSError as error:
         log.info("%s cannot be written: %s", data / QUOTAS, error)
 
@@ -57,5 +70,5 @@ async def watch_room(data: Path, room: Room, quotas: Quotas | None = None) -> No
             room.update(usage.free, usage.total)
         looks += 1
         if quotas is not None and looks % WRITE_EVERY == 0:
-            save_quotas(data, quotas)  # once in ten seconds, some KiB
+            await save_quotas(data, quotas)
         await asyncio.sleep(LOOK_PAUSE)

@@ -300,6 +300,10 @@ class Rows:
         wrong, and says so: only those near to the first of them are read by it.
         """
         found: list[_T] = []
+        if self._at_once >= len(self._rows) > ROWS_AT_ONCE:
+            # A message that is read in one step has not so many, unless they are wrong: then a few of them say so.
+            few = Rows(self._command, self._rows[:ROWS_AT_ONCE], self._first)
+            few._read(columns, make, one)
         for start in range(0, len(self._rows), self._at_once):
             some = Rows(self._command, self._rows[start : start + self._at_once], self._first + start)
             found += some._read(columns, make, one)

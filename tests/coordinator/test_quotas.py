@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,17 @@ def caller(user: str | None = None, peer: str = "203.0.113.7:1") -> Caller:
 
 def reports(count: int, method: str = "m", siginfo: str | None = None) -> list[Report]:
     return [Report(method, f"{number:064x}", "o", "u", outhash_siginfo=siginfo) for number in range(count)]
+
+
+def dumped(one: Quotas, most_steps: int = 2) -> Any:
+    """What `dump` returns."""
+    steps = one.dump()
+    for _ in range(most_steps + 1):
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+    raise AssertionError("too many steps")
 
 
 def quotas(clock: Clock | None = None, **limits: int) -> Quotas:
@@ -82,7 +94,7 @@ def test_one_report_is_counted_as_many_are(asked: list[tuple[str | None, str, st
         clock.now += later
         (report,) = reports(1, method, siginfo)
         assert one.count_one(caller(user), report) == (many.count(caller(user), [report]) is None)
-        assert one.dump() == many.dump()
+        assert dumped(one) == dumped(many)
 
 
 def test_those_who_do_not_log_in_are_counted_by_host() -> None:
@@ -149,11 +161,37 @@ def test_a_restart_goes_on_with_the_day(steps: list[tuple[str | None, int, str]]
         one.take(caller(user), reports(count, method, "s"))
     clock.now += days * DAY
     two = quotas(clock, **limits)
-    two.load(json.loads(json.dumps(one.dump())))
+    two.load(json.loads(json.dumps(dumped(one))))
     for user, count, method in steps:
         assert (one.take(caller(user), reports(count, method)) is None) == (
             two.take(caller(user), reports(count, method)) is None
         )
+
+
+def test_many_are_dumped_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart remembers those with the most rows, who may be forgotten, or be others on another day, meanwhile."""
+    monkeypatch.setattr(module, "LOOKED_AT_ONCE", 10)
+    monkeypatch.setattr(module, "DUMPED_AT_ONCE", 5)
+    monkeypatch.setattr(module, "MOST_KEPT", 20)
+    clock = Clock()
+    some = quotas(clock)
+    for number in range(100):
+        some.take(caller(f"user{number}"), reports(number + 1))
+    found = dumped(some, 100 // 10 + 20 // 5)
+    assert set(found["used"]) == {f"user:user{number}" for number in range(80, 100)}
+    assert not some.changed
+    steps = some.dump()
+    for _ in range(11):
+        next(steps)
+    clock.now += DAY
+    some.take(caller("another"), reports(1))
+    day = None
+    while day is None:
+        try:
+            next(steps)
+        except StopIteration as end:
+            day = end.value
+    assert day == found
 
 
 def test_room_warns_then_refuses_then_heals() -> None:

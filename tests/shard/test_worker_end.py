@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -68,3 +69,34 @@ def test_a_worker_knows_that_its_server_has_ended_before_it_began(monkeypatch: p
         assert not process.input_has_ended()
         os.close(writing)
         assert process.input_has_ended()
+
+
+async def test_others_run_between_the_many_operations_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "SLICE", 0.0)
+    shard = MemoryShard()
+    writer = Writer(shard, wait_for_sync=False)
+    writing = asyncio.create_task(writer.run())
+    service = Service(shard, writer)
+    begun = 0
+
+    def unihashes(_asked: op.Unihashes) -> list[str | None]:
+        nonlocal begun
+        begun += 1
+        return [None]
+
+    service.operations[op.Unihashes] = unihashes
+    items = [[number, *op.Unihashes("m", ["t"]).encode()] for number in range(1, 51)]
+    (message,) = messages.encode_messages(items, lambda _: None)
+    async with TestClient(TestServer(process._application(service))) as client, asyncio.timeout(LIMIT):
+        link = await client.ws_connect("/link")
+        await link.send_bytes(message)
+        seen, answered = [0], list[int]()
+        while begun < 50:
+            await asyncio.sleep(0)
+            seen.append(begun)
+        while len(answered) < 50:
+            answered += [number for number, _ in messages.decode_json((await link.receive()).data)]
+    assert max(after - before for before, after in pairwise(seen)) == 1
+    assert answered == list(range(1, 51))
+    writer.stop()
+    await writing

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,54 @@ def test_a_full_disk_is_told_once_then_each_minute_and_when_it_heals(caplog: pyt
         ("INFO", "the disk takes writes again; it refused 1010 changes"),
         ("ERROR", "anew; lookups go on, and reports are refused until the disk takes writes again"),
     ]
+
+
+async def test_a_large_group_lets_others_run_while_it_is_decided_and_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice that is over at once stops after each change, and after each record."""
+    monkeypatch.setattr("shardhash.shard.worker.writer.SLICE", 0.0)
+    monkeypatch.setattr("shardhash.shard.worker.report_operations.STEPS_AT_ONCE", 10)
+    fs = FaultyFileSystem()
+    shard = opened(fs)
+    async with serving(shard) as service:
+        stored: list[int] = []
+        decided = 0
+        do_step = service.reports._do_step
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal decided
+            decided += 1
+            return do_step(*arguments)
+
+        monkeypatch.setattr(service.reports, "_do_step", counted)
+        answers = service.reports.round(LINK, op.Round([report(number) for number in range(95)]))
+        assert not isinstance(answers, list)
+        done = asyncio.ensure_future(answers)
+        seen = [decided]
+        while not done.done():
+            await asyncio.sleep(0)
+            seen.append(decided)
+            stored.append(shard.table.row_count)
+        assert max(after - before for before, after in pairwise(seen)) == 10
+        assert max(after - before for before, after in pairwise(stored)) == 1
+        assert await done == [f"{number:064x}" for number in range(95)]
+        await asyncio.sleep(0)  # the locks are released
+        assert await do(service, *[report(number) for number in range(95)]) == await done
+    shard.close()
+
+
+async def test_a_step_that_fails_leaves_the_others_of_a_large_round_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.shard.worker.report_operations.STEPS_AT_ONCE", 10)
+    shard = opened(FaultyFileSystem())
+    async with serving(shard) as service:
+        do_step = service.reports._do_step
+
+        def failing(transaction: Any, packed: Any, kind: str, number: int, *rest: Any) -> Any:
+            if number == 37:
+                raise RuntimeError("a bug")
+            return do_step(transaction, packed, kind, number, *rest)
+
+        monkeypatch.setattr(service.reports, "_do_step", failing)
+        answers = await do(service, *[report(number) for number in range(95)])
+        assert [number for number, answer in enumerate(answers) if isinstance(answer, dict)] == [37]
+        assert shard.table.row_count == 94
+    shard.close()

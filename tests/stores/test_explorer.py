@@ -174,3 +174,17 @@ async def test_guesses_are_the_newest_mapped_reports_of_each_task(store: Store) 
         await store.report([report])
     await store.remove({"method": A, "taskhash": digits(14)})
     assert (await store.explorer.guess(A, tasks[:1])).guesses == [[(digits(n), None) for n in (15, 13, 12, 11)]]
+
+
+async def test_the_tasks_of_an_outhash_are_asked_about_some_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardhash.stores.sharded.explorer.ASKED_AT_ONCE", 3)
+    numbers = list(range(20, 40))
+    await store.report([Report(A, digits(n), digits(200), digits(n), "me", "many") for n in numbers])
+    found = await store.explorer.find({"outhash": digits(200), "method": A}, 7)
+    assert (found.count, found.complete, len(found.rows)) == (20, True, 7)
+    whole = await store.explorer.find({"outhash": digits(200), "method": A}, 100)
+    assert {row["taskhash"] for row in whole.rows} == set(map(digits, numbers))
+    chosen = await store.quarantine.choose({"outhash": digits(200), "method": A})
+    assert (chosen.rows, chosen.outhashes) == (20, 1)

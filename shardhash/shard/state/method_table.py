@@ -29,6 +29,7 @@ from shardhash.shard.state import one_or_many
 from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.small_sets import SmallSet
+from shardhash.shard.state.spread import SpreadDict
 from shardhash.wire.batch import Found
 from shardhash.wire.hashes import Buffer, Key, hash_ahead, split_digests
 
@@ -56,7 +57,7 @@ class MethodTable:
 
     def __init__(self) -> None:
         self.mappings: dict[Key, bytes] = {}
-        self.marks: dict[Key, str] = {}
+        self.marks: SpreadDict[str] = SpreadDict()
         self.reverse: dict[bytes, Key | set[Key]] = {}
         self.rows: dict[Key, SmallSet] = {}
         self.unmapped: set[Key] = set()

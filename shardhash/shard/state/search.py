@@ -45,10 +45,10 @@ def find(table: Table, search: Conditions, taskhashes: Sequence[str] | None = No
         yield nothing
     for method, part in _methods(table, search):
         if taskhashes is None:
-            keys = yield from _candidates(table, part, search)
+            slices = (yield from _candidates(table, part, search)).slices(SLICE)
         else:
-            keys = Keys([[to_key(text) for text in taskhashes]])
-        for some in keys.slices(SLICE):
+            slices = _keys_of(taskhashes)
+        for some in slices:
             hits: list[Hit] = []
             for looked, hit in enumerate(chain.from_iterable(wanted.look(method, part, key) for key in some), 1):
                 if hit is not None:
@@ -189,6 +189,11 @@ def _candidates(table: Table, part: MethodTable, search: Conditions) -> Generato
         return Keys([part.holders(to_key(search["unihash"]))])
     nothing: list[Hit] = []
     return (yield from table.copies.make(nothing, part.mappings, part.unmapped))
+
+
+def _keys_of(taskhashes: Sequence[str]) -> Iterator[list[Key]]:
+    for start in range(0, len(taskhashes), SLICE):
+        yield list(map(to_key, taskhashes[start : start + SLICE]))
 
 
 def _hash_matcher(text: str | None) -> Callable[[Key], bool] | None:

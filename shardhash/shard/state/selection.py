@@ -115,7 +115,7 @@ def select_unmarked(table: Table, mark: str) -> Iterator[tuple[str, list[Key]]]:
     for method, part in list(table.methods.items()):
         copied = yield from table.copies.make(_nothing(method), part.mappings)
         for keys in copied.slices(SLICE):
-            yield method, [key for key in keys if part.marks.get(key) != mark]
+            yield method, [key for key in keys if part.marks.get(key, "") != mark]
 
 
 def select_rows(table: Table, where: Where, siginfo_is: SiginfoIs) -> Iterator[tuple[str, list[tuple[str, str]]]]:

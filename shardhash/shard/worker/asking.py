@@ -22,6 +22,7 @@ from typing import TypeAlias
 from shardhash.base.timestamps import DAY
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.method_table import MethodTable
+from shardhash.shard.state.spread import SpreadSet
 from shardhash.shard.state.table import Table
 from shardhash.wire.hashes import Key
 
@@ -44,7 +45,7 @@ KEPT = 50_000
 _DAY = DAY * 1000
 """Nanoseconds."""
 
-Followed: TypeAlias = dict[str, set[Key]]
+Followed: TypeAlias = dict[str, SpreadSet]
 """By method, the mappings that were asked for since the following began."""
 
 
@@ -197,7 +198,7 @@ class Asking:
 
     def _tell(self, method: str, keys: Iterable[Key]) -> None:
         for followed in self._followed.values():
-            followed.setdefault(method, set()).update(keys)
+            followed.setdefault(method, SpreadSet()).update(keys)
 
     def _note(self, method: str, keys: list[Key], unmaps: int) -> None:
         part = self._table.methods.get(method)

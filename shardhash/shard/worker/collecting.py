@@ -25,6 +25,7 @@ from shardhash.link import collection_operations as op
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.selection import columns
+from shardhash.shard.state.spread import SpreadSet
 from shardhash.shard.state.table import Row, Table
 from shardhash.shard.state.transaction import RowFields, Transaction
 from shardhash.shard.storage.recovery import AnyShard
@@ -37,6 +38,8 @@ SLICE = 400
 """Mappings looked at between one rest and the next: a fraction of a millisecond."""
 REST = 4
 """How many times as long as a slice took the worker then rests from it."""
+TAKEN_AT_ONCE = 250
+"""Mappings that one group commit removes; 2 ms to decide, and as long to do."""
 KEPT_AT_ONCE = 1000
 """Unihashes that are looked for in each method before others run; 0.5 ms for a method."""
 FULL_PAGE = 1 << 20
@@ -58,12 +61,14 @@ class _Gone(NamedTuple):
 class _Collection:
     """The one that is under way. `kept` and what was `chosen`, by method."""
 
-    __slots__ = ("chosen", "kept", "name")
+    __slots__ = ("chosen", "kept", "name", "taking")
 
     def __init__(self, name: str, kept: Followed) -> None:
         self.name = name
         self.kept = kept
         self.chosen: dict[str, list[Key]] = {}
+        self.taking = 0
+        """Removals under way, which look into `kept`."""
 
     def keeps(self, method: str, key: Key) -> bool:
         """Whether a mapping is kept."""
@@ -84,7 +89,9 @@ class Collecting:
         """The link is gone, and with it whoever collected."""
         if self._running is not None:
             self._asking.unfollow(self._running.name)
-            let_go(*self._running.kept.values(), *self._running.chosen.values())
+            if not self._running.taking:
+                kept = [part for keys in self._running.kept.values() for part in keys.parts.values()]
+                let_go(*kept, *self._running.chosen.values())
             self._running = None
 
     def begin(self, asked: op.BeginCollection) -> int:
@@ -112,7 +119,7 @@ class Collecting:
 
     def _keep(self, collection: _Collection, unihashes: list[bytes]) -> None:
         for method, part in self._table.scanned.items():
-            kept = collection.kept.setdefault(method, set())
+            kept = collection.kept.setdefault(method, SpreadSet())
             for unihash in unihashes:
                 if part.mappings.get(unihash) == unihash:
                     kept.add(part.mappings[unihash])  # the table's own object, not another
@@ -120,7 +127,7 @@ class Collecting:
                     kept.update(part.holders(unihash))
         for unihash in unihashes if self._table.rare else ():
             for method in self._table.rare.methods(unihash):
-                collection.kept.setdefault(method, set()).update(self._table.methods[method].holders(unihash))
+                collection.kept.setdefault(method, SpreadSet()).update(self._table.methods[method].holders(unihash))
 
     async def keep_used(self, asked: op.KeepUsed) -> int | None:
         """Keep what was used on this day or later."""
@@ -131,7 +138,7 @@ class Collecting:
         before = _size(collection.kept)
         pause = _Pause(self._table)
         for method, part, keys in self._slices():
-            kept = collection.kept.setdefault(method, set())
+            kept = collection.kept.setdefault(method, SpreadSet())
             kept.update([key for key in keys if key in part.mappings and self._table.last_used(part, key) >= asked.day])
             await pause.rest()
         return _size(collection.kept) - before if self._find(asked.collection) is collection else None
@@ -194,23 +201,35 @@ class Collecting:
         collection = self._find(asked.collection)
         if collection is None:
             return None
-        gone: list[_Gone] = await self._write(partial(self._remove, collection, asked.mappings))
+        count, unindex = 0, dict[str, list[tuple[str, str]]]()
+        collection.taking += 1
+        try:
+            for start in range(0, len(asked.mappings), TAKEN_AT_ONCE):
+                for one in await self._take(collection, asked.mappings[start : start + TAKEN_AT_ONCE]):
+                    count += 1
+                    pairs = unindex.setdefault(one.method, [])
+                    pairs += [(to_text(row.outhash), to_text(one.taskhash)) for row in one.rows]
+        finally:
+            collection.taking -= 1
+        return op.Taken(count, sum(map(len, unindex.values())), list(unindex.items()))
+
+    async def _take(self, collection: _Collection, mappings: Sequence[Sequence[str]]) -> list[_Gone]:
+        """Remove some; those that stay removed."""
+        gone: list[_Gone] = await self._write(partial(self._remove, collection, mappings))
         self._asking.tell()
         back = [one for one in gone if collection.keeps(one.method, one.taskhash)]
         if back:
             await self._write(partial(_put_back, back))
             gone = [one for one in gone if not collection.keeps(one.method, one.taskhash)]
-        unindex: dict[str, list[tuple[str, str]]] = {}
-        for one in gone:
-            pairs = unindex.setdefault(one.method, [])
-            pairs += [(to_text(row.outhash), to_text(one.taskhash)) for row in one.rows]
-        return op.Taken(len(gone), sum(len(one.rows) for one in gone), list(unindex.items()))
+        return gone
 
     def _remove(
         self, collection: _Collection, mappings: Sequence[Sequence[str]], transaction: Transaction
     ) -> list[_Gone]:
         self._asking.tell()
         gone: dict[tuple[str, Key], _Gone] = {}
+        if self._running is not collection:  # it is over, and nobody tells what is asked for
+            return []
         for method, taskhash, unihash in mappings:
             key = to_key(taskhash)
             found = transaction.unihash(method, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, TypeAlias, TypeGuard
 
@@ -19,6 +19,8 @@ from shardhash.shard.worker.writer import DecideAgainError, Writer, describe_bug
 from shardhash.wire.hashes import Key, to_key, to_text
 from shardhash.wire.long_text import LongText, Text
 
+STEPS_AT_ONCE = 100
+"""Steps of a round that are done before others run; 1 ms."""
 LONG_TEXT = 64 * 1024
 """Characters of a siginfo from which on it is packed beside the event loop; 0.6 ms."""
 MOST_SKIPS = 10_000
@@ -79,26 +81,35 @@ class ReportOperations:
                     self._locks.release(place, link, number)
 
         packed: dict[int, bytes] = {}
-        change = partial(self._do_steps, todo, answers, packed)
         long = {at: step[-1] for at, step in todo.items() if _is_long(step[-1])}
         result: asyncio.Future[_Answers]
         if long:
-            result = packing = self._loop.create_task(self._pack(long, packed, change))
+            result = packing = self._loop.create_task(self._pack(long, packed, todo, answers))
             self.packing.add(packing)
             packing.add_done_callback(self.packing.discard)
         else:
-            result = self._write(change)
+            result = self._write_steps(todo, answers, packed)
         result.add_done_callback(written)
         return result
 
+    def _write_steps(
+        self, todo: dict[int, op.Step], answers: _Answers, packed: dict[int, bytes]
+    ) -> asyncio.Future[_Answers]:
+        """Write steps in one group commit, which does some, and then lets others run."""
+        if len(todo) <= STEPS_AT_ONCE:
+            return self._write(partial(self._do_steps, todo, answers, packed))
+        steps = list(todo.items())
+        parts = [dict(steps[start : start + STEPS_AT_ONCE]) for start in range(0, len(steps), STEPS_AT_ONCE)]
+        written = [self._write(partial(self._do_steps, part, answers, packed)) for part in parts]
+        return self._loop.create_task(_last_of(written))
+
     async def _pack(
-        self, texts: dict[int, Text], packed: dict[int, bytes], change: Callable[[Transaction], _Answers]
+        self, texts: dict[int, Text], packed: dict[int, bytes], todo: dict[int, op.Step], answers: _Answers
     ) -> _Answers:
-        """Pack the siginfo texts of some steps, then make the change."""
+        """Pack the siginfo texts of some steps, then write all."""
         for position, text in texts.items():
             packed[position] = await self._loop.run_in_executor(None, self._shard.pack_siginfo, text)
-        answers: _Answers = await self._write(change)
-        return answers
+        return await self._write_steps(todo, answers, packed)
 
     def _do_steps(
         self, todo: dict[int, op.Step], answers: _Answers, packed: dict[int, bytes], transaction: Transaction
@@ -316,6 +327,15 @@ class ReportOperations:
             return None
         unihash = self._table.unihash(method, taskhash)
         return unihash.hex() if unihash is not None else ""
+
+
+async def _last_of(written: list[asyncio.Future[_Answers]]) -> _Answers:
+    """The result of the last, once none is under way any more; an error if there is any."""
+    results = await asyncio.gather(*written, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return await written[-1]
 
 
 def _is_long(text: object) -> TypeGuard[Text]:

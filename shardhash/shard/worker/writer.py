@@ -15,11 +15,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from shardhash.base.figures import Histogram
+from shardhash.base.turns import SLICE
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import InternalError, StorageError, SyncError, TextError
+from shardhash.shard.state.records import Record
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.worker.refusals import Refusals
@@ -115,13 +118,13 @@ class Writer:
                 future.set_result(result)
 
     async def _commit(self, group: _Group) -> None:
-        transaction, results = self._decide(group)
+        transaction, results = await self._decide(group)
         try:
             if transaction.records and not self._shard.ready:
                 try:
                     await self._loop.run_in_executor(None, self._shard.make_ready)
                 except TextError as error:
-                    transaction, results = self._decide_without_texts(group, error)
+                    transaction, results = await self._decide_without_texts(group, error)
                     await self._loop.run_in_executor(None, self._shard.make_ready)
             if transaction.records:
                 self._shard.append(transaction.records)
@@ -135,12 +138,21 @@ class Writer:
             for _, future in group:
                 _refuse(future, StorageError(str(error)))
             return
-        await self._let_copy()
-        for record in transaction.records:
-            self._shard.table.apply(record)
+        await self._apply(transaction.records)
         for (_, future), result in zip(group, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+    async def _apply(self, records: list[Record]) -> None:
+        """Make records true in the table, some at a time: each tells the truth by itself."""
+        await self._let_copy()
+        began = perf_counter()
+        for record in records:
+            self._shard.table.apply(record)
+            if perf_counter() - began > SLICE:
+                await asyncio.sleep(0)
+                await self._let_copy()
+                began = perf_counter()
 
     async def _let_copy(self) -> None:
         """Wait for who copies keys of the table, a slice a tick (key_copies.py), but not for ever."""
@@ -152,20 +164,27 @@ class Writer:
                 copies.give_up()
             await asyncio.sleep(0)
 
-    def _decide_without_texts(self, group: _Group, error: TextError) -> tuple[Transaction, list[Any]]:
+    async def _decide_without_texts(self, group: _Group, error: TextError) -> tuple[Transaction, list[Any]]:
         """Decide again, and refuse the changes that have texts, which the disk did not take."""
         self._shard.refuse_texts(error)
         try:
-            return self._decide(group)
+            return await self._decide(group)
         finally:
             self._shard.refuse_texts(None)
 
-    def _decide(self, group: _Group) -> tuple[Transaction, list[Any]]:
-        """The transaction of a group, and what each change answers. Those that fail are told, and leave the group."""
+    async def _decide(self, group: _Group) -> tuple[Transaction, list[Any]]:
+        """The transaction of a group, and what each change answers. Those that fail are told, and leave the group.
+
+        Others run between changes; nobody but this writer changes the table.
+        """
         while True:
             transaction = Transaction(self._shard.table)
             results: list[Any] = []
+            began = perf_counter()
             for position, (change, future) in enumerate(group):
+                if perf_counter() - began > SLICE:
+                    await asyncio.sleep(0)
+                    began = perf_counter()
                 try:
                     results.append(change(transaction))
                 except DecideAgainError:

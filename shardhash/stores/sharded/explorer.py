@@ -19,6 +19,8 @@ from shardhash.wire.rows import Columns
 from shardhash.wire.search import MOST_VARIANTS, WHOLE
 
 _BY_TIME = itemgetter(0)
+ASKED_AT_ONCE = 2000
+"""Taskhashes of one request to a worker, which takes 1 ms to decode."""
 MOST_OF_AN_OUTHASH = 20_000
 """Taskhashes of one outhash that are looked at. A task that leaves nothing behind shares its with many more."""
 
@@ -58,7 +60,12 @@ class ShardedExplorer:
             for _, taskhash in page:
                 by_link.setdefault(self._reports.link_of(taskhash), []).append(taskhash)
             page = await index.request(op.Page(method, outhash, page[-1], mapped=False))
-        return list(by_link.items()), not page
+        places: list[tuple[WorkerLink, list[str] | None]] = [
+            (link, taskhashes[start : start + ASKED_AT_ONCE])
+            for link, taskhashes in by_link.items()
+            for start in range(0, len(taskhashes), ASKED_AT_ONCE)
+        ]
+        return places, not page
 
     async def read_row(self, method: str, taskhash: str, outhash: str) -> Columns | None:
         """See Explorer."""
