@@ -285,7 +285,7 @@ class Listeners:
         raw = None if transport is None else transport.get_extra_info("socket")  # None as well, of TLS that was reset
         if transport is not None and raw is not None:
             connection = self._connections.of(raw.fileno())
-            if connection is not None:
+            if connection is not None and connection.transport is transport:  # else another one has its number by now
                 return connection
             request.protocol.force_close()  # else aiohttp would write an answer to a transport that is gone
         raise ConnectionResetError("the client left")

