@@ -323,7 +323,7 @@ class Listeners:
             connection = self._connection_of(request)
             transport = request.transport
             assert transport is not None
-            writable = connection.watched.writable
+            watched = connection.watched
             client = self._proxies.client_of(connection.address, request)
             if client != connection.address and not self._connections.move(connection, client, client):
                 text = f"{client} has too many connections (the server's limit peer_connections)\n"
@@ -338,7 +338,7 @@ class Listeners:
                 return web.Response()
             machine = self._machine(entrance, lines=False)
             handler = WebSocketHandler(
-                response, transport, writable, machine, connection, self._connections, self._services.turns
+                response, transport, watched, machine, connection, self._connections, self._services.turns
             )
             session = self._session(entrance, connection, machine, handler, transport)
             task = asyncio.current_task()

@@ -28,7 +28,7 @@ command, it closes the connection, and what the machine made of the lines behind
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
@@ -147,18 +147,15 @@ class ServerConnection:
             self._end(str(error), _limit_of(error))
         return self._take_events()
 
-    def receive_text(self, text: bytes) -> list[Event]:
-        """The events of one text message of a WebSocket, UTF-8; of a long request only once there is no `more`."""
+    def receive_texts(self, texts: Iterable[bytes]) -> list[Event]:
+        """The events of text messages of a WebSocket; a long request comes alone, done once there is no `more`."""
         try:
-            if not self.closed:
-                self._receive_text_message(text)
+            for text in texts:
+                if not self.closed:
+                    self._receive_text_message(text)
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
         return self._take_events()
-
-    def receive_message(self, message: str | bytes) -> list[Event]:
-        """The events of one WebSocket message: str if it is text, bytes if it is binary."""
-        return self.receive_messages([message])
 
     def receive_messages(self, messages: Sequence[str | bytes]) -> list[Event]:
         """The events of some WebSocket messages; consecutive stream lines come as one block."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_TEXT = 0x81
+TEXT_MESSAGE, BINARY_MESSAGE = 0x81, 0x82
+"""First byte of a frame that is a whole message."""
+_TEXT = TEXT_MESSAGE
 _OPCODE, _LAST = 0x0F, 0x80
 _SHORT = 126
 """Bytes from which on the length has a field of its own."""
@@ -21,6 +23,11 @@ def text_frames(texts: Iterable[bytes]) -> bytes:
 def text_fragment(part: bytes, *, first: bool, last: bool) -> bytes:
     """A part of a text message that is sent as several frames, among which others may go that control."""
     return frame_head((_TEXT & _OPCODE if first else 0) | (_LAST if last else 0), len(part)) + part
+
+
+def binary_message(payload: bytes) -> bytes:
+    """A binary message."""
+    return frame_head(BINARY_MESSAGE, len(payload)) + payload
 
 
 def frame_head(begin: int, size: int, masked: int = 0) -> bytes:

@@ -71,7 +71,7 @@ def state_machine(count: int, seed: int) -> int:
         assert converse(inputs.cut(data), 1) == whole, data
         messages = inputs.messages()
         machine = ServerConnection(limits=LIMITS, lines=False)
-        events = [event for message in messages for event in machine.receive_message(message)]
+        events = [event for message in messages for event in machine.receive_messages([message])]
         assert told(ServerConnection(limits=LIMITS, lines=False).receive_messages(messages)) == told(events), messages
         asked += sum(isinstance(event, Asked | BatchAsked | StreamLines) for event in (*whole, *events))
     return asked

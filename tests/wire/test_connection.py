@@ -56,7 +56,7 @@ def over_messages(messages: Sequence[str | bytes], limits: Limits | None = None)
     """What a WebSocket makes of some messages, after a check that one by one they give the same."""
     whole = told(ServerConnection(lines=False, limits=limits).receive_messages(messages))
     single = ServerConnection(lines=False, limits=limits)
-    assert told(event for message in messages for event in single.receive_message(message)) == whole
+    assert told(event for message in messages for event in single.receive_messages([message])) == whole
     return whole
 
 
@@ -436,7 +436,7 @@ def test_long_requests_are_refused_before_they_are_parsed(
         by_message = ServerConnection(limits=limits, lines=False)
         by_message.receive_messages([*HELLO])
         if data is pieces:
-            assert list(map(type, by_message.receive_message(text))) == list(map(type, events))
+            assert list(map(type, by_message.receive_messages([text]))) == list(map(type, events))
             assert by_message.held == 0
         if refusal is None or (data is not pieces and "missing" in refusal):
             assert all(isinstance(event, Asked) for event in events)
@@ -468,7 +468,7 @@ def test_a_long_request_is_read_a_part_at_a_time(lines: bool) -> None:
         events = [event for at in range(0, len(data), 65_536) for event in machine.receive_data(data[at : at + 65_536])]
     else:
         machine.receive_messages([*HELLO])
-        events = machine.receive_text(message)
+        events = machine.receive_texts([message])
         while machine.more:
             assert events == []
             assert 0 < machine.held <= 2 * len(message)
@@ -530,7 +530,7 @@ def test_no_step_reads_more_than_some_rows(
     assert max(read, default=0) <= ROWS_AT_ONCE
     assert events == [Asked(COMMANDS[command], COMMANDS[command].parse(message[command]))]
     assert not machine.held
-    assert machine.receive_data(b'{"ping": {}}\n') if lines else machine.receive_text(b'{"ping": {}}')
+    assert machine.receive_data(b'{"ping": {}}\n') if lines else machine.receive_texts([b'{"ping": {}}'])
 
 
 def test_a_wrong_row_far_behind_is_named_by_its_place() -> None:
@@ -561,7 +561,7 @@ def feed_whole(message: object, *, lines: bool) -> tuple[ServerConnection, list[
         machine.receive_data(b"OEHASHEQUIV 1.1\n\n")
         return machine, machine.receive_data(encode_json(text))
     machine.receive_messages([*HELLO])
-    events = machine.receive_text(text)
+    events = machine.receive_texts([text])
     for _ in range(len(text) // MOST_SMALL):
         events += machine.receive_data(b"")
     return machine, events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import cast
 
 from shardhash.coordinator.connection import Connection
@@ -13,6 +14,7 @@ from shardhash.wire.proxy_header import is_proxy_header
 
 log = logging.getLogger(__name__)
 
+_END_OF_HEAD = b"\r\n\r\n"
 SLACK = 1 << 20
 """Bytes that may come in behind a message of the longest size, before it is taken out of aiohttp's queue."""
 
@@ -26,6 +28,9 @@ class WatchedProtocol(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.writable.set()
         """Whether the peer reads what is sent to it, or is gone."""
+        self.take: Callable[[bytes], bool] | None = None
+        """Takes what comes in, or leaves it to aiohttp."""
+        self._last = b""
         self._inner = inner
         self._connection = connection
         self._connections = connections
@@ -43,6 +48,11 @@ class WatchedProtocol(asyncio.Protocol):
         if connection.fresh and not self._http and not self._sniff(data):
             return
         connection.heard = self._loop.time()
+        if self.take is not None:
+            if self.take(data):
+                return
+        else:
+            self._last = (self._last + data)[-len(_END_OF_HEAD) :]
         if not connection.partial:
             connection.partial_since = connection.heard
         connection.partial += len(data)
@@ -53,6 +63,11 @@ class WatchedProtocol(asyncio.Protocol):
             return
         self._connections.queue(connection, connection.partial)
         self._inner.data_received(data)
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether nothing has come in behind the head of a request."""
+        return self._last == _END_OF_HEAD
 
     def _sniff(self, data: bytes) -> bool:
         """Whether this begins like HTTP. A scanner that speaks something else need not get as far as aiohttp."""
