@@ -393,3 +393,24 @@ def test_connections_in_turn_reach_all(several: ServerProcess) -> None:
     in_turn = InTurn(connect_to_each(several, several.address))
     assert [in_turn.get_unihash("nothing", hash_of(1)) for _ in range(6)] == [None] * 6
     in_turn.close()
+
+
+async def test_strangers_lock_nobody_out_who_logged_in_at_another_coordinator(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    arguments = ("--admin-user", "admin", "--admin-password", "password", "--limit", "user_logins=2")
+    server = start_server(*IN_MEMORY, "--coordinators", "2", *arguments)
+    clients = await connect_async_to_each(server, server.address, 2)
+    await clients[1].auth("admin", "password")  # at the follower, which tells the server
+
+    async def guess(number: int) -> None:
+        host, _, port = server.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), local_addr=(f"127.0.0.{2 + number}", 0))
+        writer.write(b'OEHASHEQUIV 1.1\n\n{"auth": {"username": "admin", "token": "guess"}}\n')
+        assert b"invoke-error" in await reader.readline()
+        writer.close()
+
+    await asyncio.gather(*map(guess, range(12)))
+    assert (await clients[0].auth("admin", "password"))["username"] == "admin"
+    for client in clients:
+        await client.close()

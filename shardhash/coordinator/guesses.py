@@ -9,7 +9,7 @@ that host alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from shardhash.coordinator.buckets import Buckets
@@ -29,6 +29,10 @@ def _short(key: str) -> str:
     return key if len(key) <= LONGEST_KEY else blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
+def _tell_nobody(_group: str, _username: str) -> None:
+    pass
+
+
 class Guesses:
     """Failed logins and new tokens, by the minute. `limits` and `complaints` may change."""
 
@@ -40,6 +44,8 @@ class Guesses:
         self._logins = {limit: Buckets(MINUTE, 0.0, clock) for limit in ("peer_logins", "user_logins")}
         self._tokens = {limit: Buckets(MINUTE, 0.0, clock) for limit in ("peer_tokens", "user_tokens")}
         self._known: dict[tuple[str, str], None] = {}
+        self.made_known: Callable[[str, str], None] = _tell_nobody
+        """Called with a host and a user that logged in from there for the first time: others want to know."""
 
     def refusal(self, username: str, group: str) -> str | None:
         """Why a host may not try to log in as a user now, in words; None when it may."""
@@ -71,10 +77,23 @@ class Guesses:
 
     def succeeded(self, username: str, group: str) -> None:
         """A login was right."""
-        self._known.pop((group, username), None)
-        self._known[group, username] = None
-        if len(self._known) > MOST_KNOWN:
-            del self._known[next(iter(self._known))]
+        is_new = (group, username) not in self._known
+        self.know([(group, username)])
+        if is_new:
+            self.made_known(group, username)
+
+    @property
+    def known(self) -> list[tuple[str, str]]:
+        """The hosts and users that logged in."""
+        return list(self._known)
+
+    def know(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """These users logged in from these hosts, here or at another coordinator."""
+        for pair in pairs:
+            self._known.pop(pair, None)
+            self._known[pair] = None
+            if len(self._known) > MOST_KNOWN:
+                del self._known[next(iter(self._known))]
 
     def ask_token(self, username: str, group: str) -> None:
         """A user, at a host, wants a new token for whomever. InvokeError when it had too many."""

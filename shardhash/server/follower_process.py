@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.tls import ServerTls
 from shardhash.coordinator.whole import Whole
-from shardhash.errors import InternalError
+from shardhash.errors import InternalError, ShardhashError
 from shardhash.http.elsewhere import elsewhere
 from shardhash.link import messages
 from shardhash.link.peer import Peer
@@ -99,6 +99,8 @@ class Follower:
                 await self._serve(*arguments)
             case "follow":
                 await self._users.follow(*arguments)
+            case "know":
+                self._users.guesses.know(*arguments)
             case "reload":
                 self._reload(*arguments)
             case "figures":
@@ -145,6 +147,7 @@ class Follower:
             return await self.ask("users", name, *arguments)
 
         self._users = FarUsers(self._store, of_users)
+        self._users.guesses.made_known = self._make_known
         self._running.push_async_callback(self._users.close)
         stats = Stats()
         self._services = Services(
@@ -152,6 +155,13 @@ class Follower:
         )
         self._collections = FarCollections(self._store, self._collect)
         self._services.use_whole(_WholeAtHome(stats, self.ask), self._collections)
+
+    def _make_known(self, group: str, username: str) -> None:
+        self._background.start(self._tell_known(group, username), "telling the server who logged in")
+
+    async def _tell_known(self, group: str, username: str) -> None:
+        with suppress(ShardhashError):  # the server ends; or it is known here alone
+            await self.ask("know", group, username)
 
     async def _collect(self, caller: Caller, request: Collect) -> Any:
         return await self.ask("collect", _plain(caller), request)

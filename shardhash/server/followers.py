@@ -141,8 +141,18 @@ class Followers(Others):
         self._users = users
         self._collections = collections
         self._listening = listening
+        users.guesses.made_known = self._make_known
         for place in range(1, self._settings.coordinators):
             self._background.start(self._keep(place), f"keeping coordinator {place}")
+
+    def _make_known(self, group: str, username: str) -> None:
+        for follower in self._serving:
+            self._background.start(self._tell_known(follower, group, username), "telling a coordinator who logged in")
+
+    async def _tell_known(self, follower: _Follower, group: str, username: str) -> None:
+        with contextlib.suppress(TimeoutError, ShardhashError):  # one that does not hear of it does no harm
+            async with asyncio.timeout(TELL_LIMIT):
+                await self._ask(follower, "know", [(group, username)])
 
     async def serving(self) -> None:
         """Wait until all of them serve."""
@@ -188,6 +198,10 @@ class Followers(Others):
         if name == "collect":
             caller, request = arguments
             return await self._collections.collect(caller, request, partial(self._collects, follower))
+        if name == "know":
+            group, username = arguments
+            self._users.guesses.succeeded(username, group)
+            return None
         method, *rest = arguments
         if name == "store" and method in STORE:
             return await getattr(self._router, method)(*rest)
@@ -300,6 +314,7 @@ class Followers(Others):
                 self._serving.add(follower)  # and what is told from now on comes behind what it is told here
                 if self._settings is not settings:
                     await peer.ask("reload", self._settings)
+                await peer.ask("know", self._users.guesses.known)
                 await peer.ask("serve", self._router.removals, list(self._router.barred))
             if len(self._serving) == self._settings.coordinators - 1:
                 self._all_serve.set()

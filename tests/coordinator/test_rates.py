@@ -190,3 +190,16 @@ def test_new_connections_of_a_host_have_a_rate_and_none_waits_for_long() -> None
     assert complaints.counts == {"peer_arrivals": 180}
     clock.now += PATIENCE + 0.1
     assert some.arrive("a", "a:1") == 0.0
+
+
+def test_who_logged_in_elsewhere_is_not_locked_out_by_strangers() -> None:
+    some, _ = guesses(Clock(), user_logins=1)
+    told: list[tuple[str, str]] = []
+    some.made_known = lambda group, username: told.append((group, username))
+    some.know([("elsewhere", "me")])
+    for _ in range(2):
+        some.succeeded("me", "here")
+    some.failed("me", "stranger")
+    assert told == [("here", "me")], "once, and nothing of what was told here"
+    assert some.known == [("elsewhere", "me"), ("here", "me")]
+    assert [some.refusal("me", group) is None for group in ("elsewhere", "here", "stranger")] == [True, True, False]
