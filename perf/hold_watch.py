@@ -40,6 +40,7 @@ def install() -> None:
     def watched(self: Any) -> None:
         callback = self._callback  # forgotten by who cancels itself
         _collected.clear()
+        _generations.clear()
         began = time.thread_time()
         try:
             run(self)
@@ -82,15 +83,19 @@ class _Where:
 
 _collected: list[float] = []
 """Times at which the garbage collector began and ended in the present callback."""
+_generations: list[int] = []
+"""What it collected, twice each."""
 
 
-def _watch_collector(_phase: str, _info: object) -> None:
+def _watch_collector(_phase: str, info: dict[str, int]) -> None:
     _collected.append(time.thread_time())
+    _generations.append(info["generation"])
 
 
 def _of_collector() -> str:
     took = sum(_collected[1::2]) - sum(_collected[: len(_collected) // 2 * 2 : 2])
-    return f" (garbage collector {took * 1e3:.1f} ms, {len(_collected) // 2} times)" if took >= LEAST else ""
+    ages = ", ".join(map(str, _generations[::2]))
+    return f" (garbage collector {took * 1e3:.1f} ms, of generation {ages})" if took >= LEAST else ""
 
 
 def _name(callback: Any) -> str:

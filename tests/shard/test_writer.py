@@ -237,3 +237,21 @@ async def test_a_step_that_fails_leaves_the_others_of_a_large_round_done(monkeyp
         assert [number for number, answer in enumerate(answers) if isinstance(answer, dict)] == [37]
         assert shard.table.row_count == 94
     shard.close()
+
+
+async def test_a_group_has_no_more_changes_than_are_appended_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.shard.worker.writer.MOST_CHANGES", 10)
+    shard = opened(FaultyFileSystem())
+    appended: list[int] = []
+    append = shard.append
+
+    def counted(records: Any) -> None:
+        appended.append(len(records))
+        append(records)
+
+    monkeypatch.setattr(shard, "append", counted)
+    async with serving(shard) as service:
+        made = [service.reports.map(op.Map("m", f"{number:064x}", "ab" * 32)) for number in range(95)]
+        assert set(await asyncio.gather(*made)) == {"ab" * 32}
+    assert appended == [*[10] * 9, 5]
+    shard.close()

@@ -18,6 +18,7 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from shardhash.base.letting_go import let_go
+from shardhash.base.untracked import untracked
 from shardhash.wire.hashes import Key
 
 COPIED = 20_000
@@ -76,7 +77,7 @@ class Copies:
             keys = chain(*where)
             try:
                 while part := list(islice(keys, COPIED)):
-                    parts.append(part)
+                    parts.append(untracked(part))
                     yield nothing
                     if turn not in self._running:
                         break

@@ -25,6 +25,7 @@ from itertools import compress, islice
 from operator import eq
 
 from shardhash.base.letting_go import let_go
+from shardhash.base.untracked import untracked
 from shardhash.shard.state import one_or_many
 from shardhash.shard.state.asked_days import AskedDays
 from shardhash.shard.state.recent_tasks import RecentTasks
@@ -99,7 +100,7 @@ class MethodTable:
 
         A unihash that was found to exist stands for one of the mappings that have it: one is enough for it to exist.
         """
-        taken = list(islice(reversed(self.asked), self.aside))
+        taken = untracked(list(islice(reversed(self.asked), self.aside)))
         self.noted = len(self.asked)
         unihashes, self.asked_unihashes = self.asked_unihashes, set()
         taken += filter(None, map(self.holder, unihashes))

@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from shardhash.base.letting_go import let_go
+from shardhash.base.untracked import untracked
 from shardhash.link import collection_operations as op
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.method_table import MethodTable
@@ -158,7 +159,7 @@ class Collecting:
         for method, part, keys in self._slices():
             doomed = [key for key in keys if key in part.mappings and not collection.keeps(method, key)]
             kept += len(keys) - len(doomed)
-            collection.chosen.setdefault(method, []).extend(doomed)
+            collection.chosen.setdefault(method, untracked([])).extend(doomed)
             for key in doomed:
                 small_set = part.rows.get(key)
                 first = next(iter(small_sets.iterate(small_set)), None)

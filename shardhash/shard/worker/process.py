@@ -43,7 +43,7 @@ from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, now, open_
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer, describe_bug
 
-GC_THRESHOLD = (5_000, 2, 400)
+GC_THRESHOLD = (2_000, 2, 1_000)
 """Objects between collections of young ones; and how many of these between those of older ones, and of those between
 collections of all. A worker makes next to no cycles, and a collection is a pause, of 3 ms for 10,000 rows."""
 SWITCH_INTERVAL = 0.0005

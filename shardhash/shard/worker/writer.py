@@ -33,6 +33,8 @@ Change: TypeAlias = Callable[[Transaction], Any]
 with another transaction, before anything is stored."""
 _Group: TypeAlias = list[tuple[Change, asyncio.Future[Any]]]
 
+MOST_CHANGES = 500
+"""Changes of a group, whose records are appended in one go; 2 ms."""
 MOST_COPYING = 2.0
 """Seconds for which a group that is durable waits until keys are copied: enough for forty million."""
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class Writer:
                     await self._do_alone(*self._alone.popleft())
                     continue
                 await asyncio.sleep(0)  # what is readable now belongs to this group: half as many fsyncs under load
-                group, self._waiting = self._waiting, []
+                group, self._waiting = self._waiting[:MOST_CHANGES], self._waiting[MOST_CHANGES:]
                 await self._commit(group)
             if self._sync_due:
                 self._sync_due = self._unsynced = False
