@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from shardhash.base.turns import with_rests
 from shardhash.errors import InvokeError
 from shardhash.link import pages
 from shardhash.stores import quarantines
@@ -252,3 +253,27 @@ async def test_what_was_chosen_and_what_is_kept_travels_in_pages(
     assert len(sizes) > 43 * 250 // 2000
     assert max(sizes) <= 1500
     assert (await again.quarantine.release(entry["name"]))["restored"] == 43
+
+
+async def test_many_barred_outhashes_are_gone_through_some_at_a_time(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "LOOKED_AT_ONCE", 3)
+    for number in range(200, 230):
+        await report(router, number, number)
+    entry = await router.quarantine.begin({"PN": "zlib"}, NOTE)
+    looked: list[int] = []
+
+    def counted(items: Any, at_once: int) -> Any:
+        looked.append(at_once)
+        return with_rests(items, at_once)
+
+    monkeypatch.setattr(quarantine, "with_rests", counted)
+    other = await router.quarantine.begin({"PN": "bb"}, NOTE)
+    assert len(router.barred) == 32
+    assert (await router.quarantine.release(entry["name"]))["restored"] == 33
+    assert set(router.barred) == {(M, digits(105))}
+    assert looked == [3, 3]
+    await router.quarantine.release(other["name"])
+    assert not router.barred
+    assert await report(router, 300, 229) == digits(229)
