@@ -81,8 +81,11 @@ class Asking:
     def put_aside(self, method: str, key: Key) -> None:
         """One mapping was asked for, or reported again."""
         self.look_at_clock()
-        part = self._table.methods.get(method)
-        if part is None or not part.ask(key):  # it comes with the report
+        self.put_aside_of(method, self._table.methods.get(method), key)
+
+    def put_aside_of(self, method: str, part: MethodTable | None, key: Key) -> None:
+        """The same, by one who looked at the clock and has the table of the method."""
+        if (part is None or not part.ask(key)) and self._followed:  # it comes with the report
             self._tell(method, [key])
 
     def make_room(self, method: str, part: MethodTable, count: int) -> None:

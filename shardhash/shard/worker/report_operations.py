@@ -114,6 +114,7 @@ class ReportOperations:
     def _do_steps(
         self, todo: dict[int, op.Step], answers: _Answers, packed: dict[int, bytes], transaction: Transaction
     ) -> _Answers:
+        self._asking.look_at_clock()
         for position, step in list(todo.items()):
             try:
                 answers[position] = self._do_step(transaction, packed.get(position), *step)
@@ -159,7 +160,7 @@ class ReportOperations:
             reference = shard.put_siginfo(siginfo) if packed is None else shard.put_packed_siginfo(packed)
         part = self._table.methods.get(method)
         # Reported again is as good as asked for; a row tells of the first time alone.
-        self._asking.put_aside(method, key)
+        self._asking.put_aside_of(method, part, key)
         older = transaction.older_rows(method, key) if part is not None and part.unmapped else None
         indexed = kind == "report"
         mapped = bytes.fromhex(unihash)

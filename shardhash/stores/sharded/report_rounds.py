@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 from shardhash.errors import UnavailableError
@@ -31,7 +31,9 @@ MOST_STEPS = 500
 class Rounds:
     """Gathers the steps of reports in one shard and asks them. Use from the event loop's thread."""
 
-    def __init__(self, link: WorkerLink, lines: Container[tuple[str, str]], barred: Container[tuple[str, str]]) -> None:
+    def __init__(
+        self, link: WorkerLink, lines: Collection[tuple[str, str]], barred: Collection[tuple[str, str]]
+    ) -> None:
         """`lines`: the outhashes, with their methods, of which earlier reports wait for their lock. `barred`: those
         that equate nothing, of which no worker knows."""
         self.link = link
@@ -66,7 +68,7 @@ class Rounds:
         weight = 0
         while self._waiting and len(asked) < MOST_STEPS and weight < messages.FULL_JSON:
             following = step, size, done, _ = self._waiting.popleft()
-            if step[0] != "commit":
+            if step[0] != "commit" and (self._lines or self._barred):
                 outhash = step[3], step[5]
                 if outhash in self._lines or (step[0] == "report" and outhash in self._barred):
                     done(None)  # as if it had been asked: it must not overtake them, nor be decided by a worker alone
