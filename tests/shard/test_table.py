@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shardhash.shard.state import records, search, selection
@@ -162,6 +162,13 @@ def test_records_make_what_a_plain_model_makes(some: list[Record]) -> None:
     compare(table, model)
 
 
+@example(
+    [
+        ("map", "m", HASHES[0], UNIHASHES[0], ""),
+        [0],
+        ("row", "m", HASHES[0], HASHES[0], 0, *[None] * 5, 0, UNIHASHES[1], ""),
+    ]
+)
 @given(st.lists(record | st.lists(st.integers(0, 3), max_size=40) | st.just("noted") | st.just("day"), max_size=60))
 def test_lookups_are_right_and_put_aside_what_they_found(steps: list[Record | list[int] | str]) -> None:
     """What was asked for since a day began is noted, each at least once, whatever is at hand and goes meanwhile."""

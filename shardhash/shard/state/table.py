@@ -66,8 +66,7 @@ class Table:
         self.gone: dict[str, set[Key]] = {}
         """By method, what was asked for and removed since somebody emptied this: a collection puts it back."""
         self.unmap_count = 0  # times that mappings were taken away: while it stays, what was mapped is
-        self.row_count = 0
-        self.index_count = 0
+        self.row_count = self.index_count = 0
         self.mark_counts: Counter[str] = Counter()
         self.details = SharedDetails()
         self.copies = Copies()
@@ -341,19 +340,20 @@ class Table:
         """The mapping of taskhash is unihash with this mark."""
         old = table.mappings.get(taskhash)
         if old != unihash:
+            asked = old is not None and table.forget_asked(taskhash)
             if old is not None:
                 del table.mappings[taskhash]
-                table.forget_asked(taskhash)
                 self._unlink(table, taskhash, old)
             else:
                 self.mapping_count += 1
-                if table.unmapped:
-                    table.unmapped.discard(taskhash)
+                table.unmapped.discard(taskhash)
             if unihash == taskhash:
                 table.mappings[taskhash] = taskhash  # one object
             else:
                 unihash = table.mappings[taskhash] = table.shared(unihash)
                 table.link(taskhash, unihash)
+            if asked:
+                table.ask(taskhash)
             if table.rare is not None:
                 self.rare.add(unihash, table.rare)
         if mark or table.marks:
