@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 LOOK_PAUSE = 1.0
 """Seconds between looks at the disk."""
+_one_at_a_time = threading.Lock()
+"""Held by who writes the file: the last time, at the end of a server, may meet the one before."""
 WRITE_EVERY = 10
 """Looks from one writing of the quotas to the next."""
 
@@ -50,7 +53,8 @@ async def _dump(quotas: Quotas) -> Any:
 
 def _write(data: Path, dumped: Any) -> None:
     try:
-        replace_file(OsFileSystem(), data / QUOTAS, json.dumps(dumped).encode())
+        with _one_at_a_time:
+            replace_file(OsFileSystem(), data / QUOTAS, json.dumps(dumped).encode())
     except OSError as error:
         log.info("%s cannot be written: %s", data / QUOTAS, error)
 
