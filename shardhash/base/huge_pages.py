@@ -52,7 +52,8 @@ async def use_huge_pages() -> None:
     """Move what is large to huge pages, now and at intervals, until cancelled."""
     while True:
         size = huge_page_size()
-        with contextlib.suppress(OSError):  # who may not see his own pages has them as they are
+        # Without a right to see its own pages, or to start a thread, a process has its pages as they are.
+        with contextlib.suppress(OSError, RuntimeError):
             for start, end in _steps(size) if size else ():
                 began = perf_counter()
                 if not await asyncio.to_thread(collapse, start, end, size):

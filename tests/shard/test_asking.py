@@ -218,9 +218,43 @@ async def test_what_is_put_aside_is_bounded(
         table = service._table
         part = table.method("m")
         assert {table.last_used(part, bytes.fromhex(taskhash)) for taskhash in hashes} == {day[0]}
+        assert part.full is not follows
+        assert len(part.asked) <= 11
+        # To note the rest of a day of which all counts would be of no use.
+        assert {last(table, taskhash) for taskhash in hashes} == {day[0] if follows else day[0] - 1}
         if follows:
             assert {method: set(keys) for method, keys in followed.items()} == {"m": set(map(bytes.fromhex, hashes))}
-            assert {last(table, taskhash) for taskhash in hashes} == {day[0]}
+        day[0] += 1
+        ask(service, hashes[0])
+        service.asking.note_now()
+        assert last(table, hashes[0]) == day[0]
+        assert table.last_used(part, bytes.fromhex(hashes[1])) == day[0] - 1
+
+
+async def test_who_follows_learns_of_each_on_a_day_of_which_all_counts(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MOST", 2)
+    monkeypatch.setattr(asking_module, "TOO_MANY", 3)
+    async with serving(tmp_path) as service:
+        for method in ("m", "n"):
+            for text in (A, B, C, D):
+                await service.reports.map(op.Map(method, text, text))
+        service.asking.note_now()
+        day[0] += 1
+        for method in ("m", "n"):
+            service.lookup(batch.encode_request(Batch(batch.GET, method, b"".join(map(bytes.fromhex, (A, B, C, D))))))
+        m, n = (service._table.method(method) for method in ("m", "n"))
+        assert (m.full, len(m.asked)) == (True, 4)
+        assert (n.full, len(n.asked)) == (True, 0)  # one method's stay at hand
+        exists(service, D)
+        service.asking.note_now()
+        assert (len(m.asked), len(n.asked)) == (4, 0)
+        followed = service.asking.follow("one")
+        ask(service, A)
+        exists(service, B)
+        service.asking.tell()
+        assert set(followed["m"]) == {bytes.fromhex(A), bytes.fromhex(B)}
 
 
 async def test_much_that_is_put_aside_is_noted_soon(

@@ -10,6 +10,7 @@
 - ``asked``: taskhash -> unihash of mappings that were asked for today. Lookups try it first: it is small, so that it
   takes half the time of ``mappings`` with 150,000, and what is found in it needs not be put aside again. Those behind
   the first ``noted`` are not yet in ``days`` (asked_days.py);
+- ``full``: whether nothing more is put aside on this day (`fill_asked`);
 - ``asked_unihashes``: unihashes that were found to exist, and are not yet in ``days``.
 
 ``recent`` is what builds guess from (recent_tasks.py), once somebody asked for it.
@@ -45,6 +46,7 @@ class MethodTable:
         "asked",
         "asked_unihashes",
         "days",
+        "full",
         "index",
         "mappings",
         "marks",
@@ -66,6 +68,7 @@ class MethodTable:
         self.rare: str | None = None
         self.asked: dict[Key, bytes] = {}
         self.noted = 0
+        self.full = False
         self.asked_unihashes: set[bytes] = set()
         self.days = AskedDays()
         self.recent: RecentTasks | None = None
@@ -85,13 +88,14 @@ class MethodTable:
             except TypeError:
                 pass  # some were not asked for yet
         found = list(map(mappings.get, hash_ahead(keys, mappings)))
-        asked.update(zip(compress(keys, found), filter(None, found), strict=True))
+        if not self.full:
+            asked.update(zip(compress(keys, found), filter(None, found), strict=True))
         return Found.of(found)
 
     def ask(self, taskhash: Key) -> bool:
         """Put a mapping aside; False when there is none."""
         unihash = self.mappings.get(taskhash)
-        if unihash is not None:
+        if unihash is not None and not self.full:
             self.asked[taskhash] = unihash
         return unihash is not None
 
@@ -119,6 +123,14 @@ class MethodTable:
         let_go(self.asked)
         self.asked = {}
         self.noted = 0
+        self.full = False
+
+    def fill_asked(self, *, keep: bool) -> None:
+        """Put nothing aside any more, until `clear_asked`; stay with what was, noted or not, or with nothing."""
+        if not keep:
+            self.clear_asked()
+        self.noted = len(self.asked)
+        self.full = True
 
     def holder(self, unihash: bytes) -> Key | None:
         """One of the taskhashes that have a unihash."""
@@ -139,8 +151,9 @@ class MethodTable:
         """For each unihash (n * 32 bytes) a byte: 1 when a taskhash has it. Some 100 ns each; it was asked for."""
         keys = list(split_digests(digests))
         own = bytes(map(eq, map(self.mappings.get, hash_ahead(keys, self.mappings)), keys))
-        owned = list(compress(keys, own))
-        self.asked.update(zip(owned, owned, strict=True))
+        if not self.full:
+            owned = list(compress(keys, own))
+            self.asked.update(zip(owned, owned, strict=True))
         if not self.reverse:
             return own
         others = bytes(map(self.reverse.__contains__, keys))

@@ -3,6 +3,8 @@
 1. A lookup puts what it found aside (`MethodTable.lookup`), one call for a batch of any size.
 2. Every few seconds, and before anybody wants to know, what was put aside is noted with the day (asked_days.py), a
    slice at a time. It stays at hand until the day ends (UTC), so that it is put aside once a day.
+   Where more is asked for than can be noted, the whole table counts as asked for on that day, and the rest of it is
+   not put aside.
 3. What answers without this worker, the coordinator's answers at hand, is forgotten at the end of each day
    (stores/end_of_day.py), so that it is asked for here at least once a day.
 4. Snapshots hold the days; the log does not. A crash or a restart loses what was asked for since the last snapshot, at
@@ -36,8 +38,8 @@ MOST = 50_000
 """Mappings of a method from which on what was put aside is noted soon."""
 TOO_MANY = 100_000
 """Mappings of a method that may be put aside, 10 MiB, which takes 3 ms to take. More come only from one who asks for
-far more than builds do, and faster than can be noted: then all mappings count as asked for today, which costs nothing,
-and a collection less."""
+far more than builds do, and faster than can be noted: then all mappings count as asked for today, which costs a
+collection something, and nothing more is put aside on that day. What was stays at hand, of one method."""
 
 KEPT = 50_000
 """Mappings of all methods that may stay at hand once they are noted, 8 MiB. With more, they are put aside again."""
@@ -62,6 +64,8 @@ class Asking:
         self._noted_at = 0.0
         self._crowded = False
         self._day_ends = 0
+        self._given_up = -1
+        """The day on which more was asked for than can be noted: the rest of it is not noted either."""
         self.days_written = True
         """Whether the newest snapshot holds all that is noted."""
 
@@ -98,8 +102,8 @@ class Asking:
             self._tell(method, some)
             self._note(method, some, self._table.unmap_count)
         else:
-            part.clear_asked()
-            self._table.asked_from = day_of(time_ns() // 1000)
+            part.fill_asked(keep=not any(other.full for other in self._table.methods.values()))
+            self._table.asked_from = self._given_up = day_of(time_ns() // 1000)
             self.days_written = False
 
     def found_existing(self) -> None:
@@ -158,6 +162,8 @@ class Asking:
             if keys := part.take_asked():
                 self._tell(method, keys)
                 self._taken.append((method, keys, self._table.unmap_count))
+            if part.full:
+                continue
             if part.noted > room:
                 part.clear_asked()
             room -= part.noted
@@ -204,9 +210,10 @@ class Asking:
             followed.setdefault(method, SpreadSet()).update(keys)
 
     def _note(self, method: str, keys: list[Key], unmaps: int) -> None:
-        part = self._table.methods.get(method)
-        if part is not None:  # else all of it was removed meanwhile
+        part, day = self._table.methods.get(method), day_of(time_ns() // 1000)
+        # With no part, all of it was removed meanwhile; if everything counts as asked for on this day, so does this.
+        if part is not None and day != self._given_up:
             if unmaps != self._table.unmap_count:
                 keys = [key for key in keys if key in part.mappings]  # in a large table, that takes as long as noting
-            part.days.note(keys, day_of(time_ns() // 1000))
+            part.days.note(keys, day)
             self.days_written = False
