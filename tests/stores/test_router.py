@@ -17,6 +17,7 @@ from shardhash.shard.worker import removals
 from shardhash.stores.interface import CollectionStatus
 from shardhash.stores.sharded.router import Router
 from shardhash.wire.hashes import to_key
+from shardhash.wire.imports import ImportedRow
 from shardhash.wire.rows import Report
 from tests.stores.shards import ShardHere, running
 
@@ -223,3 +224,18 @@ async def test_marks_of_one_who_leaves_end_after_a_page(router: Router, shards: 
     assert await router.gc_mark([("mine", {"unihash": hash_of(2000)})] * 3) == [1, 1, 1]
     assert (await router.gc_status()).mark == "mine"
     assert shards[0].asked["marks"] <= 10
+
+
+async def test_rows_of_an_import_are_taken_by_a_few_tasks(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.stores.sharded.imports.AT_ONCE", 4)
+    texts = [f"{number:064x}" for number in range(60)]
+    created = 1_700_000_000_000_000
+    rows = [ImportedRow("m", text, text, created, None, "zlib", None, None, None, None) for text in texts]
+    before, most = len(asyncio.all_tasks()), 0
+    taking = asyncio.ensure_future(router.take_rows(rows))
+    while not taking.done():
+        most = max(most, len(asyncio.all_tasks()))
+        await asyncio.sleep(0)
+    assert await taking == ["new"] * 60
+    assert most <= before + 20
+    assert await router.take_rows(rows) == ["known"] * 60
