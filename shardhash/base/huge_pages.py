@@ -22,6 +22,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +53,9 @@ async def use_huge_pages() -> None:
     """Move what is large to huge pages, now and at intervals, until cancelled."""
     while True:
         size = huge_page_size()
-        # Without a right to see its own pages, or to start a thread, a process has its pages as they are.
-        with contextlib.suppress(OSError, RuntimeError):
+        # Without a right to see its own pages, or to start a thread, a process has its pages as they are. So it has
+        # where the kernel's text is not understood: a worker ends when one of its tasks does.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
             for start, end in _steps(size) if size else ():
                 began = perf_counter()
                 if not await asyncio.to_thread(collapse, start, end, size):
@@ -74,7 +76,7 @@ def huge_page_size(settings: Path = _SETTINGS) -> int:
 
 def large_mappings(maps: str) -> Iterator[tuple[int, int]]:
     """Start and end of the large anonymous mappings in a text like /proc/self/maps (proc(5)), but for the heap's."""
-    for line in maps.splitlines():
+    for line in filter(None, maps.split("\n")):  # the kernel escapes this in names, and nothing else
         addresses, rights, _, _, inode, *name = line.split(maxsplit=5)
         if rights != "rw-p" or inode != "0" or (name and not name[0].startswith("[anon")):
             continue
@@ -101,7 +103,7 @@ def collapse(start: int, end: int, size: int) -> bool:
 
 def _steps(size: int) -> Iterator[tuple[int, int]]:
     """What is to be looked at, a step at a time, in whole huge pages."""
-    for start, end in list(large_mappings(Path("/proc/self/maps").read_text(errors="surrogateescape"))):
+    for start, end in list(large_mappings(os.fsdecode(Path("/proc/self/maps").read_bytes()))):
         first, last = -(-start // size) * size, end // size * size
         for place in range(first, last, STEP):
             yield place, min(place + STEP, last)

@@ -28,7 +28,10 @@ def keep_buffers() -> None:
 
 
 async def give_back(*, cycles: bool = True) -> None:
-    """Return free memory to the kernel at intervals, until cancelled; 50 us for each MiB, beside the event loop.
+    """Return free memory to the kernel at intervals, until cancelled; 50 us for each MiB, in a thread.
+
+    That is not quite beside the event loop: glibc holds its arena's lock meanwhile, for which the loop waits as soon as
+    it takes or frees something large there, such as a buffer. Python's small objects lie elsewhere.
 
     `cycles`: free first what young cycles hold, such as the buffers of connections that came and went, which a process
     that has nothing to do any more would keep. It looks at all that is young, a copy of a million keys for 20 ms.

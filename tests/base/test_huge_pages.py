@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import mmap
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from perf.filling import METHOD, fill, taskhashes, unihashes
+from shardhash.base import huge_pages
 from shardhash.base.huge_pages import collapse, huge_page_size, large_mappings
 from shardhash.client import create_client
 from tests.servers import ServerProcess
@@ -57,6 +59,29 @@ def test_a_kernel_without_them_has_none(tmp_path: Path) -> None:
 
 def test_large_anonymous_memory_alone_is_looked_at() -> None:
     assert list(large_mappings(MAPS)) == [(0x7F0000000000, 0x7F0002000000), (0x7F0010000000, 0x7F0014000000)]
+
+
+def test_names_of_files_may_have_any_characters() -> None:
+    odd = "7f0060000000-7f0064000000 r--p 00000000 fe:00 12346                      /a\x0cb\u2028c\x85d\re.so\n"
+    assert list(large_mappings(odd + MAPS)) == list(large_mappings(MAPS))
+
+
+async def test_a_text_that_is_not_understood_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker ends when one of its tasks does."""
+    looked = asyncio.Event()
+
+    def steps(_size: int) -> Iterator[tuple[int, int]]:
+        looked.set()
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(huge_pages, "huge_page_size", lambda: HUGE)
+    monkeypatch.setattr(huge_pages, "_steps", steps)
+    task = asyncio.create_task(huge_pages.use_huge_pages())
+    await looked.wait()
+    await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def huge(pid: int | str = "self") -> int:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shardhash.link import operations as op
+from shardhash.link.search_operations import GuessUnihashes
 from shardhash.shard.state import key_copies, search, selection
 from shardhash.shard.state.key_copies import Copies, Keys
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.recent_tasks import RecentTasks
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot_chunks
+from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.shard.storage.memory import MemoryShard
+from shardhash.shard.storage.recovery import begin_shard, open_shard
+from shardhash.shard.worker.guessing import Guessing
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire.hashes import Key
@@ -60,6 +66,10 @@ def filled(*, mapped: bool = True) -> Table:
 
 def taken(part: MethodTable) -> int:
     return sum(getattr(part, name).taken for name in ("mappings", "rows", "index"))
+
+
+def under_way(table: Table) -> bool:
+    return table.copies.under_way
 
 
 WALKS: dict[str, Callable[[Table], Iterator[Any]]] = {
@@ -116,7 +126,66 @@ def test_a_walk_that_is_never_waited_for_copies_all_at_once() -> None:
             copies.give_up()
         except StopIteration as end:
             keys = end.value
+    assert not any(map(gc.is_tracked, keys._parts))
     assert [key for some in keys.slices(7) for key in some] == list(where)
+
+
+def test_a_copy_of_very_many_keys_takes_no_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_copies, "COPIED", 1)
+    monkeypatch.setattr(key_copies, "STOPS", 5)
+    assert len(list(Copies().make(0, dict.fromkeys(map(digest, range(MANY)))))) == 5
+
+
+async def test_a_guess_that_is_cancelled_leaves_no_copy_under_way() -> None:
+    table = filled()
+    guessing, asked = Guessing(table), GuessUnihashes("m", [("zlib", "do_x")])
+    guess = asyncio.create_task(guessing.guess(asked))
+    await asyncio.sleep(0)
+    assert under_way(table)
+    guess.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await guess
+    assert not under_way(table)
+    assert (await guessing.guess(asked)).complete
+
+
+def test_a_snapshot_that_is_abandoned_leaves_no_copy_under_way(tmp_path: Path) -> None:
+    begin_shard(OsFileSystem(), tmp_path / "shard")
+    shard = open_shard(OsFileSystem(), tmp_path / "shard")
+    part = shard.table.method("m")
+    for number in range(MANY):
+        shard.table.set_mapping(part, digest(number), digest(number), "")
+    job = shard.begin_snapshot()
+    while not under_way(shard.table):
+        assert job.step()
+    job.abandon()
+    assert not under_way(shard.table)
+    shard.close()
+
+
+async def test_the_second_try_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardhash.shard.worker.writer.MOST_COPYING", -1.0)
+    gave_up, give_up = 0, Copies.give_up
+
+    def counted(copies: Copies) -> None:
+        nonlocal gave_up
+        gave_up += 1
+        give_up(copies)
+        monkeypatch.setattr("shardhash.shard.worker.writer.MOST_COPYING", 1e6)
+
+    monkeypatch.setattr(Copies, "give_up", counted)
+    shard = MemoryShard()
+    writer = Writer(shard, wait_for_sync=False)
+    writing = asyncio.create_task(writer.run())
+    steps = shard.table.copies.make(None, dict.fromkeys(map(digest, range(MANY))))
+    next(steps)
+    change = Service(shard, writer).reports.map(op.Map("m", digest(1).hex(), digest(1).hex()))
+    for _ in steps:
+        await asyncio.sleep(0)
+    await change
+    assert gave_up == 1
+    writer.stop()
+    await writing
 
 
 def test_a_walk_that_ends_half_way_is_not_waited_for() -> None:

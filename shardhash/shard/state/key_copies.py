@@ -22,7 +22,9 @@ from shardhash.base.untracked import untracked
 from shardhash.wire.hashes import Key
 
 COPIED = 20_000
-"""Keys copied between one stop and the next; 0.6 ms."""
+"""Keys copied between one stop and the next, 0.6 ms; more where there would be more than `STOPS`."""
+STOPS = 200
+"""Ticks of the event loop that a copy takes at most, each of which may do much else: writes wait meanwhile."""
 TRIES = 2
 """How often a copy is made in slices."""
 _T = TypeVar("_T")
@@ -68,15 +70,17 @@ class Copies:
 
     def make(self, nothing: _T, *where: Collection[Key]) -> Generator[_T, None, Keys]:
         """The keys of some dicts or sets, all as they are at one time; yields `nothing` where it stops."""
-        if sum(map(len, where)) <= COPIED:
+        total = sum(map(len, where))
+        if total <= COPIED:
             return Keys([list(chain(*where))])
+        size = max(COPIED, total // STOPS)
         for _ in range(TRIES):
             turn = object()
             self._running.add(turn)
             parts: list[list[Key]] = []
             keys = chain(*where)
             try:
-                while part := list(islice(keys, COPIED)):
+                while part := list(islice(keys, size)):
                     parts.append(untracked(part))
                     yield nothing
                     if turn not in self._running:
@@ -87,4 +91,4 @@ class Copies:
                 self._running.discard(turn)
             let_go(*parts)
         keys = chain(*where)
-        return Keys(list(iter(lambda: list(islice(keys, COPIED)), [])))
+        return Keys(list(iter(lambda: untracked(list(islice(keys, COPIED))), [])))

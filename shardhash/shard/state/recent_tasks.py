@@ -8,7 +8,7 @@ that share one share their guesses, which costs a wrong guess and no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from shardhash.shard.state import packing, small_sets
@@ -74,7 +74,7 @@ class RecentTasks:
         packed = self._items.get(hash((recipe, task)), b"")
         return [(int.from_bytes(item[:_TIME]), item[_TIME:]) for item in _split(packed)]
 
-    def _fill(self, table: Table, method: str) -> Iterator[None]:
+    def _fill(self, table: Table, method: str) -> Generator[None, None, None]:
         part = table.methods.get(method)
         keys = Keys([]) if part is None else (yield from table.copies.make(None, part.rows))
         for some in keys.slices(SLICE):

@@ -162,7 +162,8 @@ class _Wanted:
         items = tuple(small_sets.iterate(small_set))
         for item in items:
             if len(items) > 1 and small_sets.find(part.rows.get(key), packing.row_name(item), packing.row_name) != item:
-                continue  # it went
+                yield None  # it went
+                continue
             hit = None
             created, number, outhash, _ = packing.unpack_row(item)
             if (

@@ -23,7 +23,7 @@ kind       fields
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
@@ -51,7 +51,7 @@ PARTS = 16
 """Parts of the days that a chunk holds: 20,000 entries with 10 million mappings in two shards."""
 
 
-def freeze(table: Table, size: int = CHUNK) -> Iterator[Chunk]:
+def freeze(table: Table, size: int = CHUNK) -> Generator[Chunk, None, None]:
     """The chunks of a table, which may change between one and the next; `NOTHING` where it stops without one."""
     for kind in list(table.entries):
         yield from _entries(kind, table.entries[kind], size)

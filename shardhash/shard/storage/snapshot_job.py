@@ -74,6 +74,7 @@ class FileSnapshot:
 
     def abandon(self) -> None:
         """See SnapshotJob."""
+        self._chunks.close()  # writes would wait for a copy of keys that is under way
         self._writer.drop()
 
 

@@ -31,7 +31,12 @@ class Guessing:
         if part.recent is None:
             part.recent = RecentTasks(self._table, asked.method)
         recent = part.recent
-        await self._fill(recent)
+        try:
+            await self._fill(recent)
+        except BaseException:  # whoever asked is gone: nobody goes on with a copy of keys, for which writes wait
+            recent.walk.close()
+            part.recent = None
+            raise
         variants: list[list[tuple[int, str, str | None]]] = []
         for start in range(0, len(asked.tasks), SLICE):
             variants += [_mapped(part, recent.find(*task)) for task in asked.tasks[start : start + SLICE]]

@@ -22,6 +22,7 @@ from shardhash.base.figures import Histogram
 from shardhash.base.turns import SLICE
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import InternalError, StorageError, SyncError, TextError
+from shardhash.shard.state.key_copies import TRIES
 from shardhash.shard.state.records import Record
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
@@ -36,7 +37,7 @@ _Group: TypeAlias = list[tuple[Change, asyncio.Future[Any]]]
 MOST_CHANGES = 500
 """Changes of a group, whose records are appended in one go; 2 ms."""
 MOST_COPYING = 2.0
-"""Seconds for which a group that is durable waits until keys are copied: enough for forty million."""
+"""Seconds for which a group that is durable waits until keys are copied, before it gives up a try."""
 log = logging.getLogger(__name__)
 
 
@@ -159,11 +160,14 @@ class Writer:
     async def _let_copy(self) -> None:
         """Wait for who copies keys of the table, a slice a tick (key_copies.py), but not for ever."""
         copies = self._shard.table.copies
-        until = 0.0
+        until, tries = 0.0, TRIES
         while copies.under_way:
             until = until or self._loop.time() + MOST_COPYING
             if self._loop.time() > until:
                 copies.give_up()
+                tries -= 1
+                if tries > 0:  # each try has its time, but those that come after all others have none
+                    until = 0.0
             await asyncio.sleep(0)
 
     async def _decide_without_texts(self, group: _Group, error: TextError) -> tuple[Transaction, list[Any]]:
