@@ -162,9 +162,9 @@ class Acceptor:
         """Serve a connection that has to wait, or whose first bytes tell whose it is."""
         goes_on = False
         try:
-            goes_on = await self._hold(raw, connection, wait)
-            if goes_on and (proxy or self._context is not None):
-                goes_on = await self._read_proxy_header(raw, connection, proxy)
+            if await self._hold(raw, connection, wait):
+                told = proxy or self._context is not None
+                goes_on = not told or await self._read_proxy_header(raw, connection, proxy)
         except (OSError, ProtocolError) as error:  # limits of time are among them
             silent = proxy and isinstance(error, ConnectionResetError)  # a proxy looks whether somebody is there
             what = "no PROXY header can be read" if isinstance(error, ProtocolError) else "no connection can be made"

@@ -311,11 +311,11 @@ class Followers(Others):
         try:
             async with asyncio.timeout(START_LIMIT):
                 await peer.ask("prepare", prepare)
-                self._serving.add(follower)  # and what is told from now on comes behind what it is told here
-                if self._settings is not settings:
-                    await peer.ask("reload", self._settings)
-                await peer.ask("know", self._users.guesses.known)
-                await peer.ask("serve", self._router.removals, list(self._router.barred))
+                self._serving.add(follower)  # and what is told from now on comes behind what it is asked here
+                asked = [peer.ask("reload", self._settings)] if self._settings is not settings else []
+                asked.append(peer.ask("know", self._users.guesses.known))
+                asked.append(peer.ask("serve", self._router.removals, list(self._router.barred)))
+                await asyncio.gather(*asked)  # in one go: a removal that began in between would be counted twice
             if len(self._serving) == self._settings.coordinators - 1:
                 self._all_serve.set()
             log.info("coordinator %d serves, process %d", follower.place, follower.process.pid)

@@ -6,9 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
-import threading
 from pathlib import Path
-from typing import Any
 
 from shardhash.coordinator.quotas import Quotas
 from shardhash.coordinator.room import Room
@@ -19,8 +17,6 @@ log = logging.getLogger(__name__)
 
 LOOK_PAUSE = 1.0
 """Seconds between looks at the disk."""
-_one_at_a_time = threading.Lock()
-"""Held by who writes the file: the last time, at the end of a server, may meet the one before."""
 WRITE_EVERY = 10
 """Looks from one writing of the quotas to the next."""
 
@@ -36,25 +32,29 @@ def load_quotas(data: Path, quotas: Quotas) -> None:
 
 
 async def save_quotas(data: Path, quotas: Quotas) -> None:
-    """Write what was stored today, if anything was. A disk that refuses is told of elsewhere."""
-    if quotas.changed:
-        await asyncio.to_thread(_write, data, await _dump(quotas))  # an fsync may take seconds
+    """Write what was stored today, if anything was. A disk that refuses is told of elsewhere.
+
+    The last time, at the end of a server, may meet the one before, and waits for it: only then it is sure what changed.
+    """
+    async with quotas.saving:
+        if quotas.changed:
+            await asyncio.to_thread(_write, data, await _dump(quotas))  # an fsync may take seconds
 
 
-async def _dump(quotas: Quotas) -> Any:
+async def _dump(quotas: Quotas) -> list[bytes]:
     steps = quotas.dump()
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            pieces: list[bytes] = end.value
+            return pieces
         await asyncio.sleep(0)
 
 
-def _write(data: Path, dumped: Any) -> None:
+def _write(data: Path, dumped: list[bytes]) -> None:
     try:
-        with _one_at_a_time:
-            replace_file(OsFileSystem(), data / QUOTAS, json.dumps(dumped).encode())
+        replace_file(OsFileSystem(), data / QUOTAS, b"".join(dumped))
     except OSError as error:
         log.info("%s cannot be written: %s", data / QUOTAS, error)
 

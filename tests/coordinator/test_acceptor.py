@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from shardhash.base.sockets import keep_alive
+from shardhash.coordinator.acceptor import Acceptor
 from shardhash.coordinator.bind import Bind
+from shardhash.coordinator.complaints import Complaints
+from shardhash.coordinator.connection import Connection
+from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.listeners import Listeners
 from shardhash.coordinator.proxies import Proxies
+from shardhash.coordinator.rates import Rates
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.stats import Stats
 from shardhash.coordinator.users import Users
@@ -125,3 +130,28 @@ async def test_accepted_connections_are_probed_and_send_at_once() -> None:
             option = getattr(socket, name)
             assert raw.getsockopt(level, option) == wanted.getsockopt(level, option) != 0, name
         wanted.close()
+
+
+async def test_whose_first_bytes_cannot_be_read_is_closed_and_never_served() -> None:
+    made: list[Connection] = []
+
+    def make(connection: Connection) -> asyncio.Protocol:
+        made.append(connection)
+        return asyncio.Protocol()
+
+    limits, complaints = ServerLimits(hello_time=0.3), Complaints()
+    connections, listening = Connections(limits, complaints), socket.create_server(("127.0.0.1", 0))
+    rates = Rates(limits, complaints)
+    acceptor = Acceptor(listening, connections, complaints, rates, make, None, Proxies(["127.0.0.1"]), None)
+    try:
+        port = listening.getsockname()[1]
+        reset = (await asyncio.open_connection("127.0.0.1", port))[1]
+        broken, silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        broken[1].write(b"PROXY nonsense\r\n" + ASKED)
+        reset.transport.abort()
+        assert [await said(reader) for reader, _ in (broken, silent)] == [b"", b""]
+        assert (len(connections), made) == (0, [])
+        for _, writer in (broken, silent):
+            writer.transport.abort()
+    finally:
+        await acceptor.close()

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from shardhash.base.turns import with_rests
-from shardhash.errors import InvokeError
+from shardhash.errors import InvokeError, StorageError
 from shardhash.link import pages
 from shardhash.stores import quarantines
 from shardhash.stores.interface import Store
@@ -277,3 +277,27 @@ async def test_many_barred_outhashes_are_gone_through_some_at_a_time(
     await router.quarantine.release(other["name"])
     assert not router.barred
     assert await report(router, 300, 229) == digits(229)
+
+
+async def test_all_are_barred_before_anything_is_kept_and_none_if_it_cannot_be(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantines, "PART", 1)
+    before = await router.quarantine.begin({"outhash": digits(105), "method": M}, NOTE)
+    store, barred = router.quarantine._set, []
+
+    async def full_after_two(kind: str, name: str, value: Any) -> None:
+        barred.append(len(router.barred))
+        if value is not None and len(barred) > 2:
+            raise StorageError("the disk is full")
+        await store(kind, name, value)
+
+    monkeypatch.setattr(router.quarantine, "_set", full_after_two)
+    with pytest.raises(StorageError, match="full"):
+        await router.quarantine.begin({"PN": "*"}, NOTE)
+    assert barred[:3] == [3, 3, 3]
+    assert set(router.barred) == {(M, digits(105))}, "what was barred before stays"
+    assert [one["name"] for one in await router.quarantine.entries()] == [before["name"]]
+    assert list(await router.list_entries("quarantine-part")) == [f"{before['name']}.0"]
+    assert await known(router, 1, 2, 3, 4) == [1, 2, 3, 4]
+    assert await report(router, 6, 101) == digits(1)

@@ -16,13 +16,14 @@ A release puts the mappings back, each unless a build made another meanwhile, an
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardhash.base.entry_kinds import QUARANTINE, QUARANTINE_PART
 from shardhash.base.letting_go import let_go
 from shardhash.base.turns import with_rests
-from shardhash.errors import InvokeError
+from shardhash.errors import InvokeError, ShardhashError
 from shardhash.link import operations as op
 from shardhash.link.search_operations import ChooseRows
 from shardhash.link.worker_link import WorkerLink
@@ -41,6 +42,8 @@ from shardhash.stores.quarantines import (
 from shardhash.stores.sharded.entries import entry_names, list_entries
 from shardhash.stores.sharded.explorer import ShardedExplorer
 from shardhash.stores.sharded.report_order import Reports
+
+log = logging.getLogger(__name__)
 
 LOOKED_AT_ONCE = 1000
 """Outhashes that are looked at here before others run; 0.5 ms."""
@@ -112,12 +115,33 @@ class ShardedQuarantine:
             parts = parts_of(choice.mappings, choice.barred)
             entry = entry_of(note, _chosen(choice), len(parts), done=False)
             name = entry["name"]
-            for number, part in enumerate(parts):
-                await self._bar(part["outhashes"], barred=True)
-                await self._set(QUARANTINE_PART, part_name(name, number), part)
-            await self._set(QUARANTINE, name, entry)
+            kept = False
+            try:
+                for part in parts:  # all before the first is kept, which takes its time: reports come in meanwhile
+                    await self._bar(part["outhashes"], barred=True)
+                for number, part in enumerate(parts):
+                    await self._set(QUARANTINE_PART, part_name(name, number), part)
+                await self._set(QUARANTINE, name, entry)
+                kept = True
+            finally:
+                if not kept:
+                    await self._give_up(entry)
             await self._forgetting(self._set_aside(name, entry))
             return entry | {"done": True}
+
+    async def _give_up(self, entry: Mapping[str, Any]) -> None:
+        """Forget a quarantine that cannot be kept. The entry goes first: it may be there, whatever was heard of it."""
+        try:
+            await self._forget(entry)
+        except ShardhashError as error:
+            log.warning("the rest of a quarantine that was not kept stays barred until the next start: %s", error)
+
+    async def _forget(self, entry: Mapping[str, Any]) -> None:
+        name = entry["name"]
+        await self._set(QUARANTINE, name, None)
+        for number in range(entry["parts"]):
+            await self._set(QUARANTINE_PART, part_name(name, number), None)
+        await self._bar_again()
 
     async def entries(self) -> list[dict[str, Any]]:
         """See Quarantine."""
@@ -128,10 +152,7 @@ class ShardedQuarantine:
         async with self._changes:
             entry = entry_or_refusal(await self._first.request(op.GetEntry(QUARANTINE, name)), name)
             released = await restore_parts(entry, self._get_part, self._restore)
-            await self._set(QUARANTINE, name, None)
-            for number in range(entry["parts"]):
-                await self._set(QUARANTINE_PART, part_name(name, number), None)
-            await self._bar_again()
+            await self._forget(entry)
             return released
 
     async def discard(self, rows: Sequence[tuple[str, str, str]]) -> int:
