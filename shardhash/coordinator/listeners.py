@@ -315,6 +315,7 @@ class Listeners:
                 max_msg_size=min(self._limits.message, MOST_AT_ONCE) + 1,  # it takes what is shorter
                 timeout=CLOSE_LIMIT,
                 decode_text=False,
+                autoping=False,
             )
             if not response.can_prepare(request).ok:
                 text = "This is a hash equivalence server. It speaks OEHASHEQUIV 1.1 over WebSocket.\n"
@@ -369,7 +370,7 @@ class Listeners:
 
         def make(connection: Connection) -> WatchedProtocol:
             most = self._limits.of(entrance.bind.anonymous).message
-            return WatchedProtocol(server(), connection, self._connections, most)
+            return WatchedProtocol(server(), connection, self._connections, most, self._services.turns)
 
         return make
 

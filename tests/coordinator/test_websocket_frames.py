@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from shardhash.base import turns
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.listeners import Listeners
@@ -102,6 +103,21 @@ class Client:
                     assert message[0] == PONG
         return found
 
+    async def pongs(self, count: int) -> list[bytes]:
+        """The next so many messages, which are pongs."""
+        found: list[bytes] = []
+        async with asyncio.timeout(LIMIT):
+            while len(found) < count:
+                message = self._frames.next_message()
+                if message is None:
+                    data = await self._reader.read(1 << 16)
+                    assert data, f"the server closed after {found}"
+                    self._frames.feed(data)
+                else:
+                    assert message[0] == PONG
+                    found.append(message[1])
+        return found
+
 
 @pytest.fixture
 def store() -> KnownStore:
@@ -109,11 +125,34 @@ def store() -> KnownStore:
 
 
 @pytest.fixture
-async def listening(store: KnownStore) -> AsyncIterator[Address]:
-    services = Services(store=store, users=Users(store), stats=Stats())
+def services(store: KnownStore) -> Services:
+    return Services(store=store, users=Users(store), stats=Stats())
+
+
+@pytest.fixture
+async def listeners(services: Services) -> AsyncIterator[Listeners]:
     listeners = Listeners(services, ServerLimits())
-    yield await listeners.open(Bind(parse_bind("ws://127.0.0.1:0")[0]))
+    yield listeners
     await listeners.close()
+
+
+@pytest.fixture
+async def listening(listeners: Listeners) -> Address:
+    return await listeners.open(Bind(parse_bind("ws://127.0.0.1:0")[0]))
+
+
+@pytest.fixture
+def turns_taken(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with each turn that anybody waits for."""
+    taken: list[int] = []
+    wait = services.turns.next
+
+    def counted() -> asyncio.Future[None]:
+        taken.append(len(taken))
+        return wait()
+
+    monkeypatch.setattr(services.turns, "next", counted)
+    return taken
 
 
 @asynccontextmanager
@@ -204,3 +243,54 @@ async def test_frames_that_do_not_wait_for_the_upgrade(listening: Address) -> No
         for text in KNOWN:
             await client.send(frames([question(text)]))
             assert await client.receive(1) == [answer(text)]
+
+
+async def test_an_idle_client_that_pings_is_not_amidst_a_message(listening: Address, listeners: Listeners) -> None:
+    connections = listeners._connections
+    async with connected(listening) as client:
+        await client.send(frames([*HELLO, (TEXT, b'{"get-stream": null}'), question(KNOWN[0])]))
+        await client.receive(6)
+        (connection,) = connections._open.values()
+        later = asyncio.get_running_loop().time() + 2 * connections.limits.message_time
+        await client.send(frames([(PONG, b"unasked"), (PING, b"there?")]))
+        assert await client.pongs(1) == [b"there?"]
+        assert (connection.partial, connection.queued) == (0, 0)
+        assert connections._overdue(connection, later) is None
+        begun = bytes(encode_frames(TEXT, [b"m " + KNOWN[1][:9].encode()], b"abcd", final=False))
+        await client.send(begun + frames([(PING, b"still?")]))
+        assert await client.pongs(1) == [b"still?"]
+        assert (connection.partial, connection.queued) == (len(begun), len(begun))
+        overdue = connections._overdue(connection, later)
+        assert overdue is not None
+        assert overdue[0] == "message_time"
+        await client.send(bytes(encode_frames(CONTINUATION, [KNOWN[1][9:].encode()], b"efgh")))
+        assert await client.receive(1) == [answer(KNOWN[1])]
+
+
+async def test_a_flood_of_pings_is_answered_in_turn(
+    listening: Address, turns_taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "SLICE", -1.0)
+    async with connected(listening) as client:
+        await client.send(frames([*HELLO, (TEXT, b'{"get-stream": null}'), question(KNOWN[0])]))
+        await client.receive(6)
+        before = len(turns_taken)
+        texts = [str(number).encode() for number in range(100)]
+        await client.send(frames([(PING, text) for text in texts] + [question(KNOWN[1])]))
+        assert await client.pongs(len(texts)) == texts
+        assert len(turns_taken) >= before + 40, "of two pings in a row the second is beyond the slice"
+        assert await client.receive(1) == [answer(KNOWN[1])]
+
+
+async def test_who_sends_without_a_pause_is_read_in_turn(listening: Address, turns_taken: list[int]) -> None:
+    async with connected(listening) as client:
+        await client.send(frames([*HELLO, (TEXT, b'{"get-stream": null}'), question(KNOWN[0])]))
+        await client.receive(6)
+        before = len(turns_taken)
+        nothing = bytes(encode_frames(CONTINUATION, [b""], b"abcd", final=False))
+        await client.send(bytes(encode_frames(TEXT, [b"m "], b"abcd", final=False)) + nothing * 200_000)
+        await client.send(bytes(encode_frames(CONTINUATION, [KNOWN[1].encode()], b"efgh")))
+        assert await client.receive(1) == [answer(KNOWN[1])]
+        assert len(turns_taken) >= before + 3
+        await client.send(frames([question(KNOWN[2])]))
+        assert await client.receive(1) == [answer(KNOWN[2])]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardhash.wire.frame_cutter import MOST_FRAMES, MOST_SIZE, FrameCutter
+from shardhash.wire.frame_cutter import MOST_FRAMES, MOST_SIZE, MOST_WALKED, FrameCutter
 from shardhash.wire.websocket import BINARY, CONTINUATION, PING, TEXT, encode_frames
 
 KEYS = os.urandom(4 * 3000)
@@ -68,6 +68,22 @@ def test_what_others_have_to_read_is_passed_by(odd: bytes) -> None:
     cutter = FrameCutter()
     assert cutter.cut(odd) is None
     assert cutter.cut(frame(BINARY, b"next")) == [(0x82, b"next")]
+
+
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [
+        pytest.param(0, MOST_FRAMES + MOST_WALKED, id="after those that are cut"),
+        pytest.param(30, MOST_WALKED, id="at once"),
+    ],
+)
+def test_of_who_sends_far_too_many_nothing_is_cut_any_more(size: int, most: int) -> None:
+    cutter = FrameCutter()
+    assert cutter.cut(frame(TEXT, b"a" * size) * most) is None
+    assert cutter.cut(frame(TEXT, b"a")) == [(0x81, b"a")]
+    assert cutter.cut(frame(TEXT, b"a" * size) * (most + 1)) is None
+    assert cutter.cut(frame(TEXT, b"a")) is None
+    assert cutter.cut(frame(TEXT, b"a")) is None
 
 
 def test_a_length_may_be_told_in_more_bytes_than_it_needs() -> None:

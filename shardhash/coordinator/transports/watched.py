@@ -7,22 +7,28 @@ import logging
 from collections.abc import Callable
 from typing import cast
 
+from shardhash.base.turns import Turns
 from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.proxies import refusal_of_header
+from shardhash.coordinator.transports.line import HEAVY
 from shardhash.wire.proxy_header import is_proxy_header
 
 log = logging.getLogger(__name__)
 
+_PAUSED = ("_reading_paused", "_buffer_paused")
+"""Whether aiohttp wants nothing to be read, and reads on by itself."""
 _END_OF_HEAD = b"\r\n\r\n"
 SLACK = 1 << 20
 """Bytes that may come in behind a message of the longest size, before it is taken out of aiohttp's queue."""
 
 
 class WatchedProtocol(asyncio.Protocol):
-    """Forwards every call to another protocol."""
+    """Forwards every call to another protocol. What comes in at a rush is read a part at a time, in turn."""
 
-    def __init__(self, inner: asyncio.Protocol, connection: Connection, connections: Connections, most: int) -> None:
+    def __init__(
+        self, inner: asyncio.Protocol, connection: Connection, connections: Connections, most: int, turns: Turns
+    ) -> None:
         """`most`: bytes of a message that may be incomplete; it may change."""
         self.most = most
         self.writable = asyncio.Event()
@@ -34,6 +40,8 @@ class WatchedProtocol(asyncio.Protocol):
         self._inner = inner
         self._connection = connection
         self._connections = connections
+        self._turns = turns
+        self._rests = False
         self._http = False
         self._loop = asyncio.get_running_loop()
 
@@ -48,6 +56,8 @@ class WatchedProtocol(asyncio.Protocol):
         if connection.fresh and not self._http and not self._sniff(data):
             return
         connection.heard = self._loop.time()
+        if len(data) >= HEAVY:
+            self._rest()
         if self.take is not None:
             if self.take(data):
                 return
@@ -63,6 +73,20 @@ class WatchedProtocol(asyncio.Protocol):
             return
         self._connections.queue(connection, connection.partial)
         self._inner.data_received(data)
+
+    def _rest(self) -> None:
+        transport = self._connection.transport
+        if not self._rests and transport is not None and not transport.is_closing():
+            self._rests = True
+            transport.pause_reading()
+            self._turns.next().add_done_callback(self._read_on)
+
+    def _read_on(self, _turn: asyncio.Future[None]) -> None:
+        self._rests = False
+        transport = self._connection.transport
+        paused = any(getattr(self._inner, name, False) for name in _PAUSED)
+        if not paused and transport is not None and not transport.is_closing():
+            transport.resume_reading()
 
     @property
     def upgraded(self) -> bool:

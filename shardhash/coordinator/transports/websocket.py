@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.turns import Slice, Turns
@@ -26,6 +26,9 @@ from shardhash.wire.frames import (
     text_frames,
 )
 from shardhash.wire.long_text import JsonPieces
+
+_CONTROL_HEAD = 6
+"""Bytes of a ping or pong of a client before its payload."""
 
 
 class WebSocketHandler:
@@ -47,7 +50,7 @@ class WebSocketHandler:
         self._watched = watched
         self._cutter = FrameCutter()
         self._waits = False
-        """Whether aiohttp has nothing of what came in."""
+        """Whether aiohttp has nothing of what came in, and we wait for more."""
         self._machine = machine
         self._connection = connection
         self._connections = connections
@@ -82,9 +85,7 @@ class WebSocketHandler:
         connection = self._connection
         try:
             while True:
-                self._waits = True
-                message = await self._socket.receive()
-                self._waits = False
+                message = await self._receive()
                 connection.partial = 0
                 self._connections.queue(connection, 0)
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
@@ -111,6 +112,26 @@ class WebSocketHandler:
                     await self._drain.wait()
         finally:
             self._session.feed_lost()
+
+    async def _receive(self) -> WSMessage:
+        """The next message that is neither ping nor pong."""
+        while True:
+            self._waits = True
+            message = await self._socket.receive()
+            self._waits = False
+            if message.type not in (WSMsgType.PING, WSMsgType.PONG):
+                return message
+            await self._pass(message)
+
+    async def _pass(self, message: WSMessage) -> None:
+        """Answer a ping, not a pong. It may come amidst a message, which then goes on being incomplete."""
+        connection = self._connection
+        connection.partial = max(0, connection.partial - _CONTROL_HEAD - len(message.data))
+        self._connections.queue(connection, connection.partial)
+        if message.type is WSMsgType.PING:
+            await self._socket.pong(message.data)
+        if self._slice.used:
+            await self._slice.turn()
 
     def _take(self, data: bytes) -> bool:
         """Take what came in, if it is short messages and nothing waits before them; else aiohttp is to have it.
