@@ -294,3 +294,18 @@ async def test_who_sends_without_a_pause_is_read_in_turn(listening: Address, tur
         assert len(turns_taken) >= before + 3
         await client.send(frames([question(KNOWN[2])]))
         assert await client.receive(1) == [answer(KNOWN[2])]
+
+
+async def test_who_leaves_amidst_its_pings_is_no_error_of_the_server(
+    listening: Address, listeners: Listeners, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(turns, "SLICE", -1.0)
+    async with connected(listening) as client:
+        await client.send(frames([*HELLO, (TEXT, b'{"get-stream": null}'), question(KNOWN[0])]))
+        await client.receive(6)
+        await client.send(frames([(PING, b"")] * 5000))
+        assert await client.pongs(1) == [b""]
+    async with asyncio.timeout(LIMIT):
+        while listeners.connected:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

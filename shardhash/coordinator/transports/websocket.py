@@ -6,6 +6,7 @@ Compression is never negotiated: hashes do not compress, and a deflate context c
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from aiohttp import WSMessage, WSMsgType, web
 
@@ -82,36 +83,40 @@ class WebSocketHandler:
                 error.__traceback__ = error.__context__ = None  # its frames hold the socket, which holds it
 
     async def _read(self) -> None:
-        connection = self._connection
         try:
-            while True:
-                message = await self._receive()
-                connection.partial = 0
-                self._connections.queue(connection, 0)
-                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    break
-                text = message.type is WSMsgType.TEXT
-                machine = self._machine
-                events = machine.receive_texts([message.data]) if text else machine.receive_messages([message.data])
-                if self._machine.more:
-                    events += await self._receive_rest()
-                if connection.fresh:
-                    self._tell_progress(events)
-                if message.type is WSMsgType.BINARY and (frame := self._session.at_once.answer(events)) is not None:
-                    await self._socket.send_bytes(frame)
-                    if self._slice.used:
-                        await self._slice.turn()
-                    continue
-                if not self._begun(events):
-                    self._session.feed(events)
-                self._connections.keep(connection, self._session.held)
-                if self._slice.used:
-                    await self._slice.turn()
-                while self._session.waiting > self._pipelined or connection.paused:
-                    self._drain.clear()
-                    await self._drain.wait()
+            with suppress(ConnectionError):  # the peer went away before it was answered
+                await self._read_all()
         finally:
             self._session.feed_lost()
+
+    async def _read_all(self) -> None:
+        connection = self._connection
+        while True:
+            message = await self._receive()
+            connection.partial = 0
+            self._connections.queue(connection, 0)
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                break
+            text = message.type is WSMsgType.TEXT
+            machine = self._machine
+            events = machine.receive_texts([message.data]) if text else machine.receive_messages([message.data])
+            if self._machine.more:
+                events += await self._receive_rest()
+            if connection.fresh:
+                self._tell_progress(events)
+            if message.type is WSMsgType.BINARY and (frame := self._session.at_once.answer(events)) is not None:
+                await self._socket.send_bytes(frame)
+                if self._slice.used:
+                    await self._slice.turn()
+                continue
+            if not self._begun(events):
+                self._session.feed(events)
+            self._connections.keep(connection, self._session.held)
+            if self._slice.used:
+                await self._slice.turn()
+            while self._session.waiting > self._pipelined or connection.paused:
+                self._drain.clear()
+                await self._drain.wait()
 
     async def _receive(self) -> WSMessage:
         """The next message that is neither ping nor pong."""
