@@ -13,6 +13,7 @@ import pytest
 
 from shardhash.link import operations as op
 from shardhash.link.collection_operations import BeginCollection, TakeDoomed
+from shardhash.link.import_operations import TakeMappings
 from shardhash.link.search_operations import FindRows
 from shardhash.shard.directory.generations import prepare_directory
 from shardhash.shard.state.asked_days import day_of
@@ -197,12 +198,18 @@ async def test_another_number_of_shards_keeps_the_days(tmp_path: Path, day: list
     assert sum(last(table, C) for table in tables) == 0
 
 
+@pytest.mark.parametrize("question", [ask, exists])
 @pytest.mark.parametrize("follows", [False, True])
 async def test_what_is_put_aside_is_bounded(
-    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch, follows: bool
+    tmp_path: Path,
+    day: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    follows: bool,
+    question: Callable[[Service, str], None],
 ) -> None:
     """Past the bound all counts as asked for today; but who follows what is asked for learns of each."""
-    monkeypatch.setattr(service_module, "MOST", 5)
+    monkeypatch.setattr(asking_module, "MOST", 5)
+    monkeypatch.setattr(asking_module, "FOLLOWED_MOST", 5)
     monkeypatch.setattr(asking_module, "TOO_MANY", 10)
     async with serving(tmp_path) as service:
         hashes = [f"{number:064x}" for number in range(100)]
@@ -212,7 +219,7 @@ async def test_what_is_put_aside_is_bounded(
         day[0] += 1
         followed = service.asking.follow("one") if follows else {}
         for taskhash in hashes:
-            ask(service, taskhash)
+            question(service, taskhash)
             assert service._table.method("m").aside <= 11
         service.asking.note_now()
         table = service._table
@@ -231,10 +238,90 @@ async def test_what_is_put_aside_is_bounded(
         assert table.last_used(part, bytes.fromhex(hashes[1])) == day[0] - 1
 
 
+@pytest.mark.parametrize("method", ["m", "rare"])
+@pytest.mark.parametrize("follows", [False, True])
+async def test_the_unihashes_of_others_that_are_put_aside_are_bounded(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch, follows: bool, method: str
+) -> None:
+    for name, value in (("MOST", 5), ("FOLLOWED_MOST", 5), ("TOO_MANY", 10), ("LATER", 3)):
+        monkeypatch.setattr(asking_module, name, value)
+    async with serving(tmp_path) as service:
+        table, hashes = service._table, [f"{number:064x}" for number in range(40)]
+        for name in ("m", "n", "o", "p"):
+            await service.reports.map(op.Map(name, D, A))
+        for taskhash in hashes:
+            await service.reports.map(op.Map(method, taskhash, f"{int(taskhash, 16) + 1000:064x}"))
+        assert bool(table.rare) is (method == "rare")
+        service.asking.note_now()
+        day[0] += 1
+        followed = service.asking.follow("one") if follows else {}
+        part = table.method(method)
+        for taskhash in hashes:
+            exists(service, f"{int(taskhash, 16) + 1000:064x}")
+            assert len(part.asked_unihashes) + len(table.rare.asked) <= 11
+            assert sum(len(keys) for _, keys, _ in service.asking._taken) <= 12
+        service.asking.note_now()
+        assert {table.last_used(part, bytes.fromhex(taskhash)) for taskhash in hashes} == {day[0]}
+        assert set(followed.get(method, ())) == (set(map(bytes.fromhex, hashes)) if follows else set())
+
+
+async def test_who_follows_is_told_of_some_at_a_time(
+    tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be told of a large batch at once would hold all others up."""
+    monkeypatch.setattr(service_module, "FOLLOWED_PART", 2)
+    for name, value in (("FOLLOWED_MOST", 3), ("AT_ONCE", 4), ("LATER", 5)):
+        monkeypatch.setattr(asking_module, name, value)
+    async with serving(tmp_path) as service:
+        hashes = [f"{number:064x}" for number in range(100)]
+        for taskhash in hashes:
+            await service.reports.map(op.Map("m", taskhash, taskhash))
+        service.asking.note_now()
+        day[0] += 1
+        followed = service.asking.follow("one")
+        told: list[int] = []
+        tell = service.asking._tell
+
+        def counted(method: str, keys: list[Key]) -> None:
+            told.append(len(keys))
+            tell(method, keys)
+
+        monkeypatch.setattr(service.asking, "_tell", counted)
+        frame = batch.encode_request(Batch(batch.GET, "m", b"".join(map(bytes.fromhex, hashes))))
+        assert service.is_long(frame)
+        await service.lookup_in_parts(frame, b"")
+        waits = sum(len(keys) for _, keys, _ in service.asking._taken)
+        assert waits <= 5 * 4
+        service.asking.tell()
+        assert max(told) <= 3 + 4
+        assert set(followed["m"]) == set(map(bytes.fromhex, hashes))
+        service.asking.note_now()
+        assert {last(service._table, taskhash) for taskhash in hashes} == {day[0]}
+        day[0] += 1
+        service.unihashes(op.Unihashes("m", hashes[:20]))  # which makes no room
+        told.clear()
+        ask(service, hashes[50])
+        assert told == [2]
+        service.asking.unfollow("one")
+        assert not service.is_long(frame)
+
+
+async def test_an_import_after_midnight_is_of_the_new_day(tmp_path: Path, day: list[int]) -> None:
+    async with serving(tmp_path) as service:
+        take = service.operations[TakeMappings]
+        await take(TakeMappings([("m", A, A)]))
+        service.asking.note_now()
+        service._table.method("m").fill_asked(keep=True)  # as on a day of which all counts
+        day[0] += 1
+        await take(TakeMappings([("m", B, B)]))
+        service.asking.note_now()
+        assert last(service._table, B) == day[0]
+
+
 async def test_who_follows_learns_of_each_on_a_day_of_which_all_counts(
     tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "MOST", 2)
+    monkeypatch.setattr(asking_module, "MOST", 2)
     monkeypatch.setattr(asking_module, "TOO_MANY", 3)
     async with serving(tmp_path) as service:
         for method in ("m", "n"):
@@ -260,7 +347,7 @@ async def test_who_follows_learns_of_each_on_a_day_of_which_all_counts(
 async def test_much_that_is_put_aside_is_noted_soon(
     tmp_path: Path, day: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "MOST", 2)
+    monkeypatch.setattr(asking_module, "MOST", 2)
     async with serving(tmp_path) as service:
         for taskhash in (A, B, C):
             await report(service, taskhash)
@@ -296,7 +383,7 @@ async def test_what_is_asked_for_while_it_is_removed_comes_back(
             await report(service, C)
         service.asking.note_now()
         collecting, sync = service.collecting, service._writer._sync
-        collecting.begin(BeginCollection("c"))
+        await collecting.begin(BeginCollection("c"))
 
         async def slow() -> None:
             question(service, taskhash)
@@ -401,9 +488,9 @@ async def test_unihashes_that_exist_are_noted_some_at_a_time(
         looked: list[int] = []
         look = service.asking._look_for_some
 
-        def counted(most: int) -> dict[str, list[Key]]:
+        def counted(most: int) -> None:
             looked.append(most)
-            return look(most)
+            look(most)
 
         monkeypatch.setattr(service.asking, "_look_for_some", counted)
         await service.asking.note()

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from shardhash.link import messages
 from shardhash.link import operations as op
+from shardhash.link.worker_options import WorkerOptions
 from shardhash.shard.storage.memory import MemoryShard
 from shardhash.shard.worker import process
 from shardhash.shard.worker.service import Service
@@ -69,6 +70,37 @@ def test_a_worker_knows_that_its_server_has_ended_before_it_began(monkeypatch: p
         assert not process.input_has_ended()
         os.close(writing)
         assert process.input_has_ended()
+
+
+async def test_noting_much_does_not_delay_the_sync_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = MemoryShard()
+    writer = Writer(shard, wait_for_sync=False)
+    service = Service(shard, writer)
+    notes, syncs = asyncio.Event(), asyncio.Event()
+
+    async def note_for_ever() -> None:
+        notes.set()
+        await asyncio.Event().wait()
+
+    async def nothing() -> None:
+        await asyncio.Event().wait()
+
+    def sync_soon() -> None:
+        if notes.is_set():
+            syncs.set()
+
+    monkeypatch.setattr(process, "TICK", 0.001)
+    monkeypatch.setattr(process, "use_huge_pages", nothing)
+    monkeypatch.setattr(service.asking, "note_sometimes", note_for_ever)
+    monkeypatch.setattr(writer, "sync_soon", sync_soon)
+    options = WorkerOptions(shards=1, sync="interval")
+    tasks = [asyncio.create_task(work) for work in process._background(options, shard, writer, service)]
+    async with asyncio.timeout(LIMIT):
+        await syncs.wait()
+    assert not any(task.done() for task in tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_others_run_between_the_many_operations_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from time import perf_counter, time_ns
 from typing import TypeAlias
 
+from shardhash.base.letting_go import let_go
 from shardhash.base.timestamps import DAY
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.method_table import MethodTable
@@ -40,6 +41,14 @@ TOO_MANY = 100_000
 """Mappings of a method that may be put aside, 10 MiB, which takes 3 ms to take. More come only from one who asks for
 far more than builds do, and faster than can be noted: then all mappings count as asked for today, which costs a
 collection something, and nothing more is put aside on that day. What was stays at hand, of one method."""
+
+FOLLOWED_MOST = 3_000
+"""Mappings, or unihashes, of a method from which on whoever follows is told of what was put aside: all that is left is
+told at once when they want to know."""
+AT_ONCE = 4_096
+"""Mappings that whoever follows is told of at once; 2 ms."""
+LATER = 32
+"""Lists of mappings that wait to be noted while somebody follows; with more, as many are noted as come."""
 
 KEPT = 50_000
 """Mappings of all methods that may stay at hand once they are noted, 8 MiB. With more, they are put aside again."""
@@ -64,6 +73,8 @@ class Asking:
         self._noted_at = 0.0
         self._crowded = False
         self._day_ends = 0
+        self.most = MOST
+        """Mappings of a method from which on there is to be room: call `make_room`."""
         self._given_up = -1
         """The day on which more was asked for than can be noted: the rest of it is not noted either."""
         self.days_written = True
@@ -93,24 +104,49 @@ class Asking:
             self._tell(method, [key])
 
     def make_room(self, method: str, part: MethodTable, count: int) -> None:
-        """A lookup of so many has put aside more than `MOST`: have them noted soon, or keep fewer now."""
+        """A question of so many has put aside more than `most`: have them noted soon, or keep fewer now."""
         self._crowded = True
-        if part.aside <= (min(MOST, TOO_MANY) if self._followed else TOO_MANY):
-            return
         if self._followed:  # who follows must know each
-            some = [part.asked.popitem()[0] for _ in range(min(2 * count, part.aside))]
+            some = [part.asked.popitem()[0] for _ in range(min(_some_of(count), part.aside))]
             self._tell(method, some)
-            self._note(method, some, self._table.unmap_count)
-        else:
+            self._note_later(method, some)
+        elif part.aside > TOO_MANY:
             part.fill_asked(keep=not any(other.full for other in self._table.methods.values()))
-            self._table.asked_from = self._given_up = day_of(time_ns() // 1000)
-            self.days_written = False
+            self._give_up()
 
-    def found_existing(self) -> None:
-        """A question has put unihashes aside: have them noted soon if they are many."""
-        sets = [self._table.rare.asked, *(part.asked_unihashes for part in self._table.scanned.values())]
-        if max(map(len, sets)) > MOST:
+    def keep_room(self, method: str, count: int) -> None:
+        """Reports or an import have put some aside: have them noted soon if they are many, and told to who follows."""
+        part = self._table.methods.get(method)
+        if part is not None and part.aside > self.most:
             self._crowded = True
+            if self._followed:
+                self.make_room(method, part, count)
+
+    def found_existing(self, count: int) -> None:
+        """A question for so many unihashes has put some aside: the same, where they are many."""
+        for method, part in self._table.scanned.items():
+            if part.aside > self.most:
+                self.make_room(method, part, count)
+            if len(part.asked_unihashes) > self.most and self._make_room_found(method, part.asked_unihashes, count):
+                part.asked_unihashes = set()
+        rare = self._table.rare
+        if len(rare.asked) > self.most and self._make_room_found(None, rare.asked, count):
+            rare.asked = set()
+
+    def _make_room_found(self, method: str | None, unihashes: set[bytes], count: int) -> bool:
+        """`make_room` among unihashes; whether all are to be forgotten."""
+        self._crowded = True
+        if self._followed:
+            self._tell_found(method, unihashes, _some_of(count))
+        elif len(unihashes) > TOO_MANY:
+            self._give_up()
+            let_go(unihashes)
+            return True
+        return False
+
+    def _give_up(self) -> None:
+        self._table.asked_from = self._given_up = day_of(time_ns() // 1000)
+        self.days_written = False
 
     async def note_sometimes(self) -> None:
         """Note what was put aside, if that was not done lately, or there is much."""
@@ -141,11 +177,14 @@ class Asking:
         """What is asked for from now on, until `unfollow`; complete after each `tell` and `note`."""
         self._take()
         self._clear()
+        self.most = FOLLOWED_MOST
         return self._followed.setdefault(name, {})
 
     def unfollow(self, name: str) -> None:
         """End that."""
         self._followed.pop(name, None)
+        if not self._followed:
+            self.most = MOST
 
     def _take(self) -> None:
         gone, self._table.gone = self._table.gone, {}
@@ -169,37 +208,52 @@ class Asking:
             room -= part.noted
 
     def _take_found(self, method: str | None, unihashes: set[bytes]) -> None:
-        if unihashes:
+        if self._followed:  # who follows must know each; what was found before they did is noted later
+            self._tell_found(method, unihashes, len(unihashes))
+        elif unihashes:
             self._found.append((method, unihashes))
-            while self._followed and self._found:  # who follows must know each
-                for name, keys in self._look_for_some(MOST).items():
-                    self._tell(name, keys)
 
-    def _look_for_some(self, most: int) -> dict[str, list[Key]]:
-        """Take the mappings that some of the unihashes that were found stand for, one for each method."""
+    def _tell_found(self, method: str | None, unihashes: set[bytes], most: int) -> None:
+        for name, keys in self._look_for(method, unihashes, most).items():
+            self._tell(name, keys)
+            self._note_later(name, keys)
+
+    def _note_later(self, method: str, keys: list[Key]) -> None:
+        left = len(keys)
+        self._taken.append((method, keys, self._table.unmap_count))
+        while left > 0 and len(self._taken) > LATER:  # more is asked for than is noted beside
+            left -= self._note_some(left)
+
+    def _look_for_some(self, most: int) -> None:
+        """Take the mappings that some of the unihashes that were found stand for."""
         method, unihashes = self._found[0]
-        some = [unihashes.pop() for _ in range(min(most, len(unihashes)))]
+        by_method = self._look_for(method, unihashes, most)
         if not unihashes:
             self._found.popleft()
+        self._taken.extend((name, keys, self._table.unmap_count) for name, keys in by_method.items())
+
+    def _look_for(self, method: str | None, unihashes: set[bytes], most: int) -> dict[str, list[Key]]:
+        """The mappings that some of these unihashes stand for, one for each method; those go."""
+        some = [unihashes.pop() for _ in range(min(most, len(unihashes)))]
         by_method: dict[str, list[Key]] = {}
         for unihash in some:
             for name in self._table.rare.methods(unihash) if method is None else (method,):
                 part = self._table.methods.get(name)
                 if part is not None and (key := part.holder(unihash)) is not None:
                     by_method.setdefault(name, []).append(key)
-        self._taken.extend((name, keys, self._table.unmap_count) for name, keys in by_method.items())
         return by_method
 
-    def _note_some(self, most: int) -> None:
+    def _note_some(self, most: int) -> int:
         if not self._taken:
             self._look_for_some(most)
-            return
+            return 0
         method, keys, unmaps = self._taken[0]
         some = keys[-most:]
         del keys[-most:]
         if not keys:
             self._taken.popleft()
         self._note(method, some, unmaps)
+        return len(some)
 
     def _clear(self) -> None:
         for part in self._table.methods.values():
@@ -217,3 +271,8 @@ class Asking:
                 keys = [key for key in keys if key in part.mappings]  # in a large table, that takes as long as noting
             part.days.note(keys, day)
             self.days_written = False
+
+
+def _some_of(count: int) -> int:
+    """How many of those put aside to tell of when so many more may have come: these, and some of what is left."""
+    return min(count + count // 4 + 1, AT_ONCE)

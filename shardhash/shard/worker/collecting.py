@@ -2,7 +2,8 @@
 
 Who asks for a mapping, or reports it again, while a collection runs keeps it:
 
-1. From the begin on `Asking` tells which mappings are asked for, into the same sets that `keep` fills.
+1. From the begin on `Asking` tells which mappings are asked for, into the same sets that `keep` fills. Reports tell it
+   as they are decided, so that the begin is answered once all that were decided before it are acknowledged.
 2. `take` looks into them when it decides, in the writer's turn: every report that was acknowledged before is in them.
 3. A lookup can still be answered until the removal is durable and applied. What was asked for in between is put back
    by another group commit, before anybody is told that it is gone; its index items never went.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from time import perf_counter
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 
 from shardhash.base.letting_go import let_go
 from shardhash.base.untracked import untracked
+from shardhash.errors import StorageError
 from shardhash.link import collection_operations as op
 from shardhash.shard.state import small_sets
 from shardhash.shard.state.method_table import MethodTable
@@ -62,14 +65,16 @@ class _Gone(NamedTuple):
 class _Collection:
     """The one that is under way. `kept` and what was `chosen`, by method."""
 
-    __slots__ = ("chosen", "kept", "name", "taking")
+    __slots__ = ("chosen", "following", "kept", "name", "taking")
 
-    def __init__(self, name: str, kept: Followed) -> None:
+    def __init__(self, name: str, following: str, kept: Followed) -> None:
+        """`following`: the name by which it follows what is asked for, its alone."""
         self.name = name
+        self.following = following
         self.kept = kept
         self.chosen: dict[str, list[Key]] = {}
         self.taking = 0
-        """Removals under way, which look into `kept`."""
+        """Removals under way, which look into `kept`, and put back what came into it, also when it is over."""
 
     def keeps(self, method: str, key: Key) -> bool:
         """Whether a mapping is kept."""
@@ -85,20 +90,30 @@ class Collecting:
         self._write = writer.write
         self._asking = asking
         self._running: _Collection | None = None
+        self._begun = 0
+        self._pages: set[asyncio.Task[list[_Gone]]] = set()
+        """Removals of some mappings, which end whatever becomes of the collection."""
 
     def drop(self) -> None:
         """The link is gone, and with it whoever collected."""
-        if self._running is not None:
-            self._asking.unfollow(self._running.name)
-            if not self._running.taking:
-                kept = [part for keys in self._running.kept.values() for part in keys.parts.values()]
-                let_go(*kept, *self._running.chosen.values())
-            self._running = None
+        over, self._running = self._running, None
+        if over is not None and not over.taking:
+            self._forget(over)
 
-    def begin(self, asked: op.BeginCollection) -> int:
+    def _forget(self, over: _Collection) -> None:
+        self._asking.unfollow(over.following)
+        kept = [part for keys in over.kept.values() for part in keys.parts.values()]
+        let_go(*kept, *over.chosen.values())
+        over.kept, over.chosen = {}, {}
+
+    async def begin(self, asked: op.BeginCollection) -> int:
         """Begin, and end the one before."""
         self.drop()
-        self._running = _Collection(asked.collection, self._asking.follow(asked.collection))
+        self._begun += 1
+        following = f"collection {self._begun}"
+        self._running = _Collection(asked.collection, following, self._asking.follow(following))
+        with suppress(StorageError):  # what the disk refused together with this was not acknowledged
+            await self._write(lambda _change: None)
         return self._table.counts()["mappings"]
 
     def end(self, asked: op.EndCollection) -> None:
@@ -203,16 +218,23 @@ class Collecting:
         if collection is None:
             return None
         count, unindex = 0, dict[str, list[tuple[str, str]]]()
-        collection.taking += 1
-        try:
-            for start in range(0, len(asked.mappings), TAKEN_AT_ONCE):
-                for one in await self._take(collection, asked.mappings[start : start + TAKEN_AT_ONCE]):
-                    count += 1
-                    pairs = unindex.setdefault(one.method, [])
-                    pairs += [(to_text(row.outhash), to_text(one.taskhash)) for row in one.rows]
-        finally:
-            collection.taking -= 1
+        for start in range(0, len(asked.mappings), TAKEN_AT_ONCE):
+            some = asked.mappings[start : start + TAKEN_AT_ONCE]
+            page = asyncio.get_running_loop().create_task(self._take(collection, some))
+            collection.taking += 1
+            self._pages.add(page)
+            page.add_done_callback(partial(self._end_page, collection))
+            for one in await asyncio.shield(page):  # the link may go, and what was asked for must come back
+                count += 1
+                pairs = unindex.setdefault(one.method, [])
+                pairs += [(to_text(row.outhash), to_text(one.taskhash)) for row in one.rows]
         return op.Taken(count, sum(map(len, unindex.values())), list(unindex.items()))
+
+    def _end_page(self, collection: _Collection, page: asyncio.Task[list[_Gone]]) -> None:
+        self._pages.discard(page)
+        collection.taking -= 1
+        if not collection.taking and self._running is not collection:
+            self._forget(collection)
 
     async def _take(self, collection: _Collection, mappings: Sequence[Sequence[str]]) -> list[_Gone]:
         """Remove some; those that stay removed."""

@@ -40,6 +40,7 @@ class ImportOperations:
         self, mappings: Sequence[Sequence[str]], transaction: Transaction
     ) -> list[tuple[str, list[str]]]:
         answers: list[tuple[str, list[str]]] = []
+        self._asking.look_at_clock()  # a mapping that is stored counts as asked for
         for method, taskhash, unihash in mappings:
             found = transaction.unihash(method, to_key(taskhash))
             if found is not None:
@@ -48,6 +49,8 @@ class ImportOperations:
             older = transaction.older_rows(method, to_key(taskhash))
             transaction.insert_mapping(method, taskhash, bytes.fromhex(unihash))
             answers.append((NEW, [to_text(outhash) for outhash in older]))
+        for method in {method for method, _, _ in mappings}:
+            self._asking.keep_room(method, len(mappings))
         return answers
 
     async def take_rows(self, asked: TakeRows) -> list[tuple[str, int]]:

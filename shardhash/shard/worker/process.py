@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -215,12 +215,7 @@ async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> No
     writer = Writer(shard, wait_for_sync=options.sync == "always")
     service = Service(shard, writer)
     writing = asyncio.create_task(writer.run())
-    background = [
-        asyncio.create_task(_keep_up(options, shard, writer, service)),
-        asyncio.create_task(_write_snapshots(options, shard, service)),
-        asyncio.create_task(give_back(cycles=False)),  # a worker makes next to none
-        asyncio.create_task(use_huge_pages()),
-    ]
+    background = [asyncio.create_task(work) for work in _background(options, shard, writer, service)]
     # Nothing is worth waiting for then: the coordinator has answered its clients, or it is dead.
     runner = web.AppRunner(_application(service), handle_signals=False, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -239,14 +234,33 @@ async def run(place: WorkerPlace, options: WorkerOptions, shard: AnyShard) -> No
     await writing
 
 
-async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer, service: Service) -> None:
-    """Sync, begin a log that was refused, and note what is asked for, until cancelled; a snapshot delays nothing."""
+def _background(
+    options: WorkerOptions, shard: AnyShard, writer: Writer, service: Service
+) -> list[Coroutine[Any, Any, None]]:
+    """What goes on beside all requests, until cancelled; nothing of it delays the rest."""
+    return [
+        _keep_up(options, shard, writer),
+        _note(service),
+        _write_snapshots(options, shard, service),
+        give_back(cycles=False),  # a worker makes next to none
+        use_huge_pages(),
+    ]
+
+
+async def _keep_up(options: WorkerOptions, shard: AnyShard, writer: Writer) -> None:
+    """Sync, and begin a log that was refused."""
     while True:
         await asyncio.sleep(min(options.sync_interval, TICK))
         if options.sync == "interval":
             writer.sync_soon()
         if not shard.has_log:
             await _begin_log(shard, writer)
+
+
+async def _note(service: Service) -> None:
+    """Note what is asked for, which takes long where that is much."""
+    while True:
+        await asyncio.sleep(TICK)
         await service.asking.note_sometimes()
 
 

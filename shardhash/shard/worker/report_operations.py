@@ -115,7 +115,9 @@ class ReportOperations:
         self, todo: dict[int, op.Step], answers: _Answers, packed: dict[int, bytes], transaction: Transaction
     ) -> _Answers:
         self._asking.look_at_clock()
+        method = ""
         for position, step in list(todo.items()):
+            method = step[3]
             try:
                 answers[position] = self._do_step(transaction, packed.get(position), *step)
             except StorageError as error:  # of a text; nothing else of the step is done yet
@@ -128,6 +130,7 @@ class ReportOperations:
                 answers[position] = {"refused": ("internal", describe_bug(f"step {step[0]!r} of a report", bug))}
                 del todo[position]
                 raise DecideAgainError from bug
+        self._asking.keep_room(method, len(todo))  # most rounds are of one method
         return answers
 
     def _do_step(

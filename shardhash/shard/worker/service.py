@@ -31,7 +31,7 @@ from shardhash.shard.state.selection import columns, find_named, joined, names_m
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
-from shardhash.shard.worker.asking import MOST, Asking
+from shardhash.shard.worker.asking import Asking
 from shardhash.shard.worker.collecting import Collecting
 from shardhash.shard.worker.followers import Followers
 from shardhash.shard.worker.guessing import Guessing
@@ -53,6 +53,8 @@ MANY_METHODS = 32
 """Methods from which on a group commit has fewer marks, if each is looked for in each method."""
 PART = 8192
 """Hashes that are looked up in one go; 2.6 ms."""
+FOLLOWED_PART = 2048
+"""The same while a collection is told of each, which takes as long again. `asking.AT_ONCE` keeps up with twice this."""
 SNAPSHOT_REST = 5
 """How many times as long as a chunk of a snapshot took the worker then rests from it: a snapshot takes a sixth of a
 processor, 20 seconds for 500,000 reports, and lookups the rest."""
@@ -148,7 +150,7 @@ class Service:
     def _part(self, kind: int) -> int:
         """Hashes that are looked up in one go: existence is looked up in each method, and in all rare ones at once."""
         times = len(self._table.scanned) + bool(self._table.rare) if kind == batch.EXISTS else 1
-        return max(1, PART // max(1, times))
+        return max(1, (FOLLOWED_PART if self.asking.followed else PART) // max(1, times))
 
     async def lookup_in_parts(self, frame: Buffer, head: bytes) -> bytes:
         """The same of lookups of many clients that came together, between which the event loop goes on."""
@@ -156,9 +158,11 @@ class Service:
         asked = batch.decode_request(frame)
         found: list[batch.Found] = []
         exist: list[bytes] = []
-        size = self._part(asked.op) * DIGEST_SIZE
-        for start in range(0, len(asked.digests), size):
+        start = 0
+        while start < len(asked.digests):
+            size = self._part(asked.op) * DIGEST_SIZE  # a collection may begin meanwhile
             digests = asked.digests[start : start + size]
+            start += size
             if asked.op == batch.EXISTS:
                 exist.append(self._exist(digests))
             else:
@@ -170,13 +174,13 @@ class Service:
 
     def _find(self, method: str, digests: Buffer) -> batch.Found:
         found = self._table.lookup(method, digests)
-        if (part := self._table.methods.get(method)) is not None and part.aside > MOST:
+        if (part := self._table.methods.get(method)) is not None and part.aside > self.asking.most:
             self.asking.make_room(method, part, len(found.digests) // DIGEST_SIZE)
         return found
 
     def _exist(self, digests: Buffer) -> bytes:
         status = self._table.exists(digests)
-        self.asking.found_existing()
+        self.asking.found_existing(len(digests) // DIGEST_SIZE)
         return status
 
     def drop_link(self, link: object) -> None:
