@@ -45,8 +45,8 @@ collection something, and nothing more is put aside on that day. What was stays 
 FOLLOWED_MOST = 3_000
 """Mappings, or unihashes, of a method from which on whoever follows is told of what was put aside: all that is left is
 told at once when they want to know."""
-AT_ONCE = 4_096
-"""Mappings that whoever follows is told of at once; 2 ms."""
+AT_ONCE = 2_048
+"""Mappings that whoever follows is told of at once; 1 ms, and as long to note them."""
 LATER = 32
 """Lists of mappings that wait to be noted while somebody follows; with more, as many are noted as come."""
 

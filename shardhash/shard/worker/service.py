@@ -53,7 +53,7 @@ MANY_METHODS = 32
 """Methods from which on a group commit has fewer marks, if each is looked for in each method."""
 PART = 8192
 """Hashes that are looked up in one go; 2.6 ms."""
-FOLLOWED_PART = 2048
+FOLLOWED_PART = 1024
 """The same while a collection is told of each, which takes as long again. `asking.AT_ONCE` keeps up with twice this."""
 SNAPSHOT_REST = 5
 """How many times as long as a chunk of a snapshot took the worker then rests from it: a snapshot takes a sixth of a
