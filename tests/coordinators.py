@@ -17,7 +17,7 @@ SEVERAL = ("--coordinators", "3")
 LIMIT = 60.0
 PAUSE = 0.1
 FEW = 6
-"""Connections until each coordinator has one, mostly: those that have none accept first. One that was killed is late."""
+"""Connections until each coordinator has one, mostly: who has none accepts first. One that was killed is late."""
 
 
 def followers(server: ServerProcess) -> list[psutil.Process]:
