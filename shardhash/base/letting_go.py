@@ -5,9 +5,11 @@ To free a million keys at once takes 20 ms, and as long to free the answers of a
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import asyncio
 
 SLICE = 5_000
 """Items that go between one look at other things and the next; 0.4 ms."""
@@ -23,6 +25,8 @@ def let_go(*containers: Container) -> None:
     left = deque(container for container in containers if container)
     if sum(map(len, left)) <= SLICE:
         return
+    import asyncio  # the settings, and so --help, need a module that needs this one
+
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

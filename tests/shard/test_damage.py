@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -135,7 +135,12 @@ def test_a_snapshot_that_cannot_be_loaded_replaces_nothing(monkeypatch: pytest.M
     before = sorted(fs.listdir(FOLDER))
     freeze = snapshot_chunks.freeze
     bad = {"kind": "asked", "method": "m", "parts": {"7": ""}}
-    monkeypatch.setattr(snapshot_chunks, "freeze", lambda table: chain(freeze(table), [bad]))
+
+    def freeze_badly(table: Table) -> Iterator[Any]:
+        yield from freeze(table)
+        yield bad
+
+    monkeypatch.setattr(snapshot_chunks, "freeze", freeze_badly)
     job = life.shard.begin_snapshot()
     while job.step():
         pass
