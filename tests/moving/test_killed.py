@@ -19,6 +19,8 @@ from tests.admin.directories import facts
 from tests.moving import databases as db
 from tests.servers import ROOT, ServerProcess
 
+pytestmark = pytest.mark.once
+
 FS = OsFileSystem()
 ROWS, SIGINFO = 12_000, 1000
 KILLS = 6

@@ -22,6 +22,8 @@ from tests.stores.test_postgresql_faults import CUT, opened
 from tests.test_crash import AT_ONCE, Acknowledged, check, more_reports, report_until_cut
 from tests.test_model import Served, run
 
+pytestmark = pytest.mark.once
+
 SERVERS = 3
 
 

@@ -17,6 +17,8 @@ from tests.servers import ServerProcess, run_shardhash
 from tests.stores.postgresql_server import PASSWORD, PostgresqlServer
 from tests.test_transcripts import ADMIN, SCENARIOS, bind, kinds_of
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 
 
