@@ -179,7 +179,7 @@ async def test_a_row_keeps_its_unihash_and_any_time(created: str, start_server: 
         if created:
             proxy.answers = lambda data: data.replace(row["created"].encode(), created.encode())
         async with asyncio.timeout(30):
-            while (found := await here.get_taskhash(METHOD, taskhash, all_properties=True)) is None:  # noqa: ASYNC110
+            while (found := await here.get_taskhash(METHOD, taskhash, all_properties=True)) is None:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.05)
         assert found == row | ({"created": created} if created else {})
         proxy.cut()

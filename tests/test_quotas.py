@@ -141,7 +141,7 @@ async def test_a_disk_below_its_mark_stores_no_reports_until_there_is_room(
     server.process.send_signal(signal.SIGHUP)
     wait_for_line(capfd, "below 0 MiB reports are not stored", "reports are stored again")
     async with asyncio.timeout(LIMIT):
-        while await stock_ask(address, reported(1), got(1)) != [answer(1), answer(1)]:  # noqa: ASYNC110
+        while await stock_ask(address, reported(1), got(1)) != [answer(1), answer(1)]:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.1)
     ready, text = await status_of(server.addresses[1], "/readyz?verbose")
     assert ready == 200

@@ -60,7 +60,7 @@ class _State(Enum):
 
 
 class ServerConnection:
-    """One connection. `lines` is true for raw transports (`receive_data`), false for WebSockets (`receive_message`).
+    """One connection. `lines` is true for raw transports (`receive_data`), false for WebSockets (`receive_messages`).
 
     `commands` are those that the server knows; `offers` are its headers, told to clients that ask for them.
     Nothing that a peer sends makes a receive method raise: it gives events, the last of them Refused or Ended.

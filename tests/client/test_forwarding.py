@@ -141,7 +141,7 @@ async def test_it_reaches_its_upstream_by_a_proxy_with_tls_and_a_login(tmp_path:
                 ):
                     await here.report_unihash(digits(1), METHOD, digits(101), digits(1))
                     async with asyncio.timeout(LIMIT):
-                        while (row := await there.get_row(METHOD, digits(1), digits(101))) is None:  # noqa: ASYNC110
+                        while (row := await there.get_row(METHOD, digits(1), digits(101))) is None:  # noqa: ASYNC110  # nobody tells
                             await asyncio.sleep(0.05)
             finally:
                 await loop.run_in_executor(None, edge.stop)

@@ -90,33 +90,27 @@ class Client:
     async def receive(self, count: int) -> list[bytes]:
         """So many messages, control frames aside."""
         found: list[bytes] = []
-        async with asyncio.timeout(LIMIT):
-            while len(found) < count:
-                message = self._frames.next_message()
-                if message is None:
-                    data = await self._reader.read(1 << 16)
-                    assert data, f"the server closed after {found}"
-                    self._frames.feed(data)
-                elif message[0] in (TEXT, BINARY):
-                    found.append(message[1])
-                else:
-                    assert message[0] == PONG
+        while len(found) < count:
+            kind, data = await self._next()
+            if kind in (TEXT, BINARY):
+                found.append(data)
+            else:
+                assert kind == PONG
         return found
 
     async def pongs(self, count: int) -> list[bytes]:
         """The next so many messages, which are pongs."""
-        found: list[bytes] = []
+        messages = [await self._next() for _ in range(count)]
+        assert all(kind == PONG for kind, _ in messages)
+        return [data for _, data in messages]
+
+    async def _next(self) -> tuple[int, bytes]:
         async with asyncio.timeout(LIMIT):
-            while len(found) < count:
-                message = self._frames.next_message()
-                if message is None:
-                    data = await self._reader.read(1 << 16)
-                    assert data, f"the server closed after {found}"
-                    self._frames.feed(data)
-                else:
-                    assert message[0] == PONG
-                    found.append(message[1])
-        return found
+            while (message := self._frames.next_message()) is None:
+                data = await self._reader.read(1 << 16)
+                assert data, "the server closed"
+                self._frames.feed(data)
+        return message
 
 
 @pytest.fixture
@@ -306,6 +300,6 @@ async def test_who_leaves_amidst_its_pings_is_no_error_of_the_server(
         await client.send(frames([(PING, b"")] * 5000))
         assert await client.pongs(1) == [b""]
     async with asyncio.timeout(LIMIT):
-        while listeners.connected:  # noqa: ASYNC110
+        while listeners.connected:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0)
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

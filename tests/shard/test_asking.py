@@ -43,6 +43,16 @@ def day(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return days
 
 
+async def stored_the_day_before(service: Service, day: list[int]) -> list[str]:
+    """The taskhashes of a hundred mappings that were stored and noted; then a day passes."""
+    hashes = [f"{number:064x}" for number in range(100)]
+    for taskhash in hashes:
+        await service.reports.map(op.Map("m", taskhash, taskhash))
+    service.asking.note_now()
+    day[0] += 1
+    return hashes
+
+
 @asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[Service]:
     """One shard with files. Leaving stops it in order, without a snapshot."""
@@ -212,11 +222,7 @@ async def test_what_is_put_aside_is_bounded(
     monkeypatch.setattr(asking_module, "FOLLOWED_MOST", 5)
     monkeypatch.setattr(asking_module, "TOO_MANY", 10)
     async with serving(tmp_path) as service:
-        hashes = [f"{number:064x}" for number in range(100)]
-        for taskhash in hashes:
-            await service.reports.map(op.Map("m", taskhash, taskhash))
-        service.asking.note_now()
-        day[0] += 1
+        hashes = await stored_the_day_before(service, day)
         followed = service.asking.follow("one") if follows else {}
         for taskhash in hashes:
             question(service, taskhash)
@@ -273,11 +279,7 @@ async def test_who_follows_is_told_of_some_at_a_time(
     for name, value in (("FOLLOWED_MOST", 3), ("AT_ONCE", 4), ("LATER", 5)):
         monkeypatch.setattr(asking_module, name, value)
     async with serving(tmp_path) as service:
-        hashes = [f"{number:064x}" for number in range(100)]
-        for taskhash in hashes:
-            await service.reports.map(op.Map("m", taskhash, taskhash))
-        service.asking.note_now()
-        day[0] += 1
+        hashes = await stored_the_day_before(service, day)
         followed = service.asking.follow("one")
         told: list[int] = []
         tell = service.asking._tell

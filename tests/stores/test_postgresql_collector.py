@@ -312,7 +312,7 @@ async def test_what_a_replica_answers_is_kept_and_noted_on_the_primary_whose_cra
     server, url, replica = replicated
     async with opened(url) as (store,), opened(url, replica=replica, limit=3.0) as (public,):
         reports = await stored(store, 6)
-        while await known(public, reports) != list(range(6)):  # noqa: ASYNC110
+        while await known(public, reports) != list(range(6)):  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.01)
         await public._asking.note(rest=0)
         assert days(server, url) == {report.taskhash: TODAY for report in reports}

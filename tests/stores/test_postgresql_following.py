@@ -64,7 +64,7 @@ def followed(store: PostgresqlStore) -> bool:
 
 async def until(happened: Callable[[], object]) -> None:
     """Wait for something that nobody can tell."""
-    while not happened():  # noqa: ASYNC110
+    while not happened():  # noqa: ASYNC110  # nobody tells
         await asyncio.sleep(0.002)
 
 
@@ -445,7 +445,7 @@ async def test_a_replica_answers_what_is_not_at_hand(
 
 
 async def reached(client: AsyncClient, taskhash: str, unihash: str) -> None:
-    while await client.get_unihash(M, taskhash) != unihash:  # noqa: ASYNC110
+    while await client.get_unihash(M, taskhash) != unihash:  # noqa: ASYNC110  # nobody tells
         await asyncio.sleep(0.01)
 
 
@@ -457,7 +457,7 @@ async def test_reports_of_a_server_with_a_replica_go_to_the_database(own_databas
         async with opened(url, replica=replica, limit=2.0) as (store,):
             report = a_report()
             assert await store.report([report]) == [to_digest(report.unihash)]
-            while await ask(store, report.taskhash) is None:  # noqa: ASYNC110
+            while await ask(store, report.taskhash) is None:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.01)
             await store.remove({"taskhash": secrets.token_hex(32)})
             await learn([store], report)

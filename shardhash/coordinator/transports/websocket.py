@@ -100,7 +100,7 @@ class WebSocketHandler:
             text = message.type is WSMsgType.TEXT
             machine = self._machine
             events = machine.receive_texts([message.data]) if text else machine.receive_messages([message.data])
-            if self._machine.more:
+            if machine.more:
                 events += await self._receive_rest()
             if connection.fresh:
                 self._tell_progress(events)
@@ -143,18 +143,16 @@ class WebSocketHandler:
 
         What can be answered at once is answered here: no task, no future and no queue, which would be half of its cost.
         """
-        frames = self._cutter.cut(data)
-        if not frames or not self._may_take():
-            self._waits = False
-            return False
+        frames = self._cutter.cut(data) or []
         kinds = {first for first, _ in frames}
-        if kinds == {TEXT_MESSAGE}:
-            events = self._machine.receive_texts([text for _, text in frames])
-        elif kinds == {BINARY_MESSAGE} and len(frames) == 1:
-            events = self._machine.receive_messages([frames[0][1]])
-        else:
+        plain = kinds == {TEXT_MESSAGE} or (kinds == {BINARY_MESSAGE} and len(frames) == 1)
+        if not plain or not self._may_take():
             self._waits = False
             return False
+        if TEXT_MESSAGE in kinds:
+            events = self._machine.receive_texts([text for _, text in frames])
+        else:
+            events = self._machine.receive_messages([frames[0][1]])
         if not self._answered(events, text=TEXT_MESSAGE in kinds) and not self._begun(events):
             self._session.feed(events)
         self._connections.keep(self._connection, self._session.held)
