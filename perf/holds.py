@@ -306,22 +306,28 @@ async def measure_edge(folder: Path, names: list[str], times: int) -> list[dict[
     return figures
 
 
-async def measure_jobs(place: Place, folder: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Each job once, on a table of a million mappings."""
+async def measure_jobs(place: Place, folder: Path, names: list[str], times: int) -> list[dict[str, Any]]:
+    """Each job, on a table of a million mappings."""
     figures: list[dict[str, Any]] = []
     since = time.monotonic()
     for name in names:
         before, job = JOBS[name]
-        try:
-            await before(place)
+        found: list[tuple[float, str]] = []
+        workers: list[tuple[float, str]] = []
+        answer = ""
+        for _ in range(times):
+            try:
+                await before(place)
+                await asyncio.sleep(SETTLE)
+                since = time.monotonic()
+                answer = await job(place)
+            except ShardhashError as error:
+                answer = str(error)
             await asyncio.sleep(SETTLE)
-            since = time.monotonic()
-            answer = await job(place)
-        except ShardhashError as error:
-            answer = str(error)
-        await asyncio.sleep(SETTLE)
-        coordinator, what = longest(folder, place.server.roles["coordinator"], since)
-        worker, at_worker = longest(folder, place.server.roles["workers"], since)
+            found.append(longest(folder, place.server.roles["coordinator"], since))
+            workers.append(longest(folder, place.server.roles["workers"], since))
+        # The least of the longest, as of messages.
+        (coordinator, what), (worker, at_worker) = min(found), min(workers)
         figures.append(
             {"message": name, "over": "", "coordinator_ms": coordinator, "what": what,
              "worker_ms": worker, "at_worker": at_worker, "answer": answer}
@@ -331,7 +337,7 @@ async def measure_jobs(place: Place, folder: Path, names: list[str]) -> list[dic
     return figures
 
 
-def measure_large(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+def measure_large(folder: Path, names: list[str], times: int) -> list[dict[str, Any]]:
     """The jobs, at a server with a large table."""
     if not names:
         return []
@@ -340,7 +346,7 @@ def measure_large(folder: Path, names: list[str]) -> list[dict[str, Any]]:
         fill(data, 1, MAPPINGS, rows=True)
         arguments = ("--admin-user", ADMIN, "--admin-password", PASSWORD, "--log", "ERROR")
         with shardhash(1, data=data, arguments=arguments) as server:
-            return asyncio.run(measure_jobs(Place(server, data), folder, names))
+            return asyncio.run(measure_jobs(Place(server, data), folder, names, times))
 
 
 async def forwarded(edge: Server) -> None:
@@ -355,7 +361,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = list(MESSAGES | EDGE | JOBS)
     parser.add_argument("messages", nargs="*", metavar="MESSAGE", help=f"of {', '.join(known)} (default all)")
-    parser.add_argument("--times", type=int, default=3, help="how often each is sent (default 3)")
+    parser.add_argument("--times", type=int, default=3, help="how often each is sent; the best counts (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     if unknown := set(options.messages) - set(known):
@@ -367,7 +373,7 @@ def main() -> None:
             figures = asyncio.run(
                 measure(server, Path(name), [one for one in wanted if one in MESSAGES], options.times)
             )
-        figures += measure_large(Path(name), [one for one in wanted if one in JOBS])
+        figures += measure_large(Path(name), [one for one in wanted if one in JOBS], options.times)
         figures += asyncio.run(measure_edge(Path(name), [one for one in wanted if one in EDGE], options.times))
     rows = [
         [each["message"], each["over"], f"{each['coordinator_ms']:.1f}", each["what"], f"{each['worker_ms']:.1f}",

@@ -56,12 +56,10 @@ class Reporting:
             return await self._would_get(reports)
         if not self._may_store(caller, reports):
             return await self._would_get(reports)
-        if caller.identity.username is not None:
-            reports = [_owned(caller, report) for report in reports]
         unihashes: list[bytes] = []
         try:
             for some in parts(reports, REPORTS_AT_ONCE):
-                unihashes += await self._store_some(caller, some)
+                unihashes += await self._store_some(caller, [_owned(caller, report) for report in some])
         except ShardhashError:
             self._quotas.give_back(caller, reports[len(unihashes) :])
             raise

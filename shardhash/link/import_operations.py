@@ -9,11 +9,11 @@ from shardhash.link.operation import Operation
 
 
 @dataclass(slots=True)
-class TakeMappings(Operation[list[tuple[str, list[str]]]]):
+class TakeMappings(Operation[list[str | tuple[str, list[str]]]]):
     """Insert mappings of another server, method, taskhash and unihash, each unless there is one.
 
-    For each "new", "known", or the unihash in force instead; and the outhashes of older rows of the taskhash, which had
-    no mapping until now.
+    For each "new", "known", or the unihash in force instead; with it the outhashes of older rows of the taskhash, which
+    had no mapping until now, if there are any.
     """
 
     name = "take-mappings"

@@ -37,8 +37,10 @@ MAX_MESSAGE = 1 << 30
 """Limit of a message on the link, bytes; a report carries its siginfo."""
 FULL_MESSAGE = 16 << 20
 """Size in bytes from which on a message of lookups is split."""
-FULL_JSON = 512 << 10
-"""The same of a JSON message, which takes each side some 2 ms."""
+FULL_JSON = 256 << 10
+"""The same of a JSON message, which takes each side 1 ms."""
+FULL_ANSWERS = 64 << 10
+"""The same of JSON answers, many of which are of the smallest values, and lists that the collector looks at: 2 ms."""
 LARGE = 128 << 10
 """Size in bytes from which on others run behind a message."""
 

@@ -191,10 +191,15 @@ class WorkerLink:
         try:
             async with asyncio.TaskGroup() as tasks:  # whatever ends the sender ends the link
                 sender = tasks.create_task(self._send(socket))
+                received = 0
                 async for message in socket:
                     self.heard += 1
                     if message.type is WSMsgType.BINARY:
                         self._receive(message.data)
+                        received += len(message.data) if message.data[:1] == messages.JSON else 0
+                        if received >= messages.FULL_ANSWERS:  # the next message may be here already
+                            received = 0
+                            await asyncio.sleep(0)
                     elif message.type is not WSMsgType.PONG:
                         break
                 sender.cancel()

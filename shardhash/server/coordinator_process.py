@@ -11,7 +11,7 @@ from shardhash.base import descriptors
 from shardhash.base.log_format import formatter_of
 from shardhash.server.settings import Settings
 
-GC_THRESHOLD = (2_000, 2, 1_000)
+GC_THRESHOLD = (700, 2, 3_000)
 """Objects between collections of young ones; and how many of these between those of older ones, and of those between
 those of all. A coordinator makes few cycles, and a collection is a pause for every client: 3 ms for 10,000 reports."""
 

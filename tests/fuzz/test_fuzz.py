@@ -117,7 +117,7 @@ async def _lines(address: str, inputs: Inputs, count: int) -> None:
         else:
             host, _, port = address.rpartition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
-        with suppress(ConnectionError):
+        with suppress(OSError):  # ENOTCONN, too: the server may have closed it meanwhile
             for part in inputs.cut(inputs.lines()):
                 writer.write(part)
                 await writer.drain()

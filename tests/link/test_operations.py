@@ -54,7 +54,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.Retime("m", "o", [(1, "t")]), None),
     (op.Equivalents("m", "o", ["t"]), ["", None]),
     (op.Map("m", "t", "ab"), ("ab", ["o"])),
-    (TakeMappings([("m", "t", "ab")]), [("new", ["o"])]),
+    (TakeMappings([("m", "t", "ab"), ("m", "u", "ab")]), [("new", ["o"]), "known"]),
     (TakeRows([("m", "t", "o", 5, *[None] * 6)]), [("older", 5)]),
     (op.Unihashes("m", ["t"]), [None]),
     (op.ReadRow("m", "t", "o", joined=True), {"method": "m"}),

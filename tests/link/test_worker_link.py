@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from aiohttp import WSMessage, WSMsgType
 
 from shardhash.errors import InternalError, UnavailableError
 from shardhash.link import messages
@@ -220,3 +223,30 @@ async def test_a_bug_in_an_operation_fails_it_alone(capfd: pytest.CaptureFixture
         assert first.status is None
     finally:
         await keeper.stop()
+
+
+async def test_others_run_between_answers_that_are_there_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "FULL_ANSWERS", 1)
+    link = WorkerLink(0, LIMIT)
+    asked = [link.request(op.Unihashes("m", [H])) for _ in range(20)]
+    answers = [messages.encode_messages([[number, [None]]], lambda _: None) for number in range(1, 21)]
+
+    class Socket:
+        """Has all answers at once, and then hangs up."""
+
+        async def __aiter__(self) -> AsyncIterator[WSMessage]:
+            for (message,) in answers:
+                yield WSMessage(WSMsgType.BINARY, message, None)
+
+        async def send_bytes(self, _message: bytes) -> None:
+            pass
+
+    socket: Any = Socket()
+    serving = asyncio.create_task(link.serve(socket))
+    seen = [0]
+    while not serving.done():
+        await asyncio.sleep(0)
+        seen.append(sum(future.done() for future in asked))
+    await serving
+    assert seen[-1] == 20
+    assert max(after - before for before, after in pairwise(seen)) == 1

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import WSMsgType
 from aiohttp.test_utils import TestClient, TestServer
 
+from shardhash.base import turns
 from shardhash.link import messages
 from shardhash.link import operations as op
 from shardhash.link.worker_options import WorkerOptions
@@ -103,8 +104,10 @@ async def test_noting_much_does_not_delay_the_sync_at_intervals(monkeypatch: pyt
     await asyncio.wait(tasks)
 
 
-async def test_others_run_between_the_many_operations_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SLICE", 0.0)
+@pytest.mark.parametrize("count", [1, 25])
+async def test_others_run_between_the_many_operations_of_messages(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Of one, and of many that are there at one time."""
+    monkeypatch.setattr(turns, "SLICE", 0.0)
     shard = MemoryShard()
     writer = Writer(shard, wait_for_sync=False)
     writing = asyncio.create_task(writer.run())
@@ -118,10 +121,11 @@ async def test_others_run_between_the_many_operations_of_a_message(monkeypatch: 
 
     service.operations[op.Unihashes] = unihashes
     items = [[number, *op.Unihashes("m", ["t"]).encode()] for number in range(1, 51)]
-    (message,) = messages.encode_messages(items, lambda _: None)
     async with TestClient(TestServer(process._application(service))) as client, asyncio.timeout(LIMIT):
         link = await client.ws_connect("/link")
-        await link.send_bytes(message)
+        for start in range(0, 50, 50 // count):
+            (message,) = messages.encode_messages(items[start : start + 50 // count], lambda _: None)
+            await link.send_bytes(message)
         seen, answered = [0], list[int]()
         while begun < 50:
             await asyncio.sleep(0)

@@ -21,9 +21,10 @@ from shardhash.base.letting_go import let_go
 from shardhash.base.untracked import untracked
 from shardhash.wire.hashes import Key
 
-COPIED = 20_000
-"""Keys copied between one stop and the next, 0.6 ms; more where there would be more than `STOPS`."""
-STOPS = 200
+COPIED = 4_000
+"""Keys copied between one stop and the next, 0.1 ms, or 2 of keys that nobody looked at for long; more where there
+would be more than `STOPS`."""
+STOPS = 400
 """Ticks of the event loop that a copy takes at most, each of which may do much else: writes wait meanwhile."""
 TRIES = 2
 """How often a copy is made in slices."""

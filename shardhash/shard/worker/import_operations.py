@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.shard.state.transaction import RowFields, Transaction
@@ -16,8 +16,9 @@ from shardhash.wire.hashes import to_key, to_text
 from shardhash.wire.long_text import LongText
 from shardhash.wire.rows import KNOWN, NEW, OLDER
 
-MAPPINGS_PAGE = 500
-"""Mappings of one group commit; 2 ms."""
+_Answer: TypeAlias = str | tuple[str, list[str]]
+PAGE = 250
+"""Mappings or rows of one change; 2 ms."""
 
 
 class ImportOperations:
@@ -29,38 +30,42 @@ class ImportOperations:
         self._table = shard.table
         self._write = writer.write
 
-    async def take_mappings(self, asked: TakeMappings) -> list[tuple[str, list[str]]]:
+    async def take_mappings(self, asked: TakeMappings) -> list[_Answer]:
         """Insert mappings, each unless there is one."""
-        answers: list[tuple[str, list[str]]] = []
-        for start in range(0, len(asked.mappings), MAPPINGS_PAGE):
-            answers += await self._write(partial(self._insert_mappings, asked.mappings[start : start + MAPPINGS_PAGE]))
+        answers: list[_Answer] = []
+        for start in range(0, len(asked.mappings), PAGE):
+            answers += await self._write(partial(self._insert_mappings, asked.mappings[start : start + PAGE]))
         return answers
 
-    def _insert_mappings(
-        self, mappings: Sequence[Sequence[str]], transaction: Transaction
-    ) -> list[tuple[str, list[str]]]:
-        answers: list[tuple[str, list[str]]] = []
+    def _insert_mappings(self, mappings: Sequence[Sequence[str]], transaction: Transaction) -> list[_Answer]:
+        answers: list[_Answer] = []
         self._asking.look_at_clock()  # a mapping that is stored counts as asked for
         for method, taskhash, unihash in mappings:
             found = transaction.unihash(method, to_key(taskhash))
             if found is not None:
-                answers.append((KNOWN if found.hex() == unihash else found.hex(), []))
+                answers.append(KNOWN if found.hex() == unihash else found.hex())
                 continue
             older = transaction.older_rows(method, to_key(taskhash))
             transaction.insert_mapping(method, taskhash, bytes.fromhex(unihash))
-            answers.append((NEW, [to_text(outhash) for outhash in older]))
+            answers.append((NEW, [to_text(outhash) for outhash in older]) if older else NEW)
         for method in {method for method, _, _ in mappings}:
             self._asking.keep_room(method, len(mappings))
         return answers
 
     async def take_rows(self, asked: TakeRows) -> list[tuple[str, int]]:
         """Insert rows, each unless it is there and at least as old."""
+        answers: list[tuple[str, int]] = []
+        for start in range(0, len(asked.rows), PAGE):
+            answers += await self._take_page(asked.rows[start : start + PAGE])
+        return answers
+
+    async def _take_page(self, rows: Sequence[Sequence[Any]]) -> list[tuple[str, int]]:
         loop = asyncio.get_running_loop()
         packed: dict[int, bytes] = {}
-        for position, row in enumerate(asked.rows):
+        for position, row in enumerate(rows):
             if isinstance(row[-1], LongText):
                 packed[position] = await loop.run_in_executor(None, self._shard.pack_siginfo, row[-1])
-        answers: list[tuple[str, int]] = await self._write(partial(self._insert_rows, asked.rows, packed))
+        answers: list[tuple[str, int]] = await self._write(partial(self._insert_rows, rows, packed))
         return answers
 
     def _insert_rows(

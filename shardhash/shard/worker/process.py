@@ -18,7 +18,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Coroutine
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import orjson
@@ -30,7 +29,7 @@ from shardhash.base.malloc import give_back, keep_buffers
 from shardhash.base.parent import end_with_parent
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import DAY
-from shardhash.base.turns import SLICE
+from shardhash.base.turns import Slice, Turns
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import DamageError, InternalError, ServerFaultError, ShardhashError, StorageError, SyncError
 from shardhash.link import messages
@@ -43,7 +42,7 @@ from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, now, open_
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer, describe_bug
 
-GC_THRESHOLD = (2_000, 2, 1_000)
+GC_THRESHOLD = (700, 2, 3_000)
 """Objects between collections of young ones; and how many of these between those of older ones, and of those between
 collections of all. A worker makes next to no cycles, and a collection is a pause, of 3 ms for 10,000 rows."""
 SWITCH_INTERVAL = 0.0005
@@ -88,20 +87,21 @@ class Link:
                 self._service.followers.left(self._follower)
 
     async def _receive(self) -> None:
+        piece = Slice(Turns())
         async for message in self._socket:
             if message.type is not WSMsgType.BINARY:
                 break
             kind = message.data[:1]
             if kind == messages.LOOKUP:
                 await self._answer_lookup(*messages.decode_lookup(message.data))
+                if piece.used:  # the next message may be here already
+                    await piece.turn()
             elif kind == messages.TEXT:
                 self._texts.add(message.data)
             else:
-                began = perf_counter()
                 for number, operation, *arguments in messages.decode_json(message.data, self._texts):
-                    if perf_counter() - began > SLICE:
-                        await asyncio.sleep(0)
-                        began = perf_counter()
+                    while piece.used:  # once; asked again, it counts from there on
+                        await piece.turn()
                     self._begin(number, operation, arguments)
 
     async def _answer_lookup(self, number: int, frame: memoryview) -> None:
@@ -164,7 +164,7 @@ class Link:
         while True:
             await self._wakeup.wait()
             answers, self._answers = self._answers, []
-            for message in messages.encode_messages(answers, self._refuse_long):
+            for message in messages.encode_messages(answers, self._refuse_long, messages.FULL_ANSWERS):
                 await self._socket.send_bytes(message)
                 if message[:1] == messages.TEXT or len(message) > messages.LARGE:  # one of many
                     await asyncio.sleep(0)

@@ -13,6 +13,7 @@ No row ever waits for a second lock while it holds one, so two imports at a time
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from itertools import count
 from typing import TypeVar
@@ -37,6 +38,8 @@ class Imports:
     def __init__(self, reports: Reports, clock: Clock) -> None:
         self._reports = reports
         self._clock = clock
+        self._turn = asyncio.Lock()
+        """Held while rows of one request are taken: those of many at one time would be too much for a slice."""
 
     async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
         """Insert each unless there is one; "new", "known" or the unihash that is in force instead."""
@@ -49,9 +52,11 @@ class Imports:
         )
         answers = [""] * len(mappings)
         for positions, part in zip(by_link.values(), parts, strict=True):
-            for position, (answer, older) in zip(positions, part, strict=True):
-                answers[position] = answer
-                if older:
+            for position, answer in zip(positions, part, strict=True):
+                if isinstance(answer, str):
+                    answers[position] = answer
+                else:
+                    answers[position], older = answer
                     self._reports.stored(mappings[position].method, (mappings[position].unihash, older))
         return answers
 
@@ -69,8 +74,8 @@ class Imports:
                 for position, answer in zip(positions, found, strict=True):
                     answers[position] = answer
 
-        # No task for each: to begin a thousand takes 4 ms.
-        await all_of(take() for _ in range(min(AT_ONCE, len(by_outhash))))
+        async with self._turn:  # no task for each: to begin a thousand takes 4 ms
+            await all_of(take() for _ in range(min(AT_ONCE, len(by_outhash))))
         return answers
 
     async def _take(self, outhash: Outhash, rows: list[ImportedRow], number: int) -> list[str]:

@@ -41,14 +41,15 @@ from shardhash.stores.quarantines import (
 )
 from shardhash.stores.sharded.entries import entry_names, list_entries
 from shardhash.stores.sharded.explorer import ShardedExplorer
+from shardhash.stores.sharded.gathering import all_of
 from shardhash.stores.sharded.report_order import Reports
 
 log = logging.getLogger(__name__)
 
 LOOKED_AT_ONCE = 1000
 """Outhashes that are looked at here before others run; 0.5 ms."""
-AT_ONCE = 200
-"""Outhashes whose tasks are looked at at one time; 1 ms to ask."""
+AT_ONCE = 50
+"""Outhashes whose tasks are looked at at one time; 1 ms to begin."""
 
 _Outhash: TypeAlias = tuple[str, str]
 _Mapping: TypeAlias = tuple[str, str, str]
@@ -106,7 +107,10 @@ class ShardedQuarantine:
 
     async def choose(self, search: Mapping[str, Any]) -> Chosen:
         """See Quarantine."""
-        return _chosen(await self._choose(search))
+        choice = await self._choose(search)
+        chosen = _chosen(choice)
+        let_go(choice.mappings, choice.barred)
+        return chosen
 
     async def begin(self, search: Mapping[str, Any], note: Mapping[str, Any]) -> dict[str, Any]:
         """See Quarantine."""
@@ -114,13 +118,14 @@ class ShardedQuarantine:
             choice = await self._choose(search)
             parts = parts_of(choice.mappings, choice.barred)
             entry = entry_of(note, _chosen(choice), len(parts), done=False)
+            let_go(choice.mappings, choice.barred)
             name = entry["name"]
             kept = False
             try:
                 for part in parts:  # all before the first is kept, which takes its time: reports come in meanwhile
                     await self._bar(part["outhashes"], barred=True)
-                for number, part in enumerate(parts):
-                    await self._set(QUARANTINE_PART, part_name(name, number), part)
+                for number in range(len(parts)):
+                    await self._set(QUARANTINE_PART, part_name(name, number), parts.pop(0))  # freed one by one
                 await self._set(QUARANTINE, name, entry)
                 kept = True
             finally:
@@ -225,10 +230,14 @@ class ShardedQuarantine:
                 page = await index.request(op.Page(*outhash, page[-1], mapped=False))
             return True
 
-        whole: list[bool] = []
-        outhashes = list(tasks.items())
-        for start in range(0, len(outhashes), AT_ONCE):
-            whole += await asyncio.gather(*(every(*one) for one in outhashes[start : start + AT_ONCE]))
+        whole = [False] * len(tasks)
+        todo = enumerate(tasks.items())
+
+        async def look() -> None:
+            for number, one in todo:
+                whole[number] = await every(*one)
+
+        await all_of(look() for _ in range(min(AT_ONCE, len(tasks))))
         return whole
 
     async def _get_part(self, name: str) -> Any:

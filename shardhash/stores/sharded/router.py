@@ -230,9 +230,9 @@ class Router:
         return self._reports.barred
 
     async def _bar(self, outhashes: Sequence[op.Outhash], *, barred: bool) -> None:
-        """Have all coordinators know of these whether they are."""
+        """Have all coordinators know of these whether they are. Others run meanwhile: these may be a part of many."""
         mark_barred(self._reports.barred, outhashes, barred=barred)
-        await self._others.tell("bar", outhashes, barred)
+        await asyncio.gather(self._others.tell("bar", outhashes, barred), asyncio.sleep(0))
 
     async def _remove_rows(self, make: Callable[[str], op.RemoveMatching | op.Clean], left: Left) -> int:
         """Remove rows from all shards; how many went."""
