@@ -16,6 +16,8 @@ from shardhash.client import create_client
 from tests.http.conftest import http_of
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("schemathesis", reason="schemathesis is not installed (pip install '.[test]')")
 
 SECRET = {"SHARDHASH_ADMIN_USER": "admin", "SHARDHASH_ADMIN_PASSWORD": "pass word"}

@@ -27,7 +27,10 @@ from tests.stores.test_postgresql_faults import CUT
 from tests.test_transcripts import ADMIN
 
 M = "m"
-pytestmark = pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here"),
+]
 
 
 @pytest.fixture

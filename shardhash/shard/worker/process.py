@@ -166,7 +166,7 @@ class Link:
             answers, self._answers = self._answers, []
             for message in messages.encode_messages(answers, self._refuse_long, messages.FULL_ANSWERS):
                 await self._socket.send_bytes(message)
-                if message[:1] == messages.TEXT or len(message) > messages.LARGE:  # one of many
+                if message[:1] == messages.TEXT or len(message) > messages.FULL_ANSWERS // 2:  # one of many
                     await asyncio.sleep(0)
 
     def _refuse_long(self, item: list[Any]) -> None:
