@@ -35,6 +35,7 @@ from shardhash.server.reload import Reload
 from shardhash.server.room_watch import load_quotas, save_quotas, watch_room
 from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
+from shardhash.server.stop_signals import StopSignals, on_signals
 from shardhash.server.store_factory import Workers, open_store
 from shardhash.server.watchdog import keep_fed
 from shardhash.server.whole_server import WholeServer
@@ -48,16 +49,16 @@ log = logging.getLogger(__name__)
 async def serve(
     settings: Settings,
     workers: Workers,
-    stop_signals: Sequence[signal.Signals],
+    stop_signals: StopSignals,
     reload: Reload,
     manager: ServiceManager,
 ) -> None:
-    """Serve until one of these signals; `manager` is told how it goes.
+    """Serve until one of the signals; `manager` is told how it goes.
 
     Raises ConfigError when what keeps the hashes, or an address, cannot be had.
     """
     log.info("shardhash %s, %s", __version__, settings.describe_data())
-    stop, wanted, hangup = _on_signals(*stop_signals), _on_signals(signal.SIGUSR1), _on_signals(signal.SIGHUP)
+    stop, wanted, hangup = stop_signals.event(), on_signals(signal.SIGUSR1), on_signals(signal.SIGHUP)
     async with AsyncExitStack() as running:
         starting = asyncio.create_task(open_store(settings, workers, manager.tell_progress, running))
         stopping = asyncio.create_task(stop.wait())
@@ -122,14 +123,6 @@ def _commands(store: Store, on_demand: OnDemand | None) -> dict[str, Command]:
     """What the control socket answers."""
     commands: dict[str, Command] = {"snapshot": partial(write_snapshots, store)}
     return commands if on_demand is None else commands | on_demand.commands()
-
-
-def _on_signals(*numbers: signal.Signals) -> asyncio.Event:
-    """An event that each of these signals sets."""
-    event = asyncio.Event()
-    for number in numbers:
-        asyncio.get_running_loop().add_signal_handler(number, event.set)
-    return event
 
 
 async def _start_followers(

@@ -22,6 +22,7 @@ from shardhash.server.coordinator_process import open_log, prepare_process
 from shardhash.server.reload import Reload
 from shardhash.server.service_manager import ServiceManager
 from shardhash.server.settings import Settings
+from shardhash.server.stop_signals import StopSignals
 from shardhash.server.worker_processes import NO_CERTIFICATES, WorkerProcess
 from shardhash.shard.directory.generations import prepare_directory, remove_leftovers
 from shardhash.shard.directory.lock import lock_directory
@@ -29,9 +30,6 @@ from shardhash.shard.directory.manifest import Manifest, make_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 
 log = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Each ends the server in order."""
 
 
 def run(settings: Settings, reload: Reload) -> int:
@@ -43,7 +41,9 @@ def run(settings: Settings, reload: Reload) -> int:
         log.info("%s", notice)
     for warning in settings.warnings():
         log.warning("%s", warning)
-    _leave_on_signals()
+    stop_signals = StopSignals()
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # neither ends a start
     try:
         with ExitStack() as held:
             manager = ServiceManager(os.environ)
@@ -62,7 +62,7 @@ def run(settings: Settings, reload: Reload) -> int:
 
             keep_buffers()
             workers = Workers(processes, start, partial(_clear_up, settings, manifest))
-            uvloop.run(serve(settings, workers, STOP_SIGNALS, reload, manager))
+            uvloop.run(serve(settings, workers, stop_signals, reload, manager))
     except (DamageError, DamagedShardError) as error:
         log.error("%s", error)
         return messages.EXIT_DAMAGED  # a service manager is not to try again
@@ -89,18 +89,6 @@ def _import_aiohttp() -> None:
             del os.environ[name]
             if value is not None:
                 os.environ[name] = value
-
-
-def _leave_on_signals() -> None:
-    """Until the event loop handles signals: a stop signal ends the start in order, and other signals do not end it."""
-
-    def leave(_number: int, _frame: object) -> None:
-        raise SystemExit(0)
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, leave)
-    for number in (signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _first_start(start: Callable[[int], WorkerProcess], shard: int) -> WorkerProcess:
