@@ -19,6 +19,9 @@ FIRST = 60.0
 """Seconds whose level counts, or a half of the soak if that is shorter."""
 SETTLE = 20.0
 """Seconds in which it may come back to that level at the end."""
+THREADS = 2 + min(32, (os.cpu_count() or 1) + 4)
+"""Threads of a process at most: its own, one that syncs or looks at passwords, and those of asyncio's pool, each of
+which begins when more is done at one time than ever before, be it in the last minute, and stays."""
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Levels:
             max(level.memory for level in first) * 1.1 + 16,
             max(level.disk for level in first) * 1.2 + 8,
             max(level.descriptors for level in first),
-            max(level.threads for level in first),
+            len(self.processes()) * THREADS,
             max(level.tasks for level in first),
         )
         until = time.monotonic() + SETTLE
