@@ -16,6 +16,17 @@ PAUSE = 10.0
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Numbers of mallopt(3)."""
 _MIB = 1 << 20
+_GC_THRESHOLD = (700, 2, 3_000)
+"""Objects between collections of young ones; and how many of these between those of older ones, and of those between
+those of all."""
+
+
+def collect_little() -> None:
+    """Have Python's collector look at few objects at one time.
+
+    This is for processes that make next to no cycles: a collection is a pause for all they serve, 3 ms for 10,000 rows.
+    """
+    gc.set_threshold(*_GC_THRESHOLD)
 
 
 def keep_buffers() -> None:

@@ -86,6 +86,11 @@ class Slice:
         """Let others run."""
         return self._turns.next()
 
+    async def renew(self) -> None:
+        """Let others run; the next slice begins with what comes first, and not with the second."""
+        while self.used:
+            await self.turn()
+
 
 async def in_order(texts: Iterable[str], at_once: int = SORTED_AT_ONCE) -> AsyncIterator[str]:
     """The texts, sorted; others run in between."""

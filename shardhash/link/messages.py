@@ -41,8 +41,6 @@ FULL_JSON = 256 << 10
 """The same of a JSON message, which takes each side 1 ms."""
 FULL_ANSWERS = 64 << 10
 """The same of JSON answers, many of which are of the smallest values, and lists that the collector looks at: 2 ms."""
-LARGE = 128 << 10
-"""Size in bytes from which on others run behind a message."""
 
 Refusal: TypeAlias = tuple[str, str]
 """Why an operation failed: the kind "storage" (the disk refuses a write, or holds damage) or "internal" (a bug, which

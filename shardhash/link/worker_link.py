@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from shardhash.base.turns import Slice, Turns
 from shardhash.base.wakeup import Wakeup
 from shardhash.errors import InternalError, ServerFaultError, UnavailableError
 from shardhash.link import messages
@@ -191,15 +192,13 @@ class WorkerLink:
         try:
             async with asyncio.TaskGroup() as tasks:  # whatever ends the sender ends the link
                 sender = tasks.create_task(self._send(socket))
-                received = 0
+                piece = Slice(Turns())
                 async for message in socket:
                     self.heard += 1
                     if message.type is WSMsgType.BINARY:
+                        if piece.used:  # many messages may be here already
+                            await piece.renew()
                         self._receive(message.data)
-                        received += len(message.data) if message.data[:1] == messages.JSON else 0
-                        if received >= messages.FULL_ANSWERS:  # the next message may be here already
-                            received = 0
-                            await asyncio.sleep(0)
                     elif message.type is not WSMsgType.PONG:
                         break
                 sender.cancel()
@@ -295,7 +294,7 @@ class WorkerLink:
                 if requests:  # before lookups: one that was asked after a report's answer must see it anyway
                     for message in messages.encode_messages(requests, self._refuse_long):
                         await socket.send_bytes(message)
-                        if message[:1] == messages.TEXT or len(message) > messages.LARGE:  # one of many
+                        if message[:1] == messages.TEXT or len(message) > messages.FULL_JSON // 2:  # one of many
                             await asyncio.sleep(0)
                             among, self._frames = self._frames, []
                             for frame in (*frames, *among):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
 
 from shardhash.base import descriptors
 from shardhash.base.log_format import formatter_of
+from shardhash.base.malloc import collect_little
 from shardhash.server.settings import Settings
-
-GC_THRESHOLD = (700, 2, 3_000)
-"""Objects between collections of young ones; and how many of these between those of older ones, and of those between
-those of all. A coordinator makes few cycles, and a collection is a pause for every client: 3 ms for 10,000 reports."""
 
 
 def prepare_process() -> None:
-    """Have few collections, and as many descriptors as may be."""
-    gc.set_threshold(*GC_THRESHOLD)
+    """Have short collections, and as many descriptors as may be."""
+    collect_little()
     descriptors.raise_limit()
 
 

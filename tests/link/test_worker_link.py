@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMessage, WSMsgType
 
+from shardhash.base import turns
 from shardhash.errors import InternalError, UnavailableError
 from shardhash.link import messages
 from shardhash.link import operations as op
@@ -226,7 +227,7 @@ async def test_a_bug_in_an_operation_fails_it_alone(capfd: pytest.CaptureFixture
 
 
 async def test_others_run_between_answers_that_are_there_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "FULL_ANSWERS", 1)
+    monkeypatch.setattr(turns, "SLICE", 0.0)
     link = WorkerLink(0, LIMIT)
     asked = [link.request(op.Unihashes("m", [H])) for _ in range(20)]
     answers = [messages.encode_messages([[number, [None]]], lambda _: None) for number in range(1, 21)]

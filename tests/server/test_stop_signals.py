@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ async def test_one_whose_exception_is_lost_is_remembered(
     stop_signals = StopSignals()
     freed = Freed()
     del freed
-    gc.collect()
     assert lost == [SystemExit]
     assert stop_signals.event().is_set()
 

@@ -25,7 +25,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from shardhash.base.huge_pages import use_huge_pages
-from shardhash.base.malloc import give_back, keep_buffers
+from shardhash.base.malloc import collect_little, give_back, keep_buffers
 from shardhash.base.parent import end_with_parent
 from shardhash.base.tasks import BackgroundTasks
 from shardhash.base.timestamps import DAY
@@ -42,9 +42,6 @@ from shardhash.shard.storage.recovery import EMPTY_SEGMENT, AnyShard, now, open_
 from shardhash.shard.worker.service import Service
 from shardhash.shard.worker.writer import Writer, describe_bug
 
-GC_THRESHOLD = (700, 2, 3_000)
-"""Objects between collections of young ones; and how many of these between those of older ones, and of those between
-collections of all. A worker makes next to no cycles, and a collection is a pause, of 3 ms for 10,000 rows."""
 SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread, which reads a snapshot back, may keep the event loop from running."""
 TICK = 1.0
@@ -91,17 +88,17 @@ class Link:
         async for message in self._socket:
             if message.type is not WSMsgType.BINARY:
                 break
+            if piece.used:  # many messages may be here already
+                await piece.renew()
             kind = message.data[:1]
             if kind == messages.LOOKUP:
                 await self._answer_lookup(*messages.decode_lookup(message.data))
-                if piece.used:  # the next message may be here already
-                    await piece.turn()
             elif kind == messages.TEXT:
                 self._texts.add(message.data)
             else:
                 for number, operation, *arguments in messages.decode_json(message.data, self._texts):
-                    while piece.used:  # once; asked again, it counts from there on
-                        await piece.turn()
+                    if piece.used:
+                        await piece.renew()
                     self._begin(number, operation, arguments)
 
     async def _answer_lookup(self, number: int, frame: memoryview) -> None:
@@ -347,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         keep_buffers()  # not before: recovery frees much that is not needed again
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
+        collect_little()
         gc.enable()
         sys.setswitchinterval(SWITCH_INTERVAL)
         uvloop.run(run(place, options, shard))
