@@ -249,6 +249,25 @@ def longest(folder: Path, pids: list[int], since: float) -> tuple[float, str]:
     return found
 
 
+Held = list[tuple[float, str]]
+"""The longest callback of each time: its milliseconds, and what it was."""
+
+
+def figure(message: str, over: str, held: Held, workers: Held, answer: str) -> dict[str, Any]:
+    """What is kept of all times, and is printed: the least of the longest, for others on the machine make some longer.
+
+    `held` is the coordinator's, `workers` may be empty.
+    """
+    (coordinator, what), (worker, at_worker) = min(held), min(workers, default=(0.0, ""))
+    said = f"{message} {over}".strip()
+    said = f"{said}: {coordinator:.1f} ms {what}, worker {worker:.1f} ms {at_worker}: {answer[:60]}"
+    print(said, file=sys.stderr, flush=True)
+    return {
+        "message": message, "over": over, "coordinator_ms": coordinator, "what": what,
+        "worker_ms": worker, "at_worker": at_worker, "answer": answer,
+    }  # fmt: skip
+
+
 async def measure(server: Server, folder: Path, names: list[str], times: int) -> list[dict[str, Any]]:
     """Each message over each transport that it is for."""
     figures: list[dict[str, Any]] = []
@@ -256,23 +275,15 @@ async def measure(server: Server, folder: Path, names: list[str], times: int) ->
         for transport, send, left_out in (("tcp", send_lines, FRAMES), ("ws", send_messages, LINES)):
             if name in left_out:
                 continue
-            found: list[tuple[float, str]] = []
-            workers: list[tuple[float, str]] = []
-            answer = ""
+            held, workers, answer = Held(), Held(), ""
             for _ in range(times):
                 parts = MESSAGES[name]()
                 since = time.monotonic()
                 answer = await send(server, parts)
                 await asyncio.sleep(SETTLE)
-                found.append(longest(folder, server.roles["coordinator"], since))
+                held.append(longest(folder, server.roles["coordinator"], since))
                 workers.append(longest(folder, server.roles["workers"], since))
-            # The least of the longest: others on the machine make some longer.
-            (coordinator, what), (worker, at_worker) = min(found), min(workers)
-            figures.append(
-                {"message": name, "over": transport, "coordinator_ms": coordinator, "what": what,
-                 "worker_ms": worker, "at_worker": at_worker, "answer": answer}
-            )  # fmt: skip
-            print(f"{name} over {transport}: {coordinator:.1f} ms, worker {worker:.1f} ms", file=sys.stderr, flush=True)
+            figures.append(figure(name, transport, held, workers, answer))
     return figures
 
 
@@ -285,8 +296,7 @@ async def measure_edge(folder: Path, names: list[str], times: int) -> list[dict[
             upstream = ("--upstream", far.addresses[transport], "--forward")
             with shardhash(1, durable=True, arguments=(*arguments, *upstream)) as edge:
                 for name in names:
-                    found: list[tuple[float, str]] = []
-                    answer = ""
+                    held, answer = Held(), ""
                     for _ in range(times):
                         parts = EDGE[name]()
                         if name == "edge-row":
@@ -296,13 +306,8 @@ async def measure_edge(folder: Path, names: list[str], times: int) -> list[dict[
                         answer = await send_lines(edge, parts)
                         await forwarded(edge)
                         await asyncio.sleep(SETTLE)
-                        found.append(longest(folder, edge.roles["coordinator"], since))
-                    coordinator, what = min(found)
-                    figures.append(
-                        {"message": name, "over": transport, "coordinator_ms": coordinator, "what": what,
-                         "worker_ms": 0.0, "at_worker": "", "answer": answer}
-                    )  # fmt: skip
-                    print(f"{name} over {transport}: {coordinator:.1f} ms", file=sys.stderr, flush=True)
+                        held.append(longest(folder, edge.roles["coordinator"], since))
+                    figures.append(figure(name, transport, held, [], answer))
     return figures
 
 
@@ -312,9 +317,7 @@ async def measure_jobs(place: Place, folder: Path, names: list[str], times: int)
     since = time.monotonic()
     for name in names:
         before, job = JOBS[name]
-        found: list[tuple[float, str]] = []
-        workers: list[tuple[float, str]] = []
-        answer = ""
+        held, workers, answer = Held(), Held(), ""
         for _ in range(times):
             try:
                 await before(place)
@@ -324,16 +327,9 @@ async def measure_jobs(place: Place, folder: Path, names: list[str], times: int)
             except ShardhashError as error:
                 answer = str(error)
             await asyncio.sleep(SETTLE)
-            found.append(longest(folder, place.server.roles["coordinator"], since))
+            held.append(longest(folder, place.server.roles["coordinator"], since))
             workers.append(longest(folder, place.server.roles["workers"], since))
-        # The least of the longest, as of messages.
-        (coordinator, what), (worker, at_worker) = min(found), min(workers)
-        figures.append(
-            {"message": name, "over": "", "coordinator_ms": coordinator, "what": what,
-             "worker_ms": worker, "at_worker": at_worker, "answer": answer}
-        )  # fmt: skip
-        said = f"{name}: {coordinator:.1f} ms {what}, worker {worker:.1f} ms {at_worker}: {answer[:60]}"
-        print(said, file=sys.stderr, flush=True)
+        figures.append(figure(name, "", held, workers, answer))
     return figures
 
 
