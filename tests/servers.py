@@ -7,16 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import psutil
-import pytest
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT = 60.0
@@ -47,10 +47,51 @@ def run_shardhash(*arguments: str, **environment: str) -> subprocess.CompletedPr
     )
 
 
+class ServerLog:
+    """What a server writes to standard error, a whole line at a time.
+
+    A file of its own: pytest's `capfd` empties its file at each look, and loses a line that is written meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.file: Final = tempfile.TemporaryFile("ab+")  # noqa: SIM115  # closed by `end`
+        self._place = 0  # bytes that were read
+        self._all: bytes | None = None  # of a server that has ended
+
+    def read(self) -> str:
+        """What was written since the last look."""
+        lines = self._text()[self._place :]
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._place += len(lines)
+        return lines.decode()
+
+    def wait_for(self, *words: str) -> str:
+        """What is written since the last look, until a line has one of these words."""
+        seen = ""
+        until = time.monotonic() + START_LIMIT
+        while not any(word in seen for word in words):
+            assert time.monotonic() < until, f"the server did not say {words}, but:\n{seen}"
+            time.sleep(0.01)
+            seen += self.read()
+        return seen
+
+    def end(self) -> None:
+        """When its server has ended: write it to standard error, which pytest shows for a test that fails."""
+        if self._all is None:
+            self._all = self._text()
+            self.file.close()
+            sys.stderr.write(self._all.decode(errors="replace"))
+
+    def _text(self) -> bytes:
+        if self._all is not None:
+            return self._all
+        return os.pread(self.file.fileno(), os.fstat(self.file.fileno()).st_size, 0)
+
+
 class ServerProcess:
     """A server that answers on `addresses`, one for each of `binds`, in their order; `listening` if others give them.
 
-    Its log goes to the test's standard error. Leaving its context stops it, and fails if it does not stop in order.
+    Its log is shown when it has ended. Leaving its context stops it, and fails if it does not stop in order.
     """
 
     def __init__(
@@ -63,8 +104,14 @@ class ServerProcess:
         command = [sys.executable, "-m", "shardhash", "serve", *arguments]
         for bind in binds:
             command += ["--bind", bind]
+        self.log: Final = ServerLog()
         self.process = subprocess.Popen(
-            command, env=_environment() | dict(environment or {}), stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            command,
+            env=_environment() | dict(environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=self.log.file,
+            text=True,
+            encoding="utf-8",
         )
         self.addresses = self._wait_until_it_listens(len(binds) if listening is None else listening)
 
@@ -114,6 +161,7 @@ class ServerProcess:
             raise AssertionError(f"the server did not end within {STOP_LIMIT:g} s") from None
         finally:
             self.process.stdout.close()
+            self.log.end()
 
     def _wait_until_it_listens(self, count: int) -> list[str]:
         assert self.process.stdout is not None
@@ -127,7 +175,7 @@ class ServerProcess:
         addresses = [line.removeprefix("listening on ").strip() for line in lines if line.startswith("listening on ")]
         if len(addresses) != count:
             self.process.kill()
-            raise AssertionError(f"the server ended with status {self._wait()} and said {lines}")
+            raise AssertionError(f"the server ended with status {self._wait()} and said {lines}\n{self.log.read()}")
         return addresses
 
 
@@ -138,14 +186,3 @@ def _environment() -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDHASH_", "HASHSERVER_"))}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "SHARDHASH_COORDINATORS": "1"}
-
-
-def wait_for_line(log: pytest.CaptureFixture[str], *words: str) -> str:
-    """What is written to standard error, by servers too, until a line has one of these words."""
-    seen = ""
-    until = time.monotonic() + START_LIMIT
-    while not any(word in seen for word in words):
-        assert time.monotonic() < until, f"nobody said {words}, but:\n{seen}"
-        time.sleep(0.01)
-        seen += log.readouterr().err
-    return seen

@@ -115,9 +115,7 @@ async def refused(address: str, number: int) -> str:
     return str(refusal.value)
 
 
-async def test_what_begins_on_a_full_disk_serves_lookups(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_begins_on_a_full_disk_serves_lookups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies then, and a server that starts; both go on by themselves once there is space."""
     arguments = ("--data", str(tmp_path / "data"), "--workers", "2")
     acknowledged: dict[int, str] = {}
@@ -137,7 +135,6 @@ async def test_what_begins_on_a_full_disk_serves_lookups(
         async with await create_async_client(server.address) as client:
             acknowledged[11] = await report(client, 11)
         server.kill()
-    capfd.readouterr()
     monkeypatch.setenv("HASHSERVER_ADMIN_USER", "boss")
     monkeypatch.setenv("HASHSERVER_ADMIN_PASSWORD", "secret")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -156,11 +153,11 @@ async def test_what_begins_on_a_full_disk_serves_lookups(
         await check(server.address, acknowledged, 12)
 
 
-async def test_the_log_tells_of_a_full_disk_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_log_tells_of_a_full_disk_once(tmp_path: Path) -> None:
     with ServerProcess("--data", str(tmp_path / "data"), "--workers", "1") as server:
         limit_files(server, 30)
         for number in range(1, 30):
             assert await stock_report(server.address, number) == b""
-    said = [line for line in capfd.readouterr().err.splitlines() if " ERROR " in line or " WARNING " in line]
+    said = [line for line in server.log.read().splitlines() if " ERROR " in line or " WARNING " in line]
     assert len(said) == 1
     assert "lookups go on, and reports are refused until the disk takes writes again" in said[0]

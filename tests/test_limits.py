@@ -430,7 +430,7 @@ async def test_who_is_gone_while_nothing_is_read_from_it_is_forgotten(
 
 
 async def test_requests_of_connections_that_gave_way_are_no_error_of_the_server(
-    start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
+    start_server: Callable[..., ServerProcess],
 ) -> None:
     """A connection may be dropped between its request and its answer."""
     server = start_server(*limits("connections=4"), binds=["127.0.0.1:0", "ws://127.0.0.1:0"])
@@ -443,6 +443,6 @@ async def test_requests_of_connections_that_gave_way_are_no_error_of_the_server(
             writer.transport.abort()
     async with await create_async_client(server.address) as client:
         assert await client.ping()
-    said = capfd.readouterr().err
+    said = server.log.read()
     assert "gave_way" in said or "asked nothing" in said
     assert "Traceback" not in said

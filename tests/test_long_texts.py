@@ -123,7 +123,7 @@ async def test_what_is_long_without_texts_is_refused_in_words(server: ServerProc
 
 
 async def test_who_reads_no_long_answer_is_dropped_for_the_memory_of_all(
-    start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
+    start_server: Callable[..., ServerProcess],
 ) -> None:
     """A text waits in the server until its client reads it, and counts until then."""
     server = start_server(*IN_MEMORY, "--limit", "memory=12M")
@@ -137,7 +137,7 @@ async def test_who_reads_no_long_answer_is_dropped_for_the_memory_of_all(
             asked = {"get": {"method": "m", "taskhash": one["taskhash"], "all": True}}
             writer.write(HELLO + (json.dumps(asked).encode() + b"\n") * 4)  # the kernels hold the first
         async with asyncio.timeout(LIMIT):
-            while "dropped: it holds" not in capfd.readouterr().err:
+            while "dropped: it holds" not in server.log.read():
                 assert await client.get_unihash("m", one["taskhash"]) == one["unihash"]
         for _, writer in unread:
             writer.transport.abort()

@@ -19,7 +19,7 @@ import pytest
 from shardhash.client import create_async_client
 from shardhash.wire.proxy_header import SIGNATURE
 from tests.certificates import Authority
-from tests.servers import IN_MEMORY, ServerProcess, wait_for_line
+from tests.servers import IN_MEMORY, ServerProcess
 
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 PING = b'{"ping": {}}\n'
@@ -79,32 +79,30 @@ async def ask(address: str, header: bytes, asked: bytes, pause: bool = False, tl
 @pytest.mark.parametrize("header", [v1(CLIENT), v2(CLIENT), v1("2001:db8::7"), v2("2001:db8::7")], ids=range(4))
 @pytest.mark.parametrize("pause", [False, True])
 async def test_the_audit_trail_names_the_client_that_a_proxy_names(
-    start_server: Start, capfd: pytest.CaptureFixture[str], header: bytes, pause: bool
+    start_server: Start, header: bytes, pause: bool
 ) -> None:
     server = start_server(*IN_MEMORY, *ADMIN, "--trust-proxy", "127.0.0.0/8")
     said = await ask(server.address, header, NEW_USER, pause)
     assert b'"token"' in said
-    line = wait_for_line(capfd, "new-user")
+    line = server.log.wait_for("new-user")
     peer = f"{CLIENT}:4711" if CLIENT.encode() in header or len(header) == 28 else "[2001:db8::7]:4711"
     assert f'"peer":"{peer}"' in line
 
 
-async def test_the_header_comes_before_tls(
-    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_header_comes_before_tls(start_server: Start, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority", "authority")
     certificate, key = authority.sign("localhost")
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
     server = start_server(*IN_MEMORY, *ADMIN, *tls, "--trust-proxy", "127.0.0.1", binds=["tls://127.0.0.1:0"])
     assert b'"token"' in await ask(server.address, v2(CLIENT), NEW_USER, tls=authority.path)
-    assert f'"peer":"{CLIENT}:4711"' in wait_for_line(capfd, "new-user")
+    assert f'"peer":"{CLIENT}:4711"' in server.log.wait_for("new-user")
     assert await ask(server.address, b"", PING, tls=authority.path) == ALIVE, "a proxy may ask for itself"
 
 
 @pytest.mark.parametrize("header", [v1(CLIENT), v2(CLIENT)], ids=["v1", "v2"])
 @pytest.mark.parametrize("kind", ["tcp", "unix", "ws", "tls"])
 async def test_a_header_of_somebody_else_is_refused_with_one_line(
-    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str], header: bytes, kind: str
+    start_server: Start, tmp_path: Path, header: bytes, kind: str
 ) -> None:
     certificate, key = Authority(tmp_path / "authority", "authority").sign("localhost")
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key)) if kind == "tls" else ()
@@ -126,17 +124,15 @@ async def test_a_header_of_somebody_else_is_refused_with_one_line(
     raw.close()
     assert said == b""
     server.stop()
-    lines = [line for line in capfd.readouterr().err.splitlines() if "PROXY" in line]
+    lines = [line for line in server.log.read().splitlines() if "PROXY" in line]
     assert len(lines) == 1
     assert "is not named as a proxy" in lines[0]
 
 
-async def test_a_unix_socket_is_trusted_if_it_is_named(
-    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_unix_socket_is_trusted_if_it_is_named(start_server: Start, tmp_path: Path) -> None:
     server = start_server(*IN_MEMORY, *ADMIN, "--trust-proxy", "unix", binds=[f"unix://{tmp_path}/socket"])
     await ask(server.address, v2(CLIENT), NEW_USER)
-    assert f'"peer":"{CLIENT}:4711"' in wait_for_line(capfd, "new-user")
+    assert f'"peer":"{CLIENT}:4711"' in server.log.wait_for("new-user")
 
 
 async def test_clients_of_a_proxy_have_their_own_limits(start_server: Start) -> None:
@@ -179,16 +175,16 @@ async def upgraded(address: str, headers: dict[str, str], lines: list[str]) -> l
 )
 @pytest.mark.parametrize("trusted", [True, False])
 async def test_a_web_socket_names_the_client_that_a_proxy_names(
-    start_server: Start, capfd: pytest.CaptureFixture[str], headers: dict[str, str], peer: str, trusted: bool
+    start_server: Start, headers: dict[str, str], peer: str, trusted: bool
 ) -> None:
     named = "127.0.0.1" if trusted else "10.0.0.1"
     server = start_server(*IN_MEMORY, *ADMIN, "--trust-proxy", named, binds=["ws://127.0.0.1:0"])
     await upgraded(server.address, headers, NEW_USER.decode().splitlines())
     expected = peer if trusted else "127.0.0.1:"
-    assert f'"peer":"{expected}' in wait_for_line(capfd, "new-user")
+    assert f'"peer":"{expected}' in server.log.wait_for("new-user")
 
 
-async def test_the_page_logs_in_the_client_of_the_proxy(start_server: Start, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_page_logs_in_the_client_of_the_proxy(start_server: Start) -> None:
     server = start_server(*IN_MEMORY, *ADMIN, "--trust-proxy", "127.0.0.1", binds=["ws://127.0.0.1:0"])
     url = server.address.replace("ws://", "http://").rstrip("/") + "/api/login"
     body = {"username": "admin", "token": "secret"}
@@ -196,7 +192,7 @@ async def test_the_page_logs_in_the_client_of_the_proxy(start_server: Start, cap
     async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as response:
         assert response.status == 200, await response.text()
         assert "Secure" in response.headers["Set-Cookie"], "the browser speaks TLS to the proxy"
-    assert f"{CLIENT}: admin logged in on the page" in wait_for_line(capfd, "logged in on the page")
+    assert f"{CLIENT}: admin logged in on the page" in server.log.wait_for("logged in on the page")
 
 
 async def test_wrong_logins_are_counted_by_the_client_and_the_right_token_goes_on(start_server: Start) -> None:
@@ -239,20 +235,18 @@ async def test_who_is_fast_waits_and_is_answered_and_counted(start_server: Start
     assert 'shardhash_limits_hit_total{limit="peer_requests"}' in text
 
 
-async def test_proxies_are_taken_over_without_a_restart(
-    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_proxies_are_taken_over_without_a_restart(start_server: Start, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("")
     server = start_server(*IN_MEMORY, "--config", str(file))
     assert await ask(server.address, v1(CLIENT), PING) == b""
     file.write_text("trust-proxy = ['127.0.0.1']\n")
     server.process.send_signal(signal.SIGHUP)
-    wait_for_line(capfd, "trust-proxy is now 127.0.0.1")
+    server.log.wait_for("trust-proxy is now 127.0.0.1")
     assert await ask(server.address, v1(CLIENT), PING) == ALIVE
 
 
-async def test_proxies_that_say_nothing_are_closed(start_server: Start, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_proxies_that_say_nothing_are_closed(start_server: Start) -> None:
     """One that only looks whether the server is there costs no line in the log."""
     server = start_server(*IN_MEMORY, "--trust-proxy", "127.0.0.1", "--limit", "hello_time=1s")
     ends = [connected(server.address) for _ in range(3)]
@@ -265,4 +259,4 @@ async def test_proxies_that_say_nothing_are_closed(start_server: Start, capfd: p
         raw.close()
     assert await ask(server.address, v1(CLIENT), PING) == ALIVE
     server.stop()
-    assert "it ended before" not in capfd.readouterr().err
+    assert "it ended before" not in server.log.read()

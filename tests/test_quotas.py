@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 
 from shardhash.client import AsyncClient, create_async_client
 from shardhash.errors import InvokeError
-from tests.servers import IN_MEMORY, ServerProcess, wait_for_line
+from tests.servers import IN_MEMORY, ServerProcess
 
 METHOD = "m"
 LIMIT = 30.0
@@ -121,13 +121,13 @@ async def test_quotas_are_of_each_user_and_last_over_restarts(tmp_path: Path) ->
 
 @pytest.mark.parametrize("index", [0, 1])
 async def test_a_disk_below_its_mark_stores_no_reports_until_there_is_room(
-    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str], index: int
+    start_server: Start, tmp_path: Path, index: int
 ) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("limit = ['disk_refuse=100000G']\n")
     server = start_server("--config", str(file), "--data", str(tmp_path / "data"), "--workers", "1", binds=BINDS)
     address = server.addresses[index]
-    wait_for_line(capfd, "reports are answered and not stored until")
+    server.log.wait_for("reports are answered and not stored until")
     assert await stock_ask(address, reported(1), got(1), equivalent(2), got(2)) == [answer(1), None, answer(2), None]
     async with await create_async_client(address) as client:
         with pytest.raises(InvokeError, match=r"on the server's disk.*--limit disk_refuse=SIZE lowers it"):
@@ -139,7 +139,7 @@ async def test_a_disk_below_its_mark_stores_no_reports_until_there_is_room(
     assert 'shardhash_reports_dropped_total{reason="disk-low"} 3.0' in text
     file.write_text("limit = ['disk_refuse=1', 'disk_warn=100000G']\n")
     server.process.send_signal(signal.SIGHUP)
-    wait_for_line(capfd, "below 0 MiB reports are not stored", "reports are stored again")
+    server.log.wait_for("below 0 MiB reports are not stored", "reports are stored again")
     async with asyncio.timeout(LIMIT):
         while await stock_ask(address, reported(1), got(1)) != [answer(1), answer(1)]:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.1)
@@ -160,17 +160,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-async def test_reports_end_before_the_disk_is_full_and_begin_again(
-    start_server: Start, small_disk: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_reports_end_before_the_disk_is_full_and_begin_again(start_server: Start, small_disk: Path) -> None:
     """Nobody meets ENOSPC: the log can be written all the time."""
     server = start_server("--data", str(small_disk / "data"), "--workers", "1", binds=BINDS)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(62 << 20))
-    wait_for_line(capfd, "reports are answered and not stored until")
+    server.log.wait_for("reports are answered and not stored until")
     assert await stock_ask(server.address, reported(1), got(1)) == [answer(1), None]
     filler.unlink()
-    seen = wait_for_line(capfd, "reports are stored again")
+    seen = server.log.wait_for("reports are stored again")
     assert await stock_ask(server.address, reported(1), got(1)) == [answer(1), answer(1)]
     assert "No space left" not in seen
 
@@ -189,14 +187,12 @@ def test_config_shows_every_limit_and_who_says_so(tmp_path: Path) -> None:
     assert "\n##   user_rows=7 " in text
 
 
-async def test_a_disk_below_its_mark_keeps_nothing_of_an_upstream(
-    start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_disk_below_its_mark_keeps_nothing_of_an_upstream(start_server: Start, tmp_path: Path) -> None:
     upstream = start_server(*IN_MEMORY)
     assert await stock_ask(upstream.address, reported(1)) == [answer(1)]
     arguments = ("--data", str(tmp_path / "data"), "--workers", "1", "--upstream", upstream.address)
     server = start_server(*arguments, "--limit", "disk_refuse=100000G")
-    wait_for_line(capfd, "reports are answered and not stored until")
+    server.log.wait_for("reports are answered and not stored until")
     asked: list[dict[str, object]] = [got(1), {"backfill-wait": None}]
     assert (await stock_ask(server.address, *asked))[0] == answer(1)
     upstream.stop()

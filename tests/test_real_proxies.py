@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from tests.certificates import Authority
-from tests.servers import IN_MEMORY, ServerProcess, free_port, wait_for_line
+from tests.servers import IN_MEMORY, ServerProcess, free_port
 
 pytestmark = pytest.mark.once
 
@@ -73,7 +73,7 @@ def program(name: str) -> str:
     return found
 
 
-async def test_nginx(start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_nginx(start_server: Start, tmp_path: Path) -> None:
     nginx, port = program("nginx"), free_port()
     authority = Authority(tmp_path / "authority", "authority")
     certificate, key = authority.sign("localhost")
@@ -103,13 +103,13 @@ async def test_nginx(start_server: Start, tmp_path: Path, capfd: pytest.CaptureF
                 assert response.status == 200, await response.text()
                 assert "Secure" in response.headers["Set-Cookie"]
     assert '"token"' in answers[1]
-    seen = wait_for_line(capfd, "logged in on the page")
+    seen = server.log.wait_for("logged in on the page")
     assert f'"peer":"{CLIENT}"' in seen
     assert f"{CLIENT}: admin logged in on the page" in seen
 
 
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "tls://127.0.0.1:0"])
-async def test_haproxy(start_server: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str) -> None:
+async def test_haproxy(start_server: Start, tmp_path: Path, kind: str) -> None:
     haproxy, port = program("haproxy"), free_port()
     authority = Authority(tmp_path / "authority", "authority")
     certificate, key = authority.sign("localhost")
@@ -127,4 +127,4 @@ async def test_haproxy(start_server: Start, tmp_path: Path, capfd: pytest.Captur
             answers = [await reader.readline() for _ in range(2)]
             writer.transport.abort()
     assert b'"token"' in answers[1]
-    assert f'"peer":"{CLIENT}:' in wait_for_line(capfd, "new-user")
+    assert f'"peer":"{CLIENT}:' in server.log.wait_for("new-user")

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import pytest
 
 from shardhash.client import create_async_client
 from tests.certificates import Authority
@@ -31,7 +30,7 @@ def port_of(address: str) -> int:
 
 
 async def test_scanners_that_reset_leave_a_line_at_most(
-    start_server: Callable[..., ServerProcess], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     certificate, key = Authority(tmp_path / "authority", "authority").sign("localhost")
     arguments = ("--tls-cert", str(certificate), "--tls-key", str(key), "--limit", f"log_lines={LINES}")
@@ -50,7 +49,7 @@ async def test_scanners_that_reset_leave_a_line_at_most(
                 await asyncio.sleep(0.02)
         assert await builder.get_unihash("m", secrets.token_hex(32)) is None
     await asyncio.to_thread(_stop_in_a_rush, server, ports[0])
-    said = capfd.readouterr().err
+    said = server.log.read()
     assert "Traceback" not in said
     assert " ERROR " not in said
     about_peers = [line for line in said.splitlines() if re.search(r" INFO .*: 127\.0\.0\.1:\d+: | no HTTP", line)]

@@ -12,7 +12,7 @@ import pytest
 from shardhash.client import create_client
 from tests.http.conftest import get
 from tests.http.test_metrics import samples
-from tests.servers import ServerProcess, free_port, wait_for_line
+from tests.servers import ServerProcess, free_port
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
 LIMIT = 30.0
@@ -51,6 +51,16 @@ def wait_until_known(server: ServerProcess, taskhash: str) -> None:
         time.sleep(0.05)
 
 
+def what_one_tells(servers: Sequence[ServerProcess], words: str) -> str:
+    """The logs of the servers, as soon as these words stand in one."""
+    seen, until = "", time.monotonic() + LIMIT
+    while words not in seen:
+        assert time.monotonic() < until, seen
+        time.sleep(0.01)
+        seen += "".join(server.log.read() for server in servers)
+    return seen
+
+
 def the_one_that_noticed(servers: Sequence[ServerProcess]) -> ServerProcess:
     """Several may notice at first; in the end one leaves its upstream alone."""
     until = time.monotonic() + LIMIT
@@ -66,12 +76,12 @@ def the_one_that_noticed(servers: Sequence[ServerProcess]) -> ServerProcess:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_upstreams_in_a_circle(count: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_upstreams_in_a_circle(count: int) -> None:
     ports = [free_port() for _ in range(count)]
     with ExitStack() as stack:
         servers = [stack.enter_context(start(port, ports[(place + 1) % count])) for place, port in enumerate(ports)]
-        line = wait_for_line(capfd, "go round in a circle")
-        assert "start one server of the circle without --upstream" in line
+        told = what_one_tells(servers, "go round in a circle")
+        assert "start one server of the circle without --upstream" in told
         mine = [report(server) for server in servers]
         for server, taskhash in zip(servers, mine, strict=True):
             assert lookup(server, taskhash) == taskhash

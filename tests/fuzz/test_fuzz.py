@@ -93,7 +93,7 @@ def fuzzed_server(start_server: Callable[..., ServerProcess], tmp_path: Path) ->
     return start_server(*IN_MEMORY, "--limit", "message_time=2s", binds=binds)
 
 
-async def test_a_server(fuzzed_server: ServerProcess, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_server(fuzzed_server: ServerProcess) -> None:
     """Over all transports at once, while a client beside them gets its answers."""
     inputs = Inputs(SEED)
     async with asyncio.TaskGroup() as tasks:
@@ -105,7 +105,7 @@ async def test_a_server(fuzzed_server: ServerProcess, capfd: pytest.CaptureFixtu
         digest = inputs.dice.randbytes(32).hex()
         assert (await client.report_unihash(digest, "witness", digest, digest))["unihash"] == digest
         assert await client.get_unihash("witness", digest) == digest
-    said = capfd.readouterr().err
+    said = fuzzed_server.log.read()
     assert "this is a bug" not in said
     assert "Traceback" not in said
 

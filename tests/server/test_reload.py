@@ -11,14 +11,14 @@ import pytest
 
 from shardhash.client import InvokeError, create_client
 from shardhash.client.blocking import Client
-from tests.servers import ServerProcess, wait_for_line
+from tests.servers import ServerProcess
 
 DIGEST = "1" * 64
 
 
 @pytest.fixture
 def reloaded(
-    start_server: Callable[..., ServerProcess], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    start_server: Callable[..., ServerProcess], tmp_path: Path
 ) -> Callable[..., tuple[ServerProcess, Callable[[str], str]]]:
     """Starts a server with a file of settings; gives it, and a function that changes the file and tells the log."""
 
@@ -29,9 +29,9 @@ def reloaded(
 
         def change(text: str) -> str:
             path.write_text(text)
-            capfd.readouterr()
+            server.log.read()
             server.process.send_signal(signal.SIGHUP)
-            return wait_for_line(capfd, "the settings are read again", "the settings cannot be read again")
+            return server.log.wait_for("the settings are read again", "the settings cannot be read again")
 
         return server, change
 

@@ -51,7 +51,6 @@ def test_a_full_disk_of_the_database(
     postgresql: PostgresqlServer,
     small_disk: Path,
     start_server: Callable[..., ServerProcess],
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     name = f"small_{secrets.token_hex(3)}"
     postgresql.execute(f"create tablespace {name} location '{small_disk}'")
@@ -86,7 +85,7 @@ def test_a_full_disk_of_the_database(
             assert mount("mount", "-o", f"remount,size={LARGE}", str(small_disk))
             report()
             assert client.get_unihash_batch([(M, taskhash) for taskhash in stored]) == stored
-            log = capfd.readouterr().err
+            log = server.log.read()
             assert "could not extend file" in log
             assert "Traceback" not in log
         assert server.stop() == 0

@@ -252,7 +252,6 @@ async def test_a_slow_database_is_told(postgresql: PostgresqlServer) -> None:
 def test_without_its_database_a_server_closes_connections_and_says_why(
     own_database: PostgresqlServer,
     start_server: Callable[..., ServerProcess],
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     url = own_database.create_database()
     asyncio.run(migrate(url))
@@ -272,7 +271,7 @@ def test_without_its_database_a_server_closes_connections_and_says_why(
     with create_client(server.addresses[0]) as client:
         assert client.get_unihash(M, known.taskhash) == known.unihash
     assert server.stop() == 0
-    log = capfd.readouterr().err
+    log = server.log.read()
     assert "trying again for 1 s" in log
     assert "Connection refused" in log
     assert "gave up" in log

@@ -11,7 +11,7 @@ import pytest
 from shardhash.client import create_client
 from shardhash.errors import InvokeError
 from tests.certificates import Authority
-from tests.servers import ServerProcess, run_shardhash, wait_for_line
+from tests.servers import ServerProcess, run_shardhash
 from tests.stores.postgresql_server import PASSWORD, PostgresqlServer, find_postgresql
 from tests.stores.test_postgresql_faults import CUT
 
@@ -91,7 +91,7 @@ def test_the_password_may_be_in_a_file(
 
 
 def test_a_password_that_changes_while_a_server_runs_is_told(
-    postgresql: PostgresqlServer, start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
+    postgresql: PostgresqlServer, start_server: Callable[..., ServerProcess]
 ) -> None:
     url = postgresql.create_database()
     assert run_shardhash("migrate", SHARDHASH_STORE=url).returncode == 0
@@ -114,18 +114,18 @@ def test_a_password_that_changes_while_a_server_runs_is_told(
         postgresql.execute(CUT)
         with pytest.raises(InvokeError, match="cannot be reached now; the server's log says why"):
             client.report_unihash("d" * 64, M, "e" * 64, "f" * 64)
-        seen = wait_for_line(capfd, "password authentication failed")
+        seen = server.log.wait_for("password authentication failed")
         postgresql.execute("alter role keeper password 'first-word'")
         client.report_unihash("d" * 64, M, "e" * 64, "f" * 64)
     assert server.stop() == 0
-    seen += capfd.readouterr().err
+    seen += server.log.read()
     assert "first-word" not in seen
     assert "Traceback" not in seen
     postgresql.execute("drop owned by keeper", name)
 
 
 def test_no_password_is_shown_by_ps_or_config_or_a_log(
-    postgresql: PostgresqlServer, start_server: Callable[..., ServerProcess], capfd: pytest.CaptureFixture[str]
+    postgresql: PostgresqlServer, start_server: Callable[..., ServerProcess]
 ) -> None:
     url = postgresql.create_database()
     assert run_shardhash("migrate", "--store", url).returncode == 0
@@ -141,4 +141,4 @@ def test_no_password_is_shown_by_ps_or_config_or_a_log(
     assert server.stop() == 0
     told = run_shardhash("config", SHARDHASH_STORE=url, SHARDHASH_READ_REPLICA=url)
     assert told.returncode == 0
-    assert PASSWORD not in told.stdout + told.stderr + capfd.readouterr().err
+    assert PASSWORD not in told.stdout + told.stderr + server.log.read()
