@@ -9,14 +9,14 @@ import pytest
 
 from shardhash.shard.state import packing, records, search, selection, small_sets
 from shardhash.shard.state.details import Details
-from shardhash.shard.state.selection import SLICE, TEXTS, select_rows, select_unused
+from shardhash.shard.state.selection import TEXTS, select_rows, select_unused
 from shardhash.shard.state.table import Table
 from shardhash.shard.storage import snapshot_chunks
 from shardhash.shard.storage.snapshot_chunks import ROWS
 from shardhash.wire.hashes import Key
 from shardhash.wire.search import MOST_OUTHASHES
 
-MANY = 2 * SLICE + 500
+MANY = 4 * selection.ROWS + 500
 TASK, OTHER, UNI = bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32
 DETAILS = (None, "zlib", None, None, None)
 
@@ -51,7 +51,7 @@ def test_rows_are_selected_a_slice_at_a_time(walk: str) -> None:
     else:
         slices = select_rows(table, {"taskhash": TASK.hex()} if walk == "one taskhash" else {"method": "m"}, no_siginfo)
     found = [pairs for _, pairs in slices]
-    assert max(map(len, found)) <= SLICE
+    assert max(map(len, found)) <= selection.ROWS
     due = {(TASK.hex(), outhash(number).hex()) for number in range(MANY - (walk == "unused"))}
     if walk != "one taskhash":
         due |= {(OTHER.hex(), outhash(number).hex()) for number in range(3)}
@@ -64,14 +64,14 @@ def test_a_walk_over_taskhashes_without_a_match_stops_too(monkeypatch: pytest.Mo
     part = table.method("m")
     for number in range(12):
         table.put_row(part, outhash(number), outhash(number), number, DETAILS, 0)
-    assert [pairs for _, pairs in select_rows(table, {"PN": "busybox"}, no_siginfo)] == [[]] * 6
+    assert [pairs for _, pairs in select_rows(table, {"PN": "busybox"}, no_siginfo)] == [[]] * 3
 
 
 def test_a_taskhash_that_gets_its_mapping_during_the_walk_is_in_use() -> None:
     table = filled(mapped=False)
     slices = select_unused(table, MANY)
     _, first = next(slices)
-    assert len(first) == SLICE
+    assert len(first) == selection.ROWS
     for taskhash in (TASK, OTHER):
         table.set_mapping(table.method("m"), taskhash, UNI, "")
     assert [pairs for _, pairs in slices if pairs] == []

@@ -364,7 +364,7 @@ def test_a_search_is_not_misled_by_a_number_that_others_have_now() -> None:
 
 
 def test_rows_that_change_while_their_taskhash_is_cut_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "SLICE", 2)
+    monkeypatch.setattr(selection, "ROWS", 2)
     table = Table()
     for number in range(6):
         row = report(number, "owner", "zlib")
