@@ -22,6 +22,8 @@ LONGEST_HOLD = 60.0
 """Seconds that a server is left alone after the first failure, and at most; a quarter more or less, by chance."""
 
 _STATE = struct.Struct("<dII")  # until (of the monotonic clock), failures in a row, whether a warning was given
+_FAILURES = slice(8, 12)
+_NONE = bytes(4)
 
 
 def _chance() -> float:
@@ -49,17 +51,17 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Whether the last try failed."""
-        return self._state()[1] > 0
+        """Whether the last try failed. Looked at thrice a call, so not by `_state`, which takes five times as long."""
+        return self._page[_FAILURES] != _NONE
 
     def check(self, trial: float) -> None:
         """Raise BreakerOpenError while the server is left alone.
 
         When the time is over the caller is the one that tries, and has `trial` seconds to say `worked` or `failed`.
         """
-        until, failures, warned = self._state()
-        if not failures:
+        if not self.open:
             return
+        until, failures, warned = self._state()
         now = self._clock()
         if now < until:
             raise BreakerOpenError(f"{self._reason}; it is asked again in {until - now:.1f} s at the earliest")

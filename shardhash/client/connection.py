@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardhash.client import json_text
-from shardhash.client.byte_stream import Work, in_turn
+from shardhash.client.byte_stream import in_turn
 from shardhash.client.questions import DigestQuestion, Question
 from shardhash.client.reports import ReportList
 from shardhash.client.transport import MESSAGE_LIMIT, Transport
@@ -167,11 +167,16 @@ class Connection:
         if not self.native:
             await self._ask_stream(question)
             return
-        await self._enter(None)
-        if isinstance(question, DigestQuestion) and self._transport.binary:
-            await self._ask(self._send_frames(question), self._receive_frames(question), question, self._block)
+        if self._mode is not None:
+            await self._enter(None)
+        left = question.size - question.done
+        if not isinstance(question, DigestQuestion) or not self._transport.binary:
+            exchange = in_turn if left <= self._json_block else self._transport.exchange
+            await exchange(self._send_messages(question), self._receive_answers(question))
+        elif left > self._block:
+            await self._transport.exchange(self._send_frames(question), self._receive_frames(question))
         else:
-            await self._ask(self._send_messages(question), self._receive_answers(question), question, self._json_block)
+            question.take_frame(_checked_frame(await self._transport.ask_frame(question.frame())), left)
 
     async def _ask_stream(self, question: Question) -> None:
         answers: list[bytes] = []
@@ -180,21 +185,13 @@ class Connection:
         finally:
             question.take_lines(answers)
 
-    async def _ask(self, sending: Work, receiving: Work, question: Question, block: int) -> None:
-        """Send requests of `block` hashes and receive their answers, at once if there are several."""
-        one = question.size - question.done <= block
-        await (in_turn if one else self._transport.exchange)(sending, receiving)
-
     async def _send_frames(self, question: DigestQuestion) -> None:
         for frame in question.frames(self._block):
             await self._transport.send_frame(frame)
 
     async def _receive_frames(self, question: DigestQuestion) -> None:
         for count in question.block_sizes(self._block):
-            frame = await self._transport.receive_frame()
-            if frame.startswith(b"{"):  # a batch answer starts with its version
-                _unwrap(frame)
-            question.take_frame(frame, count)
+            question.take_frame(_checked_frame(await self._transport.receive_frame()), count)
 
     async def _send_messages(self, question: Question) -> None:
         for message in question.messages(self._json_block):
@@ -245,6 +242,13 @@ def _text(line: bytes) -> str:
         return line.decode()
     except UnicodeDecodeError:
         raise ProtocolError("the server sent a line that is not UTF-8") from None
+
+
+def _checked_frame(message: bytes) -> bytes:
+    """A batch answer. Raises InvokeError if it is a refusal, which is JSON; a batch answer starts with its version."""
+    if message.startswith(b"{"):
+        _unwrap(message)
+    return message
 
 
 def _unwrap(message: bytes) -> Any:

@@ -100,6 +100,10 @@ class DigestQuestion(Question):
         self.digests = digests
         self.method = method
 
+    def frame(self) -> bytes:
+        """A binary request for all unanswered digests."""
+        return self._frame(self.done, self.size)
+
     def frames(self, block: int) -> Iterator[bytes]:
         """Binary requests for the unanswered digests, at most `block` in each, each made when it is due."""
         # The blocks are fixed here, before answers move `done`.

@@ -90,12 +90,16 @@ class Reconnecting:
         """
         async with self._lock:
             self._check_breaker()
-            limit = self._waiting.limit(self._deadline)
+            limit = None if self._deadline is None else self._waiting.limit(self._deadline)
             try:
-                async with limit:
+                if limit is None:
                     result = await self._attempt_often(work)
+                else:
+                    async with limit:
+                        result = await self._attempt_often(work)
             except (OSError, ProtocolError) as error:
-                why = f"no complete answer within {self._deadline:g} s" if limit.expired() else self._describe(error)
+                late = limit is not None and limit.expired()
+                why = f"no complete answer within {self._deadline:g} s" if late else self._describe(error)
                 self._failed(error, why)
                 raise ConnectionError(f"{self.address}: {why}") from error
             except InvokeError:

@@ -85,6 +85,11 @@ class WebSocketTransport(Transport):
         self._begin()
         return await self._receive(TEXT, BINARY)
 
+    async def ask_frame(self, frame: bytes) -> bytes:
+        await self._send(_masked(BINARY, [frame]))
+        self._begin()
+        return await self._receive(TEXT, BINARY)
+
     async def _receive(self, *kinds: int) -> bytes:
         """The bytes of the next message, which must be of one of these kinds."""
         parts = await self._receive_data(*kinds)
@@ -94,8 +99,10 @@ class WebSocketTransport(Transport):
         """The same, in the parts in which they came."""
         while True:
             if (message := self._reader.next_parts()) is None:
-                self._reader.feed(await self._read())
-                continue
+                data = await self._read()
+                if (message := self._reader.whole(data)) is None:
+                    self._reader.feed(data)
+                    continue
             opcode, parts = message
             if opcode in kinds:
                 return parts

@@ -70,6 +70,45 @@ def test_messages_survive_any_cut(messages: list[bytes], step: int, long: int) -
     assert read == [(BINARY, message) for message in messages]
 
 
+def one_by_one(data: bytes, before: bytes = b"", limit: int = LIMIT) -> list[object]:
+    """What `feed` and `next_parts` make of bytes."""
+    found, read = reader(before, limit), []
+    while found.next_message() is not None:
+        pass
+    found.feed(data)
+    try:
+        while (message := found.next_parts()) is not None:
+            read.append(message)
+    except ProtocolError as error:
+        return [*read, str(error)]
+    return [*read, found.next_message()]
+
+
+SOME_FRAMES = st.tuples(
+    st.sampled_from([0x81, 0x82, 0x01, 0x80, 0x89, 0xC1, 0x83]), st.sampled_from([0, 1, 2, 125, 126, 127, 300, 999])
+).map(lambda one: unmask(encode_frames(TEXT, [b"x" * one[1]], b"1234")).replace(b"\x81", bytes([one[0]]), 1))
+
+
+@given(st.lists(SOME_FRAMES, max_size=3).map(b"".join) | st.binary(max_size=200), st.integers(-2, 2))
+def test_a_message_that_comes_whole_is_what_it_would_be_one_by_one(data: bytes, cut: int) -> None:
+    data = data[:cut] if cut < 0 else data + bytes(cut)
+    for before in (b"", b"\x81", b"\x01\x01a", b"\x81\x01a"):
+        found = reader(before, 500)
+        while found.next_message() is not None:
+            pass
+        if (message := found.whole(data)) is not None:
+            assert [message, None] == one_by_one(data, before, 500)
+            assert before in (b"", b"\x81\x01a"), "nothing waits before it"
+
+
+@pytest.mark.parametrize("size", [2, 125, 126, 65535])
+@pytest.mark.parametrize("kind", [TEXT, BINARY])
+def test_usual_messages_are_taken_whole(kind: int, size: int) -> None:
+    data = unmask(encode_frames(kind, [b"x" * size], b"1234"))
+    assert FrameReader(size).whole(data) == (kind, [b"x" * size])
+    assert FrameReader(size - 1).whole(data) is None
+
+
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 200_000])
 def test_lengths(size: int) -> None:
     assert reader(unmask(encode_frames(TEXT, [b"x" * size], b"1234"))).next_message() == (TEXT, b"x" * size)
