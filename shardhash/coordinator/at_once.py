@@ -19,6 +19,7 @@ from shardhash.coordinator.pending import Pending
 from shardhash.coordinator.stream_answers import StreamAnswers
 from shardhash.coordinator.tally import Tally
 from shardhash.errors import InvokeError
+from shardhash.wire.batch import Batch
 from shardhash.wire.events import Asked, BatchAsked, Event, StreamLines
 from shardhash.wire.rows import Report
 
@@ -61,7 +62,7 @@ class AtOnce:
 
     @property
     def _free(self) -> bool:
-        return self.idle and not self._events and not self._tally.purse.empty and self._may_ask()
+        return self.idle and not self._events and self._may_ask() and self._tally.may_spend()
 
     def answer(self, events: list[Event]) -> bytes | None:
         """The answer to these events, stream lines or one frame, if nothing waits before them and all is at hand.
@@ -77,12 +78,18 @@ class AtOnce:
             if answer is not None:
                 self._tally.count_lines("get-stream", event.count, len(event.text), perf_counter() - started)
             return answer
-        if type(event) is BatchAsked:
-            answer = self._handlers.frame_at_hand(self._caller, event.batch)
-            if answer is not None:
-                self._tally.count(event, OK, perf_counter() - started)
-            return answer
-        return None
+        return self._answer_batch(event.batch) if type(event) is BatchAsked else None
+
+    def answer_batch(self, asked: Batch) -> bytes | None:
+        """The frame that answers a batch, if nothing waits before it and all is at hand; else it is to be fed."""
+        return self._answer_batch(asked) if self._free else None
+
+    def _answer_batch(self, asked: Batch) -> bytes | None:
+        started = perf_counter()
+        answer = self._handlers.frame_at_hand(self._caller, asked)
+        if answer is not None:
+            self._tally.count_frame(asked, perf_counter() - started)
+        return answer
 
     def begin_report(self, event: Asked, write: Callable[[bytes], None]) -> bool:
         """Begin to answer a report, if nothing waits before it and its caller may store it; else it is to be fed.

@@ -57,6 +57,12 @@ class Purse:
         self.bytes += size
         return max(for_requests, for_bytes)
 
+    def refill_at_once(self, user: str | None, peer: str) -> bool:
+        """Draw more if nobody has to wait for it; whether so."""
+        ready = self._rates.ready
+        due = (("requests", 1.0 - self.requests), ("bytes", 1.0 - self.bytes))
+        return all(ready(what, self._group, user, least) for what, least in due) and not self.refill(user, peer)
+
     def close(self) -> None:
         """Give back what is left, or pay what is owed."""
         self._rates.give_back("requests", self._group, self._user, self.requests)
@@ -103,6 +109,13 @@ class Rates:
         drawn, for_peer = self._draw(f"peer_{what}", group, peer, least, lent)
         self._give_back(f"user_{what}", user, lent - drawn)
         return drawn, min(max(for_user, for_peer), longest)
+
+    def ready(self, what: str, group: str, user: str | None, least: float) -> bool:
+        """Whether so much can be drawn without a wait."""
+        keys = {f"peer_{what}": group} if user is None else {f"peer_{what}": group, f"user_{what}": user}
+        return not any(
+            self._buckets[limit].wait(key, getattr(self.limits, limit), least) for limit, key in keys.items()
+        )
 
     def _draw(self, limit: str, key: str, peer: str, least: float, most: float, does: str = "") -> tuple[float, float]:
         rate = getattr(self.limits, limit)

@@ -22,8 +22,8 @@ SHORT_LINE = 2 * DIGEST_SIZE + 1
 """Bytes of a line with a hash. Shorter ones are none of real traffic, and take the slow way, so..."""
 SHORT_LINES = 1000
 """...so many of them are answered at once; 2 ms. So many lines of marks, which are JSON, are parsed at once; 2 ms."""
-MOST_AT_HAND = 16 * 1024
-"""Bytes of stream lines that are looked for at hand: a wave of a build, not a block of thousands."""
+MOST_AT_HAND = 256 * 1024
+"""Bytes of stream lines that are looked for at hand: what is read from a socket at one time, 1 ms."""
 
 
 class StreamAnswers:

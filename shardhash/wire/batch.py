@@ -28,10 +28,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from shardhash.errors import ProtocolError
+from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire.hashes import DIGEST_SIZE, Buffer, split_digests
+
+if TYPE_CHECKING:  # clients, who import this, need not
+    from shardhash.wire.limits import Limits
 
 VERSION = 1
 OFFER = ("shardhash-batch", str(VERSION))
@@ -131,6 +134,16 @@ def decode_request(frame: Buffer) -> Batch:
     except UnicodeDecodeError:
         raise ProtocolError("batch method is not UTF-8") from None
     return Batch(op, method, memoryview(frame)[start:])
+
+
+def decode_limited_request(frame: Buffer, limits: Limits) -> Batch:
+    """The same. Raises LimitError and InvalidRequestError, too, for what is longer than a client may send."""
+    if len(frame) > limits.message:
+        raise LimitError(f"a message is longer than {limits.message} bytes", "message")
+    asked = decode_request(frame)
+    if (count := len(asked.digests) // DIGEST_SIZE) > limits.batch:
+        raise InvalidRequestError(f"a batch has at most {limits.batch} hashes here, not {count}")
+    return asked
 
 
 def encode_found(found: Found, before: bytes = b"") -> bytes:

@@ -36,7 +36,6 @@ from shardhash.wire import batch, jsontext
 from shardhash.wire.commands import COMMANDS, MOST_SMALL, Command, cut_details, describe_unknown, parse_request
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, count_values, encode_text, find_lines_end
-from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.incoming import IN_ONE_STEP, Incoming
 from shardhash.wire.limits import Limits
 from shardhash.wire.messages import Request
@@ -168,6 +167,13 @@ class ServerConnection:
         except ProtocolError as error:
             self._end(str(error), _limit_of(error))
         return self._take_events()
+
+    def receive_batch(self, message: bytes) -> batch.Batch | None:
+        """The batch of a binary message; half as long as `receive_messages`, which is to have it if this is None."""
+        try:
+            return None if self.closed else self._batch_of(message)
+        except (ProtocolError, InvalidRequestError):
+            return None
 
     def _take_events(self) -> list[Event]:
         self._close_block()
@@ -342,10 +348,13 @@ class ServerConnection:
     # What only WebSockets have
 
     def _receive_message(self, message: str | bytes) -> None:
-        if isinstance(message, bytes):
-            self._receive_binary(message)
-        else:
+        if isinstance(message, str):
             self._receive_text_message(encode_text(message))
+            return
+        try:
+            self._emit(BatchAsked(self._batch_of(message)))
+        except InvalidRequestError as error:
+            self._refuse(error)
 
     def _receive_text_message(self, text: bytes) -> None:
         limit = self.limits.message if self._state is _State.COMMAND else self.limits.line
@@ -380,17 +389,11 @@ class ServerConnection:
         else:
             self._block.append(line + b"\n")
 
-    def _receive_binary(self, frame: bytes) -> None:
+    def _batch_of(self, frame: bytes) -> batch.Batch:
         offered = self._wants_headers and batch.OFFER in self._offers
         if self._state is not _State.COMMAND or not offered:
             raise ProtocolError("a binary message where text is expected")
-        if len(frame) > self.limits.message:
-            raise LimitError(f"a message is longer than {self.limits.message} bytes", "message")
-        asked = batch.decode_request(frame)
-        if (count := len(asked.digests) // DIGEST_SIZE) > self.limits.batch:
-            self._refuse(InvalidRequestError(f"a batch has at most {self.limits.batch} hashes here, not {count}"))
-            return
-        self._emit(BatchAsked(asked))
+        return batch.decode_limited_request(frame, self.limits)
 
 
 def _limit_of(error: ProtocolError) -> str:

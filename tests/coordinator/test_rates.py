@@ -96,6 +96,32 @@ def test_what_a_connection_did_not_use_is_given_back() -> None:
         purse.close()
 
 
+@pytest.mark.parametrize("user", [None, "builder"])
+def test_what_waits_for_nobody_is_drawn_at_once(user: str | None) -> None:
+    clock = Clock()
+    some, complaints = rates(clock, peer_requests=10, user_requests=10)
+    purse, asked = some.purse("a"), 0
+    while purse.refill_at_once(user, "a"):
+        assert not purse.empty
+        asked += int(purse.requests)
+        purse.requests = 0.0
+    assert asked == SPAN * 10
+    assert complaints.counts["peer_requests"] == 0, "who looks is not slowed down"
+    assert not purse.refill_at_once(user, "a")
+    clock.now += 0.2
+    assert purse.refill_at_once(user, "a"), "nothing was drawn by looking"
+
+
+def test_bytes_that_are_owed_are_paid_before_more_is_drawn_at_once() -> None:
+    clock = Clock()
+    some, _ = rates(clock, peer_bytes=100_000)
+    purse = some.purse("a")
+    purse.bytes = -3_000_000.0
+    assert not purse.refill_at_once(None, "a")
+    wait = purse.refill(None, "a")
+    assert wait == pytest.approx(20.0, abs=0.1)
+
+
 def guesses(clock: Clock, **limits: int) -> tuple[Guesses, Complaints]:
     complaints = Complaints()
     return Guesses(ServerLimits(**limits), complaints, clock), complaints

@@ -268,6 +268,26 @@ def test_batches_in_command_mode() -> None:
     ]
 
 
+LARGE_FRAME = batch.encode_request(batch.Batch(batch.GET, "m", bytes(32 * 5)))
+
+
+@pytest.mark.parametrize("frame", [FRAME, FRAME[:-1], b"", LARGE_FRAME, bytes(200)])
+@pytest.mark.parametrize("before", [[], HELLO, HELLO_HEADERS, [*HELLO_HEADERS, '{"get-stream": null}'], ["x"]])
+def test_a_batch_alone_is_what_it_would_be_among_others(before: list[str | bytes], frame: bytes) -> None:
+    """Or nothing, and then the message is still to come."""
+    limits = Limits(message=199, batch=4)
+    alone, among = (ServerConnection(limits=limits, lines=False) for _ in range(2))
+    for connection in (alone, among):
+        connection.receive_messages(before)
+    asked, due = alone.receive_batch(frame), told(among.receive_messages([frame]))
+    if asked is None:
+        assert told(alone.receive_messages([frame])) == due
+        assert not any(isinstance(event, BatchAsked) for event in due)
+    else:
+        assert [BatchAsked(asked)] == due
+    assert told(alone.receive_messages(['{"ping": {}}'])) == told(among.receive_messages(['{"ping": {}}']))
+
+
 @pytest.mark.parametrize(
     "messages",
     [

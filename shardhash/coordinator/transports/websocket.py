@@ -17,7 +17,7 @@ from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.session import Session
 from shardhash.coordinator.transports.watched import WatchedProtocol
 from shardhash.wire.connection import ServerConnection
-from shardhash.wire.events import Asked, Event, Send
+from shardhash.wire.events import Asked, BatchAsked, Event, Send
 from shardhash.wire.frame_cutter import FrameCutter
 from shardhash.wire.frames import (
     BINARY_MESSAGE,
@@ -143,17 +143,29 @@ class WebSocketHandler:
 
         What can be answered at once is answered here: no task, no future and no queue, which would be half of its cost.
         """
-        frames = self._cutter.cut(data) or []
-        kinds = {first for first, _ in frames}
-        plain = kinds == {TEXT_MESSAGE} or (kinds == {BINARY_MESSAGE} and len(frames) == 1)
-        if not plain or not self._may_take():
+        frames = self._cutter.cut(data)
+        if not frames or not self._may_take():
             self._waits = False
             return False
-        if TEXT_MESSAGE in kinds:
+        kind, message = frames[0]
+        if kind == BINARY_MESSAGE and len(frames) == 1:
+            asked = self._machine.receive_batch(message)
+            if asked is None:
+                events = self._machine.receive_messages([message])
+            elif (answer := self._session.at_once.answer_batch(asked)) is None:
+                events = [BatchAsked(asked)]
+            else:
+                self._transport.write(binary_message(answer))
+                return True
+        elif kind == TEXT_MESSAGE and (len(frames) == 1 or all(first == TEXT_MESSAGE for first, _ in frames)):
             events = self._machine.receive_texts([text for _, text in frames])
+            if (answer := self._session.at_once.answer(events)) is not None:
+                self._transport.write(text_frames(answer.split(b"\n")[:-1]))
+                return True
         else:
-            events = self._machine.receive_messages([frames[0][1]])
-        if not self._answered(events, text=TEXT_MESSAGE in kinds) and not self._begun(events):
+            self._waits = False
+            return False
+        if not self._begun(events):
             self._session.feed(events)
         self._connections.keep(self._connection, self._session.held)
         return True
@@ -169,13 +181,6 @@ class WebSocketHandler:
             and self._watched.writable.is_set()
             and not (self._transport.is_closing() or self._socket.closed)
         )
-
-    def _answered(self, events: list[Event], *, text: bool) -> bool:
-        answer = self._session.at_once.answer(events)
-        if answer is None:
-            return False
-        self._transport.write(text_frames(answer.split(b"\n")[:-1]) if text else binary_message(answer))
-        return True
 
     def _begun(self, events: list[Event]) -> bool:
         """Whether these events are a report that is answered once it is stored, and need not be fed."""
