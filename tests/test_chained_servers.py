@@ -17,6 +17,8 @@ from tests.player import CONFORMANCE, Player
 from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 FAR = 0.01
 """Seconds one way to a far upstream."""

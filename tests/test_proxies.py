@@ -21,6 +21,8 @@ from shardhash.wire.proxy_header import SIGNATURE
 from tests.certificates import Authority
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 PING = b'{"ping": {}}\n'
 ALIVE = b'{"alive":true}\n'

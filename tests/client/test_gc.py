@@ -24,6 +24,8 @@ from tests.coordinators import followers
 from tests.servers import ROOT, ServerProcess
 from tests.stores.postgresql_server import find_postgresql
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 
 

@@ -43,6 +43,8 @@ from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.stores.dict_store import DictStore
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 LIMIT = 64 << 20
 

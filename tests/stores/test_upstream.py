@@ -30,6 +30,8 @@ from tests.proxy import Proxy
 from tests.servers import IN_MEMORY, ServerProcess
 from tests.stores.dict_store import DictStore
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 PATIENT = 30.0
 """A limit that no healthy answer comes near."""
