@@ -37,7 +37,7 @@ LEASE = 10.0
 MOST_LEASE = 60.0
 ENTRY_SIZE = 256
 """Bytes that an entry takes at most: two digests of 65 bytes, their place in a dict, and a share of growth."""
-LARGE = 4096
+LARGE = 2048
 """Hashes of a batch from which on workers, beside each other, are faster than one dict after the other here."""
 UNKNOWN_TIME = 60.0
 """Seconds for which a taskhash may be taken for unknown without asking."""

@@ -93,14 +93,21 @@ def parse_get_lines(text: bytes) -> LookupBlock:
 
     Raises ProtocolError for a line that is not two tokens of UTF-8.
     """
+    return parse_plain_get_lines(text) or _group([_parse_get_line(line) for line in _split(text)])
+
+
+def parse_plain_get_lines(text: bytes) -> LookupBlock | None:
+    """The same of a block that asks as real traffic does, which makes one group of digests; None for any other.
+
+    80 ns a line of real traffic, and less for others.
+    """
     column = _hash_column(text)
-    if column is not None:
-        prefix, digests = column
-        method = prefix.removesuffix(b" ")
-        if len(method) < len(prefix) and is_token(_decode(method)):
-            group = LookupGroup(_check_method(_decode(method)), digests, None)
-            return LookupBlock(len(digests) // DIGEST_SIZE, [group])
-    return _group([_parse_get_line(line) for line in _split(text)])
+    if column is None:
+        return None
+    prefix, digests = column
+    if prefix[-1:] != b" " or not is_token(method := _decode(prefix[:-1])):
+        return None
+    return LookupBlock(len(digests) // DIGEST_SIZE, [LookupGroup(_check_method(method), digests, None)])
 
 
 def group_taskhashes(method: str, taskhashes: list[str]) -> LookupBlock:
