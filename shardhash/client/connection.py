@@ -176,7 +176,8 @@ class Connection:
         elif left > self._block:
             await self._transport.exchange(self._send_frames(question), self._receive_frames(question))
         else:
-            question.take_frame(_checked_frame(await self._transport.ask_frame(question.frame())), left)
+            await self._transport.send_frame(question.frame())
+            question.take_frame(_checked_frame(await self._transport.receive_frame()), left)
 
     async def _ask_stream(self, question: Question) -> None:
         answers: list[bytes] = []

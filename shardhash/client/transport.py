@@ -102,10 +102,6 @@ class Transport(ABC):
         """The next message: a binary frame, or (a refusal) the bytes of a text."""
         raise NotImplementedError
 
-    async def ask_frame(self, frame: bytes) -> bytes:
-        """Send a binary frame, then receive one: the way of a build's waves."""
-        raise NotImplementedError
-
     async def exchange(self, sending: Work, receiving: Work) -> None:
         """Send and receive at once, where more is sent than buffers may hold."""
         await self._stream.exchange(sending, receiving)

@@ -85,11 +85,6 @@ class WebSocketTransport(Transport):
         self._begin()
         return await self._receive(TEXT, BINARY)
 
-    async def ask_frame(self, frame: bytes) -> bytes:
-        await self._send(_masked(BINARY, [frame]))
-        self._begin()
-        return await self._receive(TEXT, BINARY)
-
     async def _receive(self, *kinds: int) -> bytes:
         """The bytes of the next message, which must be of one of these kinds."""
         parts = await self._receive_data(*kinds)

@@ -88,7 +88,7 @@ class AtOnce:
         started = perf_counter()
         answer = self._handlers.frame_at_hand(self._caller, asked)
         if answer is not None:
-            self._tally.count_frame(asked, perf_counter() - started)
+            self._tally.count_frame(asked, OK, perf_counter() - started)
         return answer
 
     def begin_report(self, event: Asked, write: Callable[[bytes], None]) -> bool:

@@ -6,7 +6,6 @@ import logging
 
 from shardhash.base.log_format import SLOW
 from shardhash.coordinator.callers import Caller
-from shardhash.coordinator.counters import OK
 from shardhash.coordinator.rates import TOGETHER
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.weights import BATCHES, KIB, questions, weight_of
@@ -34,28 +33,32 @@ class Tally:
 
     def count(self, event: Asked | BatchAsked, result: str, seconds: float) -> None:
         """A message was answered."""
+        if isinstance(event, BatchAsked):
+            self.count_frame(event.batch, result, seconds)
+            return
         count = questions(event)
         self.purse.requests -= 1 + (count - 1) / TOGETHER
         self.purse.bytes -= weight_of(event)
         self._stats.add(seconds / count, count)
-        name = _name_of(event.batch) if isinstance(event, BatchAsked) else event.command.name
+        name = event.command.name
         if name in BATCHES:
             self._counters.batch_sizes.add(count)
         self._counters.answered(name, result, seconds)
         if seconds >= self._slow:
             self._tell_slow(name, count, seconds)
 
-    def count_frame(self, asked: batch.Batch, seconds: float) -> None:
-        """The same for a batch of digests that was answered well, in half the time."""
+    def count_frame(self, asked: batch.Batch, result: str, seconds: float) -> None:
+        """The same for a batch of digests."""
+        name = "native-exists" if asked.op == batch.EXISTS else "native-get"
         size = len(asked.digests)
         count = size // DIGEST_SIZE or 1
         self.purse.requests -= 1 + (count - 1) / TOGETHER
         self.purse.bytes -= KIB + size
         self._stats.add(seconds / count, count)
         self._counters.batch_sizes.add(count)
-        self._counters.answered(_name_of(asked), OK, seconds)
+        self._counters.answered(name, result, seconds)
         if seconds >= self._slow:
-            self._tell_slow(_name_of(asked), count, seconds)
+            self._tell_slow(name, count, seconds)
 
     def count_report(self, event: Asked, result: str, seconds: float) -> None:
         """The same for a report, in half the time."""
@@ -77,7 +80,3 @@ class Tally:
 
     def _tell_slow(self, name: str, count: int, seconds: float) -> None:
         log.info(SLOW, self._peer, name, f" of {count}" if count > 1 else "", 1000 * seconds)
-
-
-def _name_of(asked: batch.Batch) -> str:
-    return "native-exists" if asked.op == batch.EXISTS else "native-get"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import deque
 
 from shardhash.wire.events import Asked, BatchAsked, Event, StreamLines
-from shardhash.wire.hashes import DIGEST_SIZE
 from shardhash.wire.imports import ImportBatch
 from shardhash.wire.messages import ExistsBatch, GetBatch, ReportBatch
 
 KIB = 1024
-BATCHES = frozenset(("get-batch", "exists-batch", "report-batch", "native-get", "native-exists"))
-"""Messages that hold many hashes or reports."""
+BATCHES = frozenset(("get-batch", "exists-batch", "report-batch"))
+"""JSON messages that hold many hashes or reports."""
 ROWS = frozenset(("get", "get-outhash"))
 """Questions whose answers may hold a siginfo."""
 BLOCK_SIZE = 1 << 20
@@ -25,10 +24,8 @@ def weight_of(event: Event) -> int:
     return KIB + len(event.batch.digests) if isinstance(event, BatchAsked) else KIB
 
 
-def questions(event: Asked | BatchAsked) -> int:
+def questions(event: Asked) -> int:
     """How many questions or reports a message holds, one at least; each counts as a request in the statistics."""
-    if isinstance(event, BatchAsked):
-        return len(event.batch.digests) // DIGEST_SIZE or 1
     match event.request:
         case GetBatch(taskhashes=items) | ExistsBatch(unihashes=items) | ReportBatch(reports=items):
             return len(items) or 1
