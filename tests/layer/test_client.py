@@ -57,7 +57,7 @@ def test_reports_and_questions(address: str, kind: str) -> None:
         assert client.get_unihash(*pairs[0]) is None
         assert client.get_unihash(*pairs[1]) == unihashes[1]
         assert client.get_unihash_batch([]) == []
-        assert client.unihash_exists_batch(iter(u or some_hash(0) for u in unihashes)) == [
+        assert client.unihash_exists_batch(iter(u or some_hash(method) for u in unihashes)) == [
             u is not None for u in unihashes
         ]
         assert client.unihash_exists(pairs[1][1])
@@ -104,9 +104,10 @@ def test_other_hashes_and_methods_keep_their_order(address: str, kind: str) -> N
 def test_several_native_blocks(address: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "BLOCK", 7)
     with Client(address) as client:
-        pairs, unihashes = fill(client, f"blocks.{kind}", 100)
+        pairs, unihashes = fill(client, method := f"blocks.{kind}", 100)
         assert client.get_unihash_batch(pairs) == unihashes
-        assert client.unihash_exists_batch([u or some_hash(0) for u in unihashes]) == [u is not None for u in unihashes]
+        exist = client.unihash_exists_batch([u or some_hash(method) for u in unihashes])
+        assert exist == [u is not None for u in unihashes]
 
 
 @pytest.mark.parametrize("size", [32_700, 33_000, 1_000_000])
