@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import sys
 import threading
 import time
@@ -44,14 +45,16 @@ def install() -> None:
         callback = self._callback  # forgotten by who cancels itself
         _collected.clear()
         _generations.clear()
+        before = _usage()
         began = time.thread_time()
         try:
             run(self)
         finally:
             took = time.thread_time() - began
             if took >= LEAST:
+                what = f"{_name(callback)}{_of_collector()}{_of_kernel(before)}{where.most()}"
                 with Path(folder, str(os.getpid())).open("a", encoding="utf-8") as file:
-                    file.write(f"{time.monotonic()} {took} {_name(callback)}{_of_collector()}{where.most()}\n")
+                    file.write(f"{time.monotonic()} {took} {what}\n")
             where.seen.clear()
 
     threading.Thread(target=_keep_warm, daemon=True).start()
@@ -101,7 +104,7 @@ class _Where:
 
     def most(self) -> str:
         """The place where it was most often."""
-        return "".join(f" [{place} x{count}]" for place, count in self.seen.most_common(2))
+        return "".join(f" [{place} x{count}]" for place, count in self.seen.copy().most_common(2))
 
 
 _collected: list[float] = []
@@ -119,6 +122,17 @@ def _of_collector() -> str:
     took = sum(_collected[1::2]) - sum(_collected[: len(_collected) // 2 * 2 : 2])
     ages = ", ".join(map(str, _generations[::2]))
     return f" (garbage collector {took * 1e3:.1f} ms, of generation {ages})" if took >= LEAST else ""
+
+
+def _usage() -> tuple[float, int]:
+    """Seconds of the thread in the kernel, and pages that it got."""
+    usage = resource.getrusage(resource.RUSAGE_THREAD)
+    return usage.ru_stime, usage.ru_minflt
+
+
+def _of_kernel(before: tuple[float, int]) -> str:
+    seconds, pages = (now - then for now, then in zip(_usage(), before, strict=True))
+    return f" (kernel {seconds * 1e3:.1f} ms, {pages:.0f} new pages)" if seconds >= LEAST else ""
 
 
 def _name(callback: Any) -> str:

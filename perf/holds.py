@@ -108,16 +108,16 @@ MESSAGES: dict[str, Message] = {
             reports=[
                 {"method": "m", "taskhash": "t", "outhash": f"o{n}", "unihash": _hash()}
                 | dict.fromkeys(("owner", "PN", "PV", "PR", "task"), 1)
-                for n in range(4000)
+                for n in range(1950)
             ],
         )
     ],
     "report-batch-methods": lambda: [
         _ask("report-batch", reports=[_row(PN="zlib") | {"method": _hash()[:8]} for _ in range(2000)])
     ],
-    "report-batch-nothing": lambda: ['{"report-batch": {"reports": [' + "{}," * 14_000 + "{}]}}"],
+    "report-batch-nothing": lambda: ['{"report-batch": {"reports": [' + "{}," * 9_900 + "{}]}}"],
     "get-batch": lambda: [_ask("get-batch", method=METHOD, taskhashes=[_hash() for _ in range(11_000)])],
-    "get-batch-texts": lambda: [_ask("get-batch", method=METHOD, taskhashes=[f"t{n}" for n in range(20_000)])],
+    "get-batch-texts": lambda: [_ask("get-batch", method=METHOD, taskhashes=[f"t{n}" for n in range(16_000)])],
     "exists-batch": lambda: [_ask("exists-batch", unihashes=[_hash() for _ in range(11_000)])],
     "import-rows": _imported(500, 500),
     "import-long": _imported(1, 6 * MIB),
@@ -128,12 +128,12 @@ MESSAGES: dict[str, Message] = {
         )
     ],
     "import-users": lambda: [
-        _ask("import-batch", users=[{"username": "a b", "token": "x", "permissions": []} for _ in range(5000)])
+        _ask("import-batch", users=[{"username": "a b", "token": "x", "permissions": []} for _ in range(3900)])
     ],
-    "objects": lambda: ['{"report": {"x": [' + '{"a":1},' * 14_000 + "1]}}"],
-    "names": lambda: ['{"report": {' + ",".join(f'"{n}":1' for n in range(28_000)) + "}}"],
-    "surrogates": lambda: ['{"ping": ["\\ud800"' + ",1" * 28_000 + "]}"],
-    "values": lambda: ['{"report": {"x": [' + "1," * 28_000 + "1]}}"],
+    "objects": lambda: ['{"report": {"x": [' + '{"a":1},' * 9_900 + "1]}}"],
+    "names": lambda: ['{"report": {' + ",".join(f'"{n}":1' for n in range(19_900)) + "}}"],
+    "surrogates": lambda: ['{"ping": ["\\ud800"' + ",1" * 19_900 + "]}"],
+    "values": lambda: ['{"report": {"x": [' + "1," * 19_900 + "1]}}"],
     "pings": lambda: [b'{"ping": {}}\n' * 50_000],
     "gets": lambda: [b'{"get": {"method": "m", "taskhash": "t"}}\n' * 20_000],
     "get-stream": lambda: [

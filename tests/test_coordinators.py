@@ -30,6 +30,8 @@ from tests.http.conftest import basic, get, http_of
 from tests.servers import IN_MEMORY, ROOT, ServerProcess
 from tests.test_crash import Acknowledged, check, more_reports, report_until_cut
 
+pytestmark = pytest.mark.once
+
 METHOD = "m"
 ADMIN = ("--admin-user", "admin", "--admin-password", "password")
 ANYONE = ("--anon-perms", "@read @report @db-admin")

@@ -19,6 +19,8 @@ from shardhash.wire.framing import encode_json
 from tests.certificates import Authority
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 HELLO = b"OEHASHEQUIV 1.1\nneeds-headers: false\n\n"
 LIMIT = 30.0
 TIGHT = ("hello_time=1s", "first_time=1s", "message_time=1s", "write_time=1s", "memory=8M", "peer_connections=40")

@@ -37,7 +37,10 @@ def test_there_are_scenarios() -> None:
     assert all(map(kinds_of, SCENARIOS))
 
 
-@pytest.mark.parametrize("transport", ["tcp", "unix", "ws", "tcp several", "ws several"])
+@pytest.mark.parametrize(
+    "transport",
+    ["tcp", "unix", "ws", *(pytest.param(one, marks=pytest.mark.once) for one in ("tcp several", "ws several"))],
+)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_transcript(
     scenario: str, transport: str, start_server: Callable[..., ServerProcess], tmp_path: Path

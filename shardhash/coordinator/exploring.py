@@ -12,6 +12,7 @@ from shardhash.coordinator.queues import FairQueue
 from shardhash.errors import InvokeError
 from shardhash.stores.interface import DivergingTasks, Doomed, DoomedTasks, FoundRows, Store, Taken
 from shardhash.wire import messages as m
+from shardhash.wire.long_text import long_list
 from shardhash.wire.search import MOST_FOUND, TIMES, Search
 
 MOST_WAITING = 20
@@ -64,7 +65,7 @@ class Exploring:
         """What tasks were mapped to when they were last reported."""
         async with self._guesses.turn(caller.group):
             found = await self._store.explorer.guess(request.method, request.tasks)
-        return {"guesses": found.guesses, "complete": found.complete}
+        return {"guesses": long_list(found.guesses), "complete": found.complete}
 
     async def why(self, caller: Caller, request: m.Why) -> Any:
         """The story of a taskhash, and what keeps it from being reused."""

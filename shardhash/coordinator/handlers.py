@@ -10,7 +10,7 @@ import orjson
 
 from shardhash.base.turns import with_rests
 from shardhash.coordinator import audit, blocks, permissions
-from shardhash.coordinator.blocks import lookup_block, parts
+from shardhash.coordinator.blocks import lookup_block
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.forwarding import ForwardingRequests
 from shardhash.coordinator.quarantining import Quarantining
@@ -27,9 +27,6 @@ from shardhash.wire.imports import ImportBatch
 from shardhash.wire.long_text import long_list
 from shardhash.wire.messages import Request
 from shardhash.wire.rows import NEW, QUERY_COLUMNS, Report
-
-HASHES_AT_ONCE = 8192
-"""Hashes of one JSON batch that are looked up at one time; 3 ms."""
 
 USERS_AT_ONCE = 100
 """Users of an import between which others are answered; 0.5 ms of those that cannot be taken."""
@@ -169,16 +166,14 @@ class Handlers:
 
     async def _get_batch(self, caller: Caller, request: m.GetBatch) -> Any:
         unihashes: list[str | None] = []
-        for some in parts(request.taskhashes, HASHES_AT_ONCE):
-            block = streams.group_taskhashes(request.method, some)
+        async for block in with_rests(streams.taskhash_blocks(request.method, request.taskhashes), 1):
             found = self._counters.looked_up(await lookup_block(self._store, block), caller.build).unihashes()
             unihashes += [None if unihash is None else unihash.hex() for unihash in found]
         return {"unihashes": unihashes}
 
     async def _exists_batch(self, _caller: Caller, request: m.ExistsBatch) -> Any:
         exists: list[bool] = []
-        for some in parts(request.unihashes, HASHES_AT_ONCE):
-            block = streams.check_unihashes(some)
+        async for block in with_rests(streams.unihash_blocks(request.unihashes), 1):
             exists += map(bool, self._counters.looked_for(block.join(await self._store.exists(block.digests))))
         return {"exists": exists}
 

@@ -57,7 +57,7 @@ class ServerLimits:
     )
     guest_message: int = _limit(8 << 20, 4 << 20, "size", "of a request of any other client")
     login_message: int = _limit(2 << 20, 1 << 20, "size", "of a request of a client that may only log in")
-    values: int = _limit(30_000, 30_000, "count", "JSON values in a request")
+    values: int = _limit(20_000, 20_000, "count", "JSON values in a request")
     detail: int = _limit(1024, 1024, "size", "of the recipe, version, task or owner of a report; the rest is cut off")
     batch: int = _limit(65_536, 65_536, "count", "hashes in a native batch")
     pipelined: int = _limit(20_000, 10_000, "count", "requests or lines of a connection that wait for answers")

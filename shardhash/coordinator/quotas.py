@@ -81,7 +81,7 @@ class Quotas:
         who, name = _who(caller)
         used = self._of(who, name)
         rows, siginfo = used.rows + len(reports), used.siginfo + _siginfo(reports)
-        methods = {method_id(report.method) for report in reports} - used.methods
+        methods = {method_id(method) for method in {report.method for report in reports}} - used.methods
         for value, (limit, unit) in zip((rows, siginfo, len(used.methods) + len(methods)), _LIMITS[who], strict=True):
             if value > getattr(self.limits, limit):
                 return limit, unit

@@ -102,7 +102,6 @@ class StreamAnswers:
                 return streams.encode_exists_lines(status)
             async with self._marking:  # blocks are set in the order in which they came
                 marks = await self._parse_mark_lines(text)
-            self.scans = self.scans or not all("unihash" in where or "taskhash" in where for _, where in marks)
             if self.scans and self._caller.gone():
                 raise ConnectionResetError("the client left")
             counts = await self._store.gc_mark(marks)
@@ -127,9 +126,11 @@ class StreamAnswers:
     async def _parse_mark_lines(self, text: bytes) -> list[streams.Mark]:
         marks: list[streams.Mark] = []
         for part in _parts(text):
-            marks += streams.parse_mark_lines(part)
-            if self._slice.used:
-                await self._slice.turn()
+            await self._slice.renew()
+            some = streams.parse_mark_lines(part)
+            self.scans = self.scans or not all("unihash" in where or "taskhash" in where for _, where in some)
+            marks += some
+        await self._slice.renew()
         return marks
 
     def record_marks(self) -> None:

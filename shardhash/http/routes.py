@@ -16,7 +16,7 @@ from shardhash.errors import InvalidRequestError, InvokeError
 from shardhash.wire.framing import count_values
 from shardhash.wire.long_text import JsonPieces
 
-MOST_VALUES = 30_000
+MOST_VALUES = 20_000
 """JSON values of a body, about."""
 
 Json: TypeAlias = dict[str, Any]

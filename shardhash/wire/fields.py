@@ -31,7 +31,7 @@ from shardhash.wire.values import MAX_TEXT, are_plain, are_texts, are_timestamps
 
 MAX_TOKEN = 1024
 """Most characters of a token or name."""
-MOST_TOKENS = 20_000
+MOST_TOKENS = 16_000
 """Most texts of a list; 3 ms. There are batches of more in frames."""
 MAX_SECONDS = 10_000_000_000
 """Three centuries; anything longer is a mistake, and would overflow dates."""

@@ -28,6 +28,8 @@ from shardhash.shard.directory.lock import is_locked, lock_directory
 from tests.server.test_service_manager import pass_sockets
 from tests.servers import IN_MEMORY, ROOT, ServerProcess, free_port
 
+pytestmark = pytest.mark.once
+
 LIMIT = 60.0
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 

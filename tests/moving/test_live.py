@@ -23,6 +23,8 @@ from tests.moving.databases import METHOD, H, hash_of, mapping, row, user, write
 from tests.moving.test_export import stock_server
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 FS = OsFileSystem()
 Start = Callable[..., ServerProcess]
 ADMIN = {"SHARDHASH_ADMIN_USER": "admin", "SHARDHASH_ADMIN_PASSWORD": "pw"}

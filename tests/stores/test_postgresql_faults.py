@@ -27,7 +27,10 @@ from tests.stores.postgresql_server import PASSWORD, PostgresqlServer, find_post
 
 M = "m"
 CUT = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'shardhash'"
-pytestmark = pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here")
+pytestmark = [
+    pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here"),
+    pytest.mark.once,
+]
 
 
 @pytest.fixture

@@ -16,7 +16,10 @@ from tests.stores.postgresql_server import PASSWORD, PostgresqlServer, find_post
 from tests.stores.test_postgresql_faults import CUT
 
 M = "m"
-pytestmark = pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here")
+pytestmark = [
+    pytest.mark.skipif(find_postgresql() is None, reason="there is no PostgreSQL here"),
+    pytest.mark.once,
+]
 
 
 @pytest.fixture(scope="module")

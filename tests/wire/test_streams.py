@@ -72,6 +72,20 @@ def test_an_empty_batch() -> None:
     assert answer(block, {}) == Found(b"", None)
 
 
+@pytest.mark.parametrize("odd", [[], ["short"], ["F" * 64], ["g" * 64]])
+def test_a_long_batch_is_asked_in_blocks(odd: list[str]) -> None:
+    """The fewer at one time, the longer each takes."""
+    hashes = [f"{number:064x}" for number in range(streams.HASHES_AT_ONCE)] * 2 + odd + ["0" * 64] * 1500
+    most = [streams.HASHES_AT_ONCE] * 2 + ([streams.ODD_AT_ONCE] * 2 if odd else [1500])
+    lookups = list(streams.taskhash_blocks("m", hashes))
+    checks = list(streams.unihash_blocks(hashes))
+    assert [one for block in lookups for one in asked(block)] == [("m", to_key(taskhash)) for taskhash in hashes]
+    status = b"".join(block.join(b"\1" * (len(block.digests) // 32)) for block in checks)
+    assert status == bytes(map(is_digest_text, hashes))
+    assert all(block.size <= limit for block, limit in zip(lookups, most, strict=True))
+    assert len(checks) == len(lookups)
+
+
 H = "ab" * 32
 
 

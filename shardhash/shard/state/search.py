@@ -67,7 +67,7 @@ def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]
         yield nothing
     for method, part in _methods(table, search):
         keys = yield from table.copies.make(nothing, part.rows)
-        for some in keys.slices(4 * SLICE):  # most have one row, which is quickly seen
+        for some in keys.slices(SLICE):
             found: list[list[Hit]] = []
             looked = 0
             for key in some:
@@ -75,10 +75,11 @@ def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]
                     continue
                 for hit in wanted.look(method, part, key):
                     looked += 1
-                    if looked % SLICE == 0:
+                    if looked >= SLICE:
                         yield found
-                        found = []
+                        found, looked = [], 0
                     if hit is not None and hit.row is not None:
+                        looked += MOST_OUTHASHES
                         newest = small_sets.newest(part.rows.get(key), MOST_OUTHASHES)
                         rows = map(table.unpack_row, newest)
                         found.append([Hit(row.created, method, key, row) for row in rows])

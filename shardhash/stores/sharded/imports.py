@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TypeVar
 
+from shardhash.base.turns import with_rests
 from shardhash.link.import_operations import TakeMappings, TakeRows
 from shardhash.link.operations import Lock, Outhash, Retime
 from shardhash.link.worker_link import WorkerLink
@@ -27,6 +28,8 @@ from shardhash.stores.sharded.report_order import Reports
 from shardhash.wire.imports import ImportedMapping, ImportedRow
 from shardhash.wire.rows import KNOWN
 
+MAPPINGS_AT_ONCE = 1000
+"""Mappings between which others are answered; 1 ms."""
 AT_ONCE = 200
 """Outhashes whose rows are under way at one time."""
 _T = TypeVar("_T")
@@ -44,7 +47,7 @@ class Imports:
     async def take_mappings(self, mappings: Sequence[ImportedMapping]) -> list[str]:
         """Insert each unless there is one; "new", "known" or the unihash that is in force instead."""
         by_link: dict[WorkerLink, list[int]] = {}
-        for position, mapping in enumerate(mappings):
+        async for position, mapping in with_rests(enumerate(mappings), MAPPINGS_AT_ONCE):
             by_link.setdefault(self._reports.link_of(mapping.taskhash), []).append(position)
         parts = await all_of(
             link.request(TakeMappings([tuple[str, str, str](mappings[position]) for position in positions]))
