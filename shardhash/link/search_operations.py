@@ -20,12 +20,19 @@ class FoundRows(NamedTuple):
 
 
 class Diverging(NamedTuple):
-    """Taskhashes with more than one outhash: how many, the rows of some, and how many by recipe ("" for none)."""
+    """Taskhashes with more than one outhash: how many, the rows of some in pages, and how many by recipe ("" for none).
+
+    A page (pages.py) has a list of rows for each taskhash.
+    """
 
     total: int
-    tasks: list[list[dict[str, Any]]]
+    pages: LongText
     recipes: list[tuple[str, int]]
     complete: bool
+
+    def some(self) -> Iterator[list[list[dict[str, Any]]]]:
+        """The rows of each taskhash, some at a time."""
+        return pages_of(self.pages)
 
 
 @dataclass(slots=True)

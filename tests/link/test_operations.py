@@ -73,7 +73,7 @@ EXAMPLES: list[tuple[Operation[Any], Any]] = [
     (op.DropMappings([("m", "t", "ab")]), 1),
     (
         FindDiverging({}, 10),
-        Diverging(1, [[{"taskhash": "t"}]], [("zlib", 1)], complete=False),
+        Diverging(1, LongText([b'[[{"taskhash": "t"}]]']), [("zlib", 1)], complete=False),
     ),
     (CountSaved(5), [("zlib", 6, 7)]),
     (GuessUnihashes("m", [("zlib", "compile")]), TaskVariants([[(5, "t", None)]], complete=True)),

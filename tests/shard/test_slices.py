@@ -59,7 +59,7 @@ def test_rows_are_selected_a_slice_at_a_time(walk: str) -> None:
 
 
 def test_a_walk_over_taskhashes_without_a_match_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "SLICE", 4)
+    monkeypatch.setattr(selection, "ROW_SLICE", 4)
     table = Table()
     part = table.method("m")
     for number in range(12):

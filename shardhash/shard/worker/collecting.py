@@ -38,8 +38,8 @@ from shardhash.shard.worker.row_texts import RowTexts
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire.hashes import Key, split_digests, to_key, to_text
 
-SLICE = 400
-"""Mappings looked at between one rest and the next: a fraction of a millisecond."""
+SLICE = 100
+"""Mappings looked at between one rest and the next: 0.1 ms, or 2 of those that nobody looked at for long."""
 REST = 4
 """How many times as long as a slice took the worker then rests from it."""
 TAKEN_AT_ONCE = 250

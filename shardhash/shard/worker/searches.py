@@ -103,9 +103,10 @@ class Searches:
                     newest.add(hits[-1].created, hits)
                     row = hits[-1].row
                     recipes[(row.details[1] if row is not None else None) or ""] += 1
-        rests = with_rests(newest.items(), DIVERGING_AT_ONCE)
-        described = [[search.describe(self._table, hit) for hit in hits] async for hits in rests]
-        return Diverging(newest.count, described, recipes.most_common(MOST_RECIPES), complete)
+        pages = Pages()
+        async for hits in with_rests(newest.items(), DIVERGING_AT_ONCE):
+            pages.add([search.describe(self._table, hit) for hit in hits])
+        return Diverging(newest.count, pages.text(), recipes.most_common(MOST_RECIPES), complete)
 
     async def saved(self, asked: CountSaved) -> list[tuple[str | None, int, int]]:
         """Tasks that reused another's output, by recipe and week."""

@@ -77,7 +77,10 @@ class ShardedExplorer:
     async def diverging(self, search: Mapping[str, Any], limit: int) -> DivergingTasks:
         """See Explorer."""
         parts = await asyncio.gather(*(link.request(FindDiverging(dict(search), limit)) for link in self._links))
-        tasks = [task for part in parts for task in part.tasks]
+        tasks: list[list[dict[str, Any]]] = []
+        for page in chain.from_iterable(part.some() for part in parts):
+            tasks += page
+            await asyncio.sleep(0)
         tasks.sort(key=lambda task: str(task[-1]["created"]), reverse=True)
         recipes: Counter[str] = Counter()
         for part in parts:
