@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     for server in started:
                         asyncio.run(seeding.report(server.addresses["ws"], lookups))
                 for name, (client, work) in wanted.items():
-                    figures[name] = _take_turns(options, name, client, work, started)
+                    figures[name] = take_turns(options, name, client, work, started)
     return figures
 
 
@@ -107,9 +107,8 @@ def _servers(options: argparse.Namespace, folder: Path, sync: str, running: Exit
         )
 
 
-def _take_turns(
-    options: argparse.Namespace, name: str, client: str, work: Any, started: list[Server]
-) -> dict[str, Any]:
+def take_turns(options: argparse.Namespace, name: str, client: str, work: Any, started: list[Server]) -> dict[str, Any]:
+    """Two servers that do the same work in each round: the figures of each, and the medians of their ratios."""
     runs: list[tuple[Run, Run]] = []
     with ExitStack() as stack:
         before, now = (
@@ -136,7 +135,7 @@ def _take_turns(
 
 def _cpu(run: Run) -> float:
     """Of the server's processes, seconds; never 0."""
-    return max(run.cpu["coordinator"] + run.cpu["workers"], 1e-3)
+    return max(sum(seconds for role, seconds in run.cpu.items() if role != "client"), 1e-3)
 
 
 def describe(works: dict[str, Any]) -> str:

@@ -173,6 +173,12 @@ def reference(database: str | None = None) -> Server | None:
     return server
 
 
+def least(path: Path, sync: str) -> Server:
+    """The least server of reports (least_server.py), which writes them to this file."""
+    port = _free_port()
+    return _peer("least", [sys.executable, "-m", "perf.least_server", str(port), str(path), sync], port)
+
+
 def _peer(role: str, command: list[str], port: int) -> Server:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + START_LIMIT

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from perf import compare, coordinators, durability, moving, paired, replay, run, seeding, servers
+from perf import compare, coordinators, durability, least, moving, paired, replay, run, seeding, servers
 from perf.builders import CLIENTS, Builder
 from perf.filling import fill
 from perf.workload import DIGEST_SIZE, TRACES, Step, Workload, WrongAnswerError
@@ -201,6 +201,21 @@ def test_two_checkouts_take_turns(
     assert {name: one["now"]["lookups"] for name, one in figures.items()} == dict(zip(works, (120, 4), strict=True))
     assert all(one["time_ratio"] > 0 < one["cpu_ratio"] for one in figures.values())
     assert "waves, native" in capsys.readouterr().out
+
+
+def test_reports_beside_the_least_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.json"
+    sizes = "--reports 5 --builders 2 --processes 1 --rounds 1"
+    monkeypatch.setattr(sys, "argv", ["perf/least.py", "--json", str(output), *sizes.split()])
+    assert least.main() == 0, capsys.readouterr().err
+    figures = json.loads(output.read_bytes())["works"]
+    assert {name: (one["before"]["lookups"], one["now"]["lookups"]) for name, one in figures.items()} == {
+        "reports, sync always": (10, 10),
+        "reports, sync interval": (10, 10),
+    }
+    assert "shardhash" in capsys.readouterr().out
 
 
 def test_directories_written_directly_hold_what_is_asked_for(tmp_path: Path) -> None:

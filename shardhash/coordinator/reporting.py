@@ -14,8 +14,8 @@ from shardhash.wire.commands import COMMANDS
 from shardhash.wire.hashes import to_digest
 from shardhash.wire.rows import Columns, Report
 
-REPORTS_AT_ONCE = 500
-"""Reports of one message that are under way at one time: 4 ms of work here, and as many in a commit of a worker."""
+REPORTS_AT_ONCE = 350
+"""Reports of one message that are under way at one time: 3 ms of work here, and as many in a commit of a worker."""
 _TO_STORE = COMMANDS["report"].needs | {m.REPORT}
 """What the caller of a report that is to be stored holds."""
 

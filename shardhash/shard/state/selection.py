@@ -25,8 +25,9 @@ ReadSiginfo: TypeAlias = Callable[[int], Any]
 SiginfoIs: TypeAlias = Callable[[int, str], bool]
 """Whether the outhash_siginfo of a reference is this."""
 
-SLICE = 500
-"""Mappings looked at between one yield and the next; 0.5 ms, or 3 of those that nobody looked at for long."""
+SLICE = 250
+"""Mappings looked at between one yield and the next, which one commit may then change; 0.3 ms, or 2 of those that
+nobody looked at for long."""
 ROW_SLICE = 200
 """The same of taskhashes whose rows are looked at, which lie in more places; 0.2 ms, or 3."""
 ROWS = 500

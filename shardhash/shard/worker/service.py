@@ -47,8 +47,8 @@ from shardhash.wire.hashes import DIGEST_SIZE, Buffer, to_key
 from shardhash.wire.long_text import LongText
 from shardhash.wire.rows import Columns, Where
 
-MARKS_PAGE = 1000
-"""Marks of one group commit, 2 ms."""
+MARKS_PAGE = 500
+"""Marks of one group commit, 1 ms."""
 MANY_METHODS = 32
 """Methods from which on a group commit has fewer marks, if each is looked for in each method."""
 PART = 8192

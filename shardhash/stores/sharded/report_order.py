@@ -66,7 +66,7 @@ from shardhash.wire.rows import Report
 
 log = logging.getLogger(__name__)
 
-MOST_TOGETHER = 200
+MOST_TOGETHER = 100
 """Reports of one outhash that share a lock: what a worker does with them takes some milliseconds."""
 
 
