@@ -12,42 +12,24 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from perf import report, servers
-from perf.paired import take_turns
+from perf.paired import add_options, run_works, take_turns
 from perf.reporters import Reports
-from perf.workload import WrongAnswerError
 
 
 def main() -> int:
     """Run it; the exit status is 1 if an answer was wrong."""
-    options = _parser().parse_args()
-    try:
-        with TemporaryDirectory(prefix="shardhash-perf-", dir=options.folder) as folder:
-            figures = {**report.setting(), "options": report.plain(options), "works": measure(options, Path(folder))}
-    except (WrongAnswerError, OSError, RuntimeError) as error:
-        report.clear_progress()
-        print(f"perf.least: {error}", file=sys.stderr)
-        return 1
-    print(describe(figures["works"]))
-    if options.json:
-        report.save(options.json, figures)
-    return 0
+    return run_works(_parser(), measure, describe)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "perf.least", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--reports", type=int, default=500, help="of each connection in a round (default 500)")
-    parser.add_argument("--builders", type=int, default=40, help="connections (default 40)")
-    parser.add_argument("--processes", type=int, default=2, help="client processes (default 2)")
     parser.add_argument("--workers", type=int, default=1, help="workers of shardhash (default 1)")
-    parser.add_argument("--rounds", type=int, default=9, help="measured rounds; medians are shown (default 9)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the data is (default: TMPDIR)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    add_options(parser, reports=500, rounds=9)
     return parser
 
 

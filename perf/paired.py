@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -34,13 +34,22 @@ Works = dict[str, tuple[str, Any]]
 
 def main() -> int:
     """Run it; the exit status is 1 if an answer was wrong."""
-    options = _parser().parse_args()
+    return run_works(_parser(), measure, describe)
+
+
+def run_works(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace, Path], dict[str, Any]],
+    describe: Callable[[dict[str, Any]], str],
+) -> int:
+    """Measure works in a folder, print them, and save them if asked to; the exit status."""
+    options = parser.parse_args()
     try:
         with TemporaryDirectory(prefix="shardhash-perf-", dir=options.folder) as folder:
             figures = {**report.setting(), "options": report.plain(options), "works": measure(options, Path(folder))}
     except (WrongAnswerError, OSError, RuntimeError) as error:
         report.clear_progress()
-        print(f"perf.paired: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     print(describe(figures["works"]))
     if options.json:
@@ -55,14 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("before", type=Path, metavar="DIR", help="the other checkout")
     parser.add_argument("--works", nargs="+", metavar="NAME", help="some of the works (default all)")
     parser.add_argument("--lookups", type=int, default=0, help="lookups of a builder (default: those of the trace)")
-    parser.add_argument("--reports", type=int, default=200, help="of each connection in a round (default 200)")
+    parser.add_argument("--workers", type=int, default=2, help="workers of each server (default 2)")
+    add_options(parser, reports=200, rounds=11)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, *, reports: int, rounds: int) -> None:
+    """What `take_turns` and `run_works` need, with these defaults."""
+    parser.add_argument("--reports", type=int, default=reports, help=f"of a connection in a round (default {reports})")
     parser.add_argument("--builders", type=int, default=40, help="connections (default 40)")
     parser.add_argument("--processes", type=int, default=2, help="client processes (default 2)")
-    parser.add_argument("--workers", type=int, default=2, help="workers of each server (default 2)")
-    parser.add_argument("--rounds", type=int, default=11, help="measured rounds; medians are shown (default 11)")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"measured; medians are shown (default {rounds})")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the data is (default: TMPDIR)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    return parser
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
