@@ -175,7 +175,7 @@ async def test_a_removal_whose_caller_leaves_ends_between_two_parts(
     router: Router, shards: list[ShardHere], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removals, "UNINDEX_PAGE", 1)
-    monkeypatch.setattr(selection, "SLICE", 1)
+    monkeypatch.setattr(selection, "ROW_SLICE", 1)
     monkeypatch.setattr(removals, "SLICE", 1)
     await router.report([report(number) for number in range(60)])
     removing = asyncio.create_task(router.remove({"method": "m"}))
