@@ -18,6 +18,9 @@ BATCH = 1000
 BATCH_BYTES = 512 << 10
 """Most bytes of reports in one request, unless it is a single one, which may alone be as long as a request can be."""
 
+VALUE_BYTES = 32
+"""Bytes that a JSON value counts for at least: 16,000 in a request, of which servers take 20,000."""
+
 
 class ReportList:
     """Rows to report, in order; the first `len(unihashes)` are answered."""
@@ -94,8 +97,13 @@ def _is_long(row: Mapping[str, Any]) -> bool:
     return hasattr(row.get("outhash_siginfo"), "parts")  # a LongText, which few need
 
 
+def weight(row: bytes) -> int:
+    """What the JSON of a row takes of BATCH_BYTES: its bytes, or more if much of it may be values (wire/framing.py)."""
+    return max(len(row), VALUE_BYTES * (row.count(b",") + row.count(b"[") + row.count(b"{")))
+
+
 def _size(row: bytes | dict[str, Any]) -> int:
-    return len(row) if isinstance(row, bytes) else BATCH_BYTES + 1  # by itself: it may be six times as long as JSON
+    return weight(row) if isinstance(row, bytes) else BATCH_BYTES + 1  # by itself: it may be six times as long as JSON
 
 
 def _is_unihash(value: object) -> bool:

@@ -13,6 +13,7 @@ import orjson
 
 from shardhash.base.entry_kinds import GC_MARK
 from shardhash.client.blocking import Client
+from shardhash.client.reports import weight
 from shardhash.errors import InvokeError
 from shardhash.moving.importing import Wish
 from shardhash.moving.merging import EVERY
@@ -23,11 +24,11 @@ from shardhash.wire.hashes import is_digest_text
 from shardhash.wire.imports import CONFLICT, UNUSABLE
 from shardhash.wire.rows import KNOWN, NEW
 
-MAPPINGS_AT_ONCE = 5000
+MAPPINGS_AT_ONCE = 4000
 ROWS_AT_ONCE = 1000
 USERS_AT_ONCE = 1000
 BYTES_AT_ONCE = 512 << 10
-"""Mappings, rows, and bytes of rows, of one request, unless a row alone has more."""
+"""Mappings, rows, and bytes of rows (`weight`), of one request, unless a row alone has more."""
 
 _HASHES = 3
 """Columns of a row that are method and hashes."""
@@ -145,7 +146,7 @@ def _batches(rows: Iterable[dict[str, Any]], most: int) -> Iterator[Sequence[dic
     size = 0
     for row in rows:
         some.append(row)
-        size += len(orjson.dumps(row))
+        size += weight(orjson.dumps(row))
         if len(some) >= most or size >= BYTES_AT_ONCE:
             yield some
             some, size = [], 0

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardhash.client.reports import BATCH, BATCH_BYTES, EquivalenceList, ReportList
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.errors import ProtocolError
+from shardhash.wire.framing import count_values
 from shardhash.wire.long_text import PART, LongText, cut_parts
 
 UNIHASH = "ab" * 32
@@ -65,6 +67,16 @@ def test_a_request_is_long_only_by_a_single_row(sizes: list[int], due: list[int]
     requests = told(ReportList(some), batched=True)
     assert [row for request in requests for row in request] == some
     assert [len(request) for request in requests] == due
+
+
+@pytest.mark.parametrize("text", ["{[,", ","])
+def test_a_request_has_no_more_values_than_servers_take(text: str) -> None:
+    """They count what may be values, within texts, too."""
+    some = [row | {"outhash_siginfo": text * 200} for row in rows(*[0] * 500)]
+    reports = ReportList(some)
+    bounds = reports.requests(batched=True)
+    assert len(bounds) > 1
+    assert all(count_values(reports.encode(*one, batched=True)) <= ServerLimits().values for one in bounds)
 
 
 @given(st.integers(0, 2 * BATCH + 5), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=4))
