@@ -24,7 +24,7 @@ from shardhash.wire.hashes import is_digest_text
 from shardhash.wire.imports import CONFLICT, UNUSABLE
 from shardhash.wire.rows import KNOWN, NEW
 
-MAPPINGS_AT_ONCE = 4000
+MAPPINGS_AT_ONCE = 3000
 ROWS_AT_ONCE = 1000
 USERS_AT_ONCE = 1000
 BYTES_AT_ONCE = 512 << 10

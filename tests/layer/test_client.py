@@ -110,6 +110,18 @@ def test_several_native_blocks(address: str, kind: str, monkeypatch: pytest.Monk
         assert exist == [u is not None for u in unihashes]
 
 
+@pytest.mark.parametrize("digits", [40, 64])
+def test_a_world_of_questions(address: str, kind: str, digits: int) -> None:
+    """In JSON, where they cannot be native, they are more than one request may hold."""
+    method = f"world.{kind}.{digits}"
+    pairs = [(method, some_hash(method, number)[:digits]) for number in range(17_000)]
+    with Client(address) as client:
+        known = client.report_unihash_equiv(pairs[-1][1], method, some_hash(method))["unihash"]
+        assert client.get_unihash_batch(pairs) == [None] * 16_999 + [known]
+        hashes = [taskhash for _, taskhash in pairs[:-1]] + [known]
+        assert client.unihash_exists_batch(hashes) == [False] * 16_999 + [True]
+
+
 @pytest.mark.parametrize("size", [32_700, 33_000, 1_000_000])
 def test_long_messages(address: str, kind: str, size: int) -> None:
     method, siginfo = f"long.{kind}.{size}", "é€😀\n" * (size // 4)

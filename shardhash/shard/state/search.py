@@ -67,7 +67,7 @@ def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]
         yield nothing
     for method, part in _methods(table, search):
         keys = yield from table.copies.make(nothing, part.rows)
-        for some in keys.slices(SLICE):
+        for some in keys.slices(4 * SLICE):  # most have one row, which is quickly seen
             found: list[list[Hit]] = []
             looked = 0
             for key in some:
@@ -81,8 +81,9 @@ def find_diverging(table: Table, search: Conditions) -> Iterator[list[list[Hit]]
                     if hit is not None and hit.row is not None:
                         looked += MOST_OUTHASHES
                         newest = small_sets.newest(part.rows.get(key), MOST_OUTHASHES)
-                        rows = map(table.unpack_row, newest)
-                        found.append([Hit(row.created, method, key, row) for row in rows])
+                        if len(newest) > 1:  # rows may have gone while others ran
+                            rows = map(table.unpack_row, newest)
+                            found.append([Hit(row.created, method, key, row) for row in rows])
                         break
             yield found
 
