@@ -3,7 +3,8 @@
     python -m perf.least
 
 Builders report one by one, over raw TCP, to each server in turns, synced always and by interval. What they and the
-server of one process cost is what no server in Python on this machine gets below.
+server of one process cost is what no server in Python on this machine gets below. By interval it never syncs, which
+shardhash does beside its answers.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from perf import report, servers
-from perf.paired import add_options, run_works, take_turns
+from perf import servers
+from perf.paired import add_options, describe_pairs, run_works, take_turns
 from perf.reporters import Reports
 
 
@@ -48,17 +49,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def describe(works: dict[str, Any]) -> str:
     """A table."""
-    rows = [
-        [
-            name,
-            f"{one['before']['lookups_per_second']:,.0f}",
-            f"{one['now']['lookups_per_second']:,.0f}",
-            f"{1 / one['time_ratio']:.2f}",
-            f"{max(one[when]['others'] for when in ('before', 'now')):.0%}",
-        ]
-        for name, one in works.items()
-    ]
-    return report.table(["work", "a second, least server", "shardhash", "part", "others"], rows)
+    return describe_pairs(works, ("least server", "shardhash"), {"part": lambda one: 1 / one["time_ratio"]})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -154,18 +154,28 @@ def _cpu(run: Run) -> float:
 
 def describe(works: dict[str, Any]) -> str:
     """A table."""
+    return describe_pairs(
+        works,
+        ("before", "now"),
+        {"time": lambda one: one["time_ratio"], "server's CPU": lambda one: one["cpu_ratio"]},
+    )
+
+
+def describe_pairs(
+    works: dict[str, Any], names: tuple[str, str], ratios: Mapping[str, Callable[[dict[str, Any]], float]]
+) -> str:
+    """A table of two servers, by their names, and of ratios between them."""
     rows = [
         [
             name,
             f"{one['before']['lookups_per_second']:,.0f}",
             f"{one['now']['lookups_per_second']:,.0f}",
-            f"{one['time_ratio']:.2f}",
-            f"{one['cpu_ratio']:.2f}",
+            *(f"{ratio(one):.2f}" for ratio in ratios.values()),
             f"{max(one[when]['others'] for when in ('before', 'now')):.0%}",
         ]
         for name, one in works.items()
     ]
-    return report.table(["work", "a second, before", "now", "time", "server's CPU", "others"], rows)
+    return report.table(["work", f"a second, {names[0]}", names[1], *ratios, "others"], rows)
 
 
 if __name__ == "__main__":

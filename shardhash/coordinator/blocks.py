@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TypeVar
 
 from shardhash.stores.interface import Store
 from shardhash.wire.batch import Found
@@ -16,8 +14,6 @@ BULK = 16_384
 nobody for 8 ms."""
 METHODS_AT_ONCE = 64
 """Methods of one block that are looked up at one time; 1 ms. Real traffic has one or two."""
-
-_T = TypeVar("_T")
 
 
 async def lookup_in_parts(store: Store, method: str, digests: Buffer) -> Found:
@@ -32,11 +28,6 @@ async def exists_in_parts(store: Store, digests: Buffer) -> bytes:
     if len(digests) <= BULK * DIGEST_SIZE:
         return await store.exists(digests)
     return b"".join([await store.exists(part) for part in _parts(digests)])
-
-
-def parts(items: list[_T], size: int) -> Iterator[list[_T]]:
-    """The items, so many at a time."""
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _parts(digests: Buffer) -> list[Buffer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shardhash.coordinator.blocks import lookup_block, parts
+from shardhash.coordinator.blocks import lookup_block
 from shardhash.coordinator.callers import Caller
 from shardhash.coordinator.services import Services
 from shardhash.errors import NoRoomError, ShardhashError
@@ -58,7 +58,7 @@ class Reporting:
             return await self._would_get(reports)
         unihashes: list[bytes] = []
         try:
-            for some in parts(reports, REPORTS_AT_ONCE):
+            for some in streams.parts(reports, REPORTS_AT_ONCE):
                 unihashes += await self._store_some(caller, [_owned(caller, report) for report in some])
         except ShardhashError:
             self._quotas.give_back(caller, reports[len(unihashes) :])
@@ -104,7 +104,7 @@ class Reporting:
 
     async def _would_get(self, reports: list[Report]) -> list[bytes]:
         rows: list[Columns | None] = []
-        for some in parts(reports, REPORTS_AT_ONCE):
+        for some in streams.parts(reports, REPORTS_AT_ONCE):
             rows += await asyncio.gather(
                 *[self._store.get_outhash(report.method, report.outhash, report.taskhash, True) for report in some]
             )

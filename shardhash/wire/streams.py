@@ -18,10 +18,10 @@ gc-mark-stream   ``{"mark": M, "where": {...}}``    ``{"count": n}``
 from __future__ import annotations
 
 from binascii import hexlify, unhexlify
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import compress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import orjson
@@ -32,6 +32,7 @@ from shardhash.wire.batch import Found
 from shardhash.wire.fields import MAX_TOKEN, Fields, is_token
 from shardhash.wire.hashes import DIGEST_SIZE, Key, is_digest_text, join_digests, to_key
 
+_T = TypeVar("_T")
 Mark: TypeAlias = tuple[str, dict[str, str]]
 """A line of gc-mark-stream: the mark, and the conditions of the mappings to set it on."""
 
@@ -111,38 +112,42 @@ def parse_plain_get_lines(text: bytes) -> LookupBlock | None:
     prefix, digests = column
     if prefix[-1:] != b" " or not is_token(method := _decode(prefix[:-1])):
         return None
-    return LookupBlock(len(digests) // DIGEST_SIZE, [LookupGroup(_check_method(method), digests, None)])
+    return _one_group(_check_method(method), digests)
 
 
 def taskhash_blocks(method: str, taskhashes: list[str]) -> Iterator[LookupBlock]:
     """The lookups of a get-batch, a block after the other, each of 1 to 3 ms with its answers."""
-    for some in _batches(taskhashes, HASHES_AT_ONCE):
-        joined = join_digests(some)
-        if joined is not None:
-            yield LookupBlock(len(some), [LookupGroup(method, joined, None)])
-        else:
-            yield from (group_taskhashes(method, few) for few in _batches(some, ODD_AT_ONCE))
+    return _blocks(taskhashes, partial(_one_group, method), partial(group_taskhashes, method))
 
 
 def unihash_blocks(unihashes: list[str]) -> Iterator[ExistsBlock]:
     """The unihashes of an exists-batch, a block after the other, each of 1 to 3 ms with its answers."""
-    for some in _batches(unihashes, HASHES_AT_ONCE):
-        joined = join_digests(some)
-        if joined is not None:
-            yield ExistsBlock(joined, None)
+    return _blocks(unihashes, lambda digests: ExistsBlock(digests, None), check_unihashes)
+
+
+def _blocks(hashes: list[str], of_digests: Callable[[bytes], _T], of_others: Callable[[list[str]], _T]) -> Iterator[_T]:
+    for some in parts(hashes, HASHES_AT_ONCE):
+        digests = join_digests(some)
+        if digests is not None:
+            yield of_digests(digests)
         else:
-            yield from (check_unihashes(few) for few in _batches(some, ODD_AT_ONCE))
+            yield from map(of_others, parts(some, ODD_AT_ONCE))
 
 
-def _batches(hashes: list[str], size: int) -> Iterator[list[str]]:
-    return (hashes[start : start + size] for start in range(0, len(hashes), size))
+def parts(items: list[_T], size: int) -> Iterator[list[_T]]:
+    """The items, so many at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _one_group(method: str, digests: bytes) -> LookupBlock:
+    return LookupBlock(len(digests) // DIGEST_SIZE, [LookupGroup(method, digests, None)])
 
 
 def group_taskhashes(method: str, taskhashes: list[str]) -> LookupBlock:
     """The lookups of a few taskhashes, as `parse_get_lines` gives them; under 150 ns each for 64-hex hashes."""
     joined = join_digests(taskhashes)
     if joined is not None:
-        return LookupBlock(len(taskhashes), [LookupGroup(method, joined, None)])
+        return _one_group(method, joined)
     return _group([(method, taskhash) for taskhash in taskhashes])
 
 

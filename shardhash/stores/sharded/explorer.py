@@ -78,9 +78,8 @@ class ShardedExplorer:
         """See Explorer."""
         parts = await asyncio.gather(*(link.request(FindDiverging(dict(search), limit)) for link in self._links))
         tasks: list[list[dict[str, Any]]] = []
-        for page in chain.from_iterable(part.some() for part in parts):
+        async for page in with_rests(chain.from_iterable(part.some() for part in parts), 1):
             tasks += page
-            await asyncio.sleep(0)
         tasks.sort(key=lambda task: str(task[-1]["created"]), reverse=True)
         recipes: Counter[str] = Counter()
         for part in parts:

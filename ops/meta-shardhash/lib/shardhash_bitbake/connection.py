@@ -116,8 +116,7 @@ class Connection:
     def _get_native(self, method: str, taskhashes: list[str], *, frames: bool) -> list[str | None]:
         self._enter(None)
         frames = frames and self._channel.binary
-        size = BLOCK if frames else JSON_BLOCK
-        blocks = [taskhashes[at : at + size] for at in range(0, len(taskhashes), size)]
+        blocks = _blocks(taskhashes, frames=frames)
         found: list[str | None] = []
         for block in blocks:
             if frames:
@@ -139,8 +138,7 @@ class Connection:
             return [_truth(answer) for answer in self._stream("exists-stream", [text.encode() for text in unihashes])]
         self._enter(None)
         frames = self._channel.binary and all(map(batch.is_hash, unihashes))
-        size = BLOCK if frames else JSON_BLOCK
-        blocks = [unihashes[at : at + size] for at in range(0, len(unihashes), size)]
+        blocks = _blocks(unihashes, frames=frames)
         for block in blocks:
             if frames:
                 self._channel.send_frame(batch.encode_request(batch.EXISTS, "", block))
@@ -191,6 +189,12 @@ class Connection:
     def abandon(self) -> None:
         """Close without a word."""
         self._channel.abandon()
+
+
+def _blocks(hashes: Sequence[str], *, frames: bool) -> list[Sequence[str]]:
+    """The hashes of each request."""
+    size = BLOCK if frames else JSON_BLOCK
+    return [hashes[at : at + size] for at in range(0, len(hashes), size)]
 
 
 def _group(pairs: Sequence[Pair]) -> dict[tuple[str, bool], list[int]]:
