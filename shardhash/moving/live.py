@@ -145,10 +145,11 @@ def _batches(rows: Iterable[dict[str, Any]], most: int) -> Iterator[Sequence[dic
     some: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        some.append(row)
-        size += weight(orjson.dumps(row))
-        if len(some) >= most or size >= BYTES_AT_ONCE:
+        more = weight(orjson.dumps(row))
+        if some and (len(some) >= most or size + more > BYTES_AT_ONCE):
             yield some
             some, size = [], 0
+        some.append(row)
+        size += more
     if some:
         yield some

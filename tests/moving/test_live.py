@@ -10,13 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from shardhash import cli
 from shardhash.base.timestamps import from_iso, to_iso
 from shardhash.client import create_client
+from shardhash.coordinator.limits import ServerLimits
 from shardhash.moving import live
 from shardhash.shard.storage.filesystem import OsFileSystem
+from shardhash.wire.framing import count_values
 from tests.admin.directories import facts
 from tests.moving import databases as db
 from tests.moving.databases import METHOD, H, hash_of, mapping, row, user, write
@@ -232,3 +235,11 @@ def test_the_live_move(live_import: Live, tmp_path: Path, start_server: Start, o
                 *expected,
                 hash_of("uni", 110),
             ]
+
+
+def test_a_request_of_rows_has_no_more_values_than_servers_take() -> None:
+    """The last one of a batch may be the one with many."""
+    plain, odd = {"outhash_siginfo": "," * 40}, {"outhash_siginfo": "," * 15_000}
+    batches = list(live._batches([*[plain] * 380, odd, *[plain] * 300, odd, odd], live.ROWS_AT_ONCE))
+    assert sum(map(len, batches)) == 683
+    assert max(count_values(orjson.dumps(some)) for some in batches) <= ServerLimits().values
