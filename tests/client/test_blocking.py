@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shardhash.client import AsyncClient, Client, InvokeError, connection, create_client
+from shardhash.client.in_thread import InThread
 from tests.client.older_server import OlderServer
 
 METHOD = "oe.sstatesig.OEOuthashBasic"
@@ -71,6 +73,30 @@ def test_calls_block(native: OlderServer, address: str) -> None:
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         client.ping()
+
+
+def test_a_thread_that_was_stopped_looks_once_before_it_gives_up() -> None:
+    """The machine is busy: the answer came in time, and the thread that waits for it runs late. Nobody may trickle."""
+    ours, theirs = socket.socketpair()
+    waiting = InThread()
+    with ours, theirs:
+
+        async def receive() -> list[bytes]:
+            stream = await waiting.stream(ours)
+            in_time, over = stream.now() + 60, stream.now()
+            heard = []
+            for end in (over, in_time, over):
+                theirs.send(b"answer")
+                heard.append(await stream.receive(end))
+            theirs.send(b"more")
+            with pytest.raises(TimeoutError):
+                await stream.receive(over)
+            heard.append(await stream.receive(in_time))
+            with pytest.raises(TimeoutError):
+                await stream.receive(over)
+            return heard
+
+        assert waiting.run(receive()) == [b"answer"] * 3 + [b"more"]
 
 
 def test_threads_take_turns(native: OlderServer, address: str) -> None:
