@@ -2,7 +2,7 @@
 
 An entry is ``{"id": hex, "permissions": [...], "scheme": S, "salt": hex, "hash": hex}``, and when its token ends
 (token_life.py). The id tells a user from a later one of the same name. A token is 64 random characters, so a plain
-salted hash keeps it, in the stock server's form ("salted-sha256", base/tokens.py; "blake2b" is that of earlier data);
+salted hash keeps it, in the stock server's form ("salted-sha256", base/tokens.py);
 an administrator's password is made by a person, so it takes scrypt, beside the event loop. None can be read back.
 Comparison takes the same time wherever they differ, and a failed login waits a second, a missing user like a wrong
 token. New tokens are limited over all clients, since each costs a write.
@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 from shardhash.base.entry_kinds import ADMINISTRATOR, CONFIG, USER
+from shardhash.base.letting_go import let_go
 from shardhash.base.tasks import Sleep
 from shardhash.base.tokens import ALGORITHM, SALTED, from_stock, salted_hash
 from shardhash.base.turns import in_order
@@ -282,11 +283,7 @@ class Users:
 
     async def all(self) -> list[dict[str, Any]]:
         """``{username, permissions}`` of all users, in order; the permissions expanded."""
-        entries = await self._store.list_entries(USER)
-        return [
-            {"username": name, "permissions": sorted(_identity(name, entries[name]).permissions)}
-            async for name in in_order(entries, AT_ONCE)
-        ]
+        return await _in_order(await self._store.list_entries(USER), {})
 
     async def expiry(self, username: str) -> str | None:
         """When the token of a user expires, ISO 8601, UTC; None for never."""
@@ -295,11 +292,7 @@ class Users:
     async def described(self) -> list[dict[str, Any]]:
         """``{username, permissions, expires, used}`` of all users, in order; times ISO 8601, UTC, None for never."""
         entries = await self._store.list_entries(USER)
-        lives = await self._life.describe(entries)
-        return [
-            {"username": name, "permissions": sorted(_identity(name, entries[name]).permissions), **lives[name]}
-            async for name in in_order(entries, AT_ONCE)
-        ]
+        return await _in_order(entries, await self._life.describe(entries))
 
     async def delete(self, username: str) -> None:
         """Remove a user. Its connections are closed."""
@@ -342,7 +335,7 @@ class Users:
             if hmac.compare_digest(digest, bytes.fromhex(entry["hash"])):
                 self._proofs.add(proof)  # one for each password that is set
         else:
-            digest = _token_hash(entry["scheme"], salt, token)
+            digest = salted_hash(entry["scheme"], salt, token)
         return hmac.compare_digest(digest, bytes.fromhex(entry["hash"]))
 
     async def _scrypt(self, password: str, salt: bytes) -> bytes:
@@ -360,10 +353,20 @@ class Users:
 
     async def _give_token(self, username: str, granted: Iterable[str], id_: str, lifetime: int) -> str:
         token, salt = secrets.token_hex(TOKEN_BYTES), secrets.token_hex(16).encode()
-        digest = _token_hash(TOKEN_SCHEME, salt, token)
+        digest = salted_hash(TOKEN_SCHEME, salt, token)
         entry = _entry(granted, TOKEN_SCHEME, salt, digest, id_) | self._life.fields(lifetime)
         await self._store.set_entry(USER, username, entry)
         return token
+
+
+async def _in_order(entries: dict[str, UserEntry], lives: dict[str, dict[str, str | None]]) -> list[dict[str, Any]]:
+    """Users as clients see them, with what else is known of each; lets both dicts go."""
+    users = [
+        {"username": name, "permissions": sorted(_identity(name, entries[name]).permissions), **lives.get(name, {})}
+        async for name in in_order(entries, AT_ONCE)
+    ]
+    let_go(entries, lives)
+    return users
 
 
 def _identity(username: str, entry: UserEntry) -> Identity:
@@ -382,12 +385,6 @@ def _entry(granted: Iterable[str], scheme: str, salt: bytes, digest: bytes, id_:
 
 def _same_login(entry: UserEntry | None, other: UserEntry) -> bool:
     return entry is not None and all(entry[name] == other[name] for name in ("id", "salt", "hash"))
-
-
-def _token_hash(scheme: str, salt: bytes, token: str) -> bytes:
-    if scheme == "blake2b":
-        return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32, salt=salt).digest()
-    return salted_hash(scheme, salt, token)
 
 
 def _give_way() -> None:

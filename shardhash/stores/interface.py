@@ -369,7 +369,7 @@ class Store(Protocol):
         """An entry that is no hash (base/entry_kinds.py): its JSON value, None when there is none."""
 
     async def list_entries(self, kind: str) -> dict[str, Any]:
-        """All entries of a kind, by name."""
+        """All entries of a kind, by name: the caller's own dict, which it may empty."""
 
     async def set_entry(self, kind: str, name: str, value: Any) -> None:
         """Set an entry, durably; None deletes it."""

@@ -75,16 +75,16 @@ def character_end(data: bytes | bytearray, end: int) -> int:
 
 
 class LongList:
-    """A list of an answer that is made JSON `ITEMS` at a time: of 20,000 users that would take 10 ms."""
+    """A list of an answer that is made JSON, and let go, `ITEMS` at a time: of 20,000 users each would take 10 ms."""
 
     __slots__ = ("items",)
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: list[Any]) -> None:
         self.items = items
 
 
-def long_list(items: Sequence[Any]) -> Sequence[Any] | LongList:
-    """A list of an answer, which may be long."""
+def long_list(items: list[Any]) -> list[Any] | LongList:
+    """A list of an answer, which may be long; it belongs to the answer from now on."""
     return LongList(items) if len(items) > ITEMS else items
 
 
@@ -135,10 +135,14 @@ class JsonPieces:
                 yield orjson.dumps(part.decode("utf-8", "replace"))[1:-1]
             yield b'"' + behind
 
-    def _pieces_of(self, items: LongList) -> Iterator[bytes]:
+    def _pieces_of(self, whole: LongList) -> Iterator[bytes]:
+        items = whole.items
         begin = b"["
-        for start in range(0, len(items.items), ITEMS):
-            yield begin + orjson.dumps(items.items[start : start + ITEMS], option=self._option)[1:-1]
+        for start in range(0, len(items), ITEMS):
+            end = min(start + ITEMS, len(items))
+            piece = begin + orjson.dumps(items[start:end], option=self._option)[1:-1]
+            items[start:end] = [None] * (end - start)
+            yield piece
             begin = b","
         yield b"]"
 

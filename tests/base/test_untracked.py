@@ -1,4 +1,4 @@
-"""Lists that the collector does not look into are lists as ever."""
+"""Lists and sets that the collector does not look into are lists and sets as ever."""
 
 from __future__ import annotations
 
@@ -22,3 +22,19 @@ def test_a_list_of_bytes_is_not_looked_into_and_goes_as_ever() -> None:
     assert gc.is_tracked(items[:10])
     del items
     assert sys.getrefcount(key) == before
+
+
+def test_a_set_of_bytes_is_not_looked_into_and_goes_as_ever() -> None:
+    keys = [bytes([1, 2, number]) * 20 for number in range(200)]
+    before = [sys.getrefcount(key) for key in keys]
+    items = untracked({keys[0]})
+    items |= set(keys)
+    items.update(keys)
+    items.difference_update(keys[100:])
+    gc.collect()
+    assert not gc.is_tracked(items)
+    assert items == set(keys[:100])
+    assert gc.is_tracked(items - {keys[0]})
+    assert items.pop() in keys
+    del items
+    assert [sys.getrefcount(key) for key in keys] == before

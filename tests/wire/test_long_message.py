@@ -168,8 +168,10 @@ def test_parts_cut_no_character(text: str, size: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, ITEMS, ITEMS + 1, 3 * ITEMS])
 def test_a_long_list_is_made_json_some_at_a_time(size: int) -> None:
     items = [{"username": f"user{number}"} for number in range(size)]
-    pieces = JsonPieces({"a": 1, "users": long_list(items), "b": [2]})
+    given = list(items)
+    pieces = JsonPieces({"a": 1, "users": long_list(given), "b": [2]})
     parts = [pieces.whole] if pieces.whole is not None else list(pieces)
+    assert given == (items if size <= ITEMS else [None] * size)
     assert orjson.loads(b"".join(parts)) == {"a": 1, "users": items, "b": [2]}
     assert max(part.count(b"username") for part in parts) <= ITEMS
     assert len(parts) == (1 if size <= ITEMS else 3 + -(-size // ITEMS))

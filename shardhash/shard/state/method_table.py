@@ -63,13 +63,13 @@ class MethodTable:
         self.marks: SpreadDict[str] = SpreadDict()
         self.reverse: dict[bytes, Key | set[Key]] = {}
         self.rows: dict[Key, SmallSet] = {}
-        self.unmapped: set[Key] = set()
+        self.unmapped: set[Key] = untracked(set())
         self.index: dict[Key, SmallSet] = {}
         self.rare: str | None = None
         self.asked: dict[Key, bytes] = {}
         self.noted = 0
         self.full = False
-        self.asked_unihashes: set[bytes] = set()
+        self.asked_unihashes: set[bytes] = untracked(set())
         self.days = AskedDays()
         self.recent: RecentTasks | None = None
 
@@ -106,7 +106,7 @@ class MethodTable:
         """
         taken = untracked(list(islice(reversed(self.asked), self.aside)))
         self.noted = len(self.asked)
-        unihashes, self.asked_unihashes = self.asked_unihashes, set()
+        unihashes, self.asked_unihashes = self.asked_unihashes, untracked(set())
         taken += filter(None, map(self.holder, unihashes))
         return taken
 

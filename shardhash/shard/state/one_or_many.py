@@ -1,23 +1,27 @@
-"""One or many: dicts from a key to one value, or to a set of several, since most keys have just one."""
+"""One or many: dicts from a key to one value, or to a set of several, since most keys have just one.
+
+Values are bytes or texts; tens of thousands may share a key.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TypeVar
 
-_K = TypeVar("_K", bound=Hashable)
-_V = TypeVar("_V", bound=Hashable)
+from shardhash.base.untracked import untracked
+
+_K = TypeVar("_K", bytes, str)
+_V = TypeVar("_V", bound=bytes | str)
 
 
 def add(many: dict[_K, _V | set[_V]], key: _K, value: _V) -> None:
-    """Add a value of a key. Values must not be sets."""
+    """Add a value of a key."""
     there = many.get(key)
     if there is None:
         many[key] = value
     elif isinstance(there, set):
         there.add(value)
     elif there != value:
-        many[key] = {there, value}
+        many[key] = untracked({there, value})
 
 
 def discard(many: dict[_K, _V | set[_V]], key: _K, value: _V) -> None:

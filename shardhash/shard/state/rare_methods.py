@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import compress
 
+from shardhash.base.untracked import untracked
 from shardhash.shard.state import one_or_many
 from shardhash.wire.hashes import Buffer, Key, split_digests
 
@@ -18,7 +19,7 @@ class RareMethods:
     __slots__ = ("asked", "by_unihash")
 
     def __init__(self) -> None:
-        self.asked: set[bytes] = set()
+        self.asked: set[bytes] = untracked(set())
         """Unihashes that were found to exist, and not yet noted (asked_days.py)."""
         self.by_unihash: dict[bytes, str | set[str]] = {}
 

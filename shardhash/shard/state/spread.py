@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
+from shardhash.base.untracked import untracked
 from shardhash.wire.hashes import Key
 
 _V = TypeVar("_V")
@@ -98,7 +99,7 @@ class SpreadSet:
         number = hash(key) >> _SHIFT & _LAST
         part = self.parts.get(number)
         if part is None:
-            part = self.parts[number] = set()
+            part = self.parts[number] = untracked(set())
         part.add(key)
 
     def update(self, keys: Iterable[Key]) -> None:

@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 from shardhash.base.letting_go import let_go
 from shardhash.base.timestamps import DAY
+from shardhash.base.untracked import untracked
 from shardhash.shard.state.asked_days import day_of
 from shardhash.shard.state.method_table import MethodTable
 from shardhash.shard.state.spread import SpreadSet
@@ -128,10 +129,10 @@ class Asking:
             if part.aside > self.most:
                 self.make_room(method, part, count)
             if len(part.asked_unihashes) > self.most and self._make_room_found(method, part.asked_unihashes, count):
-                part.asked_unihashes = set()
+                part.asked_unihashes = untracked(set())
         rare = self._table.rare
         if len(rare.asked) > self.most and self._make_room_found(None, rare.asked, count):
-            rare.asked = set()
+            rare.asked = untracked(set())
 
     def _make_room_found(self, method: str | None, unihashes: set[bytes], count: int) -> bool:
         """`make_room` among unihashes; whether all are to be forgotten."""
@@ -192,12 +193,12 @@ class Asking:
             self._tell(method, removed)
         rare = self._table.rare
         self._take_found(None, rare.asked)
-        rare.asked = set()
+        rare.asked = untracked(set())
         room = KEPT
         for method, part in self._table.methods.items():
             if part.asked_unihashes:
                 self._take_found(method, part.asked_unihashes)
-                part.asked_unihashes = set()
+                part.asked_unihashes = untracked(set())
             if keys := part.take_asked():
                 self._tell(method, keys)
                 self._taken.append((method, keys, self._table.unmap_count))
