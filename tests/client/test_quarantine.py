@@ -108,6 +108,23 @@ def test_discard_and_back(shell: Shell, server: ServerProcess, data: Path, tmp_p
         assert again.stop() == 0
 
 
+def test_rows_of_many_values_are_taken_back_some_at_a_time(shell: Shell, server: ServerProcess, tmp_path: Path) -> None:
+    """A siginfo may have thousands of commas, each of which counts for a value as long as a request is not parsed."""
+    undo = tmp_path / "undo.jsonl"
+    texts = [f"{number}" + ",\n" * 9_000 for number in range(5)]
+    with create_client(server.address) as client:
+        for number, text in enumerate(texts, 20):
+            client.report_unihash(
+                digits(number), METHOD, digits(number), digits(number), {"PN": "long", "outhash_siginfo": text}
+            )
+        shell("discard", "--pn", "long", "--yes", "--undo", str(undo))
+        assert shell("undo", str(undo)) == "5 rows and 5 mappings are back"
+        for number, text in enumerate(texts, 20):
+            row = client.get_row(METHOD, digits(number), digits(number))
+            assert row is not None
+            assert row["outhash_siginfo"] == text
+
+
 def test_what_is_no_undo_file_is_refused(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("nothing\n")
