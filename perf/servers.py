@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -97,6 +98,10 @@ def _flat(roles: dict[str, list[int]]) -> list[int]:
     return [pid for pids in roles.values() for pid in pids]
 
 
+def _leave(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def remote(address: str) -> Server:
     """A server that runs already; its processes are found if it is this machine's."""
     scheme, mark, _ = address.partition("://")
@@ -131,6 +136,8 @@ def shardhash_on_database(url: str, *arguments: str) -> Server:
 
 
 def _start(arguments: Sequence[str], variables: dict[str, str], checkout: Path = ROOT) -> Server:
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _leave)  # it would leave the server behind
     with ExitStack() as stack:
         command = [sys.executable, "-m", "shardhash", "serve", "--log", "WARNING"]
         command += ["--bind", "ws://127.0.0.1:0", "--bind", "127.0.0.1:0", *arguments]
