@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from shardhash.link import operations as op
 from shardhash.link.operations import Pairs
 from shardhash.shard.state.selection import ROWS, SLICE, select_mappings, select_rows, select_unmarked, select_unused
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
+from shardhash.shard.worker.ahead import Ahead
 from shardhash.shard.worker.report_locks import Place, ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
 from shardhash.shard.worker.writer import Writer
 from shardhash.wire.hashes import Key, to_key
 from shardhash.wire.rows import Where
 
-_Slices: TypeAlias = AsyncIterator[tuple[int, str, Pairs]]
-"""What a removal did, slice by slice: entries gone, and the (outhash, taskhash) of the rows gone from a method."""
+_Slices: TypeAlias = Iterator[tuple[asyncio.Future[int] | None, str, Pairs]]
+"""What a removal does, slice by slice: a change that is being written, which tells how many entries go (None if none
+does), and the (outhash, taskhash) of the rows that go from a method."""
 
 UNINDEX_PAGE = 2_500
 """Rows whose index items one answer names; the coordinator sorts them by shard in 3 ms."""
@@ -78,7 +80,7 @@ class Removals:
         """Remove these rows and the mappings of their taskhashes."""
         return await self._go_on(asked.job, lambda: self._remove_named(asked.named))
 
-    async def _remove_named(self, named: list[tuple[str, str, str]]) -> _Slices:
+    def _remove_named(self, named: list[tuple[str, str, str]]) -> _Slices:
         by_method: dict[str, list[tuple[str, str]]] = {}
         for method, taskhash, outhash in named:
             by_method.setdefault(method, []).append((taskhash, outhash))
@@ -87,18 +89,17 @@ class Removals:
             for method, pairs in by_method.items()
             for start in range(0, len(pairs), ROWS)
         ]
-        keys = ((method, [to_key(taskhash) for taskhash, _ in pairs]) for method, pairs in slices)
-        async for gone in self._delete_mappings(keys):
-            yield gone, "", []
-        async for step in self._delete_rows(iter(slices)):
-            yield step
+        yield from self._delete_mappings(
+            (method, [to_key(taskhash) for taskhash, _ in pairs]) for method, pairs in slices
+        )
+        yield from self._delete_rows(iter(slices))
 
     async def drop_mappings(self, asked: op.DropMappings) -> int:
         """Delete mappings that are still these."""
-        count = 0
-        for start in range(0, len(asked.mappings), SLICE):
-            count += await self._write(partial(_drop, asked.mappings[start : start + SLICE]))
-        return count
+        async with Ahead() as ahead:
+            for start in range(0, len(asked.mappings), SLICE):
+                await ahead.add(self._write(partial(_drop, asked.mappings[start : start + SLICE])))
+        return ahead.count
 
     async def clean(self, asked: op.Clean) -> op.Removed:
         """Remove unused rows, some of them a call."""
@@ -114,26 +115,25 @@ class Removals:
         """
         self._reports.unindexing += 1
         try:
-            for start in range(0, len(asked.pairs), ROWS):
-                pairs = asked.pairs[start : start + ROWS]
-                await self._write(partial(self._delete_items, asked.job, asked.method, pairs))
+            async with Ahead() as ahead:
+                for start in range(0, len(asked.pairs), ROWS):
+                    pairs = asked.pairs[start : start + ROWS]
+                    await ahead.add(self._write(partial(self._delete_items, asked.job, asked.method, pairs)))
         finally:
             self._reports.unindexing -= 1
 
-    def _delete_items(self, job: str, method: str, pairs: Pairs, transaction: Transaction) -> None:
+    def _delete_items(self, job: str, method: str, pairs: Pairs, transaction: Transaction) -> int:
         removal = self._removals.get(job)
         if removal is None or removal.used is None:
-            return
+            return 0
         used = removal.used
-        transaction.delete_index(method, [pair for pair in pairs if (method, pair[0]) not in used])
+        pairs = [pair for pair in pairs if (method, pair[0]) not in used]
+        transaction.delete_index(method, pairs)
+        return len(pairs)
 
     async def sweep(self, asked: op.Sweep) -> op.Removed:
         """Delete mappings without the mark, some of them a call."""
-        return await self._go_on(asked.job, lambda: self._sweep(asked.mark))
-
-    async def _sweep(self, mark: str) -> _Slices:
-        async for gone in self._delete_mappings(select_unmarked(self._table, mark)):
-            yield gone, "", []
+        return await self._go_on(asked.job, lambda: self._delete_mappings(select_unmarked(self._table, asked.mark)))
 
     async def _go_on(self, job: str, begin: Callable[[], _Slices]) -> op.Removed:
         removal = self._removals.get(job)
@@ -141,39 +141,38 @@ class Removals:
             removal = self._removals[job] = Removal(None)
         if removal.slices is None:
             removal.slices = begin()
-        count, names, unindex = 0, 0, {}  # type: tuple[int, int, dict[str, Pairs]]
+        names, unindex = 0, {}  # type: tuple[int, dict[str, Pairs]]
         ends = time.monotonic() + PAGE_TIME
-        async for gone, method, pairs in removal.slices:
-            count += gone
-            if pairs:
-                unindex.setdefault(method, []).extend(pairs)
-                names += len(pairs)
-            # While keys are copied, which goes on at once, writes wait.
-            if names >= UNINDEX_PAGE or (time.monotonic() > ends and not self._table.copies.under_way):
-                return op.Removed(count, list(unindex.items()), done=False)
-        removal.slices = None
-        return op.Removed(count, list(unindex.items()), done=True)
+        async with Ahead() as ahead:  # what is asked for is done when it is answered: the removal may end with that
+            for change, method, pairs in removal.slices:
+                await ahead.add(change)
+                if pairs:
+                    unindex.setdefault(method, []).extend(pairs)
+                    names += len(pairs)
+                # While keys are copied, which goes on at once, writes wait.
+                if names >= UNINDEX_PAGE or (time.monotonic() > ends and not self._table.copies.under_way):
+                    break
+            else:
+                removal.slices = None
+        return op.Removed(ahead.count, list(unindex.items()), done=removal.slices is None)
 
-    async def _remove_matching(self, where: Where) -> _Slices:
-        async for gone in self._delete_mappings(select_mappings(self._table, where)):
-            yield gone, "", []
-        async for step in self._delete_rows(select_rows(self._table, where, self._siginfo_is)):
-            yield step
+    def _remove_matching(self, where: Where) -> _Slices:
+        yield from self._delete_mappings(select_mappings(self._table, where))
+        yield from self._delete_rows(select_rows(self._table, where, self._siginfo_is))
 
     def _siginfo_is(self, reference: int, text: str) -> bool:
         """Whether a siginfo is this. No more of it is unpacked than the text has."""
         return self._shard.get_siginfo(reference, len(text.encode("utf-8", "surrogatepass")) + 1) == text
 
-    async def _delete_mappings(self, slices: Iterator[tuple[str, list[Key]]]) -> AsyncIterator[int]:
+    def _delete_mappings(self, slices: Iterator[tuple[str, list[Key]]]) -> _Slices:
         for method, taskhashes in slices:
             delete = partial(Transaction.delete_mappings, method=method, taskhashes=taskhashes)
-            yield await write_some(self._write, taskhashes, delete)
+            yield self._write(delete) if taskhashes else None, "", []
 
-    async def _delete_rows(self, slices: Iterator[tuple[str, Pairs]], *, unused: bool = False) -> _Slices:
+    def _delete_rows(self, slices: Iterator[tuple[str, Pairs]], *, unused: bool = False) -> _Slices:
         for method, pairs in slices:
             delete = partial(Transaction.delete_rows, method=method, pairs=pairs, unused=unused)
-            gone = await write_some(self._write, pairs, delete)
-            yield gone, method, [(outhash, taskhash) for taskhash, outhash in pairs]
+            yield (self._write(delete) if pairs else None), method, [(outhash, taskhash) for taskhash, outhash in pairs]
 
 
 def _drop(mappings: Iterable[tuple[str, str, str]], transaction: Transaction) -> int:
@@ -184,16 +183,3 @@ def _drop(mappings: Iterable[tuple[str, str, str]], transaction: Transaction) ->
         if found is not None and found.hex() == unihash:
             by_method.setdefault(method, []).append(key)
     return sum(transaction.delete_mappings(method, keys) for method, keys in by_method.items())
-
-
-async def write_some(
-    write: Callable[[Callable[[Transaction], Any]], asyncio.Future[Any]],
-    found: Iterable[object],
-    change: Callable[[Transaction], int],
-) -> int:
-    """Make a change of what was found in a slice, if anything was; how many it changed."""
-    if not found:
-        await asyncio.sleep(0)  # a slice without a match costs 1 ms; lookups go first
-        return 0
-    count: int = await write(change)
-    return count

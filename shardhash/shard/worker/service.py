@@ -31,12 +31,13 @@ from shardhash.shard.state.selection import columns, find_named, joined, names_m
 from shardhash.shard.state.transaction import Transaction
 from shardhash.shard.storage.recovery import AnyShard
 from shardhash.shard.storage.snapshot_job import SnapshotJob
+from shardhash.shard.worker.ahead import Ahead
 from shardhash.shard.worker.asking import Asking
 from shardhash.shard.worker.collecting import Collecting
 from shardhash.shard.worker.followers import Followers
 from shardhash.shard.worker.guessing import Guessing
 from shardhash.shard.worker.import_operations import ImportOperations
-from shardhash.shard.worker.removals import Removals, write_some
+from shardhash.shard.worker.removals import Removals
 from shardhash.shard.worker.report_locks import ReportLocks
 from shardhash.shard.worker.report_operations import ReportOperations
 from shardhash.shard.worker.row_texts import RowTexts
@@ -267,11 +268,11 @@ class Service:
         ]
 
     async def _mark_found(self, mark: str, where: Where) -> int:
-        count = 0
-        for method, taskhashes in select_mappings(self._table, where):
-            change = partial(Transaction.set_mark, mark=mark, method=method, taskhashes=taskhashes)
-            count += await write_some(self._write, taskhashes, change)
-        return count
+        async with Ahead() as ahead:
+            for method, taskhashes in select_mappings(self._table, where):
+                change = partial(Transaction.set_mark, mark=mark, method=method, taskhashes=taskhashes)
+                await ahead.add(self._write(change) if taskhashes else None)
+        return ahead.count
 
     def status(self, _asked: op.Status) -> tuple[int, int, str]:
         """Mappings that carry the current mark (no mark, when none is current), all mappings, the mark."""
