@@ -25,9 +25,9 @@ from shardhash.client.byte_stream import in_turn
 from shardhash.client.questions import DigestQuestion, Question
 from shardhash.client.reports import ReportList
 from shardhash.client.transport import MESSAGE_LIMIT, Transport
-from shardhash.errors import InvalidRequestError, InvokeError, ProtocolError, SilentHeadersError
+from shardhash.errors import InvalidRequestError, InvokeError, LimitError, ProtocolError, SilentHeadersError
 from shardhash.wire.batch import OFFER, REPORTS_OFFER
-from shardhash.wire.framing import count_values
+from shardhash.wire.framing import check_values
 
 GREETING = "OEHASHEQUIV 1.1"
 HEADERS_WITHIN = 0.8
@@ -40,8 +40,8 @@ MOST_VALUES = 2_000_000
 """Most JSON values of an answer, about: the smallest take thirty times their text in memory."""
 BLOCK = 16384
 """Hashes in one request of a native batch: half a MiB of digests."""
-JSON_BLOCK = 8192
-"""Hashes in one of its JSON form, which has at most 768 KiB."""
+JSON_BLOCK = 5000
+"""Hashes, of up to 128 digits, in one of its JSON form, which has at most 768 KiB."""
 LINE_BLOCK = 1000
 """Stream lines in one write: their answers fit into the socket's buffer, so nobody need read them meanwhile."""
 _REFUSAL = b'{"invoke-error"'
@@ -254,10 +254,12 @@ def _checked_frame(message: bytes) -> bytes:
 
 def _unwrap(message: bytes) -> Any:
     """The value of an answer. Raises InvokeError if it is a refusal, ProtocolError if it is not JSON."""
-    if len(message) > MOST_VALUES and count_values(message) > MOST_VALUES:
-        raise ProtocolError(f"the server sent more than {MOST_VALUES} JSON values in a message")
     try:
+        if len(message) > MOST_VALUES:
+            check_values(message, MOST_VALUES)
         answer = json_text.decode(message)
+    except LimitError:
+        raise ProtocolError(f"the server sent more than {MOST_VALUES} JSON values in a message") from None
     except ValueError as error:
         raise ProtocolError(f"the server sent a message that is not JSON: {error}") from None
     return _checked(answer)

@@ -164,8 +164,8 @@ class SocketStream(ByteStream):
         self._size = 0
         self._failure: OSError | None = None
         """Why nothing more comes."""
-        self._late = False
-        """Whether the last wait began after its end."""
+        self._late = -math.inf
+        """When a wait last began after its end."""
 
     def now(self) -> float:
         return time.monotonic()
@@ -195,15 +195,16 @@ class SocketStream(ByteStream):
         """Wait until something can be written, if something is to be, or has come, and read that.
 
         A thread that was stopped until the end was over looks once all the same: what it waits for may be there. Only
-        once, so that a server that trickles holds nobody.
+        once until an end that was still to come then, so that a server that trickles holds nobody.
         """
-        left = max(0.0, min(end, self._thread.end) - time.monotonic())
-        if not left and self._late:
-            raise TimeoutError
-        self._late = not left
+        end, now = min(end, self._thread.end), time.monotonic()
+        if end <= now:
+            if end <= self._late:
+                raise TimeoutError
+            self._late = now
         events = (select.POLLIN if self._size < MOST_UNREAD else 0) | (select.POLLOUT if self._out else 0)
         self._poll.register(self._socket, events)
-        found = self._poll.poll(left * 1000)
+        found = self._poll.poll(max(0.0, end - now) * 1000)
         if not found:
             raise TimeoutError
         if found[0][1] & ~select.POLLOUT:

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from shardhash.coordinator.bind import Bind
 from shardhash.coordinator.callers import Caller
-from shardhash.errors import InvalidRequestError, InvokeError
-from shardhash.wire.framing import count_values
+from shardhash.errors import InvalidRequestError, InvokeError, LimitError
+from shardhash.wire.framing import check_values
 from shardhash.wire.long_text import JsonPieces
 
 MOST_VALUES = 20_000
@@ -36,9 +36,12 @@ class Visit:
             raise InvalidRequestError("the body must be JSON, and say so: Content-Type: application/json")
         try:
             text = await self.request.read()
-            if count_values(text) > MOST_VALUES:  # they take 0.1 us each
-                raise InvalidRequestError(f"the body holds more than {MOST_VALUES} JSON values; send it as several")
+            check_values(text, MOST_VALUES)  # they take 0.1 us each
             value = orjson.loads(text)
+        except LimitError:
+            raise InvalidRequestError(
+                f"the body holds more than {MOST_VALUES} JSON values; send it as several"
+            ) from None
         except orjson.JSONDecodeError as error:
             raise InvalidRequestError(f"the body is not JSON: {error}") from None
         if not isinstance(value, dict):

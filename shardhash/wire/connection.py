@@ -35,7 +35,7 @@ from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
 from shardhash.wire import batch, jsontext
 from shardhash.wire.commands import COMMANDS, MOST_SMALL, Command, cut_details, describe_unknown, parse_request
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
-from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, count_values, encode_text, find_lines_end
+from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, encode_text, find_lines_end
 from shardhash.wire.incoming import IN_ONE_STEP, Incoming
 from shardhash.wire.limits import Limits
 from shardhash.wire.messages import Request
@@ -271,7 +271,7 @@ class ServerConnection:
         try:
             # Each value takes a byte or more, so the usual request passes without being counted. Pieces are counted.
             if len(text) > self.limits.values:
-                check_values(count_values(text), self.limits.values)
+                check_values(text, self.limits.values)
             message = jsontext.decode(text)
             if self._lines and isinstance(message, dict) and CHUNK_STREAM in message:
                 self._incoming = Incoming(self._commands, self.limits)

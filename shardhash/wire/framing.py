@@ -24,6 +24,8 @@ CHUNK_STREAM = "chunk-stream"
 DEFAULT_LINE_LIMIT = 4 * CHUNK_THRESHOLD
 """Holds any piece of 32767 characters: a character takes at most four bytes."""
 
+_AS_COMMAS = bytes.maketrans(b"[{", b",,")
+_NO_OUTLINE = bytes(sorted({*range(256)} - {*b'",[{'}))
 _ANNOUNCEMENT = b'{"chunk-stream": null}'
 ANNOUNCEMENT_LINE = _ANNOUNCEMENT + b"\n"
 
@@ -113,11 +115,9 @@ class LineSplitter:
 class ChunkAssembler:
     """Collects the pieces of one chunked message of at most `limit` bytes."""
 
-    __slots__ = ("_limit", "_message", "values")
+    __slots__ = ("_limit", "_message")
 
     def __init__(self, limit: int) -> None:
-        self.values = 0
-        """Commas and opening brackets so far."""
         self._limit = limit
         self._message = bytearray()  # not a list: pieces of a byte or two would cost thirty times their size
 
@@ -132,7 +132,6 @@ class ChunkAssembler:
             self._message.clear()
             raise LimitError(f"a message is longer than {self._limit} bytes", "message")
         self._message += pieces
-        self.values += count_values(pieces)
 
     def begin(self, size: int) -> bytes:
         """The first bytes."""
@@ -153,15 +152,44 @@ class ChunkAssembler:
         return None
 
 
-def count_values(text: bytes) -> int:
-    """No fewer than there are JSON values in a text, but for the first; 1 ms a MB."""
+def without_escapes(text: bytes) -> bytes:
+    """JSON of the same length in which each quote begins or ends a text."""
+    # Two steps, since a backslash that is escaped itself escapes nothing.
+    return text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
+
+
+class ValueCount:
+    """Counts the values of a JSON text, but for the first. It comes in parts, none of which cuts an escape in two."""
+
+    __slots__ = ("_most", "_quotes", "_values")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._quotes = self._values = 0
+
+    def add(self, plain: bytes, *, inside: bool = False) -> None:
+        """A part `without_escapes`; `inside`: it begins in a text. LimitError for more than `most`; 2 ms a MB.
+
+        A value has two texts at most, its name and itself, so that no more of them need be cut out, 40 ns each.
+        """
+        outline = plain.translate(_AS_COMMAS, _NO_OUTLINE)
+        self._quotes += outline.count(b'"')
+        if self._quotes <= 4 * self._most + 2:
+            self._values += sum(map(len, outline.split(b'"')[inside::2]))
+            if self._values <= self._most:
+                return
+        raise LimitError(f"a request holds more than {self._most} JSON values", "values")
+
+
+def check_values(text: bytes, most: int) -> None:
+    """Raise LimitError for a JSON text of more values than `most`, but for the first."""
+    if count_signs(text) > most:
+        ValueCount(most).add(without_escapes(text))
+
+
+def count_signs(text: bytes) -> int:
+    """Signs of values in JSON, one at least for each value but the first; texts may hold some, too. 1 ms a MB."""
     return sum(map(text.count, (b",", b"[", b"{")))
-
-
-def check_values(count: int, most: int) -> None:
-    """Raise LimitError for a request with more JSON values than `most`."""
-    if count > most:
-        raise LimitError(f"a request holds more than {most} JSON values", "values")
 
 
 def find_lines_end(text: bytes, start: int, end_line: bytes) -> tuple[int, int]:

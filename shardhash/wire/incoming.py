@@ -11,7 +11,7 @@ from typing import Any
 
 from shardhash.wire import jsontext
 from shardhash.wire.commands import MOST_SMALL, Command, Steps, begin_request, check_large
-from shardhash.wire.framing import ChunkAssembler, check_values
+from shardhash.wire.framing import ChunkAssembler, check_values, count_signs
 from shardhash.wire.limits import Limits
 from shardhash.wire.long_message import LongMessage
 from shardhash.wire.messages import Request
@@ -30,6 +30,9 @@ class Incoming:
         self._limits = limits
         self._short = ChunkAssembler(limits.message)
         self._long: LongMessage | None = None
+        self._signs = 0
+        self._next_check = limits.values
+        """Signs of values, of which some may be in texts, from which on these are counted. So it is done some times."""
         self.message: Any = None
         """The JSON value, from the first step on."""
         self.asked: tuple[Command, Request] | None = None
@@ -51,7 +54,10 @@ class Incoming:
             self._long.feed(part)
         elif self._short.size + len(part) <= MOST_SMALL:
             self._short.add(part)
-            check_values(self._short.values, self._limits.values)
+            self._signs += count_signs(part)
+            if self._signs > self._next_check:
+                self._next_check = 2 * self._signs
+                check_values(self._short.finish(), self._limits.values)
         else:
             begin = self._short.finish()
             check_large(self._commands, (begin + part[:_BEGIN])[:_BEGIN], self._limits.permissions)
@@ -62,7 +68,7 @@ class Incoming:
     def read_on(self) -> bool:
         """Take a step of reading the request, all of which is here; whether it was the last. InvalidRequestError."""
         if self.message is None:
-            self.message = jsontext.decode(self._short.finish()) if self._long is None else self._long.finish()
+            self.message = self._finish_short() if self._long is None else self._long.finish()
             self._begun = begin_request(self._commands, self.message)
             if self.size > IN_ONE_STEP:
                 return False
@@ -77,3 +83,8 @@ class Incoming:
             self.asked = command, end.value
             return True
         return False
+
+    def _finish_short(self) -> Any:
+        text = self._short.finish()
+        check_values(text, self._limits.values)
+        return jsontext.decode(text)

@@ -24,7 +24,7 @@ import orjson
 
 from shardhash.errors import InvalidRequestError, LimitError
 from shardhash.wire import jsontext
-from shardhash.wire.framing import check_values, count_values
+from shardhash.wire.framing import ValueCount, without_escapes
 from shardhash.wire.long_text import PART, LongText, character_end
 from shardhash.wire.rows import SIGINFO
 
@@ -49,8 +49,7 @@ class LongMessage:
         """`most`: bytes of the whole; `most_values`: JSON values of what is left of it."""
         self.size = 0
         self._most = most
-        self._most_values = most_values
-        self._values = 0
+        self._values = ValueCount(most_values)
         self._buffer = bytearray()
         self._rest = bytearray()
         self._inside = False
@@ -84,8 +83,7 @@ class LongMessage:
         return message
 
     def _take(self, block: bytes) -> None:
-        # Two steps, since a backslash that is escaped itself escapes nothing.
-        plain = block.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in block else block
+        plain = without_escapes(block)
         if self._parts is not None or self._cut_off:
             end = plain.find(b'"')
             if self._parts is not None:
@@ -97,6 +95,7 @@ class LongMessage:
         elif self._inside and b'"' not in plain:
             self._open(block)
             return
+        self._values.add(plain, inside=self._inside)
         quotes = plain.count(b'"')
         if quotes:
             self._inside ^= bool(quotes & 1)
@@ -105,8 +104,6 @@ class LongMessage:
 
     def _keep(self, block: bytes) -> None:
         self._rest += block
-        self._values += count_values(block)
-        check_values(self._values, self._most_values)
         if len(self._rest) > MOST_REST:
             what = f"without the {SIGINFO} of reports"
             raise InvalidRequestError(f"a request has at most {MOST_REST >> 10} KiB {what}; send it as several")

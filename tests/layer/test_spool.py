@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,43 @@ def test_failures_keep_the_reports(tmp_path: Path) -> None:
         add_many(spool, number, 1)
     assert [item["taskhash"] for item in taken(spool)] == ["t0", "t1", "t2", "t3", "t4"]
     assert taken(spool) == []
+
+
+def test_a_report_at_which_the_server_closes_holds_up_no_other(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "a:1")
+    add_many(spool, 0, 3 * spool_module.TOGETHER)
+    stored: list[str] = []
+    tried: list[int] = []
+
+    def send(reports: Sequence[Mapping[str, Any]]) -> None:
+        assert all("tries" not in one for one in reports)
+        tried.append(len(reports))
+        if "t5" in [one["taskhash"] for one in reports]:
+            raise ConnectionError("cannot ask") from ConnectionResetError("closed")
+        stored.extend(one["taskhash"] for one in reports)
+
+    for _ in range(spool_module.MOST_TRIES):
+        with pytest.raises(ConnectionError):
+            spool.send(send)
+    assert spool.send(send) == 0, "given up"
+    assert sorted(stored) == sorted(f"t{number}" for number in range(300) if number != 5)
+    assert tried == [100, 100, 100, 1, 1, 1, 1, 1, 1, *[1] * 94, 1, 1, 1]
+
+
+def test_a_server_that_is_away_costs_no_try(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "a:1")
+    add_many(spool, 0, 2 * spool_module.TOGETHER)
+    stored: list[str] = []
+
+    def send(reports: Sequence[Mapping[str, Any]]) -> None:
+        if stored:
+            raise ConnectionError("cannot ask") from ConnectionRefusedError()
+        stored.extend(one["taskhash"] for one in reports)
+
+    for _ in range(2 * spool_module.MOST_TRIES):
+        with pytest.raises(ConnectionError):
+            spool.send(send)
+    assert len(taken(spool)) == spool_module.TOGETHER
 
 
 def test_each_server_has_its_own(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ VARIANTS = 4
 """Guesses for a task that a server gives at most."""
 BLOCK = 16384
 """Hashes in one request of a native batch."""
-JSON_BLOCK = 8192
-"""The same of a batch in JSON, of which servers take 768 KiB and 16,000 hashes."""
+JSON_BLOCK = 5000
+"""The same, of up to 128 digits, of a batch in JSON, of which servers take 768 KiB."""
 _REFUSAL = b'{"invoke-error"'
 _ANSWER_SIZE = 100
 """Bytes that a question and its answer take, about."""

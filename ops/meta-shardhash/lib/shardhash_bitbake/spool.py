@@ -3,6 +3,9 @@
 A report a line, as JSON, in a file for each server beside BitBake's own cache. Tasks append to it side by side; one
 process at a time sends what is there. A report may be sent twice, which does no harm, or be lost when the machine
 crashes or the file is full: it only costs a later build what this one would have saved it.
+
+A server may close the connection at one report. Those that it may have been are sent behind all others from then on,
+each by itself, and given up after some tries, so that they hold up nobody for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ LIMIT = 16 * 1024 * 1024
 """Bytes that a spool may take."""
 SIGINFO_LIMIT = 64 * 1024
 """Letters of a siginfo that is kept with its report."""
+
+TOGETHER = 100
+"""Reports that are sent in one go."""
+MOST_TRIES = 5
+"""How often a report is sent to a server that closes the connection at it."""
+_TRIES = "tries"
+"""What a line has beside the report's columns: how often that was."""
 
 Report = Mapping[str, Any]
 
@@ -82,11 +92,30 @@ class Spool:
     def _send_file(self, send: Callable[[Sequence[Report]], object]) -> int:
         if not self._sending.exists():
             return 0
-        reports = list(_parse(self._sending.read_bytes()))
-        if reports:
-            send(reports)
+        reports = sorted(_parse(self._sending.read_bytes()), key=_tries)
+        sent = 0
+        while sent < len(reports):
+            count = 1 if _tries(reports[sent]) else TOGETHER
+            some = [one for one in reports[sent : sent + count] if _tries(one) == _tries(reports[sent])]
+            try:
+                send([{name: value for name, value in one.items() if name != _TRIES} for one in some])
+            except ConnectionError as error:
+                rest = reports[sent + len(some) :]
+                if isinstance(error.__cause__ or error, ConnectionResetError):
+                    again = [{**one, _TRIES: _tries(one) + 1} for one in some]
+                    self._rewrite(rest + [one for one in again if _tries(one) < MOST_TRIES])
+                else:
+                    self._rewrite([*some, *rest])
+                raise
+            sent += len(some)
         self._sending.unlink()
-        return len(reports)
+        return sent
+
+    def _rewrite(self, reports: Sequence[Report]) -> None:
+        """What is left to be sent."""
+        new = self._sending.with_suffix(".rest")
+        new.write_bytes(b"".join(json.dumps(report).encode() + b"\n" for report in reports))
+        new.replace(self._sending)
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
@@ -106,6 +135,10 @@ class Spool:
     def _ends_a_line(file: BinaryIO, size: int) -> bool:
         file.seek(size - 1)
         return file.read(1) == b"\n"
+
+
+def _tries(report: Report) -> int:
+    return int(report.get(_TRIES, 0))
 
 
 def _parse(data: bytes) -> Iterator[Report]:
