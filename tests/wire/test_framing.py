@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from shardhash.wire.framing import (
     ChunkAssembler,
     LineBuffer,
     LineSplitter,
+    check_values,
     encode_json,
 )
 
@@ -131,3 +135,34 @@ def test_chunks_over_the_limit() -> None:
     with pytest.raises(LimitError, match="longer than 5 bytes"):
         assembler.feed(b"6")
     assert not assembler._message
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text('",[{\\]}: ax\u00e9\n'),
+    lambda values: st.lists(values) | st.dictionaries(st.text('",[{\\x'), values),
+    max_leaves=20,
+)
+"""Values whose texts look like more of them."""
+
+
+def commas_and_brackets(value: Any) -> int:
+    """Those of its JSON outside of texts: as many as there are values, but for the first, and one for what is empty."""
+    if not isinstance(value, list | dict):
+        return 0
+    values = list(value.values()) if isinstance(value, dict) else value
+    return max(1, len(values)) + sum(map(commas_and_brackets, values))
+
+
+@given(JSON, st.booleans())
+def test_values_are_counted_outside_of_texts(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only).encode()
+    count = commas_and_brackets(value)
+    check_values(text, count)
+    if count:
+        with pytest.raises(LimitError, match=f"more than {count - 1} JSON values"):
+            check_values(text, count - 1)
+
+
+def test_what_is_no_json_has_too_many_texts() -> None:
+    with pytest.raises(LimitError):
+        check_values(b'"," ' * 100, 40)

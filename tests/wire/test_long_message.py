@@ -152,6 +152,11 @@ def test_limits() -> None:
     assert whole(read(json.dumps({"report": {"outhash_siginfo": siginfo}}).encode(), most_values=70_000)) == {
         "report": {"outhash_siginfo": siginfo}
     }, "the commas of a long text are no values"
+    rows = [{"outhash_siginfo": ", [{" * 5_000, "PN": str(number)} for number in range(10)]
+    text = json.dumps({"report-batch": {"reports": rows}}, separators=(",", ":")).encode()
+    assert whole(read(text, most_values=32))["report-batch"]["reports"] == rows
+    with pytest.raises(LimitError, match="more than 31 JSON values"):
+        read(text, most_values=31)
 
 
 @given(st.text(max_size=400), st.integers(4, 50))
