@@ -19,6 +19,10 @@ class ConfigError(ShardhashError):
     """A setting, address or data directory cannot be used as given."""
 
 
+class InUseError(ConfigError):
+    """Another process serves or changes the data directory."""
+
+
 class DamagedShardError(ConfigError):
     """A shard of the data directory is damaged, so that the server cannot start; the worker's log says where."""
 

@@ -118,7 +118,7 @@ class Option:
                 plain = text if self.convert is str else text.strip()
                 return Value(self._convert(text.split() if self.repeatable else plain, variable), variable)
         if file is not None and self.in_file and self.key in file.values:
-            origin = f"{file.name}: {self.key}"
+            origin = f"{file.place(self.key)}: {self.key}"
             return Value(self._from_file(file.values[self.key], origin), file.name)
         return Value(self.default(environment) if callable(self.default) else self.default, DEFAULT)
 

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,20 @@ class File:
 
     name: str
     values: Mapping[str, Any]
+    text: str = field(default="", repr=False)
+
+    def place(self, key: str) -> str:
+        """Where a key stands, for a message: the file, and the line if it is found."""
+        pattern = rf"""^[ \t]*\[?["']?{re.escape(key)}["']?\]?[ \t]*(=|#|$)"""
+        found = re.search(pattern, self.text, re.MULTILINE)
+        if found is None:
+            return self.name
+        return f"{self.name}: line {len(self.text[: found.start()].splitlines()) + 1}"
 
     def unknown(self, known: Mapping[str, Sequence[str]]) -> list[str]:
         """A text for each key that is not in `known`, which maps keys to their variables."""
         return [
-            f"{self.name}: {key} is not a setting{_hint(key, found, known)}"
+            f"{self.place(key)}: {key} is not a setting{_hint(key, found, known)}"
             for key, found in self.values.items()
             if key not in known
         ]
@@ -56,7 +66,7 @@ def read_file(path: Path) -> File:
     except OSError as error:
         raise ConfigError(f"{path}: the settings cannot be read: {error.strerror or error}") from None
     try:
-        return File(str(path), tomllib.loads(text))
+        return File(str(path), tomllib.loads(text), text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f'{path}: this is no TOML: {error}; write KEY = "TEXT", KEY = NUMBER or KEY = true') from None
 

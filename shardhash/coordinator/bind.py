@@ -51,15 +51,16 @@ class Bind:
     @property
     def anonymous(self) -> Identity:
         """The identity of anonymous users of this address."""
-        return Identity(None, self.anon_perms, f"; {self.how_to_give_more()}" if self.cautious else "")
-
-    def how_to_give_more(self) -> str:
-        """The option that gives anonymous users more, where `cautious` reduced their permissions."""
-        more = "+".join(sorted(ANONYMOUS_DEFAULT))
-        return (
-            f"others than this machine reach {self.address}: log in, or have the server give anonymous users more by"
-            f" --bind '{self.address},anon={more}'"
+        hint = (
+            f"; others than this machine reach {self.address}: log in, or have the server give anonymous users more by"
+            f" {self.option_for_more}"
         )
+        return Identity(None, self.anon_perms, hint if self.cautious else "")
+
+    @property
+    def option_for_more(self) -> str:
+        """The option that gives anonymous users what `cautious` took from them."""
+        return f"--bind '{self.address},anon={'+'.join(sorted(ANONYMOUS_DEFAULT))}'"
 
     @property
     def local(self) -> bool:

@@ -32,6 +32,7 @@ SHARED = (
 OF_ONE = tuple(name for name in SHARED if name.startswith(("peer_", "user_")))
 """Those of them of one host or user."""
 _CONVERT = {"count": options.whole(1, 1_000_000_000), "size": options.size, "room": _room, "time": options.seconds}
+_FORMS = {"count": "NUMBER", "size": "SIZE", "room": "SIZE", "time": "TIME"}
 
 
 def _limit(default: float, public: float, kind: str, about: str) -> Any:
@@ -118,9 +119,11 @@ def choose(given: Iterable[str], *, public: bool = False, **others: float) -> Se
 
 def parse(text: str) -> tuple[str, float]:
     """The name and value of a limit in NAME=VALUE. Raises ConfigError."""
-    name, equals, value = text.partition("=")
+    name, _, value = text.partition("=")
     for each in fields(ServerLimits):
-        if each.name == name and equals:
+        if each.name == name:
+            if not value.strip():
+                raise ConfigError(f"{name} needs a value: {name}={_FORMS[each.metadata['kind']]}")
             try:
                 return name, _CONVERT[each.metadata["kind"]](value)
             except ConfigError as error:

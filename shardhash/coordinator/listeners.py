@@ -30,7 +30,7 @@ from shardhash.coordinator.output import Output
 from shardhash.coordinator.proxies import Proxies
 from shardhash.coordinator.services import Services
 from shardhash.coordinator.session import Session
-from shardhash.coordinator.sockets import bind_tcp, bind_unix
+from shardhash.coordinator.sockets import bind_tcp, bind_unix, refusal
 from shardhash.coordinator.tls import ServerTls, name_in_certificate
 from shardhash.coordinator.transports.line import LineProtocol
 from shardhash.coordinator.transports.watched import WatchedProtocol
@@ -141,7 +141,7 @@ class Listeners:
                 return [raw]
             return await bind_tcp(address)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+            raise refusal(address, error) from None
 
     def set_rules(self, binds: Sequence[Bind], limits: ServerLimits, proxies: Proxies | None = None) -> list[str]:
         """Take over rules of the open addresses at once, and limits for connections to come.

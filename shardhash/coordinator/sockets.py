@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from shardhash.errors import ConfigError
 from shardhash.wire.address import Address
+
+PRIVILEGED = 1024
+"""Ports below it are for the privileged, unless the machine says otherwise."""
+
+
+async def check_free(addresses: Iterable[Address]) -> None:
+    """Raise ConfigError for a TCP address that cannot be bound. Nothing stays bound."""
+    for address in addresses:
+        try:
+            for raw in await bind_tcp(address) if address.kind != "unix" else ():
+                raw.close()
+        except OSError as error:
+            raise refusal(address, error) from None
+
+
+def refusal(address: Address, error: OSError) -> ConfigError:
+    """The error that says why an address cannot be bound, and what to do about it."""
+    text, port, folder = error.strerror or str(error), address.port, Path(address.path).parent
+    if address.kind == "unix" and isinstance(error, FileNotFoundError | PermissionError):
+        text += (
+            f"; {'make the folder' if isinstance(error, FileNotFoundError) else 'let this user write into'} {folder}"
+        )
+    elif error.errno == errno.EADDRINUSE:
+        text += f"; stop what listens there (ss -ltnp 'sport = :{port}' shows it), or give another port"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        text += "; give an address of this machine (ip address shows them)"
+    elif isinstance(error, PermissionError) and port < PRIVILEGED:
+        text += (
+            f"; ports below {PRIVILEGED} need the capability CAP_NET_BIND_SERVICE or a socket unit of systemd; give"
+            " another port, or one of these"
+        )
+    return ConfigError(f"cannot listen on {address}: {text}")
 
 
 def bind_unix(path: Path) -> tuple[socket.socket, int]:

@@ -171,7 +171,7 @@ class Users:
         async with self._changes:
             applied = await self._store.get_entry(*_APPLIED)
             if applied is not None and applied["username"] == username and await self._matches(applied, password):
-                await self._tell_of_administrator(username)
+                await self._tell_of_administrator(username, applied)
                 return
             before = await self._store.get_entry(USER, username)
             if before is not None and ALL not in before["permissions"]:
@@ -186,13 +186,15 @@ class Users:
             await self._store.set_entry(USER, username, entry)
             await self._store.set_entry(*_APPLIED, entry | {"username": username})
 
-    async def _tell_of_administrator(self, username: str) -> None:
-        if await self._store.get_entry(USER, username) is None:
-            log.warning(
-                "the configured administrator %s was deleted and is not made again; configure another password to have"
-                " it made",
-                username,
-            )
+    async def _tell_of_administrator(self, username: str, applied: UserEntry) -> None:
+        entry = await self._store.get_entry(USER, username)
+        if entry is None:
+            what = "was deleted and is not made again; configure another password to have it made"
+        elif not _same_login(entry, applied):
+            what = "got a token since, so the configured password is refused; use the token, or configure another one"
+        else:
+            return
+        log.warning("the configured administrator %s %s", username, what)
 
     # --------------------------------------------------------------------------------------- other servers
 

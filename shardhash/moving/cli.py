@@ -7,9 +7,11 @@ conflicts; 1: not done, and nothing has changed; 2: called wrongly.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
 from shardhash.base.secrets import PASSWORD, password_of
+from shardhash.base.timestamps import to_iso
 from shardhash.moving.report import describe, to_json
 from shardhash.moving.times import name_of_zone, to_zone
 
@@ -68,7 +71,8 @@ def import_(arguments: Sequence[str]) -> int:
     if not given.sources:
         known.parser.error("SOURCE is missing: the file or URL that the old server's --database (HASHSERVER_DB) names")
     from shardhash.moving.importing import Wish, import_into
-    from shardhash.moving.reading import to_source
+    from shardhash.moving.reading import sqlite_path, to_source
+    from shardhash.shard.directory.imported import note_imports
     from shardhash.shard.storage.filesystem import OsFileSystem
 
     if given.address is not None and any(word.partition("=")[0] == "--data" for word in arguments):
@@ -82,6 +86,9 @@ def import_(arguments: Sequence[str]) -> int:
         else:
             shards = given.workers or default_workers()
             reports = import_into(OsFileSystem(), given.data, shards, wish, telling())
+            files = [path for path in map(sqlite_path, given.sources) if path is not None]
+            with contextlib.suppress(OSError):  # then the next start says more than it need
+                note_imports(OsFileSystem(), given.data, files, to_iso(time.time_ns() // 1000, "seconds"))
         if given.json:
             print(json.dumps(to_json(reports, name_of_zone(given.source_timezone))))
         else:

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -52,8 +53,8 @@ async def serve(
     stop_signals: StopSignals,
     reload: Reload,
     manager: ServiceManager,
-) -> None:
-    """Serve until one of the signals; `manager` is told how it goes.
+) -> float:
+    """Serve until one of the signals; `manager` is told how it goes. Returns when the stop began, monotonic seconds.
 
     Raises ConfigError when what keeps the hashes, or an address, cannot be had.
     """
@@ -70,7 +71,7 @@ async def serve(
         if stop.is_set():
             starting.cancel()
             await asyncio.wait([starting])
-            return
+            return time.monotonic()
         store = starting.result()
         tls = None if settings.tls is None else ServerTls(settings.tls)
         services = Services(
@@ -108,6 +109,7 @@ async def serve(
         await stop.wait()
         manager.tell(STOPPING="1", STATUS="stopping")
         log.info("stopping")
+        return time.monotonic()
 
 
 def _watch_data(data: Path, services: Services, background: BackgroundTasks, running: AsyncExitStack) -> None:
@@ -190,11 +192,11 @@ async def _reload_settings(reload: Reload, hangup: asyncio.Event, manager: Servi
 
 def _announce(address: str, bind: Bind) -> None:
     """Print the addresses that the server answers on, for scripts; log them with the permissions there."""
-    rule = "read-only, " if bind.read_only else ""
-    rights = " ".join(sorted(bind.anon_perms)) or "@none"
-    log.info("listening on %s: %sanonymous users hold %s", address, rule, rights)
-    if bind.cautious and not bind.read_only:
-        log.info("%s has fewer rights for anonymous users than local addresses: %s", address, bind.how_to_give_more())
+    if bind.read_only:
+        rights = f"read-only, anonymous users {'only look up' if bind.anon_perms else 'must log in'}"
+    else:
+        rights = f"anonymous users hold {' '.join(sorted(bind.anon_perms)) or '@none'}"
+    log.info("listening on %s: %s", address, rights)
     try:
         sys.stdout.write(f"listening on {address}\n")
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shardhash.base import options
 from shardhash.base.command_line import parser_of
-from shardhash.base.options import DATABASE, Options
+from shardhash.base.options import DATABASE, Option, Options, Value
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import File, find_file
 from shardhash.coordinator import limits
@@ -22,6 +22,7 @@ from shardhash.server.option_table import SECRETS, TABLE
 from shardhash.server.reference_database import check_database, describe_database
 from shardhash.server.settings import Configuration, Settings
 from shardhash.server.sizing import choose_sizes
+from shardhash.shard.directory.imported import time_of_import
 from shardhash.stores.chained.settings import UpstreamSettings
 
 OTHER_VARIABLES = (
@@ -117,9 +118,18 @@ def read_configuration(known: Options, flags: argparse.Namespace, environment: M
     """What flags, environment, file and defaults say together. Raises ConfigError with everything that is wrong."""
     file = find_file(environment, flags.config)
     values = known.resolve(flags, environment, file)
-    remarks = known.unknown_variables(environment, OTHER_VARIABLES)
+    sources = {name: _source(known[name], found, file) for name, found in values.items() if found.value}
+    _check_administrator(sources)
+    remarks = [*known.unknown_variables(environment, OTHER_VARIABLES), *_ignored(sources)]
     given = argparse.Namespace(**{name: found.value for name, found in values.items()})
     return Configuration(values, settings_of(given, remarks, file))
+
+
+def _source(one: Option, found: Value, file: File | None) -> str:
+    """How a message calls what gave a value. Flags with a secret became variables (`hide_secrets`)."""
+    if file is not None and found.source == file.name:
+        return f"{file.place(one.key)}: {one.key}"
+    return f"{one.flag} ({found.source})" if one.secret and found.source in one.variables else found.source
 
 
 def server_options(command: str, description: str, epilog: str) -> Options:
@@ -131,6 +141,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
     """The settings that the values of all options make together. Raises ConfigError when they contradict each other."""
     data, notices = _data(given)
     sizes = choose_sizes(given, data)
+    imported, not_imported = _stock_database(given, data)
     if file is not None:
         notices = (f"{len(file.values)} settings are in {file.name}", *notices)
     return Settings(
@@ -164,8 +175,8 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
         log_format=given.log_format,
         slow=given.slow,
         trust_proxies=tuple(given.trust_proxy),
-        notices=(*notices, *sizes.notices()),
-        remarks=(*remarks, *_stock_remarks(given, data)),
+        notices=(*notices, *sizes.notices(), *imported),
+        remarks=(*remarks, *not_imported),
     )
 
 
@@ -190,18 +201,42 @@ def _check_store(given: argparse.Namespace) -> None:
             raise ConfigError(f"--store keeps everything in a database, and {flag} says otherwise; give one of them")
 
 
-def _stock_remarks(given: argparse.Namespace, data: Path | None) -> list[str]:
-    """What to tell those who moved their settings here from the stock server."""
-    remarks: list[str] = []
-    if given.store:
-        return remarks
-    if given.database and (found := describe_database(Path(given.database))) is not None:
-        command = shlex.join(["shardhash", "import", given.database, "--data", str(data)])
-        bring = f"to bring what is in it, stop this server and: {command}" if data else "nothing in it is served here"
-        remarks.append(f"{found}; it is left as it is. Data is kept in {data or 'memory'}; {bring}")
-    if given.db_username or given.db_password:
-        remarks.append("--db-username and --db-password are for databases, which shardhash does not use")
-    return remarks
+def _stock_database(given: argparse.Namespace, data: Path | None) -> tuple[list[str], list[str]]:
+    """Notices and warnings about the stock server's file, for those who moved their settings here."""
+    if given.store or not given.database:
+        return [], []
+    path = Path(given.database)
+    if data is not None and (when := time_of_import(data, path)):
+        return [f"{path} of the stock server was imported into {data} at {when}; it is not read any more"], []
+    found = describe_database(path)
+    if found is None:
+        return [], []
+    command = shlex.join(["shardhash", "import", given.database, "--data", str(data)])
+    bring = f"to bring what is in it, stop this server and: {command}" if data else "nothing in it is served here"
+    return [], [f"{found}; it is left as it is. Data is kept in {data or 'memory'}; {bring}"]
+
+
+def _ignored(sources: Mapping[str, str]) -> list[str]:
+    """What to tell those who give the user of a database; `sources` of the options that were given."""
+    given = " and ".join(sources[name] for name in ("db_username", "db_password") if name in sources)
+    why = "ignored here, only `shardhash import` and `export` take that; the database of --store has its user in the"
+    return [f"{given}: {why} URL and its password in ~/.pgpass or PGPASSFILE"] if given else []
+
+
+def _check_administrator(sources: Mapping[str, str]) -> None:
+    """Raise ConfigError when an administrator has no name or no password; `sources` of the options that were given."""
+    user = sources.get("admin_user")
+    password = sources.get("admin_password") or sources.get("admin_password_file")
+    if user and not password:
+        raise ConfigError(
+            f"{user} names an administrator without a password; give one by --admin-password-file FILE or"
+            " SHARDHASH_ADMIN_PASSWORD as well"
+        )
+    if password and not user:
+        raise ConfigError(
+            f"{password} gives the password of an administrator without a name; give it by --admin-user NAME or"
+            " SHARDHASH_ADMIN_USER as well"
+        )
 
 
 def _upstream(given: argparse.Namespace) -> UpstreamSettings | None:
@@ -246,8 +281,10 @@ def _first_line(flag: str, name: str | None) -> str | None:
         return None
     try:
         lines = Path(name).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{flag}: cannot read {name}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{flag}: cannot read {name}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{flag}: {name} is no text in UTF-8") from None
     if not lines or not lines[0]:
         raise ConfigError(f"{flag}: the first line of {name} is empty")
     return lines[0]

@@ -65,6 +65,7 @@ _LISTENING = (
     ),
     switch(
         "--reuseport",
+        "HASHSERVER_REUSEPORT",
         in_file=False,
         help="accepted and ignored, for units of the stock server; workers share one address here anyway",
     ),

@@ -99,6 +99,10 @@ class PassedSockets:
         self._left = [raw for raw in self._left if raw not in taken]
         return taken
 
+    def has(self, address: Address) -> bool:
+        """Whether there is one for an address to bind."""
+        return any(_is_at(raw, address) for raw in self._left)
+
     def close(self) -> list[str]:
         """Close those that no address takes; where they listened."""
         places = [_place(raw) for raw in self._left]

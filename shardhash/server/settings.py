@@ -101,9 +101,6 @@ class Settings:
                 "an upstream and read-only do not go together: what the upstream knows could not be stored here;"
                 " leave one of them out, or let clients read from the upstream itself"
             )
-        if bool(self.admin_user) != bool(self.admin_password):
-            given, missing = ("user", "password") if self.admin_user else ("password", "user")
-            raise ConfigError(f"an admin {given} is given without an admin {missing}; give both or neither")
 
     @property
     def forward(self) -> bool:
@@ -180,6 +177,13 @@ def _warning_of(bind: Bind) -> str:
             f" users hold {DB_ADMIN} there. Unless everyone on that network is trusted, bind"
             f" '{bind.address},anon=@read+@report', or '...,anon=@read' if builders log in, or give --anon-perms, and"
             " create users with --admin-user"
+        )
+    if bind.cautious:
+        return (
+            f"{bind.address} is reached by others than this machine, so anonymous users get"
+            f" {' '.join(sorted(bind.anon_perms))} there, without the {DB_ADMIN} that the stock server gives them. For"
+            f" less, where only those who log in may report: --bind '{bind.address},anon=@read'. For more, where"
+            f" everyone who reaches it may also delete: {bind.option_for_more}"
         )
     if REPORT in bind.anon_perms:
         return (

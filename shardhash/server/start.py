@@ -6,16 +6,19 @@ half the time.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from shardhash.base import descriptors
 from shardhash.base.malloc import keep_buffers
-from shardhash.errors import ConfigError, DamagedShardError, DamageError, ShardhashError
+from shardhash.coordinator.sockets import check_free
+from shardhash.errors import ConfigError, DamagedShardError, DamageError, InUseError, ShardhashError, StorageError
 from shardhash.link import messages
 from shardhash.link.worker_options import WorkerOptions
 from shardhash.server.coordinator_process import open_log, prepare_process
@@ -47,6 +50,7 @@ def run(settings: Settings, reload: Reload) -> int:
     try:
         with ExitStack() as held:
             manager = ServiceManager(os.environ)
+            _check_addresses(settings, manager)
             locks = _lock_data(settings, held)
             manifest = _prepare_data(settings, manager.tell_progress)
             start = partial(_start_worker, worker_options(settings, manifest).arguments(), locks)
@@ -62,16 +66,21 @@ def run(settings: Settings, reload: Reload) -> int:
 
             keep_buffers()
             workers = Workers(processes, start, partial(_clear_up, settings, manifest))
-            uvloop.run(serve(settings, workers, stop_signals, reload, manager))
+            began = uvloop.run(serve(settings, workers, stop_signals, reload, manager))
+    except SystemExit:  # a signal that came early
+        log.info("stopped")
+        raise
     except (DamageError, DamagedShardError) as error:
         log.error("%s", error)
         return messages.EXIT_DAMAGED  # a service manager is not to try again
-    except ConfigError as error:
+    except (ConfigError, StorageError) as error:
         log.error("%s", error)
         return 1
     except ShardhashError:
         log.exception("the server cannot go on")
         return 1
+    took = time.monotonic() - began
+    log.info("stopped%s", f" after {took:.1f} s" if took > 1 else "")
     return 0
 
 
@@ -96,9 +105,20 @@ def _first_start(start: Callable[[int], WorkerProcess], shard: int) -> WorkerPro
         return start(shard)
     except OSError as error:
         raise ConfigError(
-            f"worker process {shard} cannot be started: {error}. Its socket lies in a new folder in TMPDIR"
-            f" ({os.environ.get('TMPDIR', '/tmp')}); see that there is room, and that the server may write there"
+            f"worker process {shard} cannot be started: {error.strerror or error}. Its socket lies in a new folder in"
+            f" TMPDIR ({os.environ.get('TMPDIR', '/tmp')}); see that there is room, and that the server may write there"
         ) from None
+
+
+def _check_addresses(settings: Settings, manager: ServiceManager) -> None:
+    """Raise ConfigError for an address that cannot be had, before a data directory is made for nothing.
+
+    Of one that is there already its lock says more: who serves it.
+    """
+    if settings.data is None or os.access(settings.data, os.F_OK):
+        return
+    binds = [*settings.binds, *([settings.http] if settings.http is not None else [])]
+    asyncio.run(check_free(bind.address for bind in binds if not manager.sockets.has(bind.address)))
 
 
 def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
@@ -108,7 +128,7 @@ def _lock_data(settings: Settings, held: ExitStack) -> list[int]:
     make_directory(OsFileSystem(), settings.data)
     try:
         return held.enter_context(lock_directory(settings.data))
-    except ConfigError as error:
+    except InUseError as error:
         raise ConfigError(f"{error}, or let that server listen here too: --bind A --bind B,read-only") from None
 
 

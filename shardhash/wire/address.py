@@ -8,7 +8,7 @@
 ``wss://HOST[:PORT][/path]``    wss    WebSocket over TLS (port 443 unless given)
 ==============================  =====  ==================================================================
 
-To bind, an empty host means all interfaces and port 0 any free port, and options may follow, each after a
+To bind, an empty host means all interfaces and port 0 any free port, and rules may follow, each after a
 comma: ``read-only``, and ``anon=PERMISSION+PERMISSION`` for what anonymous clients of this address may do::
 
     ws://0.0.0.0:8686,anon=@read        unix:///run/shardhash.sock        :8484,read-only
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # elsewhere it is imported where it is needed: clients hardly
 Kind: TypeAlias = Literal["unix", "tcp", "tls", "ws", "wss"]
 
 _FORMS = "write unix://PATH, HOST:PORT, [V6]:PORT, tls://HOST:PORT, ws://HOST:PORT[/path] or wss://HOST:PORT[/path]"
-_BIND_OPTIONS = ("read-only", "anon")
+_RULES = "the rules are read-only and anon=PERMISSIONS"
 
 
 class Address(NamedTuple):
@@ -82,24 +82,25 @@ def parse_address(text: str) -> Address:
 
 
 def parse_bind(text: str) -> tuple[Address, dict[str, str]]:
-    """The address to listen on, and its options: ``{"read-only": "", "anon": "@read @report"}``, each if given.
+    """The address to listen on, and its rules: ``{"read-only": "", "anon": "@read @report"}``, each if given.
 
     Permissions are separated by single spaces, and not checked here. Raises ConfigError.
     """
-    place, *options = text.split(",")
-    return _parse(place.strip()), dict(_parse_option(option.strip(), text) for option in options)
+    place, *rules = text.split(",")
+    return _parse(place.strip()), dict(_parse_rule(rule.strip(), text) for rule in rules)
 
 
-def _parse_option(option: str, text: str) -> tuple[str, str]:
-    name, equals, value = option.partition("=")
+def _parse_rule(rule: str, text: str) -> tuple[str, str]:
+    name, equals, value = rule.partition("=")
     if name == "read-only" and not equals:
         return name, ""
     permissions = " ".join(value.replace("+", " ").split())
     if name == "anon" and permissions:
         return name, permissions
-    known = ", ".join(_BIND_OPTIONS)
+    several = "; several addresses are separated by spaces, and on a command line each has its own --bind"
+    other = f"{_RULES}{several if ':' in rule else ''}"
     hint = {"read-only": "read-only takes no value", "anon": "say anon=@read, or anon=@none for nothing"}
-    raise ConfigError(f"bind address {text!r}: option {option!r}: {hint.get(name, f'the options are {known}')}")
+    raise ConfigError(f"bind address {text!r}: rule {rule!r}: {hint.get(name, other)}")
 
 
 def _parse(text: str) -> Address:

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 
 from shardhash.errors import InvalidRequestError, LimitError, ProtocolError
-from shardhash.wire import batch, jsontext
+from shardhash.wire import batch, framing, jsontext
 from shardhash.wire.commands import COMMANDS, MOST_SMALL, Command, cut_details, describe_unknown, parse_request
 from shardhash.wire.events import Asked, BatchAsked, Ended, Event, Refused, Send, StreamEnd, StreamLines
 from shardhash.wire.framing import CHUNK_STREAM, LineBuffer, check_values, encode_text, find_lines_end
@@ -236,9 +236,9 @@ class ServerConnection:
                 self._receive_protocol(line)
 
     def _receive_protocol(self, line: bytes) -> None:
-        words = tuple(line.decode("utf-8", "replace").split())
-        if words != PROTOCOL:
-            raise ProtocolError(f"the first line is {line[:80]!r}, not {' '.join(PROTOCOL)!r}")
+        if tuple(line.decode("utf-8", "replace").split()) != PROTOCOL:
+            hint = "; browsers and ws:// clients need a --bind ws://HOST:PORT" if b" HTTP/1." in line else ""
+            raise ProtocolError(f"the first line is {framing.shown(line)}, not {' '.join(PROTOCOL)!r}{hint}")
         self._state = _State.HEADERS
 
     def _receive_header(self, line: bytes) -> None:
@@ -252,7 +252,7 @@ class ServerConnection:
             raise LimitError(text, "headers")
         tag, colon, value = line.decode("utf-8", "replace").partition(":")
         if not colon:
-            raise ProtocolError(f"header line {line[:80]!r} has no colon")
+            raise ProtocolError(f"header line {framing.shown(line)} has no colon")
         if tag.strip().lower() == NEEDS_HEADERS:
             self._wants_headers = value.strip().lower() == "true"
 

@@ -30,6 +30,11 @@ _ANNOUNCEMENT = b'{"chunk-stream": null}'
 ANNOUNCEMENT_LINE = _ANNOUNCEMENT + b"\n"
 
 
+def shown(line: bytes) -> str:
+    """The beginning of a peer's line for a message: text in quotes, with escapes."""
+    return repr(line[:80].decode("utf-8", "replace"))
+
+
 class LineBuffer:
     """Cuts bytes, however they arrive, after whole lines of at most `limit` bytes (newlines not counted)."""
 

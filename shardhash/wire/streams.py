@@ -30,6 +30,7 @@ from shardhash.errors import InvalidRequestError, ProtocolError
 from shardhash.wire import jsontext
 from shardhash.wire.batch import Found
 from shardhash.wire.fields import MAX_TOKEN, Fields, is_token
+from shardhash.wire.framing import shown
 from shardhash.wire.hashes import DIGEST_SIZE, Key, is_digest_text, join_digests, to_key
 
 _T = TypeVar("_T")
@@ -295,14 +296,14 @@ def _check_method(method: str) -> str:
 def _parse_get_line(line: bytes) -> tuple[str, str]:
     tokens = _decode(line).split()
     if len(tokens) != 2:
-        raise ProtocolError(f"a line of get-stream must be METHOD TASKHASH, not {line[:80]!r}")
+        raise ProtocolError(f"a line of get-stream must be METHOD TASKHASH, not {shown(line)}")
     return _check_method(tokens[0]), tokens[1]
 
 
 def _parse_exists_line(line: bytes) -> str:
     tokens = _decode(line).split()
     if len(tokens) != 1:
-        raise ProtocolError(f"a line of exists-stream must be one UNIHASH, not {line[:80]!r}")
+        raise ProtocolError(f"a line of exists-stream must be one UNIHASH, not {shown(line)}")
     return tokens[0]
 
 
@@ -315,4 +316,4 @@ def _decode(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        raise ProtocolError(f"line {line[:80]!r} is not UTF-8") from None
+        raise ProtocolError(f"line {shown(line)} is not UTF-8") from None

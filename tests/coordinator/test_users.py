@@ -281,12 +281,21 @@ async def test_many_new_tokens_of_one_user_delay_no_other_change(people: Users, 
     await asyncio.gather(*waiting)
 
 
-async def test_a_token_replaces_the_administrators_password(people: Users) -> None:
+async def test_a_token_replaces_the_administrators_password(people: Users, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        await people.set_administrator("admin", "password")
+    await people.set_permissions("admin", READ | {"@db-admin", "@report"})
     await people.set_administrator("admin", "password")
+    assert caplog.text == "", "the password works"
+    await people.set_permissions("admin", frozenset(["@all"]))
     token = await people.refresh_token("admin")
     assert (await people.authenticate("admin", token))[1] == ["@all"]
     with pytest.raises(InvokeError):
         await people.authenticate("admin", "password")
+    await people.set_administrator("admin", "password")
+    assert "administrator admin got a token since, so the configured password is refused; use the token" in caplog.text
+    await people.set_administrator("admin", "another password")
+    assert (await people.authenticate("admin", "another password"))[1] == ["@all"]
 
 
 # -------------------------------------------------------------------------------------------------------------- users

@@ -18,6 +18,7 @@ from shardhash.admin.verify import verify
 from shardhash.client import create_client
 from shardhash.errors import InvokeError
 from shardhash.moving import packing
+from shardhash.server.cli import read_settings
 from shardhash.shard.storage.filesystem import OsFileSystem
 from tests.admin.directories import facts
 from tests.moving import databases as db
@@ -431,6 +432,29 @@ def test_the_report_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "left out: mapping" in out
     assert "\x1b" not in out
     assert out.endswith(f"start the server on it: shardhash serve --data {tmp_path}/data\n")
+
+
+def test_a_start_says_whether_the_database_was_imported(
+    importer: Importer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (write(tmp_path / name, mapping(H[1], H[2])) for name in ("first.db", "second.db"))
+
+    def told(path: str | Path) -> tuple[list[str], tuple[str, ...]]:
+        found = read_settings(["-d", str(path), "--data", str(importer.data), "--workers", "1"], {})
+        return found.warnings(), found.notices
+
+    assert f"shardhash import {first}" in told(first)[0][0]
+    importer("--workers", "1", f"sqlite:///{first}")
+    monkeypatch.chdir(tmp_path)
+    for path in (first, "first.db"):
+        warnings, notices = told(path)
+        assert warnings == []
+        assert f"{path} of the stock server was imported into {importer.data} at 20" in notices[-1]
+    assert f"shardhash import {second}" in told(second)[0][0]
+    importer("second.db")
+    assert told(second)[0] == told(first)[0] == []
+    (importer.data / "imported.json").write_text("[no json")
+    assert f"shardhash import {first}" in told(first)[0][0]
 
 
 def test_a_wrong_zone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,8 @@ def test_the_file_may_be_named_by_a_variable_or_be_the_usual_one(
         ("config = '/other'", ["config is not a setting"]),
         ("reuseport = true", ["reuseport is not a setting"]),
         ("workers = 0\nsync = 'never'\nblind = 1", ["'0' is not a whole", "sync: 'never' is none of", "blind"]),
-        ("workers = true", ["workers: write a text in quotes"]),
+        ("log = 'INFO'\n\n 'data' = ''\n[serve]\n", ["line 3: data: the text", "line 4: serve is not"]),
+        ("workers = true", ["line 1: workers: write a text in quotes"]),
         ("read-only = 'yes'", ["read-only: write true or false"]),
         ("data = ['a', 'b']", ["data: it takes one value, not a list"]),
         ("bind = [1.5, [2]]", ["bind: write a text in quotes or a list of them"]),
@@ -255,7 +256,7 @@ def test_check_says_whether_a_server_would_start(
 ) -> None:
     path = written(tmp_path, 'bind = "127.0.0.1:1"\nadmin-user = "admin"')
     out, err = told(["--check", str(path)], capsys, 1)
-    assert (out, "an admin user is given without an admin password" in err) == ("", True)
+    assert (out, f"{path}: line 2: admin-user names an administrator without a password" in err) == ("", True)
     monkeypatch.setenv("HASHSERVER_ADMIN_PASSWORD", PASSWORD)
     out, err = told(["--check", str(path)], capsys)
     assert (out, err) == (f"{path}: fine; 2 settings of it are in force\n", "")
@@ -358,6 +359,7 @@ FORMS: list[tuple[str, str, dict[str, str], dict[str, Any]]] = [
     ("no permissions", "--anon-perms @none", {}, {"anon_perms": "@none"}),
     ("an administrator", "--admin-user admin --admin-password pass", {}, {"admin_user": "admin"}),
     ("reuseport", "--reuseport -b :8686", {}, {"bind": [":8686"]}),
+    ("reuseport by a variable", "", {"HASHSERVER_REUSEPORT": "1", "HASHSERVER_BIND": ":1"}, {"bind": [":1"]}),
     (
         "a compose file with all variables, most of them empty",
         "",

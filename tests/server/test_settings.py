@@ -74,12 +74,6 @@ def test_nobody_is_made_owner(name: str) -> None:
         Bind(Address("tcp", "", 1), anon_perms=frozenset((name, "@read")))
 
 
-@pytest.mark.parametrize(("user", "password"), [("admin", None), (None, "secret"), ("admin", "")])
-def test_admin_user_and_password_go_together(user: str | None, password: str | None) -> None:
-    with pytest.raises(ConfigError, match="admin"):
-        settings(admin_user=user, admin_password=password)
-
-
 def test_secrets_are_not_shown() -> None:
     shown = repr(
         settings(
@@ -210,6 +204,11 @@ def test_strangers_delete_nothing_unless_told_otherwise(bind: str, arguments: st
     assert found.anon_perms == granted
     assert found.cautious == (granted == ANONYMOUS_FAR)
     if found.cautious:
+        (warning,) = read_settings(["--bind", bind], NOTHING).warnings()
+        assert "anonymous users get @read @report there, without the @db-admin that the stock server gives" in warning
+        assert (
+            0 < warning.index(f"--bind '{found.address},anon=@read'") < warning.index("anon=@db-admin+@read+@report'")
+        )
         with pytest.raises(InvokeError, match=r"anon=@db-admin\+@read\+@report'"):
             check(found.anonymous, COMMANDS["remove"])
         with pytest.raises(InvokeError, match=r"@user-admin$"):
@@ -247,10 +246,34 @@ def test_read_only_holds_for_every_address() -> None:
         ("--workers 0", {}, "--workers: '0' is not a whole number"),
         ("--sync never", {}, "--sync: 'never' is none of always, interval, off"),
         ("--log loud", {}, "--log: 'loud' is none of"),
-        ("--admin-user a", {}, "an admin user is given without an admin password"),
-        ("--admin-user a --admin-password-file /nowhere", {}, "--admin-password-file: cannot read /nowhere"),
+        (
+            "--admin-user a",
+            {},
+            "--admin-user names an administrator without a password; give one by --admin-password-f",
+        ),
+        ("", {"HASHSERVER_ADMIN_USER": "a"}, "HASHSERVER_ADMIN_USER names an administrator without a password"),
+        (
+            "--admin-password p",
+            {},
+            "--admin-password gives the password of an administrator without a name; give it by",
+        ),
+        ("", {"HASHSERVER_ADMIN_PASSWORD": "p"}, "--admin-password (HASHSERVER_ADMIN_PASSWORD) gives the password of"),
+        ("--admin-password-file f", {}, "--admin-password-file gives the password of an administrator without a name"),
+        ("--limit connections", {}, "--limit: connections needs a value: connections=NUMBER"),
+        ("", {"SHARDHASH_LIMIT": "memory="}, "SHARDHASH_LIMIT: memory needs a value: memory=SIZE"),
+        ("--limit conections", {}, "'conections' is not a limit; write NAME=VALUE"),
+        (
+            "",
+            {"HASHSERVER_BIND": "127.0.0.1:1,127.0.0.1:2"},
+            "rule '127.0.0.1:2': the rules are read-only and anon=PERMISSIONS; several addresses are separated by",
+        ),
+        (
+            "--admin-user a --admin-password-file /nowhere",
+            {},
+            "--admin-password-file: cannot read /nowhere: No such file or directory\n",
+        ),
         ("--admin-user a --admin-password-file /dev/null", {}, "first line of /dev/null is empty"),
-        ("--admin-password p", {"SHARDHASH_ADMIN_PASSWORD_FILE": "f"}, "one is enough"),
+        ("--admin-user a --admin-password p", {"SHARDHASH_ADMIN_PASSWORD_FILE": "f"}, "one is enough"),
         ("--admin-pass p", {}, "unrecognized arguments"),
     ],
 )
@@ -323,6 +346,14 @@ def test_variables_that_nothing_reads_are_named() -> None:
     assert "did you mean HASHSERVER_ANON_PERMS?" in first
     assert "SHARDHASH_XYZZY" in second
     assert "mean" not in second
+
+
+@pytest.mark.parametrize("where", [["--memory"], ["--store", "postgresql://h/d"]])
+def test_the_user_of_a_database_is_ignored_aloud(where: list[str]) -> None:
+    environment = {"HASHSERVER_DB_PASSWORD": "s3cret"}
+    (warning,) = read_settings([*where, "--db-username", "u"], environment).warnings()
+    assert warning.startswith("--db-username and --db-password (HASHSERVER_DB_PASSWORD): ignored here")
+    assert "the database of --store has its user in the URL" in warning
 
 
 @pytest.mark.parametrize("given", [["--database"], ["-d"], []])

@@ -86,8 +86,8 @@ def test_bind(text: str, address: Address, options: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (":1,", "the options are read-only, anon"),
-        (":1,readonly", "the options are read-only, anon"),
+        (":1,", "the rules are read-only and anon=PERMISSIONS$"),
+        (":1,readonly", "rule 'readonly': the rules are read-only and anon=PERMISSIONS$"),
         (":1,read-only=yes", "takes no value"),
         (":1,anon", "anon=@none"),
         (":1,anon=+", "anon=@none"),

@@ -27,7 +27,7 @@ from pathlib import Path
 import orjson
 
 from shardhash.base.owners import describe
-from shardhash.errors import ConfigError
+from shardhash.errors import ConfigError, InUseError
 from shardhash.shard.storage.layout import LOCK
 
 ORPHAN_PATIENCE = 15.0
@@ -149,7 +149,7 @@ def _wait_for_lock(directory: Path, descriptors: Sequence[int], patience: float)
             raise ConfigError(f"the data directory {directory} is still in use by workers of a server that is gone")
         if not gone and waited > PROBE_PATIENCE:
             who = "another process" if holder is None else str(holder)
-            raise ConfigError(f"the data directory {directory} is in use by {who}; stop it first")
+            raise InUseError(f"the data directory {directory} is in use by {who}; stop it first")
         time.sleep(_PAUSE)
 
 

@@ -7,6 +7,7 @@
       lock                                   held by the running server, names it (directory/lock.py)
       control                                unix socket of the running server (server/control.py)
       quotas.json                            what users stored today (server/room_watch.py); may be missing
+      imported.json                          databases of the stock server (directory/imported.py); may be missing
       outbox/                                reports that wait to be sent on (outbox/files.py, stores/forwarding)
         refused/, conflicts/                 those that the upstream refused, or answered otherwise
       starting, edge.sock, edge.log*         of `shardhash edge` (edge/): its lock, its address, its log
@@ -41,6 +42,7 @@ LOCK = "lock"
 CONTROL = "control"
 UNFINISHED = "unfinished"
 QUOTAS = "quotas.json"
+IMPORTED = "imported.json"
 OUTBOX = "outbox"
 POSITION = "position.json"
 STARTING = "starting"
