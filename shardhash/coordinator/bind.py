@@ -40,6 +40,8 @@ class Bind:
     anon_perms: frozenset[str] = ANONYMOUS_DEFAULT
     cautious: bool = field(default=False, compare=False)
     """Whether `anon_perms` are less than usual because others reach the address, and nobody said what is wanted."""
+    flag: str = field(default="--bind", compare=False)
+    """The option that gives it."""
 
     def __post_init__(self) -> None:
         if granted := self.anon_perms & {ALL, USER_ADMIN}:
@@ -60,7 +62,7 @@ class Bind:
     @property
     def option_for_more(self) -> str:
         """The option that gives anonymous users what `cautious` took from them."""
-        return f"--bind '{self.address},anon={'+'.join(sorted(ANONYMOUS_DEFAULT))}'"
+        return f"{self.flag} '{self.address},anon={'+'.join(sorted(ANONYMOUS_DEFAULT))}'"
 
     @property
     def local(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from shardhash.base.networks import parse_named
@@ -35,7 +36,7 @@ def parse_http(text: str, read_only: bool, anon_perms: frozenset[str]) -> Bind:
     """Where HTTP is answered: a port alone means this machine."""
     if text.partition(",")[0].strip().isdecimal():
         text = f"127.0.0.1:{text.strip()}"
-    bind = parse_rules(text, read_only, anon_perms)
+    bind = replace(parse_rules(text, read_only, anon_perms), flag="--http")
     if bind.address.kind != "tcp":
         raise ConfigError(f"--http {text!r} is no HOST:PORT; write 127.0.0.1:9464, or 9464 for the same")
     return bind

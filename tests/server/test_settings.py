@@ -215,6 +215,13 @@ def test_strangers_delete_nothing_unless_told_otherwise(bind: str, arguments: st
             check(found.anonymous, COMMANDS["get-all-users"])
 
 
+def test_a_refusal_of_the_page_names_its_option() -> None:
+    found = read_settings(["--http", "10.0.0.1:1"], NOTHING).http
+    assert found is not None
+    with pytest.raises(InvokeError, match="by --http '10.0.0.1:1,anon="):
+        check(found.anonymous, COMMANDS["remove"])
+
+
 def test_read_only_holds_for_every_address() -> None:
     found = read_settings(["--bind", ":1", "--bind", "ws://:2"], {"HASHSERVER_READ_ONLY": "1"})
     assert [bind.read_only for bind in found.binds] == [True, True]
