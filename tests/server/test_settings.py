@@ -218,7 +218,7 @@ def test_strangers_delete_nothing_unless_told_otherwise(bind: str, arguments: st
 def test_a_refusal_of_the_page_names_its_option() -> None:
     found = read_settings(["--http", "10.0.0.1:1"], NOTHING).http
     assert found is not None
-    with pytest.raises(InvokeError, match="by --http '10.0.0.1:1,anon="):
+    with pytest.raises(InvokeError, match=r"by --http '10\.0\.0\.1:1,anon="):
         check(found.anonymous, COMMANDS["remove"])
 
 
