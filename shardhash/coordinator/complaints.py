@@ -21,7 +21,8 @@ def one_line_of_scanners(record: logging.LogRecord) -> bool:
         error.__traceback__ = error.__context__ = None  # its frames hold it, and the connection, until a collection
         if not log.isEnabledFor(logging.INFO):
             return False
-        record.msg, record.args = f"closed: no HTTP: {error!r:.200}", ()
+        text = error.message if isinstance(error, HttpProcessingError) else str(error)
+        record.msg, record.args = f"closed: no HTTP: {' '.join(text.split()):.200}", ()
         record.exc_info = record.exc_text = None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True

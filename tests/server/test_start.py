@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,17 @@ def test_http_at_a_line_address_is_told_as_text() -> None:
         "the first line is 'GET /\\x1b[31m\N{REPLACEMENT CHARACTER} HTTP/1.1', not 'OEHASHEQUIV 1.1'; browsers" in said
     )
     assert "need a --bind ws://HOST:PORT" in said
+
+
+def test_what_is_no_http_is_told_as_text() -> None:
+    with ServerProcess(*IN_MEMORY, binds=["ws://127.0.0.1:0"]) as server:
+        for data in (b"\x16\x03\x01\nforged\n", b"GET / HTTP/1.1\r\n\xff: x\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as client:
+                client.sendall(data)
+                with suppress(ConnectionResetError):
+                    while client.recv(4096):
+                        pass
+        said = server.log.wait_for("no HTTP: ")
+    assert "closed: '\\x16\\x03\\x01\\nforged\\n' is no HTTP, and this address takes WebSockets" in said
+    assert "closed: no HTTP: Invalid header token: " in said
+    assert "BadHttpMessage" not in said

@@ -12,6 +12,7 @@ from shardhash.coordinator.connection import Connection
 from shardhash.coordinator.connections import Connections
 from shardhash.coordinator.proxies import refusal_of_header
 from shardhash.coordinator.transports.line import HEAVY
+from shardhash.wire.framing import shown
 from shardhash.wire.proxy_header import is_proxy_header
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,9 @@ class WatchedProtocol(asyncio.Protocol):
             return False
         self._http = data[:1].isupper() and data[:9].isascii()
         if not self._http:
-            log.info("%s: closed: %r is no HTTP", self._connection.peer, data[:40])
+            log.info(
+                "%s: closed: %s is no HTTP, and this address takes WebSockets", self._connection.peer, shown(data[:40])
+            )
             assert self._connection.transport is not None
             self._connection.transport.abort()
         return self._http
