@@ -12,6 +12,7 @@ from pathlib import Path
 from shardhash import __version__
 from shardhash.base.command_line import parser_of
 from shardhash.base.options import DESCRIBE, Described, Options
+from shardhash.base.parser import did_you_mean
 
 PROGRAMS = {
     "serve": ("shardhash.server.cli", "main", "run a server"),
@@ -57,9 +58,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("--help", "-h", "help"):
         print(_help())
         return 0
-    what = f"there is no command {name!r}" if name else "a command is missing"
-    print(f"{USAGE}\nshardhash: error: {what}; see shardhash --help", file=sys.stderr)
+    print(f"{USAGE}\nshardhash: error: {_wrong(name)}", file=sys.stderr)
     return 2
+
+
+def _wrong(name: str) -> str:
+    """What is wrong with what stands where a command should."""
+    if not name:
+        return "a command is missing; see shardhash --help"
+    if not name.startswith("-"):
+        from shardhash.client.cli import COMMANDS
+
+        if name in {command.name for command in COMMANDS}:
+            return f"{name} is a command of the client: shardhash client {name} ..."
+        return f"there is no command {name!r}{did_you_mean(name, PROGRAMS) or '; see shardhash --help'}"
+    for command in PROGRAMS:
+        if (found := _described(command)) is not None and found.options.parser.knows(name):
+            return f"{command} is missing: shardhash {command} {name.partition('=')[0]} ..."
+    return f"a command is missing before {name}; see shardhash --help"
+
+
+def _described(command: str) -> Described | None:
+    """What a command takes."""
+    module, function, _ = PROGRAMS[command]
+    try:
+        getattr(importlib.import_module(module), function)(DESCRIBE)
+    except Described as described:
+        return described
+    return None
 
 
 def _run(program: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
@@ -87,10 +113,8 @@ def completion(arguments: Sequence[str]) -> int:
     from shardhash.base import completion as shells
 
     commands = {}
-    for name, (module, function, text) in PROGRAMS.items():
-        try:
-            getattr(importlib.import_module(module), function)(DESCRIBE)
-        except Described as described:
+    for name, (_, _, text) in PROGRAMS.items():
+        if (described := _described(name)) is not None:
             commands[name] = shells.describe_command(text, described.options)
     print({"bash": shells.bash, "zsh": shells.zsh, "fish": shells.fish}[given.shell](commands), end="")
     return 0

@@ -65,6 +65,30 @@ def test_wrong_calls_end_with_2(arguments: tuple[str, ...]) -> None:
     assert not result.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("srve",), "there is no command 'srve'; did you mean serve?"),
+        (("--bind", ":8686"), "serve is missing: shardhash serve --bind ..."),
+        (("--address=x", "ping"), "client is missing: shardhash client --address ..."),
+        (("ping",), "ping is a command of the client: shardhash client ping ..."),
+        (("--dance",), "a command is missing before --dance"),
+        (("serve", "--date", "x"), "there is no option --date; did you mean --data?"),
+        (("serve", "--bnid", ":1"), "there is no option --bnid; did you mean --bind?"),
+        (("backup", "--dta", "x"), "there is no option --dta; did you mean --data?"),
+    ],
+)
+def test_what_is_misspelled_is_named(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = cli.main(arguments)
+    except SystemExit as error:
+        status = int(str(error.code))
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
 def test_version() -> None:
     assert run("--version").stdout == f"shardhash {__version__}\n"
 

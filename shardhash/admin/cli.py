@@ -6,7 +6,6 @@ wrongly. Modules that take long to import are imported when they are needed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import sys
@@ -20,6 +19,7 @@ from shardhash.base import options
 from shardhash.base.command_line import run_command
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
+from shardhash.base.parser import Parser
 from shardhash.base.text import printable
 from shardhash.errors import ConfigError, DamageError
 
@@ -366,7 +366,7 @@ def _stamp() -> str:
 
 def _command(name: str, description: str, *, existing: bool = True) -> Options:
     """The options of a subcommand, with the data directory that all of them need."""
-    known = Options(argparse.ArgumentParser(f"shardhash {name}", description=description, allow_abbrev=False))
+    known = Options(Parser(f"shardhash {name}", description=description, allow_abbrev=False))
     known.add(
         "--data",
         "SHARDHASH_DATA",

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable
 
 from shardhash.base.owners import describe
+from shardhash.base.parser import Parser
 from shardhash.errors import ShardhashError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 
-def parser_of(name: str, description: str, examples: str, usage: str | None = "[OPTIONS]") -> argparse.ArgumentParser:
+def parser_of(name: str, description: str, examples: str, usage: str | None = "[OPTIONS]") -> Parser:
     """The parser of ``shardhash NAME``; help texts keep their line breaks. `usage` None: argparse writes it."""
-    return argparse.ArgumentParser(
+    return Parser(
         f"shardhash {name}",
         usage=None if usage is None else f"shardhash {name} {usage}",
         description=description,

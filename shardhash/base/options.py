@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from shardhash.base.parser import Parser, did_you_mean
 from shardhash.base.settings_file import File, find_file
 from shardhash.base.timestamps import from_iso
 from shardhash.errors import ConfigError
@@ -190,7 +191,7 @@ class Described(SystemExit):
 class Options:
     """The options of one command; `parse` gives their values in a namespace."""
 
-    def __init__(self, parser: argparse.ArgumentParser, table: Mapping[str, Sequence[Option]] | None = None) -> None:
+    def __init__(self, parser: Parser, table: Mapping[str, Sequence[Option]] | None = None) -> None:
         """`table`: options under the titles that they have in --help."""
         self.parser = parser
         self._options: dict[str, Option] = {}
@@ -247,18 +248,16 @@ class Options:
         """
         known = self.variables() | set(others)
         unknown = sorted(name for name in environment if name.startswith(PREFIXES) and name not in known)
-        return [f"the variable {name} is set, but nothing reads it{did_you_mean(name, known)}" for name in unknown]
+        near = [did_you_mean(name, known, 0.85) for name in unknown]  # their prefixes make all of them alike
+        return [
+            f"the variable {name} is set, but nothing reads it{hint}" for name, hint in zip(unknown, near, strict=True)
+        ]
 
     def flags(self, arguments: Sequence[str]) -> argparse.Namespace:
         """What the flags give, and what else the parser knows. Ends the process, status 2, when one is wrong."""
         if arguments is DESCRIBE:
             raise Described(self)
-        parsed, unknown = self.parser.parse_known_args(arguments)
-        if unknown:
-            flags = [flag for one in self._options.values() for flag in (one.flag, one.short) if flag]
-            near = did_you_mean(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
-            self.parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-        return parsed
+        return self.parser.parse_args(arguments)
 
     def resolve(
         self, given: argparse.Namespace, environment: Mapping[str, str], file: File | None = None
@@ -286,14 +285,6 @@ class Options:
         except ConfigError as error:
             self.parser.error(str(error))
         return parsed
-
-
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.85) -> str:
-    """A hint at the known name that is nearest; "" if none is near."""
-    from difflib import get_close_matches  # slow to import, and needed only after a typing error
-
-    near = get_close_matches(name, list(known), 1, cutoff)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _describe(one: Option, suffix: str = "") -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shardhash.base.parser import did_you_mean
 from shardhash.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/shardhash.toml")
@@ -78,7 +79,4 @@ def _hint(key: str, found: Any, known: Mapping[str, Sequence[str]]) -> str:
     for name, variables in known.items():
         if key in variables:
             return f"; in a file it is {name}"
-    from difflib import get_close_matches  # slow to import, and needed only after a typing error
-
-    near = get_close_matches(key.lower().replace("_", "-").lstrip("-"), list(known), 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else "; shardhash serve --help names them all"
+    return did_you_mean(key.replace("_", "-"), known, 0.6) or "; shardhash serve --help names them all"

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from shardhash.base import options
 from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options, option
+from shardhash.base.parser import Parser
 from shardhash.base.secrets import PASSWORD, hide_secret
 from shardhash.base.settings_file import find_file
 from shardhash.client import commands, exploring_commands, forwarding_commands, quarantine_commands, user_commands
@@ -163,15 +164,16 @@ def _options() -> Options:
     return known
 
 
-def _add_commands(parser: argparse.ArgumentParser) -> None:
+def _add_commands(parser: Parser) -> None:
     # Nothing is said about --json by a command unless it is given there, so as not to undo what stands before it.
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--json", action="store_const", const=True, help="print the answer as one line of JSON")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="shardhash client")
     for command in COMMANDS:
         usage = parsers.add_parser(
             command.name, help=command.help, description=command.help, parents=[common], allow_abbrev=False
         )
+        usage.outer = parser
         for argument in command.arguments:
             usage.add_argument(*argument.names, **argument.settings)
         usage.set_defaults(command=command)

@@ -9,11 +9,12 @@ import pytest
 
 from shardhash.base import options
 from shardhash.base.options import Options
+from shardhash.base.parser import Parser
 from shardhash.errors import ConfigError
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
-    known = Options(argparse.ArgumentParser("prog"))
+    known = Options(Parser("prog"))
     known.add("--count", "NEW_COUNT", "OLD_COUNT", convert=options.whole(1, 9), default=5, help="")
     known.add("--place", "PLACES", repeatable=True, default=["here"], help="")
     known.switch("--quick", "QUICK", help="")

@@ -261,7 +261,17 @@ def test_load(shell: Shell) -> None:
     ("arguments", "message"),
     [
         ((), "required: COMMAND"),
-        (("dance",), "invalid choice"),
+        (("dance",), "there is no command 'dance'; shardhash client --help names them all"),
+        (("pnig",), "there is no command 'pnig'; did you mean ping?"),
+        (("--adress", "127.0.0.1:1", "ping"), "there is no option --adress; did you mean --address?"),
+        (("--config", "x", "ping"), "there is no option --config; shardhash client --help names them all"),
+        (("ping", "--login=admin"), "--login stands before the command: shardhash client --login ... ping"),
+        (("ping", "--logn", "admin"), "there is no option --logn; did you mean --login?"),
+        (("get-user", "admin"), "'admin' is one argument too many; values are given by --username NAME"),
+        (
+            ("new-user", "--usrname", "x"),
+            "client new-user: error: there is no option --usrname; did you mean --username?",
+        ),
         (("clean-unused", "soon"), "'soon' is not a whole number"),
         (("--login", "admin", "ping"), "--login without a password"),
         (("--address", "nowhere", "ping"), "address 'nowhere'"),

@@ -281,7 +281,7 @@ def test_read_only_holds_for_every_address() -> None:
         ),
         ("--admin-user a --admin-password-file /dev/null", {}, "first line of /dev/null is empty"),
         ("--admin-user a --admin-password p", {"SHARDHASH_ADMIN_PASSWORD_FILE": "f"}, "one is enough"),
-        ("--admin-pass p", {}, "unrecognized arguments"),
+        ("--admin-pass p", {}, "there is no option --admin-pass; did you mean --admin-password?"),
     ],
 )
 def test_wrong_settings(
