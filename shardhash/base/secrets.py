@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shardhash.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from shardhash.base.options import Options
 
 PASSWORD = "SHARDHASH_PASSWORD"
 """The variable with the token of whoever logs in at a server."""
@@ -20,6 +26,12 @@ def password_of(login: str | None) -> str | None:
     if not password:
         raise ConfigError(f"--login without a token: set {PASSWORD}, or use ~/.netrc and no --login")
     return password
+
+
+def refuse_password_alone(known: Options, given: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """End the process, status 2, for --password without --login: it would be ignored. The variable may stand alone."""
+    if not given.login and known.flags(arguments).password is not None:
+        known.parser.error("--password without --login: say whose it is, --login USER")
 
 
 def hide_secret(flags: Sequence[str], variable: str, arguments: Sequence[str]) -> None:

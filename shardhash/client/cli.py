@@ -19,9 +19,10 @@ from shardhash.base import options
 from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options, option
 from shardhash.base.parser import Parser
-from shardhash.base.secrets import PASSWORD, hide_secret
+from shardhash.base.secrets import PASSWORD, hide_secret, refuse_password_alone
 from shardhash.base.settings_file import find_file
 from shardhash.client import commands, exploring_commands, forwarding_commands, quarantine_commands, user_commands
+from shardhash.client.hints import advice, hint
 from shardhash.errors import ConfigError, InvokeError
 from shardhash.wire.address import parse_bind, reachable
 
@@ -66,9 +67,10 @@ keep only what a cache of shared state still holds:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash client`; its exit status."""
-    hide_secret(["--password", "-p"], PASSWORD, arguments)
     known = _options()
     given = known.parse(arguments)
+    refuse_password_alone(known, given, arguments)
+    hide_secret(["--password", "-p"], PASSWORD, arguments)
     logging.basicConfig(format="shardhash client: %(message)s", level=given.log)
     if given.login and given.password is None:
         if not sys.stdin.isatty():
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         known.parser.error(str(error))
     except InvokeError as error:
-        return _fail(f"refused: {error}")
+        return _fail(f"refused: {error}{advice(str(error))}")
     except (ConnectionError, ValueError) as error:  # ValueError: bad standard input or arguments
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -117,7 +119,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _fail(text: str) -> int:
-    print(f"shardhash client: {text}", file=sys.stderr)
+    hint(text)
     return 1
 
 

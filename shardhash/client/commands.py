@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shardhash.base import options
-from shardhash.client.conditions import read_conditions
+from shardhash.client.conditions import MarkWhere, Where, read_conditions
+from shardhash.client.hints import hint
 from shardhash.client.progress import Progress
 from shardhash.errors import ConfigError, InvokeError
 
@@ -144,7 +145,7 @@ def _watch(client: Client, pause: float, before: Mapping[str, Any], *, as_json: 
 def _remove(client: Client, given: argparse.Namespace) -> Answer:
     if not given.where:
         return Answer({"count": 0}, "no --where is given: nothing was removed")
-    answer = client.remove(_where(given))
+    answer = client.remove(given.where)
     return Answer(answer, f"{answer['count']} rows removed")
 
 
@@ -164,13 +165,6 @@ def _get_db_query_columns(client: Client, _given: argparse.Namespace) -> Answer:
     return Answer(columns, "\n".join(columns))
 
 
-def _where(given: argparse.Namespace) -> dict[str, str]:
-    where = dict(given.where)
-    if len(where) < len(given.where):
-        raise ValueError("--where names a column twice, and nothing is equal to two values")
-    return where
-
-
 # ------------------------------------------------------------------------------------------------- garbage collection
 
 
@@ -187,21 +181,26 @@ def _gc_status(client: Client, _given: argparse.Namespace) -> Answer:
 
 
 def _gc_mark(client: Client, given: argparse.Namespace) -> Answer:
-    answer = client.gc_mark(given.mark, _where(given))
-    return Answer(answer, f"{answer['count']} hashes marked")
+    answer = client.gc_mark(given.mark, given.where)
+    return _marked(given.mark, answer["count"])
+
+
+def _marked(mark: str, count: int) -> Answer:
+    if not count:
+        hint(f"nothing matched, but {mark} is the current mark now: gc-sweep {mark} removes all hashes without it")
+    return Answer({"count": count}, f"{count} hashes marked")
 
 
 def _gc_mark_stream(client: Client, given: argparse.Namespace) -> Answer:
     conditions = read_conditions(sys.stdin.buffer, _warn_of_skipped)
     lines = Progress(sys.stderr, "lines", loud=given.progress).follow(conditions)
-    count = 0
-    if (first := next(lines, None)) is not None:
-        count = _mark_all(client, given.mark, first, lines)
-    return Answer({"count": count}, f"{count} hashes marked")
+    if (first := next(lines, None)) is None:
+        return Answer({"count": 0}, "0 hashes marked")
+    return _marked(given.mark, _mark_all(client, given.mark, first, lines))
 
 
 def _warn_of_skipped(why: str) -> None:
-    print(f"shardhash client: skipped, and marks nothing: {why}", file=sys.stderr)
+    hint(f"skipped, and marks nothing: {why}")
 
 
 def _mark_all(client: Client, mark: str, first: dict[str, str], others: Iterable[dict[str, str]]) -> int:
@@ -241,16 +240,11 @@ _TASKHASH = argument("taskhash", metavar="TASKHASH")
 _MARK = argument("mark", metavar="MARK", help="any word that names this collection")
 
 
-def _where_argument(**settings: Any) -> Argument:
-    return argument(
-        "--where",
-        "-w",
-        metavar=("COLUMN", "VALUE"),
-        nargs=2,
-        action="append",
-        help="what matches; all of them, if given several times",
-        **settings,
-    )
+_ALL = "what matches; all of them, if given several times"
+
+
+def _where_argument(action: type[Where], text: str) -> Argument:
+    return argument("--where", "-w", metavar=("COLUMN", "VALUE"), nargs=2, action=action, default={}, help=text)
 
 
 SUBCOMMANDS = (
@@ -299,7 +293,7 @@ SUBCOMMANDS = (
         "remove what matches: each table takes the conditions that are columns of its own, so that a method and an"
         " outhash remove the rows of that outhash and EVERY mapping of the method",
         _remove,
-        (_where_argument(default=[]),),
+        (_where_argument(Where, _ALL),),
     ),
     Subcommand(
         "clean-unused",
@@ -315,7 +309,12 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand("gc-status", "show the garbage collection in progress", _gc_status),
-    Subcommand("gc-mark", "keep what matches through the sweep", _gc_mark, (_MARK, _where_argument(default=[]))),
+    Subcommand(
+        "gc-mark",
+        "keep what matches through the sweep",
+        _gc_mark,
+        (_MARK, _where_argument(MarkWhere, f"{_ALL}; without it nothing is kept")),
+    ),
     Subcommand(
         "gc-mark-stream",
         "keep what matches one of the lines on standard input, `COLUMN VALUE [COLUMN VALUE ...]`",

@@ -23,6 +23,7 @@ from shardhash.base import options
 from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.options import Options
 from shardhash.base.secrets import PASSWORD, password_of
+from shardhash.client.hints import advice
 from shardhash.client.progress import Progress
 from shardhash.client.sstate import names_below, unihashes_in
 from shardhash.client.undo_files import UndoFile, keeps_nothing, read_undo_file
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
             with create_client(address, given.login, password, timeout=TIMEOUT, breaker=None) as client:
                 return _collect(client, given)
         except InvokeError as error:
-            raise ConfigError(f"refused: {error}") from error
+            raise ConfigError(f"refused: {error}{advice(str(error))}") from error
         except (OSError, ValueError) as error:
             raise ConfigError(str(error)) from error
 

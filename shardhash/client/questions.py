@@ -242,14 +242,17 @@ class Lookup:
     """A batch of (method, taskhash) pairs as questions, one for each method and kind of hash, and back in order.
 
     One method and hashes of 64 hex digits, which is what builds ask, take about 140 ns a pair.
-    Raises ValueError for a method or taskhash that is not one word.
+    Raises ValueError for a method or taskhash that is not one word, TypeError for what is no pair.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         pairs = list(pairs)
         # Two comprehensions at 12 ns a pair; zip(*pairs) takes 60.
-        methods = [method for method, _ in pairs]
-        taskhashes = [taskhash for _, taskhash in pairs]
+        try:
+            methods = [method for method, _ in pairs]
+            taskhashes = [taskhash for _, taskhash in pairs]
+        except (TypeError, ValueError):
+            raise TypeError(f"a lookup takes pairs (method, taskhash), not {_no_pair(pairs)}") from None
         self._size = len(methods)
         self._parts: list[tuple[UnihashesOfDigests | UnihashesOfTexts, Sequence[int]]] = []
         if not methods:
@@ -299,6 +302,11 @@ class Lookup:
         if digests:
             return UnihashesOfDigests(method, unhexlify("".join(texts)))
         return UnihashesOfTexts(method, texts)
+
+
+def _no_pair(pairs: Sequence[Any]) -> str:
+    """The first item that is no pair, in short."""
+    return next((repr(item)[:200] for item in pairs if not isinstance(item, tuple | list) or len(item) != 2), "")
 
 
 def hex_texts(digests: Buffer) -> list[str]:

@@ -28,11 +28,19 @@ class ReportList:
     _batchable = True
     """Whether there are requests of many."""
     _one = b'{"report":'
+    _columns = "taskhash, method, outhash and unihash"
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._rows = [dict(row) if _is_long(row) else json_text.encode(dict(row)) for row in rows]
+        self._rows = [self._kept(row) for row in rows]
         self.unihashes: list[str] = []
         """The unihash in force for each row that is answered."""
+
+    def _kept(self, row: Mapping[str, Any]) -> bytes | dict[str, Any]:
+        try:
+            columns = dict(row)
+        except (TypeError, ValueError):
+            raise TypeError(f"a report is a mapping with {self._columns}, not {repr(row)[:200]}") from None
+        return columns if _is_long(columns) else json_text.encode(columns)
 
     @property
     def complete(self) -> bool:
@@ -91,6 +99,7 @@ class EquivalenceList(ReportList):
 
     _batchable = False
     _one = b'{"report-equiv":'
+    _columns = "taskhash, method and unihash"
 
 
 def _is_long(row: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from shardhash.base import options
 from shardhash.base.command_line import INTERRUPTED, parser_of
 from shardhash.base.options import Options
-from shardhash.base.secrets import PASSWORD, hide_secret
+from shardhash.base.secrets import PASSWORD, hide_secret, refuse_password_alone
 from shardhash.base.text import printable
 
 DEFAULT_ADDRESS = "http://127.0.0.1:9464"
@@ -46,9 +46,10 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `shardhash top`; its exit status."""
-    hide_secret(["--password", "-p"], PASSWORD, arguments)
     known = _options()
     given = known.parse(arguments)
+    refuse_password_alone(known, given, arguments)
+    hide_secret(["--password", "-p"], PASSWORD, arguments)
     url = given.address.replace("wss://", "https://").replace("ws://", "http://").rstrip("/")
     headers = {}
     if given.login:

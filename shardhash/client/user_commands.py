@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from shardhash.base import options
 from shardhash.client.commands import Answer, Subcommand, argument, checked
+from shardhash.client.hints import hint
+from shardhash.errors import ConfigError, InvokeError
 
 if TYPE_CHECKING:
     from shardhash.client.blocking import Client
@@ -17,11 +19,16 @@ NEVER = "never"
 
 
 def _refresh_token(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.refresh_token(given.username, given.expires), given.expires)
+    user = client.refresh_token(given.username, given.expires)
+    if given.become is None and given.username in (None, given.login):
+        hint(f"what {user['username']} logged in with no longer works: log in with this token from now on")
+    return _of_user(user, given.expires)
 
 
 def _set_user_perms(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.set_user_perms(given.username, given.permissions))
+    user = client.set_user_perms(given.username, given.permissions)
+    _hint_at_permissions(given)
+    return _of_user(user)
 
 
 def _get_user(client: Client, given: argparse.Namespace) -> Answer:
@@ -47,7 +54,21 @@ def _list_users(client: Client, _given: argparse.Namespace) -> Answer:
 
 
 def _new_user(client: Client, given: argparse.Namespace) -> Answer:
-    return _of_user(client.new_user(given.username, given.permissions, given.expires), given.expires)
+    try:
+        user = client.new_user(given.username, given.permissions, given.expires)
+    except InvokeError as error:
+        if not str(error).startswith("Cannot create new user"):
+            raise
+        raise InvokeError(
+            f"{error}; there is one of this name, perhaps: set-user-perms changes permissions, refresh-token the token"
+        ) from None
+    _hint_at_permissions(given)
+    return _of_user(user, given.expires)
+
+
+def _hint_at_permissions(given: argparse.Namespace) -> None:
+    if not given.permissions:
+        hint(f"{given.username} may do nothing: set-user-perms --username {given.username} @read @report gives rights")
 
 
 def _delete_user(client: Client, given: argparse.Namespace) -> Answer:
@@ -71,7 +92,7 @@ def _of_user(user: Mapping[str, Any] | None, expires: int | None = None) -> Answ
 def _user(user: Mapping[str, Any]) -> str:
     lines = [f"Username:    {user['username']}"]
     if "permissions" in user:
-        lines.append(f"Permissions: {' '.join(user['permissions'])}")
+        lines.append(f"Permissions: {' '.join(user['permissions']) or '@none'}")
     if "token" in user:
         lines.append(f"Token:       {user['token']}")
     if "expires" in user:
@@ -80,7 +101,9 @@ def _user(user: Mapping[str, Any]) -> str:
 
 
 def _lifetime(text: str) -> int:
-    """Whole seconds; 0 for never."""
+    """Whole seconds; 0 for never. The unit is written: a number alone is meant in days more often than in seconds."""
+    if text.isdigit():
+        raise ConfigError(f"{text} has no unit: write {text}d for days, or s, m or h")
     return 0 if text == NEVER else ceil(options.seconds(text))
 
 

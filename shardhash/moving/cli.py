@@ -228,4 +228,6 @@ def _add_database_options(known: Options) -> None:
 
 
 def _hint(error: str) -> str:
-    return "; or import into the server that runs: --address" if "is in use by" in error else ""
+    from shardhash.client.hints import advice
+
+    return "; or import into the server that runs: --address" if "is in use by" in error else advice(error)
