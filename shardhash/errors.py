@@ -39,6 +39,10 @@ class ProtocolError(ShardhashError):
     """The peer broke the wire protocol; the connection closes without an answer."""
 
 
+class WrongKindError(ProtocolError):
+    """The server seems to speak lines where the address says WebSocket, or the other way round."""
+
+
 class SilentHeadersError(ProtocolError):
     """The server did not answer a request for its headers, as those before BitBake 2.8 do not."""
 

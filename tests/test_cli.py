@@ -75,12 +75,11 @@ def test_wrong_calls_end_with_2(arguments: tuple[str, ...]) -> None:
         (("--dance",), "a command is missing before --dance"),
         (("serve", "--date", "x"), "there is no option --date; did you mean --data?"),
         (("serve", "--bnid", ":1"), "there is no option --bnid; did you mean --bind?"),
+        (("top", "-p", "x"), "--password without --login: say whose it is"),
         (("backup", "--dta", "x"), "there is no option --dta; did you mean --data?"),
     ],
 )
-def test_what_is_misspelled_is_named(
-    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_wrong_is_named(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status = cli.main(arguments)
     except SystemExit as error:

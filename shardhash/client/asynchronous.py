@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, Unpack
 from shardhash.client import json_text
 from shardhash.client.connection import Connection
 from shardhash.client.exploring import Exploring
-from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests
+from shardhash.client.questions import ExistenceOfDigests, Lookup, Question, UnihashesOfDigests, check_texts
 from shardhash.client.reconnecting import ClientOptions, Reconnecting
 from shardhash.client.reports import EquivalenceList, ReportList
 from shardhash.client.waiting import Waiting
@@ -180,6 +180,7 @@ class AsyncClient(Exploring):
         """Whether each unihash is that of some mapping, in order."""
         texts = list(unihashes)
         if (digests := join_digests(texts)) is None:
+            check_texts(unihashes, texts)
             # What is not 64 hex digits is nobody's unihash (PROTOCOL, Terms) and need not be asked.
             well_formed = list(map(is_digest_text, texts))
             answers = iter(await self.unihash_exists_batch(compress(texts, well_formed)))

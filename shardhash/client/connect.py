@@ -37,7 +37,14 @@ async def open_transport(address: Address, timeout: float, waiting: Waiting) -> 
         if address.encrypted:
             from shardhash.client.environment import tls_context
 
-            await stream.start_tls(tls_context(), address.host, end)
+            try:
+                await stream.start_tls(tls_context(), address.host, end)
+            except ConnectionResetError:
+                plain = address._replace(kind="ws" if address.kind == "wss" else "tcp")
+                raise ConnectionResetError(
+                    "the server closed the connection at the TLS handshake, so perhaps nothing is encrypted here: try"
+                    f" {plain}"
+                ) from None
         if address.kind not in ("ws", "wss"):
             return LineTransport(stream, timeout)
         from shardhash.client.websocket import WebSocketTransport

@@ -25,7 +25,14 @@ from shardhash.client.byte_stream import in_turn
 from shardhash.client.questions import DigestQuestion, Question
 from shardhash.client.reports import ReportList
 from shardhash.client.transport import MESSAGE_LIMIT, Transport
-from shardhash.errors import InvalidRequestError, InvokeError, LimitError, ProtocolError, SilentHeadersError
+from shardhash.errors import (
+    InvalidRequestError,
+    InvokeError,
+    LimitError,
+    ProtocolError,
+    SilentHeadersError,
+    WrongKindError,
+)
 from shardhash.wire.batch import OFFER, REPORTS_OFFER
 from shardhash.wire.framing import check_values
 
@@ -81,6 +88,7 @@ class Connection:
                 raise ProtocolError(f"the server's headers are longer than {HEADER_SIZE} characters")
             tag, colon, value = line.partition(":")
             if not colon:
+                _check_kind(line.encode())
                 raise ProtocolError(f"the server sent {line!r} where a header line is expected")
             self.offers[tag.strip().lower()] = value.strip()
         raise ProtocolError(f"the server sent more than {HEADER_LIMIT} header lines")
@@ -245,6 +253,12 @@ def _text(line: bytes) -> str:
         raise ProtocolError("the server sent a line that is not UTF-8") from None
 
 
+def _check_kind(answer: bytes) -> None:
+    """Raise WrongKindError for an answer that is HTTP, as listeners of WebSockets give it to lines."""
+    if answer.startswith(b"HTTP/"):
+        raise WrongKindError("the server answers by HTTP, so perhaps this address speaks WebSocket")
+
+
 def _checked_frame(message: bytes) -> bytes:
     """A batch answer. Raises InvokeError if it is a refusal, which is JSON; a batch answer starts with its version."""
     if message.startswith(b"{"):
@@ -261,6 +275,7 @@ def _unwrap(message: bytes) -> Any:
     except LimitError:
         raise ProtocolError(f"the server sent more than {MOST_VALUES} JSON values in a message") from None
     except ValueError as error:
+        _check_kind(message)
         raise ProtocolError(f"the server sent a message that is not JSON: {error}") from None
     return _checked(answer)
 

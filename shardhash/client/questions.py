@@ -314,6 +314,12 @@ def hex_texts(digests: Buffer) -> list[str]:
     return digests.hex("\n", DIGEST_SIZE).split("\n") if digests else []
 
 
+def check_texts(given: Iterable[str], texts: Sequence[str]) -> None:
+    """Raise TypeError for a single text, whose characters would be taken for hashes, and for what is no text."""
+    if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"hashes are a list of texts, not {given!r:.200}")
+
+
 def check_words(words: Sequence[str], what: str) -> None:
     """Raise ValueError unless each is one word: white space in one would ask the server another question."""
     if " ".join(words).split() != list(words):

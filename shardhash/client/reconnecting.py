@@ -16,8 +16,8 @@ from shardhash.client.connect import describe_error, open_transport
 from shardhash.client.connection import BLOCK, HEADERS_WITHIN, Connection
 from shardhash.client.credentials import find_credentials
 from shardhash.client.waiting import Waiting
-from shardhash.errors import BreakerOpenError, InvokeError, ProtocolError, SilentHeadersError
-from shardhash.wire.address import parse_address
+from shardhash.errors import BreakerOpenError, InvokeError, ProtocolError, SilentHeadersError, WrongKindError
+from shardhash.wire.address import Kind, parse_address
 
 TIMEOUT = 30.0
 """Seconds without progress after which a connection counts as broken."""
@@ -25,6 +25,9 @@ RETRY_PAUSES = (0.0, 0.05, 0.2)
 """Seconds before each retry. Short, because a dead server is found dead once for every wave of a build."""
 SILENCE_REMEMBERED = 600.0
 """Seconds for which a server that did not answer with headers is not asked for them again, by any client here."""
+
+_OTHER_KIND: dict[Kind, Kind] = {"tcp": "ws", "tls": "wss", "ws": "tcp", "wss": "tls"}
+"""What else may be at the same host and port."""
 
 _T = TypeVar("_T")
 _silent_until: dict[str, float] = {}
@@ -164,6 +167,8 @@ class Reconnecting:
     def _describe(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout:g} s"
+        if isinstance(error, WrongKindError) and self.address.kind in _OTHER_KIND:
+            return f"{error}: try {self.address._replace(kind=_OTHER_KIND[self.address.kind], path='')}"
         return describe_error(error)
 
     # -- the breaker -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Self
 
 from shardhash.client.byte_stream import ByteStream
 from shardhash.client.transport import GOODBYE_WITHIN, MESSAGE_LIMIT, Transport
-from shardhash.errors import ProtocolError
+from shardhash.errors import ProtocolError, WrongKindError
 from shardhash.wire import websocket
 from shardhash.wire.address import Address
 from shardhash.wire.hashes import Buffer
@@ -42,7 +42,14 @@ class WebSocketTransport(Transport):
         key = websocket.key_text(os.urandom(websocket.KEY_SIZE))
         upgrade = websocket.encode_upgrade(address, key, by_proxy=by_proxy, authorization=authorization)
         await stream.send(upgrade, end)
-        head, rest = await receive_head(stream, end)
+        try:
+            head, rest = await receive_head(stream, end)
+        except ConnectionResetError as error:
+            if by_proxy:
+                raise
+            raise WrongKindError(
+                "the server closed the connection instead of opening a WebSocket, so perhaps this address speaks lines"
+            ) from error
         websocket.check_upgrade(head, key)
         return cls(stream, timeout, rest)
 

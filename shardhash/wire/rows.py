@@ -6,9 +6,10 @@ that packs or unpacks a row takes its columns from here.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from shardhash.wire.long_text import Text
+if TYPE_CHECKING:  # orjson comes with it, which the command line need not
+    from shardhash.wire.long_text import Text
 
 Columns: TypeAlias = dict[str, Any]
 """A row as clients see it, column to text or None: `COLUMNS`, or `JOINED_COLUMNS` when joined with its mapping.

@@ -286,9 +286,76 @@ def test_wrong_calls(
     assert message in shell.error
 
 
-def test_a_column_twice_is_refused(shell: Shell) -> None:
-    shell("remove", "-w", "method", "a", "-w", "method", "b", status=1)
-    assert "names a column twice" in shell.error
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("remove", "-w", "method", "m", "-w", "taskhsh", "1"), "taskhsh is not a column; did you mean taskhash?"),
+        (("remove", "-w", "pn", "zlib"), "pn is not a column; did you mean PN?"),
+        (("remove", "-w", "created", "x"), "created is not a column; there are method, taskhash, unihash, gc_mark, ou"),
+        (("remove", "-w", "method", "a", "-w", "method", "b"), "it names method twice"),
+        (("gc-mark", "x", "--where", "unihsah", "1"), "unihsah is not a column; did you mean unihash?"),
+        (("gc-mark", "x", "-w", "outhash", OUT), "outhash is a column of outhash rows, and mappings are marked"),
+        (("--password", "x", "get-user"), "--password without --login: say whose it is"),
+        (("new-user", "-u", "joe", "--expires", "90"), "90 has no unit: write 90d for days, or s, m or h"),
+        (("refresh-token", "--expires", "90"), "90 has no unit"),
+    ],
+)
+def test_what_would_do_something_else_is_refused(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before there is a connection: nothing listens here."""
+    shell = Shell(capsys, monkeypatch, "127.0.0.1:1")
+    shell(*arguments, status=2)
+    assert message in shell.error
+
+
+def test_a_misspelled_column_ends_a_stream_of_marks(shell: Shell) -> None:
+    fill(shell)
+    shell("gc-mark-stream", "m1", stdin=b"\nunihsah x\nunihash x\n", status=1)
+    assert "line 2 of the input marks nothing, nor do those behind it: unihsah is not a column" in shell.error
+    assert "did you mean unihash?" in shell.error
+    assert shell.json("gc-status")["mark"] is None, "nothing was sent"
+    shell("gc-mark-stream", "m1", stdin=b"method shardhash.stress\nouthash x\n", status=1)
+    assert "line 3" not in shell.error
+    assert shell.json("gc-status") == {"keep": 2, "remove": 0, "mark": "m1"}
+
+
+def test_a_mark_that_nothing_has_is_told_of(shell: Shell) -> None:
+    for call in (("gc-mark", "m1"), ("gc-mark", "m1", "-w", "taskhash", A), ("gc-mark-stream", "m1")):
+        shell(*call, stdin=b"unihash x")
+        assert "nothing matched, but m1 is the current mark now: gc-sweep m1 removes all" in shell.error
+    fill(shell)
+    shell("gc-mark", "m1", "-w", "method", "shardhash.stress")
+    assert shell.error == ""
+
+
+def test_a_refusal_says_what_to_do(shell: Shell) -> None:
+    shell("list-users", status=1)
+    assert "log in by --login and a password, or by ~/.netrc" in shell.error
+    assert "--admin-user and --admin-password-file" in shell.error
+    shell.options += ["--login", "admin", "--password", "password"]
+    text = shell("new-user", "-u", "joe")
+    assert "Permissions: @none" in text
+    assert "joe may do nothing: set-user-perms --username joe @read @report gives rights" in shell.error
+    shell("set-user-perms", "-u", "joe", "@none")
+    assert shell.error == ""
+    shell("new-user", "-u", "joe", "@read", status=1)
+    assert "refused: Cannot create new user 'joe'; there is one of this name, perhaps: set-user-perms" in shell.error
+    shell("--become", "joe", "list-users", status=1)
+    assert "a user who has @user-admin can give it" in shell.error
+
+
+def test_who_gets_a_new_token_is_told_that_the_password_is_gone(shell: Shell) -> None:
+    shell.options += ["--login", "admin", "--password", "password"]
+    shell("new-user", "-u", "joe", "@read")
+    for other in (("refresh-token", "-u", "joe"), ("--become", "joe", "refresh-token")):
+        shell(*other)
+        assert shell.error == ""
+    token = shell.json("refresh-token", "-u", "admin")["token"]
+    assert "what admin logged in with no longer works: log in with this token from now on" in shell.error
+    shell.options[-1] = token
+    shell("refresh-token")
+    assert "what admin logged in with no longer works" in shell.error
 
 
 def test_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

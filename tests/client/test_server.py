@@ -334,3 +334,34 @@ async def test_a_server_that_was_killed_and_came_back(
         assert again.address == server.address
         assert await client.get_unihash(method, some_hash(1)) == some_hash(3)
         again.stop(signal.SIGINT)
+
+
+async def test_the_wrong_kind_of_address_is_told(running: dict[str, str], native: bool) -> None:
+    """Who wrote the address forgot ws://, or wrote it, or tls://, where there is none."""
+    lines, web = running["tcp"], running["ws"].removeprefix("ws://")
+    for wrong, right in (
+        (web, f"speaks WebSocket: try ws://{web}"),
+        (f"ws://{lines}", f"speaks lines: try {lines}"),
+        (f"tls://{lines}", f"nothing is encrypted here: try {lines}"),
+        (f"wss://{web}", f"nothing is encrypted here: try ws://{web}"),
+    ):
+        with pytest.raises(ConnectionError, match=f"{right}$"):
+            async with await create_async_client(wrong, native=native, breaker=None) as client:
+                await client.ping()
+
+
+def test_what_is_no_list_of_hashes_or_reports_is_told(running: dict[str, str]) -> None:
+    digest = some_hash("digest")
+    wrong: Any = [("m", digest, digest, digest)]
+    with create_client(running["tcp"]) as client:
+        with pytest.raises(TypeError, match="a report is a mapping with taskhash, method, outhash and unihash, not "):
+            client.report_unihash_batch(wrong)
+        with pytest.raises(TypeError, match="a report is a mapping with taskhash, method and unihash, not "):
+            client.report_unihash_equiv_batch(wrong)
+        wrong = [digest]
+        with pytest.raises(TypeError, match=rf"a lookup takes pairs \(method, taskhash\), not '{digest}'"):
+            client.get_unihash_batch(wrong)
+        for wrong in (digest, [("m", digest)]):
+            with pytest.raises(TypeError, match="hashes are a list of texts, not"):
+                client.unihash_exists_batch(wrong)
+        assert client.ping() == {"alive": True}
