@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from shardhash.base.text import counted
 from shardhash.errors import ConfigError, StorageError
 from shardhash.shard.directory.control import connect, request_of
 from shardhash.shard.directory.lock import is_locked
@@ -28,7 +29,7 @@ def take_snapshot(fs: FileSystem, directory: Path, limit: float, progress: Calla
     """
     with _asked(directory) as server:
         before = _newest_snapshots(fs, directory)
-        progress(f"asked the server of {directory} for a snapshot of {len(before)} shards")
+        progress(f"asked the server of {directory} for a snapshot of {counted(len(before), 'shard')}")
         until = time.monotonic() + limit
         done, answer = 0, b""
         while not answer.endswith(b"\n"):
@@ -46,7 +47,7 @@ def take_snapshot(fs: FileSystem, directory: Path, limit: float, progress: Calla
             count = sum(a > b for a, b in zip(_newest_snapshots(fs, directory), before, strict=True))
             if count > done:
                 done = count
-                progress(f"{done} of {len(before)} shards have written theirs")
+                progress(f"{counted(done, 'shard has', 'shards have')} written theirs, of {len(before)}")
             if time.monotonic() > until and not answer:
                 raise StorageError(f"no snapshot of every shard within {limit:g} s; the server's log says why")
     found = orjson.loads(answer)

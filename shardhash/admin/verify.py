@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardhash.base.entry_kinds import GC_MARK
+from shardhash.base.text import counted
 from shardhash.errors import DamageError
 from shardhash.shard.directory.manifest import Manifest
 from shardhash.shard.state import small_sets
@@ -85,9 +86,10 @@ def describe(verdict: Verdict, manifest: Manifest) -> str:
     counts = verdict.counts
     state = f"{len(verdict.damage)} damaged" if verdict.damage else "no damage"
     return (
-        f"{state}: {manifest.shards} shards, {counts['mappings']:,} mappings, {counts['rows']:,} outhash rows,"
-        f" {counts['siginfo']:,} siginfo texts, {counts['users']:,} users; {counts['snapshots']:,} snapshots,"
-        f" {counts['segments']:,} log segments with {counts['records']:,} records"
+        f"{state}: {counted(manifest.shards, 'shard')}, {counted(counts['mappings'], 'mapping')},"
+        f" {counted(counts['rows'], 'outhash row')}, {counted(counts['siginfo'], 'siginfo text')},"
+        f" {counted(counts['users'], 'user')}; {counted(counts['snapshots'], 'snapshot')},"
+        f" {counted(counts['segments'], 'log segment')} with {counted(counts['records'], 'record')}"
     )
 
 
@@ -200,4 +202,5 @@ def _verify_index(tables: list[Table], verdict: Verdict) -> None:
                     home = tables[shards.of(taskhash)]
                     leftovers += home.row(method, taskhash, outhash) is None
     if leftovers:
-        verdict.remarks.append(f"{leftovers:,} index items have no row: reports that a crash cut short; harmless")
+        items = counted(leftovers, "index item has", "index items have")
+        verdict.remarks.append(f"{items} no row, after reports that a crash cut short; harmless")

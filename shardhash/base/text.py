@@ -1,4 +1,7 @@
-"""Text of others, made fit for a log line or a terminal: nothing in it can begin a line or steer a terminal."""
+"""Texts in log lines and on terminals: counts in words, and texts of others, which are made fit for a line.
+
+Nothing in these can begin a line or steer a terminal.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,11 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join([_escaped(char) if unicodedata.category(char) in _STEERING else char for char in text])
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: ``1 row``, ``2,000 rows``. `many`: the plural, where it is more than an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _escaped(char: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from shardhash.base import options
 from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.options import Options, option, switch
+from shardhash.base.text import counted
 from shardhash.edge import starting
 from shardhash.edge.place import check_place, find_place
 from shardhash.edge.settings import UPSTREAM, bind_of, make_settings
@@ -220,7 +221,8 @@ def _forwarding(found: dict[str, Any] | None) -> str:
     if found is None:
         return "; nothing is sent on"
     trouble = f" ({found['trouble']})" if found["trouble"] else ""
-    return f"; {found['waiting']} reports wait to be sent on{trouble}, {found['refused']} were refused"
+    reports = counted(found["waiting"], "report waits", "reports wait")
+    return f"; {reports} to be sent on{trouble}, {counted(found['refused'], 'was', 'were')} refused"
 
 
 def _quiet(answer: dict[str, Any]) -> str:

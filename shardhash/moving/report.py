@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shardhash.base.text import printable
+from shardhash.base.text import counted, printable
 from shardhash.moving.schema import SourceReport
 
 SHOWN = 10
@@ -33,9 +33,11 @@ def _lines(report: SourceReport, zone: str) -> Iterator[str]:
     yield f"  outhash rows  {_counted(report.rows)}"
     yield f"  users         {_counted(report.users)}"
     if report.naive_times:
-        yield f"  {report.naive_times:,} times without a zone were taken as {zone} (another: --source-timezone)"
+        times = counted(report.naive_times, "time without a zone was", "times without a zone were")
+        yield f"  {times} taken as {zone} (another: --source-timezone)"
     if report.bad_times:
-        yield f"  {report.bad_times:,} rows have no time that can be read; they count as the oldest"
+        rows = counted(report.bad_times, "row has", "rows have")
+        yield f"  {rows} no time that can be read, and so the oldest"
     if report.marked:
         fate = "" if report.takes_marks else "; a server that runs does not take it over, begin a new one there"
         yield f"  a garbage collection is in progress there, with the mark {report.marked}{fate}"

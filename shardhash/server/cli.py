@@ -13,6 +13,7 @@ from shardhash.base.command_line import parser_of
 from shardhash.base.options import DATABASE, Option, Options, Value
 from shardhash.base.secrets import hide_secret
 from shardhash.base.settings_file import File, find_file
+from shardhash.base.text import counted
 from shardhash.coordinator import limits
 from shardhash.coordinator.bind import TlsFiles
 from shardhash.coordinator.origins import Browsers
@@ -143,7 +144,7 @@ def settings_of(given: argparse.Namespace, remarks: Sequence[str], file: File | 
     sizes = choose_sizes(given, data)
     imported, not_imported = _stock_database(given, data)
     if file is not None:
-        notices = (f"{len(file.values)} settings are in {file.name}", *notices)
+        notices = (f"{counted(len(file.values), 'setting is', 'settings are')} in {file.name}", *notices)
     return Settings(
         binds=tuple(parse_rules(text, given.read_only, given.anon_perms) for text in given.bind),
         workers=sizes.workers,

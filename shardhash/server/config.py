@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shardhash.base.options import DEFAULT, DESCRIBE, Option, Options, Value
+from shardhash.base.text import counted
 from shardhash.coordinator import limits
 from shardhash.errors import ConfigError
 from shardhash.server.cli import hide_secrets, read_configuration, server_options
@@ -68,7 +69,7 @@ def _check(known: Options, given: argparse.Namespace, environment: Mapping[str, 
     for warning in found.settings.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     count = sum(value.source == given.check for value in found.values.values())
-    print(f"{given.check}: fine; {count} settings of it are in force")
+    print(f"{given.check}: fine; {counted(count, 'setting of it is', 'settings of it are')} in force")
     return 0
 
 

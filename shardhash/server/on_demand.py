@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from shardhash.base.text import counted
 from shardhash.base.timestamps import to_iso
 from shardhash.coordinator.listeners import Listeners
 from shardhash.server.control import Command
@@ -67,7 +68,8 @@ class OnDemand:
         while (left := self._left()) > 0:  # noqa: ASYNC110  # time alone changes it
             await asyncio.sleep(left)
         waiting = self._waiting()
-        rest = f"; {waiting} reports wait for the upstream, the next start sends them" if waiting else ""
+        reports = counted(waiting, "report waits", "reports wait")
+        rest = f"; {reports} for the upstream, to be sent by the next start" if waiting else ""
         log.info("nobody was connected for %g s (--idle); stopping%s", self._idle, rest)
         self._stop.set()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from shardhash.base.options import Value
+from shardhash.base.text import counted
 from shardhash.coordinator.bind import Bind, TlsFiles
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.coordinator.origins import Browsers
@@ -134,7 +135,7 @@ class Settings:
             return "data in a database (--store)"
         where = "in memory only" if self.data is None else f"in {self.data}, sync {self.sync}"
         beside = "" if self.coordinators == 1 else f"{self.coordinators} coordinators, "
-        return f"{beside}{self.workers} workers, data {where}"
+        return f"{beside}{counted(self.workers, 'worker')}, data {where}"
 
     def warnings(self) -> list[str]:
         """Security warnings for the operator."""

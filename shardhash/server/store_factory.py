@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
+from shardhash.base.text import counted
 from shardhash.errors import ConfigError
 from shardhash.link.worker_link import WorkerLink
 from shardhash.server.first_writes import do_or_retry
@@ -79,7 +80,8 @@ async def _open_outbox(settings: Settings, told: UpstreamSettings, upstream: Ups
     )
     health = forwarder.health()
     if health.waiting or health.refused:
-        log.info("%d reports wait for the upstream, %d are kept apart that it refused", health.waiting, health.refused)
+        waiting = counted(health.waiting, "report waits", "reports wait")
+        log.info("%s for the upstream; kept apart, since it refused them: %d", waiting, health.refused)
     return forwarder
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from shardhash.base.text import OneLineFormatter, printable
+from shardhash.base.text import OneLineFormatter, counted, printable
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,20 @@ from shardhash.base.text import OneLineFormatter, printable
 )
 def test_nothing_begins_a_line_or_steers_a_terminal(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "many", "text"),
+    [
+        (0, "", "0 rows"),
+        (1, "", "1 row"),
+        (2000, "", "2,000 rows"),
+        (1, "rows are", "1 row"),
+        (2, "rows are", "2 rows are"),
+    ],
+)
+def test_counts_agree_with_their_nouns(count: int, many: str, text: str) -> None:
+    assert counted(count, "row", many) == text
 
 
 def test_a_record_is_one_line() -> None:

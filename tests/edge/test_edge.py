@@ -307,7 +307,7 @@ def test_what_waits_for_the_upstream_is_sent_by_a_later_start(home: Home) -> Non
     with client:
         client.report_unihash(A, "m", B, C)
     wait_for_end(found["pid"])
-    assert "1 reports wait for the upstream, the next start sends them" in home.log()
+    assert "1 report waits for the upstream, to be sent by the next start" in home.log()
     with ServerProcess(*IN_MEMORY, binds=[f"127.0.0.1:{port}"]) as team:
         home.run("--upstream", team.address)
         with create_client(team.address) as client:

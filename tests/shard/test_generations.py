@@ -75,7 +75,7 @@ def test_a_manifest_that_says_what_cannot_be_is_refused(shards: object, generati
     ("manifest", "words"),
     [
         (Manifest(2, 3), r"names generation-000003, which is missing; there are: generation-000001"),
-        (Manifest(1, 1), r"says 1 shards, but generation-000001 has also shard-001"),
+        (Manifest(1, 1), r"says 1 shard, but generation-000001 has also shard-001"),
         (Manifest(3, 1), r"shard-002: .* missing"),
     ],
 )

@@ -79,6 +79,15 @@ def begun(shards: int) -> FaultyFileSystem:
     return fs
 
 
+def test_a_file_is_no_place_for_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            ConfigError, match=r"/file is a file, not a folder; .*: shardhash import .*/file --data DIR$"
+        ):
+            make_directory(OsFileSystem(), path)
+
+
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (3, 5), (5, 2), (2, 16)])
 def test_reshard_is_as_if_it_had_always_been_so(old: int, new: int) -> None:
     fs = begun(old)
@@ -89,7 +98,7 @@ def test_reshard_is_as_if_it_had_always_been_so(old: int, new: int) -> None:
     assert fs.exists(generation_folder(DATA, 1)), "gone before the new one has recovered"
     remove_leftovers(fs, DATA, manifest)
     assert not fs.exists(generation_folder(DATA, 1))
-    assert said[0] == f"resharding /data from {old} to {new} shards"
+    assert said[0] == f"resharding /data from {old} to {new} shard{'s' if new > 1 else ''}"
     check(fs, DATA, prepare_directory(fs, DATA, new, said.append))
     assert prepare_directory(fs, DATA, old, ignore_progress) == Manifest(old, 3)
     check(fs, DATA, Manifest(old, 3))

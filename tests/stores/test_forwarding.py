@@ -462,7 +462,7 @@ async def test_what_is_in_memory_only_is_sent_at_the_end(
     away.proxy.cut()
     await away.report(report_of(30))
     await away.store.close()
-    assert any("1 reports that waited for the upstream are lost" in text for text in warnings(caplog))
+    assert any("1 report that waited for the upstream: lost" in text for text in warnings(caplog))
 
 
 async def test_many_equivalences_between_reports(edge_of: Make, there: AsyncClient) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shardhash.base.owners import describe
+from shardhash.base.text import counted
 from shardhash.errors import ConfigError, DamageError, StorageError
 from shardhash.shard.directory.manifest import (
     GENERATION,
@@ -58,7 +59,10 @@ def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Pr
 
 def _begin(fs: FileSystem, directory: Path, shards: int) -> Manifest:
     if fs.exists(directory / UNFINISHED):
-        raise ConfigError(f"a restore or load into {directory} did not finish; run it again")
+        raise ConfigError(
+            f"a restore, load, import or copy into {directory} did not finish; run it again, or delete the folder if it"
+            " was new"
+        )
     _refuse_content(fs, directory)
     for name in generation_names(fs, directory):
         _remove_tree(fs, directory / name)  # the beginnings of a first start, which hold nothing
@@ -69,14 +73,14 @@ def _begin(fs: FileSystem, directory: Path, shards: int) -> Manifest:
 
 
 def _reshard(fs: FileSystem, directory: Path, old: Manifest, shards: int, progress: Progress) -> Manifest:
-    progress(f"resharding {directory} from {old.shards} to {shards} shards")
+    progress(f"resharding {directory} from {old.shards} to {counted(shards, 'shard')}")
     if len(generation_names(fs, directory)) > 1:  # what attempts left that were killed: the next may need the room
         for folder in old.folders(directory):
             recover(fs, folder, ignore_progress)
         remove_leftovers(fs, directory, old)
     with next_generation(fs, directory, shards) as new:
         reshard(fs, old.folders(directory), new.folders(directory), progress)
-    progress(f"resharded {directory} to {shards} shards")
+    progress(f"resharded {directory} to {counted(shards, 'shard')}")
     return new
 
 

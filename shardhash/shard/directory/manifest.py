@@ -16,7 +16,9 @@ from zlib import crc32
 
 import orjson
 
+from shardhash.base.folders import refuse_file
 from shardhash.base.owners import describe
+from shardhash.base.text import counted
 from shardhash.errors import ConfigError, DamageError
 from shardhash.shard.storage.filesystem import FileSystem, replace_file
 from shardhash.shard.storage.layout import MANIFEST, SHARD, generation_folder, shard_folder
@@ -107,7 +109,7 @@ def check_folders(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     for name in sorted(expected - present):
         raise DamageError(generation / name, 0, "the folder of this shard is missing", HINT)
     if present != expected:
-        what = f"it says {manifest.shards} shards, but {generation.name} has also {min(present - expected)}"
+        what = f"it says {counted(manifest.shards, 'shard')}, but {generation.name} has also {min(present - expected)}"
         raise DamageError(path, 0, what, REBUILD)
 
 
@@ -117,10 +119,11 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 def make_directory(fs: FileSystem, directory: Path) -> None:
     """Make the data directory itself, readable by its owner only, and its parents. Raises ConfigError."""
+    refuse_file(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         if not directory.is_dir():  # it may be a link; nothing in it is
             fs.mkdir(directory)
         fs.fsync_dir(directory.parent)
     except OSError as error:
-        raise ConfigError(f"cannot make the data directory {directory}: {describe(error, directory)}") from None
+        raise ConfigError(f"cannot make the folder {directory}: {describe(error, directory)}") from None

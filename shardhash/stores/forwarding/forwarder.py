@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardhash.base.tasks import BackgroundTasks
+from shardhash.base.text import counted
 from shardhash.base.timestamps import to_iso
 from shardhash.errors import StorageError
 from shardhash.outbox.journal import Item, Journal
@@ -77,7 +78,7 @@ class Forwarder:
         while self._outbox.journal.count and not self._pools.down and time.monotonic() < until:  # noqa: ASYNC110  # once
             await asyncio.sleep(0.02)
         if count := self._outbox.journal.count:
-            log.warning("%d reports that waited for the upstream are lost (--memory)", count)
+            log.warning("%s that waited for the upstream: lost (--memory)", counted(count, "report"))
 
     async def add(self, reports: Sequence[Report]) -> None:
         """Have reports sent on, with the unihashes that were given out; returns once they are durable."""
