@@ -39,8 +39,8 @@ def test_a_restored_edge_sends_what_waited(tmp_path: Path) -> None:
         report(edge.address, range(20))
         verified = run_shardhash("verify", "--data", data)
         assert verified.returncode == 0, verified.stdout
-        assert "no damage: 1 shards, 20 mappings" in verified.stdout
-        assert "outbox of 1 files: 20 reports wait, 0 were refused, 0 answered otherwise\n" in verified.stdout
+        assert "no damage: 1 shard, 20 mappings" in verified.stdout
+        assert "outbox of 1 file: 20 reports wait, 0 were refused, 0 answered otherwise\n" in verified.stdout
         assert run_shardhash("backup", "--data", data, copy).returncode == 0
         report(edge.address, range(20, 25))
         edge.kill()
@@ -52,7 +52,7 @@ def test_a_restored_edge_sends_what_waited(tmp_path: Path) -> None:
             wait_until_known(there.address, range(20))
         # The old one, over which the backup is restored: its own reports wait aside.
         over = run_shardhash("restore", copy, "--data", data, "--force")
-        assert "25 such reports waited before, and are in" in over.stdout, over
+        assert "25 such reports waited before, kept in" in over.stdout, over
         with ServerProcess("--data", data, *upstream) as edge:
             report(edge.address, range(30, 31))
             wait_until_known(there.address, range(30, 31))

@@ -75,9 +75,11 @@ Files: TypeAlias = dict[str, int | None]
 
 @dataclass(slots=True)
 class Result:
-    """What a backup did: its time (microseconds), and files copied, files that were there already, bytes copied."""
+    """What a backup did: its time (microseconds) and that of the one before, None for none; files that were copied,
+    files that were there already, bytes copied."""
 
     time: int
+    before: int | None
     copied: int = 0
     kept: int = 0
     size: int = 0
@@ -140,12 +142,13 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
     a disk refuses. The backup that was there before is then still whole.
     """
     manifest = manifest_of(fs, directory)
+    _check_destination(directory, destination)
     make_directory(fs, destination)
     with lock_directory(destination):
         old = _old_backup(fs, destination)
         try:
             begun = max(now(), latest_time(fs, manifest.folders(directory)))
-            copy = _Copy(fs, directory, destination, old, Result(begun))
+            copy = _Copy(fs, directory, destination, old, Result(begun, old and old.time))
             for number, folder in enumerate(manifest.folders(Path())):
                 copy.copy_shard(folder, last=folder.parent)
                 progress(f"copied shard {number + 1} of {manifest.shards}")
@@ -166,6 +169,19 @@ def backup(fs: FileSystem, directory: Path, destination: Path, progress: Progres
         except OSError as error:
             raise StorageError(f"the backup in {destination} cannot be written: {error}") from error
     return copy.result
+
+
+def _check_destination(directory: Path, destination: Path) -> None:
+    if destination.is_file():
+        raise ConfigError(f"{destination} is a file; name a folder for the backup")
+    data, target = directory.resolve(), destination.resolve()
+    if data == target:
+        raise ConfigError(f"{destination} is the data directory itself; name another folder for the backup")
+    if data in target.parents or target in data.parents:
+        inner, outer = (destination, directory) if data in target.parents else (directory, destination)
+        raise ConfigError(
+            f"{inner} lies in {outer}; name a folder for the backup that is apart from the data directory"
+        )
 
 
 def _old_backup(fs: FileSystem, destination: Path) -> Source | None:

@@ -15,12 +15,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
+from shardhash.admin.arguments import command
 from shardhash.base import options
 from shardhash.base.command_line import run_command
 from shardhash.base.cores import default_workers
-from shardhash.base.options import Options
-from shardhash.base.parser import Parser
-from shardhash.base.text import printable
+from shardhash.base.text import counted, printable
 from shardhash.errors import ConfigError, DamageError
 
 PATIENCE = 2.0
@@ -32,7 +31,7 @@ AT_ITS_TIME = "as of this time, ISO 8601: 2026-11-23T18:00 (UTC) or 2026-11-23T1
 
 def snapshot(arguments: Sequence[str]) -> int:
     """``shardhash snapshot``."""
-    known = _command(
+    known = command(
         "snapshot",
         "Have a running server write a snapshot of every shard now, so that its next start is quick. The server finds"
         " it no trouble: lookups and reports go on. It is asked over the socket DIR/control, and says at once if it"
@@ -52,7 +51,7 @@ def snapshot(arguments: Sequence[str]) -> int:
 
     def run() -> int:
         numbers = take_snapshot(OsFileSystem(), given.data, given.timeout, say)
-        print(f"{len(numbers)} snapshots are written")
+        print(counted(len(numbers), "snapshot is written", "snapshots are written"))
         return 0
 
     return run_command("snapshot", run)
@@ -60,26 +59,30 @@ def snapshot(arguments: Sequence[str]) -> int:
 
 def verify(arguments: Sequence[str]) -> int:
     """``shardhash verify``."""
-    known = _command(
+    known = command(
         "verify",
         "Read every file of a data directory or a backup, and check each checksum and what must hold between them."
         " Changes nothing. Beside a running server each shard is checked alone, not against the others. The outbox of a"
         " server that sends reports on (--forward) is read, too. Prints what is"
         " there; exit status 1 and the file and offset of each damage if there is any.",
     )
-    given = known.parse(arguments)
+    known.parser.add_argument("folder", metavar="FOLDER", nargs="?", help="the same as --data FOLDER")
+    flags = known.flags(arguments)
+    if flags.folder is not None and flags.data is not None:
+        known.parser.error("FOLDER and --data are both given; name one")
+    given = known.parse(arguments if flags.folder is None else ["--data", flags.folder])
     return run_command("verify", lambda: _verify(given.data))
 
 
 def repair(arguments: Sequence[str]) -> int:
     """``shardhash repair``."""
-    known = _command(
+    known = command(
         "repair",
         "Make a damaged data directory whole again with everything in it that is sound. The server must be stopped."
         " Nothing is destroyed: all files are copied to a folder aside-TIME in the directory first, which needs as much"
-        " space again, and stay there until you remove it. Without --yes it only says what is damaged. If there is a"
-        " backup, restoring it (shardhash restore) may lose less. Of a damaged outbox, the reports that are sound go on"
-        " waiting to be sent.",
+        " space again, and stay there until you remove it. Without --yes it only says what is damaged, what it would"
+        " lose and save. If there is a backup, restoring it (shardhash restore) may lose less. Of a damaged outbox, the"
+        " reports that are sound go on waiting to be sent.",
     )
     known.switch("--yes", help="do it")
     given = known.parse(arguments)
@@ -96,11 +99,13 @@ def repair(arguments: Sequence[str]) -> int:
             print(f"lost: {text}")
         if not done.damage:
             print("no damage; nothing was changed")
-        elif done.aside is None:
+            return 0
+        verb = "would save" if done.aside is None else "saved"
+        print(f"{verb}: {_hashes(done.saved)}, {counted(done.saved['users'], 'user')}")
+        if done.aside is None:
             print(f"nothing was changed; to repair: shardhash repair --data {given.data} --yes")
             return 1
-        else:
-            print(f"repaired; everything that was there is kept in {done.aside}")
+        print(f"repaired; everything that was there is kept in {done.aside}")
         return 0
 
     return run_command("repair", run)
@@ -108,7 +113,7 @@ def repair(arguments: Sequence[str]) -> int:
 
 def backup(arguments: Sequence[str]) -> int:
     """``shardhash backup``."""
-    known = _command(
+    known = command(
         "backup",
         "Copy a data directory, of a running or a stopped server, to a folder; the copy stands for the moment at which"
         " it was begun, on all shards. Run again with the same folder, it copies only what is new, and one that is cut"
@@ -123,9 +128,10 @@ def backup(arguments: Sequence[str]) -> int:
 
     def run() -> int:
         result = make_backup(OsFileSystem(), given.data, given.destination, telling())
+        before = "" if result.before is None else f", no longer as of {text_of(result.before)}"
         print(
-            f"{given.destination} is a backup as of {text_of(result.time)}: {result.copied} files copied"
-            f" ({result.size:,} bytes), {result.kept} were there"
+            f"{given.destination} is a backup as of {text_of(result.time)}{before}: {counted(result.copied, 'file')}"
+            f" copied ({result.size:,} bytes), {counted(result.kept, 'was', 'were')} there"
         )
         return 0
 
@@ -134,7 +140,7 @@ def backup(arguments: Sequence[str]) -> int:
 
 def restore(arguments: Sequence[str]) -> int:
     """``shardhash restore``."""
-    known = _command(
+    known = command(
         "restore",
         "Make a data directory of a backup, or of a data directory whose server is stopped (also of itself, to go back"
         " in time), and verify it. The server of DIR must be stopped. A directory that holds something is left alone"
@@ -148,6 +154,7 @@ def restore(arguments: Sequence[str]) -> int:
     known.switch("--force", help="also over a directory that holds something, which stays aside")
     known.switch("--dry-run", help="change nothing, and say what would go and come")
     given = known.parse(arguments)
+    from shardhash.admin.difference import preview
     from shardhash.admin.outbox import count_waiting
     from shardhash.admin.restore import restore as restore_new
     from shardhash.admin.restore import restore_over
@@ -158,7 +165,8 @@ def restore(arguments: Sequence[str]) -> int:
     def run() -> int:
         fs, aside = OsFileSystem(), None
         if given.dry_run:
-            return _tell_difference(given.source, given.data, given.until)
+            print("\n".join(preview(fs, given.source, given.data, given.until, telling(), force=given.force)))
+            return 0
         if given.force and (given.data / MANIFEST).exists():
             moment, aside = restore_over(fs, given.source, given.data, given.until, _stamp(), telling(), say)
         else:
@@ -168,45 +176,29 @@ def restore(arguments: Sequence[str]) -> int:
         if aside is not None:
             print(f"what it held before is kept in {aside}")
         if waiting := count_waiting(fs, given.data):
-            print(f"{waiting:,} reports wait there that no upstream took; serve --forward sends them")
+            what = counted(waiting, "report waits", "reports wait")
+            print(f"{what} there that no upstream took; serve --forward sends what waits")
         if aside is not None and (waiting := count_waiting(fs, aside)):
             print(
-                f"{waiting:,} such reports waited before, and are in {aside}; to send them as well, serve that folder"
-                " with --forward for a while"
+                f"{counted(waiting, 'such report')} waited before, kept in {aside}; to send that as well, serve that"
+                " folder with --forward for a while"
             )
         return 0
 
     return run_command("restore", run)
 
 
-def _tell_difference(source: Path, data: Path, until: int | None) -> int:
-    from shardhash.admin.backup import source_of
-    from shardhash.admin.difference import would_change
-    from shardhash.admin.outbox import count_waiting
-    from shardhash.admin.timespan import text_of
-    from shardhash.shard.storage.filesystem import OsFileSystem
-
-    fs = OsFileSystem()
-    found = would_change(fs, source, data, until, telling())
-    state = "in its newest state" if found.moment is None else f"as of {text_of(found.moment)}"
-    print(f"nothing was changed; {data} would be {source} {state}:")
-    for verb, counts, users in (("go", found.gone, found.users_gone), ("come", found.come, found.users_come)):
-        names = f"; users: {', '.join(map(printable, users))}" if users else ""
-        print(f"would {verb}: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}{names}")
-    waiting, instead = count_waiting(fs, data), count_waiting(source_of(fs, source).fs, source, until)
-    if waiting or instead:
-        print(f"would wait to be sent on to an upstream: {instead:,} reports, instead of {waiting:,}")
-    return 0
-
-
 def dump(arguments: Sequence[str]) -> int:
     """``shardhash dump``."""
-    known = _command(
+    known = command(
         "dump",
         "Write everything that a data directory or a backup holds as JSON Lines: mappings, outhash rows, users (with"
         " their salted token hashes), settings. The server must be stopped; of a running one, dump a backup.",
     )
     known.parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="where to; default: standard output")
+    file = known.flags(arguments).file
+    if file is not None and file.is_dir():
+        known.parser.error(f"FILE: {file} is a folder; to dump it: shardhash dump --data {file}")
     given = known.parse(arguments)
     from shardhash.admin.backup import source_of
     from shardhash.admin.dump import dump as write_dump
@@ -218,15 +210,15 @@ def dump(arguments: Sequence[str]) -> int:
         source = source_of(fs, given.data)
         with kept_still(given.data), _output(given.file) as out:
             counts = write_dump(source.fs, source.manifest.folders(given.data), out.write, telling(), until=source.time)
-        say(f"dumped {_counted(counts)}")
+        say(f"dumped {_described(counts)}")
         return 0
 
-    return run_command("dump", run)
+    return run_command("dump", run, hint=live_hint("dump --data DEST"))
 
 
 def load(arguments: Sequence[str]) -> int:
     """``shardhash load``."""
-    known = _command(
+    known = command(
         "load",
         "Read a dump into a data directory, a new one or that of a stopped server. What is there already stays, so"
         " loading twice changes nothing. It happens at once or not at all. Users, who may have rights here then, are"
@@ -264,13 +256,13 @@ def load(arguments: Sequence[str]) -> int:
                     with replacement(fs, given.data, given.workers or old.shards) as folders:
                         present = old.folders(given.data)
                         found = read_dump(fs, read_lines(lines), folders, telling(), present, users=given.users)
-        print(f"loaded {_counted(found.counts)} into {given.data}")
+        print(f"loaded {_described(found.counts)} into {given.data}")
         if found.users:
             names = ", ".join(
                 f"{printable(name)} ({' '.join(rights) or '@none'})" for name, rights in sorted(found.users.items())
             )
             taken = "taken along" if given.users else "left out (--users takes them along)"
-            print(f"of these {len(found.users):,} users were {taken}: {names}")
+            print(f"of these {counted(len(found.users), 'user was', 'users were')} {taken}: {names}")
         return 0
 
     return run_command("load", run)
@@ -283,6 +275,12 @@ def _refuse_database(file: Path, data: Path) -> None:
             if content.read(16) == b"SQLite format 3\0":
                 command = shlex.join(["shardhash", "import", str(file), "--data", str(data)])
                 raise ConfigError(f"{file} is an SQLite database and no dump; if it is the old server's: {command}")
+
+
+def live_hint(command: str) -> Callable[[str], str]:
+    """What to do while a server uses the data, behind the text of an error; `command` is for its backup, DEST."""
+    way = f"; or of the server as it runs: shardhash backup DEST, then shardhash {command}"
+    return lambda error: way if "is in use by" in error else ""
 
 
 def say(text: str) -> None:
@@ -355,31 +353,14 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
     temporary.replace(path)
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return f"{counts['mappings']:,} mappings, {counts['rows']:,} outhash rows, {counts['entries']:,} users and settings"
+def _described(counts: Mapping[str, int]) -> str:
+    return f"{_hashes(counts)}, {counts['entries']:,} users and settings"
+
+
+def _hashes(counts: Mapping[str, int]) -> str:
+    return f"{counted(counts['mappings'], 'mapping')}, {counted(counts['rows'], 'outhash row')}"
 
 
 def _stamp() -> str:
     """The present time in the name of a folder."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-
-
-def _command(name: str, description: str, *, existing: bool = True) -> Options:
-    """The options of a subcommand, with the data directory that all of them need."""
-    known = Options(Parser(f"shardhash {name}", description=description, allow_abbrev=False))
-    known.add(
-        "--data",
-        "SHARDHASH_DATA",
-        metavar="DIR",
-        convert=_existing if existing else Path,
-        default=options.served_data,
-        help=f"the server's data directory (default {options.DEFAULT_DATA}, as for shardhash serve)",
-    )
-    return known
-
-
-def _existing(text: str) -> Path:
-    path = Path(text)
-    if not path.is_dir():
-        raise ConfigError(f"there is no folder {path}")
-    return path

@@ -16,6 +16,7 @@ import orjson
 
 from shardhash.admin.backup import copy_file
 from shardhash.admin.verify import Verdict
+from shardhash.base.text import counted
 from shardhash.errors import DamageError, StorageError
 from shardhash.outbox.files import FileJournal
 from shardhash.outbox.reading import Findings, read_position, read_waiting
@@ -55,8 +56,9 @@ def describe_outbox(counts: Counter[str]) -> str:
     if "waiting" not in counts:
         return ""
     return (
-        f"; outbox of {counts['outbox']:,} files: {counts['waiting']:,} reports wait,"
-        f" {counts['refused']:,} were refused, {counts['conflicts']:,} answered otherwise"
+        f"; outbox of {counted(counts['outbox'], 'file')}:"
+        f" {counted(counts['waiting'], 'report waits', 'reports wait')},"
+        f" {counted(counts['refused'], 'was', 'were')} refused, {counts['conflicts']:,} answered otherwise"
     )
 
 
@@ -119,25 +121,34 @@ def copy_outbox_aside(fs: FileSystem, directory: Path, aside: Path) -> None:
     fs.fsync_dir(aside)
 
 
-def repair_outbox(fs: FileSystem, directory: Path, lost: list[str]) -> None:
-    """Let what is sound of a damaged outbox count alone; the caller copied it aside. Raises StorageError, OSError."""
+def repair_outbox(fs: FileSystem, directory: Path, lost: list[str], *, preview: bool) -> None:
+    """Let what is sound of a damaged outbox count alone; the caller copied it aside. Raises StorageError, OSError.
+
+    `preview`: only find what is lost.
+    """
     for kind, folder in _present(fs, directory):
-        before, after = Findings(), Findings()
+        before = Findings()
         for _ in read_waiting(fs, folder, before):
             pass
         if not before.damage:
             continue
-        journal = FileJournal(fs, folder)
-        journal.replace((entry.time, entry.payload) for entry in read_waiting(fs, folder, Findings()))
-        journal.close()
-        for _ in read_waiting(fs, folder, after):
-            pass
-        if after.damage:
-            raise StorageError("what was repaired does not verify: " + "; ".join(after.damage))
+        if not preview:
+            _keep_sound(fs, folder)
         if before.missing:
-            lost.append(f"{folder}: {before.missing} reports ({kind}) cannot be read")
+            lost.append(f"{folder}: {counted(before.missing, 'report')} ({kind}) cannot be read")
         elif any(POSITION not in text for text in before.damage):
             lost.append(f"{folder}: what its damaged bytes held ({kind}), if it was not sent before")
+
+
+def _keep_sound(fs: FileSystem, folder: Path) -> None:
+    journal = FileJournal(fs, folder)
+    journal.replace((entry.time, entry.payload) for entry in read_waiting(fs, folder, Findings()))
+    journal.close()
+    after = Findings()
+    for _ in read_waiting(fs, folder, after):
+        pass
+    if after.damage:
+        raise StorageError("what was repaired does not verify: " + "; ".join(after.damage))
 
 
 def _present(fs: FileSystem, directory: Path) -> list[tuple[str, Path]]:

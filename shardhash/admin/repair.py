@@ -3,7 +3,8 @@
 1. What `verify` finds decides whether there is anything to do; a directory without damage is left alone.
 2. Everything that is there is copied to ``aside-TIME`` in the data directory, and stays until somebody removes it.
 3. Each shard is read as a start would read it. Where that fails, the newest sound snapshot is loaded (without any, the
-   sound lines of the newest), and every sound record of the log that follows is applied. What is lost is said.
+   sound lines of the newest), and every sound record of the log that follows is applied. What is lost is said; a
+   preview does no more than this.
 4. A siginfo text that cannot be read is left out of its row. The index is made anew from the rows, and every key goes
    to the shard where it belongs.
 5. The result is written as the next generation and verified; then it replaces the old one at once, by the manifest, and
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,10 +41,14 @@ from shardhash.shard.storage.siginfo import read_siginfo
 
 @dataclass(slots=True)
 class Repaired:
-    """What a repair did: `damage` it found, what is `lost`, and the folder `aside`; None when it changed nothing."""
+    """What a repair did: `damage` it found, what is `lost`, how much is `saved` (`Table.counts`), the folder `aside`.
+
+    `aside` is None when it changed nothing; then `lost` and `saved` are what they would be.
+    """
 
     damage: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    saved: Counter[str] = field(default_factory=Counter)
     aside: Path | None = None
 
 
@@ -53,23 +59,39 @@ def repair(fs: FileSystem, directory: Path, stamp: str | None, progress: Progres
     """
     try:
         manifest, damage = _find_manifest(fs, directory)
-        damage += verify(fs, manifest.folders(directory), progress).damage
+        found = verify(fs, manifest.folders(directory), progress)
+        damage += found.damage
         outbox = Verdict()
         verify_outbox(fs, directory, outbox, progress)
-        result = Repaired(damage + outbox.damage)
-        if result.damage and stamp is not None:
+        result = Repaired(damage + outbox.damage, saved=found.counts)
+        if not result.damage:
+            return result
+        if stamp is not None:
             result.aside = new_aside(fs, directory, stamp)
             copy_outbox_aside(fs, directory, result.aside)
             _copy_aside(fs, directory, result.aside, progress)
-            if damage:
-                _rebuild(fs, directory, manifest, result.lost, progress)
-            repair_outbox(fs, directory, result.lost)
+        if damage:
+            work = _preview if stamp is None else _rebuild
+            result.saved = work(fs, directory, manifest, result.lost, progress)
+        repair_outbox(fs, directory, result.lost, preview=stamp is None)
     except OSError as error:
         raise StorageError(f"{directory} cannot be repaired: {error}") from error
     return result
 
 
-def _rebuild(fs: FileSystem, directory: Path, old: Manifest, lost: list[str], progress: Progress) -> None:
+def _preview(fs: FileSystem, directory: Path, old: Manifest, lost: list[str], progress: Progress) -> Counter[str]:
+    """Read what `_rebuild` would; how much it would save."""
+    reader, saved = _Salvage(lost.append), Counter[str]()
+    for folder in old.folders(directory):
+        table = reader.read_table(fs, folder, progress)
+        for reference in table.siginfo_references():
+            reader.read_text(fs, folder, reference)
+        saved.update(table.counts())
+    return saved
+
+
+def _rebuild(fs: FileSystem, directory: Path, old: Manifest, lost: list[str], progress: Progress) -> Counter[str]:
+    """Write everything that is sound as the next generation; how much that is."""
     reader = _Salvage(lost.append)
     with replacement(fs, directory, old.shards) as new:
         reshard(
@@ -81,9 +103,10 @@ def _rebuild(fs: FileSystem, directory: Path, old: Manifest, lost: list[str], pr
             read_text=reader.read_text,
             reindex=True,
         )
-        damage = verify(fs, new, progress).damage
-        if damage:
-            raise StorageError("what was repaired does not verify: " + "; ".join(damage))
+        verdict = verify(fs, new, progress)
+        if verdict.damage:
+            raise StorageError("what was repaired does not verify: " + "; ".join(verdict.damage))
+    return verdict.counts
 
 
 def _find_manifest(fs: FileSystem, directory: Path) -> tuple[Manifest, list[str]]:
@@ -220,5 +243,7 @@ class _Salvage:
 
     def _tell_gap(self, path: Path, due: int, number: int) -> int:
         if due and number > due:
-            self._tell(f"{path}: {number - due} records are lost, {due} to {number - 1}")
+            last = number - 1
+            what = f"record {due} is" if due == last else f"{last - due + 1:,} records, {due} to {last}, are"
+            self._tell(f"{path}: {what} lost")
         return max(due, number)

@@ -37,9 +37,19 @@ def run_command(
     try:
         return work()
     except (ShardhashError, OSError) as error:
-        text = f"{error.filename}: {describe(error)}" if isinstance(error, PermissionError) else str(error)
+        text = _text_of(error)
         sys.stderr.write(f"shardhash {name}: {text}{hint(text)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"shardhash {name}: {interrupted}\n")
         return INTERRUPTED
+
+
+def _text_of(error: Exception) -> str:
+    if not isinstance(error, OSError) or isinstance(error, ShardhashError):
+        return str(error)
+    if error.filename is None:
+        return describe(error)
+    if isinstance(error, FileNotFoundError):
+        return f"there is no {error.filename}"
+    return f"{error.filename}: {describe(error)}"

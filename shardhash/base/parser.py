@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 _NUMBER = re.compile(r"-\d+|-\d*\.\d+", re.ASCII)
@@ -30,7 +31,9 @@ class Parser(argparse.ArgumentParser):
         self._check(words)
         parsed, left = super().parse_known_args(words, namespace)
         if left:
-            self.error(f"{left[0]!r} is one argument too many{self._few_options()}")
+            folder = self.knows("--data") and Path(left[0]).is_dir()
+            hint = f"; did you mean --data {left[0]}?" if folder else self._few_options()
+            self.error(f"{left[0]!r} is one argument too many{hint}")
         return parsed, left
 
     def _check(self, words: Sequence[str]) -> None:

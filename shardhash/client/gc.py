@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
                 return _collect(client, given)
         except InvokeError as error:
             raise ConfigError(f"refused: {error}{advice(str(error))}") from error
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(str(error)) from error
 
     return run_command("gc", run, interrupted="interrupted; what is removed is in the undo file")

@@ -82,7 +82,7 @@ def copy(arguments: Sequence[str]) -> int:
         help="number of shards of a new folder (default: as many as shardhash serve would make)",
     )
     given = known.parse(arguments)
-    from shardhash.admin.cli import telling
+    from shardhash.admin.cli import live_hint, telling
     from shardhash.base.cores import usable_cores
     from shardhash.database import copying
 
@@ -96,7 +96,7 @@ def copy(arguments: Sequence[str]) -> int:
         print(f"copied {done.describe()}; read back and found the same: digest {done.text}")
         return 0
 
-    return run_command("copy", run)
+    return run_command("copy", run, hint=live_hint("copy DEST TO"))
 
 
 def missing_extra() -> ConfigError:

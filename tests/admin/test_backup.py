@@ -114,8 +114,14 @@ def test_what_is_no_backup_is_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "home" / "letter").touch()
     with pytest.raises(ConfigError, match="something else than a backup"):
         backup(FS, data, tmp_path / "home", silent)
-    with pytest.raises(ConfigError, match="something else than a backup"):
-        backup(FS, data, data, silent)
+    (tmp_path / "link").symlink_to(data)
+    for folder in (data, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="is the data directory itself"):
+            backup(FS, data, folder, silent)
+    for folder in (data / "in", tmp_path / "link" / "deep" / "in", tmp_path):
+        with pytest.raises(ConfigError, match=r"lies in .* apart from the data directory"):
+            backup(FS, data, folder, silent)
+    assert not (data / "in").exists()
     with pytest.raises(ConfigError, match="not a data directory"):
         backup(FS, tmp_path / "home", tmp_path / "backup", silent)
 

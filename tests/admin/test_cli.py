@@ -24,7 +24,7 @@ from tests.admin.directories import Writer, facts, hash_of
 from tests.servers import ServerProcess
 
 FS = OsFileSystem()
-TAKEN = "of these 1 users were taken along: joe (@read)\n"
+TAKEN = "of these 1 user was taken along: joe (@read)\n"
 
 
 class Shell:
@@ -77,8 +77,10 @@ def test_verify_and_repair(shell: Shell) -> None:
         assert f"damaged: {path}: at byte " in shell.out
         assert path.read_bytes() == before
     assert shell.out.endswith(f"nothing was changed; to repair: shardhash repair --data {shell.data} --yes\n")
+    expected = shell.out.splitlines()[:-1]
     assert shell("repair", "--yes") == 0
     assert "lost: " in shell.out
+    assert shell.out.replace("saved: ", "would save: ").splitlines()[:-1] == expected
     (aside,) = shell.data.glob("aside-*")
     assert f"everything that was there is kept in {aside}" in shell.out
     assert (aside / path.relative_to(shell.data)).read_bytes() == before
@@ -95,12 +97,19 @@ def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     assert facts(FS, tmp_path / "new") == saved
     assert shell("restore", tmp_path / "backup") == 1
     assert "is not empty" in shell.err
+    assert shell("restore", tmp_path / "backup", "--dry-run") == 0
+    assert shell.out.startswith(f"nothing would change: {shell.data} holds what {tmp_path}/backup does as of 20")
     assert shell("restore", tmp_path / "backup", "--force") == 0
     assert "what it held before is kept in" in shell.out
     assert facts(FS, shell.data) == saved
     assert shell("backup", tmp_path / "backup") == 0
-    assert shell("backup", shell.data.parent) == 1
+    assert ", no longer as of 20" in shell.out
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter").touch()
+    assert shell("backup", tmp_path / "other") == 1
     assert "something else than a backup; name another folder" in shell.err
+    assert shell("restore", tmp_path / "backup", "--dry-run", data=tmp_path / "other") == 1
+    assert "is not empty; name a new one, or move it aside first\n" in shell.err
 
 
 def test_times(shell: Shell, tmp_path: Path) -> None:
@@ -114,13 +123,15 @@ def test_times(shell: Shell, tmp_path: Path) -> None:
         "would go: 2 mappings, 3 outhash rows, 0 users and settings",
         "would come: 0 mappings, 0 outhash rows, 0 users and settings",
     ]
+    assert shell("restore", shell.data, "--until", text, "--dry-run") == 0
+    assert shell.out.splitlines()[-1].startswith(f"{shell.data} is not empty: this takes --force")
     assert shell("restore", shell.data, "--until", text, data=tmp_path / "new") == 0
     assert shell.out == f"{tmp_path}/new is {shell.data} as of {to_iso(moment, 'seconds')}, and verified\n"
     for time, words in (("2099-01-01T00:00+01:00", "leave --until out"), ("2020-01-01", "goes back to")):
         for more in ([], ["--dry-run"]):
             assert shell("restore", shell.data, "--until", time, *more, data=tmp_path / "other") == 1
             assert words in shell.err
-    assert not (tmp_path / "other" / "manifest.json").exists()
+    assert not (tmp_path / "other").exists()
     with pytest.raises(SystemExit) as exit_:
         shell("restore", shell.data, "--until", "yesterday", data=tmp_path / "other")
     assert exit_.value.code == 2
@@ -144,7 +155,9 @@ def test_dump_and_load(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines[:-1]).encode())))
     assert shell("load", "-", data=tmp_path / "cut") == 1
     assert "the dump is cut off" in shell.err
+    assert not (tmp_path / "cut").exists()
     assert shell("load", "/nowhere/dump") == 1
+    assert shell.err == "shardhash load: there is no /nowhere/dump\n"
     assert facts(FS, shell.data) == saved
 
 
@@ -176,6 +189,7 @@ def test_a_running_server_keeps_them_off(
     for command in (["repair", "--yes"], ["dump"], ["load", tmp_path / "dump"], ["restore", shell.data, "--force"]):
         assert shell(*command) == 1
         assert "is in use by process" in shell.err
+        assert ("shardhash backup DEST, then shardhash dump --data DEST" in shell.err) == (command == ["dump"])
     assert shell("verify") == 0
     assert "note: a server is running" in shell.err
     assert shell.out.startswith("no damage: 2 shards, 20 mappings, 20 outhash rows")
@@ -191,6 +205,57 @@ def test_what_is_no_data_directory(capsys: pytest.CaptureFixture[str], tmp_path:
         assert shell(*command) == 1
         assert "not a data directory" in shell.err
     assert {path.name for path in tmp_path.iterdir()} <= {"file", "lock"}
+
+
+def test_what_is_no_folder(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data directories and sources that are not there, or files; each command says which, and what to do."""
+    database = tmp_path / "hashserv.db"
+    database.write_bytes(b"SQLite format 3\0")
+    is_file = f"{database} is a file, not a folder; if it is the old server's database: shardhash import {database}"
+    commands: list[list[object]] = [["verify"], ["repair"], ["backup", tmp_path / "b"], ["dump"], ["snapshot"]]
+    commands.append(["export", tmp_path / "out.db"])
+    for command in commands:
+        for data, words in ((tmp_path / "nosuch", f"there is no folder {tmp_path}/nosuch\n"), (database, is_file)):
+            with pytest.raises(SystemExit) as exit_:
+                shell(*command, data=data)
+            assert exit_.value.code == 2
+            assert words in capsys.readouterr().err
+    for command in (["restore", shell.data], ["restore", shell.data, "--dry-run"]):
+        for data in (database, database / "below"):
+            assert shell(*command, data=data) == 1
+            assert is_file in shell.err
+    assert shell("restore", database, data=tmp_path / "new") == 1
+    assert is_file in shell.err
+    assert shell("restore", tmp_path / "nosuch", data=tmp_path / "new") == 1
+    assert shell.err == f"shardhash restore: there is no folder {tmp_path}/nosuch\n"
+    assert shell("backup", database) == 1
+    assert shell.err == f"shardhash backup: {database} is a file; name a folder for the backup\n"
+    # Where --data was forgotten.
+    monkeypatch.chdir(tmp_path)
+    for name in ("SHARDHASH_DATA", "HASHSERVER_DATABASE", "HASHSERVER_DB"):
+        monkeypatch.delenv(name, raising=False)
+    for command in commands:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*map(str, command)])
+        assert exit_.value.code == 2
+        assert "there is no folder hashserv.shardhash (the default); name yours with --data" in capsys.readouterr().err
+
+
+def test_a_folder_without_its_option(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(shell.data)]) == 0
+    assert "no damage" in capsys.readouterr().out
+    for command, words in (
+        (["verify", shell.data, "--data", shell.data], "FOLDER and --data are both given"),
+        (["dump", shell.data], f"to dump it: shardhash dump --data {shell.data}\n"),
+        (["repair", shell.data, "--data", shell.data], f"did you mean --data {shell.data}?"),
+        (["snapshot", shell.data, "--data", shell.data], f"did you mean --data {shell.data}?"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*map(str, command)])
+        assert exit_.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 def test_progress_comes_late_and_seldom(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

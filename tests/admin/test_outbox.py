@@ -106,7 +106,12 @@ def test_damage_is_found_and_repaired(what: str, data: Path) -> None:
     assert any(words in text and str(data / "outbox") in text for text in found.damage)
     assert "repair --data" in found.damage[0]
     texts: list[str] = []
-    repair_outbox(fs, data, texts)
+    expected: list[str] = []
+    before = {path: path.read_bytes() for path in (data / "outbox").rglob("*") if path.is_file()}
+    repair_outbox(fs, data, expected, preview=True)
+    assert {path: path.read_bytes() for path in (data / "outbox").rglob("*") if path.is_file()} == before
+    repair_outbox(fs, data, texts, preview=False)
+    assert texts == expected
     assert bool(texts) == (what != "the position")
     after = check(fs, data)
     assert after.damage == []

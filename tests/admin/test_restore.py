@@ -9,10 +9,11 @@ import pytest
 from shardhash.admin.backup import backup
 from shardhash.admin.restore import restore, restore_over
 from shardhash.errors import ConfigError, DamageError
+from shardhash.shard.directory.generations import prepare_directory
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.storage import recovery
 from shardhash.shard.storage.filesystem import OsFileSystem
-from shardhash.shard.storage.layout import list_shard, segment_path
+from shardhash.shard.storage.layout import LOCK, UNFINISHED, list_shard, segment_path
 from shardhash.shard.storage.recovery import now
 from tests.admin.directories import Writer, facts, silent
 
@@ -91,8 +92,10 @@ def test_refusals(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(ConfigError, match="is not a data directory"):
         restore_over(FS, data, tmp_path / "other", None, STAMP, silent)
-    with pytest.raises(ConfigError, match=r"is not empty.*--force"):
+    with pytest.raises(ConfigError, match=r"is not empty; name a new one, or move it aside first$"):
         restore(FS, data, data.parent, None, silent)
+    with pytest.raises(ConfigError, match=r"is not empty.*--force"):
+        restore(FS, data, data, None, silent)
     with lock_directory(data), pytest.raises(ConfigError, match="is in use by process"):
         restore(FS, data, tmp_path / "new", None, silent)
     with lock_directory(data), pytest.raises(ConfigError, match="is in use by process"):
@@ -128,7 +131,7 @@ def test_a_time_that_the_records_do_not_reach_is_refused(tmp_path: Path, from_sn
     for until, words in ((before, "goes back to"), (now() + 1, "leave --until out")):
         with pytest.raises(ConfigError, match=words):
             restore(FS, data, tmp_path / "new", until, silent)
-        assert not (tmp_path / "new" / "manifest.json").exists()
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_restore_of_nothing_is_no_success(tmp_path: Path) -> None:
@@ -140,7 +143,25 @@ def test_a_restore_of_nothing_is_no_success(tmp_path: Path) -> None:
             restore(FS, tmp_path / source, tmp_path / "new", None, silent)
     with pytest.raises(ConfigError, match="no records"):
         restore(FS, tmp_path / "data", tmp_path / "new", now(), silent)
-    assert not (tmp_path / "new" / "manifest.json").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refusal_takes_away_only_what_it_made(tmp_path: Path) -> None:
+    """A folder that was there stays, as does one that an earlier attempt, which was killed, left unfinished."""
+    (tmp_path / "data").mkdir()
+    Writer(FS, tmp_path / "data").close()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / UNFINISHED).touch()
+    for name in ("empty", "begun", "new"):
+        with pytest.raises(ConfigError, match="holds nothing"):
+            restore(FS, tmp_path / "data", tmp_path / name, None, silent)
+    assert set(FS.listdir(tmp_path / "empty")) <= {LOCK}
+    assert set(FS.listdir(tmp_path / "begun")) == {LOCK, UNFINISHED}
+    assert not (tmp_path / "new").exists()
+    prepare_directory(FS, tmp_path / "empty", 1, silent)
+    with pytest.raises(ConfigError, match="run it again, or delete the folder if it was new"):
+        prepare_directory(FS, tmp_path / "begun", 1, silent)
 
 
 def test_until_is_exact_after_the_clock_was_set_back(
