@@ -1,7 +1,7 @@
 """``shardhash import`` and ``shardhash export``: the move from the stock server and back.
 
 Reports go to standard output, progress and errors to standard error. Exit status 0: done, whatever the report says of
-conflicts; 1: not done, and nothing has changed; 2: called wrongly.
+conflicts; 1: not done, and nothing has changed, or a server took no users of this client; 2: called wrongly.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardhash.admin.cli import telling
+from shardhash.admin.arguments import existing_default, existing_folder
+from shardhash.admin.cli import live_hint, say, telling
 from shardhash.base import options
 from shardhash.base.command_line import parser_of, run_command
 from shardhash.base.cores import default_workers
 from shardhash.base.options import Options
 from shardhash.base.secrets import PASSWORD, password_of
+from shardhash.base.text import counted
 from shardhash.base.timestamps import to_iso
 from shardhash.moving.report import describe, to_json
 from shardhash.moving.times import name_of_zone, to_zone
@@ -95,6 +97,12 @@ def import_(arguments: Sequence[str]) -> int:
             print(describe(reports, name_of_zone(given.source_timezone)))
             if given.address is None:
                 print(f"start the server on it: shardhash serve --data {shlex.quote(str(given.data))}")
+        if refused := sum(report.users_refused for report in reports):
+            say(
+                f"shardhash import: {counted(refused, 'user was', 'users were')} left out, for the server does not let"
+                " this client add users; import again with --login USER, who has @user-admin there, or with --no-users"
+            )
+            return 1
         return 0
 
     return run_command("import", run, interrupted=NOTHING_CHANGED, hint=_hint)
@@ -131,15 +139,16 @@ def export(arguments: Sequence[str]) -> int:
             print(json.dumps({"target": target.name, **done.counts, "left_out": done.left_out}))
             return 0
         print(
-            f"{target.name} holds {done.counts['mappings']:,} mappings, {done.counts['rows']:,} outhash rows,"
-            f" {done.counts['users']:,} users and {done.counts['config']:,} settings"
+            f"{target.name} holds {counted(done.counts['mappings'], 'mapping')},"
+            f" {counted(done.counts['rows'], 'outhash row')}, {counted(done.counts['users'], 'user')} and"
+            f" {counted(done.counts['config'], 'setting')}"
         )
         for text in done.left_out:
             print(f"left out: {text}")
         print(f"start the old server on it: bitbake-hashserv --database {shlex.quote(target.name)}")
         return 0
 
-    return run_command("export", run, interrupted=NOTHING_CHANGED)
+    return run_command("export", run, interrupted=NOTHING_CHANGED, hint=live_hint("export OUT --data DEST"))
 
 
 def _export_options() -> Options:
@@ -149,8 +158,8 @@ def _export_options() -> Options:
         "--data",
         "SHARDHASH_DATA",
         metavar="DIR",
-        convert=Path,
-        default=options.served_data,
+        convert=existing_folder,
+        default=existing_default,
         help=f"data directory of a stopped server, or a backup (default {options.DEFAULT_DATA}, as for serve)",
     )
     known.add(

@@ -120,6 +120,7 @@ def _send_some_users(client: Client, users: Sequence[dict[str, Any]], report: So
     try:
         answers = client.import_batch(users=users)["users"]
     except InvokeError as error:
+        report.users_refused += len(users)
         for user in users:
             report.leave_out(report.users, f"user {user['username']}: {error}; log in as one who may (--login)")
         return

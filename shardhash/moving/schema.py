@@ -97,6 +97,8 @@ class SourceReport:
     mappings: dict[str, int] = field(default_factory=lambda: _counts("new", "known", "conflicts", "left_out"))
     rows: dict[str, int] = field(default_factory=lambda: _counts("new", "known", "older", "left_out"))
     users: dict[str, int] = field(default_factory=lambda: _counts("new", "known", "conflicts", "left_out"))
+    users_refused: int = 0
+    """Users among those left out that a server did not let its client add."""
     naive_times: int = 0
     """Rows whose time had no zone, which was taken as the source's."""
     bad_times: int = 0

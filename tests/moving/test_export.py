@@ -20,6 +20,7 @@ import pytest
 from shardhash import cli
 from shardhash.base.timestamps import from_iso, to_iso
 from shardhash.client import Client, create_client
+from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.storage.filesystem import OsFileSystem
 from shardhash.wire.hashes import is_digest_text
 from shardhash.wire.rows import DETAILS, SIGINFO
@@ -107,8 +108,11 @@ def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert run("export", tmp_path / name, "--data", tmp_path / "data") == 1
         assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "out.db").read_text() == "precious"
-    assert run("export", tmp_path / "new.db", "--data", tmp_path / "nowhere") == 1
+    assert run("export", tmp_path / "new.db", "--data", tmp_path) == 1
     assert "is not a data directory" in capsys.readouterr().err
+    with lock_directory(tmp_path / "data"):
+        assert run("export", tmp_path / "new.db", "--data", tmp_path / "data") == 1
+    assert "shardhash backup DEST, then shardhash export OUT --data DEST" in capsys.readouterr().err
     assert run("export", tmp_path / "no" / "folder.db", "--data", tmp_path / "data") == 1
     assert "cannot be written" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.tmp"))

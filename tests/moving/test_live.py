@@ -138,7 +138,11 @@ def test_users(live_import: Live, tmp_path: Path, start_server: Start, monkeypat
         user("admin", db.stock_token("x")), user("odd", "form"), db.mark("monday"),
     )  # fmt: skip
     server = start_server(*IN_MEMORY, environment=ADMIN)
-    (report,) = live_import(server.address, path)
+    (report,) = live_import(server.address, path, status=1)
+    assert "3 users were left out, for the server does not let this client add users" in live_import.err
+    assert "--login USER, who has @user-admin" in live_import.err
+    assert report["mappings"]["new"] == 1
+    live_import(server.address, path, "--no-users")
     assert report["users"]["left_out"] == 3
     assert "not allowed to access permissions(s) @user-admin; log in as one who may" in report["left_out"][0]
     monkeypatch.setenv("SHARDHASH_PASSWORD", "pw")
