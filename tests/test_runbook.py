@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
 METHOD = "m"
+INSTALLED = {"ops/runbook.md", "ops/restore-snapshot"}
 
 SYSTEMCTL = """#!/usr/bin/env bash
 # The unit `shardhash`, without systemd.
@@ -76,11 +78,11 @@ class Machine:
         }
 
     def run(self, text: str, status: int = 0, **variables: str) -> str:
-        """Run a text in a shell in the checkout; what it printed."""
+        """Run a text in a shell in the folder of the runbook; what it printed."""
         with (self.state / "printed").open("w+") as printed:  # no pipe, which the server would keep open
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", text],
-                cwd=ROOT,
+                cwd=ROOT / "ops",
                 env=self.environment | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
@@ -163,6 +165,7 @@ def test_the_runbook(machine: Machine) -> None:
     assert "shardhash repair --data DIR" in machine.walk("First look")[0]
     seen, found, repaired = machine.walk("Damage", 1, 1, 0)
     assert "at byte 20" in seen
+    assert "lost: " in found
     assert "nothing was changed" in found
     assert "everything that was there is kept" in repaired
     assert machine.known(60) >= 59  # the one record that is lost may be an index item, which is made anew
@@ -193,8 +196,23 @@ def damage(data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [("", "--data is missing"), ("--data x", "name a backup"), ("--data", "needs a value"), ("--what", "no option")],
+    [
+        ("", "--data is missing"),
+        ("--data x", "name a backup"),
+        ("--data", "needs a value"),
+        ("--what", "no option"),
+        ("--data x --from nosuch", "there is no folder nosuch\n"),
+        ("--data nosuch --until 2026-11-23", "there is no folder nosuch\n"),
+    ],
 )
 def test_restore_snapshot_says_what_is_due(arguments: str, words: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert words in machine.run(f"unset SHARDHASH_DATA; ops/restore-snapshot {arguments}", 2)
+    assert words in machine.run(f"unset SHARDHASH_DATA; ./restore-snapshot {arguments}", 2)
+
+
+def test_the_runbook_is_installed_with_its_script() -> None:
+    shared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    folders = {str(Path(target).parent) for source, target in shared["shared-data"].items() if source in INSTALLED}
+    assert folders == {"share/shardhash"}
+    scripts = re.findall(r"\./([a-z-]+)", (ROOT / "ops" / "runbook.md").read_text())
+    assert {f"ops/{name}" for name in scripts} < INSTALLED
