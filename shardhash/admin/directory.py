@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shardhash.base.folders import check_folder, refuse_file
 from shardhash.errors import ConfigError, StorageError
-from shardhash.shard.directory.generations import next_generation, remove_leftovers
+from shardhash.shard.directory.generations import next_generation, remove_leftovers, unfinished
 from shardhash.shard.directory.lock import lock_directory
 from shardhash.shard.directory.manifest import Manifest, check_folders, make_directory, read_manifest
 from shardhash.shard.storage.filesystem import FileSystem
@@ -29,6 +29,8 @@ def manifest_of(fs: FileSystem, directory: Path) -> Manifest:
     manifest = read_manifest(fs, directory)
     if manifest is None:
         check_folder(directory)
+        if fs.exists(directory / UNFINISHED):
+            raise unfinished(directory)
         raise ConfigError(f"{directory} is not a data directory: it has no {MANIFEST}")
     check_folders(fs, directory, manifest)
     return manifest

@@ -162,6 +162,8 @@ def test_a_refusal_takes_away_only_what_it_made(tmp_path: Path) -> None:
     prepare_directory(FS, tmp_path / "empty", 1, silent)
     with pytest.raises(ConfigError, match="run it again, or delete the folder if it was new"):
         prepare_directory(FS, tmp_path / "begun", 1, silent)
+    with pytest.raises(ConfigError, match="run it again, or delete the folder if it was new"):
+        restore(FS, tmp_path / "begun", tmp_path / "new", None, silent)
 
 
 def test_until_is_exact_after_the_clock_was_set_back(

@@ -428,7 +428,7 @@ def test_the_report_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["import", str(path), "--data", str(tmp_path / "data"), "--source-timezone", "UTC"]) == 0
     out = capsys.readouterr().out
     assert f"{path}:\n  mappings      1 new, 1 left out\n  outhash rows  1 new\n  users         0 new\n" in out
-    assert "1 times without a zone were taken as UTC" in out
+    assert "1 time without a zone was taken as UTC" in out
     assert "left out: mapping" in out
     assert "\x1b" not in out
     assert out.endswith(f"start the server on it: shardhash serve --data {tmp_path}/data\n")

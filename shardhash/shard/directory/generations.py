@@ -59,10 +59,7 @@ def prepare_directory(fs: FileSystem, directory: Path, shards: int, progress: Pr
 
 def _begin(fs: FileSystem, directory: Path, shards: int) -> Manifest:
     if fs.exists(directory / UNFINISHED):
-        raise ConfigError(
-            f"a restore, load, import or copy into {directory} did not finish; run it again, or delete the folder if it"
-            " was new"
-        )
+        raise unfinished(directory)
     _refuse_content(fs, directory)
     for name in generation_names(fs, directory):
         _remove_tree(fs, directory / name)  # the beginnings of a first start, which hold nothing
@@ -70,6 +67,14 @@ def _begin(fs: FileSystem, directory: Path, shards: int) -> Manifest:
     make_generation(fs, directory, manifest)
     write_manifest(fs, directory, manifest)
     return manifest
+
+
+def unfinished(directory: Path) -> ConfigError:
+    """What to say of a directory that is marked as unfinished."""
+    return ConfigError(
+        f"a restore, load, import or copy into {directory} did not finish; run it again, or delete the folder if it"
+        " was new"
+    )
 
 
 def _reshard(fs: FileSystem, directory: Path, old: Manifest, shards: int, progress: Progress) -> Manifest:
