@@ -19,6 +19,8 @@ import pytest
 from shardhash.client import AsyncClient, create_async_client
 from tests.servers import ServerProcess
 
+pytestmark = pytest.mark.once
+
 METHOD = "m"
 CONNECTIONS = 6
 AT_ONCE = (1, 7, 40)

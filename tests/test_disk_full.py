@@ -18,6 +18,8 @@ from shardhash.client import AsyncClient, create_async_client
 from shardhash.errors import InvokeError
 from tests.servers import ServerProcess
 
+pytestmark = pytest.mark.once
+
 METHOD = "m"
 LIMIT = 6_000
 """Bytes that a file may have: a dozen records."""

@@ -20,6 +20,8 @@ from tests.coordinators import SEVERAL, InTurn, connect_to_each
 from tests.model import DETAILS, Model, stripped
 from tests.servers import ServerProcess
 
+pytestmark = pytest.mark.once
+
 METHODS = ["m", "other.method"]
 TASKHASHES = ["00" * 32, "7f" * 32, "80" * 32, "short"]
 OUTHASHES = ["01" * 32, "fe" * 32, "no-digest"]

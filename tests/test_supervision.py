@@ -23,6 +23,8 @@ from shardhash.server.worker_processes import LONGEST_LINE, WorkerProcess
 from shardhash.shard.directory.lock import is_locked, lock_directory
 from tests.servers import IN_MEMORY, ServerProcess
 
+pytestmark = pytest.mark.once
+
 METHOD = "m"
 LIMIT = 30.0
 

@@ -14,6 +14,8 @@ from tests.http.conftest import get
 from tests.http.test_metrics import samples
 from tests.servers import ServerProcess, free_port
 
+pytestmark = pytest.mark.once
+
 METHOD = "oe.sstatesig.OEOuthashBasic"
 LIMIT = 30.0
 SERVER = ("--memory", "--workers", "1", "--http", "127.0.0.1:0")

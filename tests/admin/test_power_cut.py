@@ -30,6 +30,8 @@ from shardhash.shard.storage.layout import MANIFEST, list_shard, segment_path
 from tests.admin.directories import Writer, facts, silent
 from tests.shard.faulty import FaultyFileSystem, Survives, power_cuts
 
+pytestmark = pytest.mark.once
+
 DATA, BACKUP, NEW = Path("/data"), Path("/backup"), Path("/new")
 SURVIVORS: list[Survives] = ["synced", "all", "part"]
 

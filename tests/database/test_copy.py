@@ -24,6 +24,8 @@ from shardhash.wire.hashes import ShardMap
 from tests.servers import ServerProcess
 from tests.stores.postgresql_server import PASSWORD, PostgresqlServer
 
+pytestmark = pytest.mark.once
+
 METHODS = ("oe.sstatesig.OEOuthashBasic", "another-\U0001f4be-method")
 ADMIN = ("--admin-user", "admin", "--admin-password", "password")
 

@@ -19,6 +19,8 @@ from shardhash.shard.storage.layout import list_shard, segment_path, siginfo_pat
 from shardhash.shard.storage.recovery import Shard, begin_shard, open_shard
 from tests.shard.faulty import FaultyFileSystem
 
+pytestmark = pytest.mark.once
+
 FOLDER = Path("/shard-000")
 TEXT = "siginfo text"
 GROUPS: list[list[Record]] = [

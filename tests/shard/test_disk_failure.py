@@ -13,6 +13,8 @@ from shardhash.shard.storage.layout import list_shard
 from tests.shard.faulty import FaultyFileSystem
 from tests.shard.life import FOLDER, Life
 
+pytestmark = pytest.mark.once
+
 STEPS = 14
 
 

@@ -12,6 +12,8 @@ from shardhash.shard.state.table import Table
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives, power_cuts
 from tests.shard.life import Life
 
+pytestmark = pytest.mark.once
+
 Scenario = Callable[[Life], None]
 
 

@@ -24,6 +24,8 @@ from shardhash.shard.storage.recovery import ignore_progress, open_shard
 from shardhash.wire.hashes import ShardMap, to_key
 from tests.shard.faulty import FaultyFileSystem, PowerCutError, Survives
 
+pytestmark = pytest.mark.once
+
 DIRECTORY = Path("/data")
 REPORTS = 6
 
