@@ -52,7 +52,8 @@ class Exploring:
     async def diverging(self, caller: Caller, request: m.Diverging) -> Any:
         """Taskhashes with more than one outhash."""
         async with self._turns.turn(caller.group):
-            return as_json(await self._store.explorer.diverging(times_of(request.where), request.limit))
+            found = await self._store.explorer.diverging(times_of(request.where), request.limit)
+        return as_json(found) | {"tasks": long_list(found.tasks)}
 
     async def saved(self, caller: Caller, request: m.Saved) -> Any:
         """Tasks that reused another's output, by recipe and week."""

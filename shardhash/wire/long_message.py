@@ -24,7 +24,7 @@ import orjson
 
 from shardhash.errors import InvalidRequestError, LimitError
 from shardhash.wire import jsontext
-from shardhash.wire.framing import ValueCount, without_escapes
+from shardhash.wire.framing import ValueCount, count_signs, without_escapes
 from shardhash.wire.long_text import PART, LongText, character_end
 from shardhash.wire.rows import SIGINFO
 
@@ -49,7 +49,10 @@ class LongMessage:
         """`most`: bytes of the whole; `most_values`: JSON values of what is left of it."""
         self.size = 0
         self._most = most
-        self._values = ValueCount(most_values)
+        self._most_values = most_values
+        self._signs = 0
+        self._values: ValueCount | None = None
+        """Only if there are more signs of values than that, some of which may be in texts."""
         self._buffer = bytearray()
         self._rest = bytearray()
         self._inside = False
@@ -95,12 +98,22 @@ class LongMessage:
         elif self._inside and b'"' not in plain:
             self._open(block)
             return
-        self._values.add(plain, inside=self._inside)
+        self._count_values(plain)
         quotes = plain.count(b'"')
         if quotes:
             self._inside ^= bool(quotes & 1)
             self._opened = len(self._rest) + plain.rfind(b'"')
         self._keep(block)
+
+    def _count_values(self, plain: bytes) -> None:
+        """Count those of a block that is about to be kept."""
+        if self._values is None:
+            self._signs += count_signs(plain)
+            if self._signs <= self._most_values:
+                return
+            self._values = ValueCount(self._most_values)
+            self._values.add(without_escapes(bytes(self._rest)))
+        self._values.add(plain, inside=self._inside)
 
     def _keep(self, block: bytes) -> None:
         self._rest += block
