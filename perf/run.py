@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="workers of the server (default 2)")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs; medians are shown (default 5)")
     options = parser.parse_args()
+    if find_spec("matplotlib") is None:
+        parser.error("the plots need matplotlib: pip install '.[perf]'")
     if options.quick:
         options.builders, options.rounds, options.processes = min(options.builders, 3), 1, 1
     return options
