@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from shardhash.client import json_text
 from shardhash.client.commands import Answer, Subcommand, argument
 from shardhash.client.exploring_commands import describe_row, search_arguments, search_of
-from shardhash.client.reports import BATCH_BYTES, weight
+from shardhash.client.reports import BATCH, in_batches, weight_of
 from shardhash.client.undo_files import UndoFile, read_undo_file
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 100
 """Rows of one message, with their siginfo."""
-MAPPINGS_AT_ONCE = 1000
 SHOWN = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -97,31 +95,22 @@ def _add(undo: UndoFile, row: Mapping[str, Any], tasks: set[tuple[str, str]]) ->
 
 def _undo(client: Client, given: argparse.Namespace) -> Answer:
     counts = {"mappings": 0, "rows": 0}
-    for mappings, rows in _batches(read_undo_file(given.file)):
-        answer = client.import_batch(mappings, rows)
+    for some in in_batches(read_undo_file(given.file), weight_of, BATCH):
+        imported: dict[str, list[dict[str, Any]]] = {"mappings": [], "rows": []}
+        for line in some:
+            imported[f"{line['type']}s"].append(_imported(line))
+        answer = client.import_batch(**imported)
         for kind in counts:
             counts[kind] += answer[kind].count("new")
     return Answer(counts, f"{counts['rows']} rows and {counts['mappings']} mappings are back")
 
 
-def _batches(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Mappings and rows that go into one request each."""
-    mappings: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    size = 0
-    for line in lines:
-        more = weight(json_text.encode(line))
-        if (size and size + more > BATCH_BYTES) or len(rows) >= AT_ONCE or len(mappings) >= MAPPINGS_AT_ONCE:
-            yield mappings, rows
-            mappings, rows, size = [], [], 0
-        size += more
-        if line["type"] == "mapping":
-            mappings.append({name: line[name] for name in ("method", "taskhash", "unihash")})
-        else:
-            created = (datetime.fromisoformat(line["created"]) - _EPOCH) // timedelta(microseconds=1)
-            rows.append({**{name: line[name] for name in line if name != "type"}, "created": created})
-    if size:
-        yield mappings, rows
+def _imported(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping or row of an undo file, as `import-batch` takes it."""
+    if line["type"] == "mapping":
+        return {name: line[name] for name in ("method", "taskhash", "unihash")}
+    created = (datetime.fromisoformat(line["created"]) - _EPOCH) // timedelta(microseconds=1)
+    return {**{name: line[name] for name in line if name != "type"}, "created": created}
 
 
 def _list(rows: list[dict[str, Any]], count: int) -> list[str]:

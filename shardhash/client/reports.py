@@ -6,8 +6,8 @@ the other. Reporting again what was stored already does no harm, so what is unan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from shardhash.client import json_text
 from shardhash.errors import ProtocolError
@@ -20,6 +20,9 @@ BATCH_BYTES = 512 << 10
 
 VALUE_BYTES = 32
 """Bytes that a JSON value counts for at least: 16,000 in a request, of which servers take 20,000."""
+
+
+_T = TypeVar("_T")
 
 
 class ReportList:
@@ -52,14 +55,8 @@ class ReportList:
         start = len(self.unihashes)
         if not (batched and self._batchable):
             return [(place, place + 1) for place in range(start, len(self._rows))]
-        bounds = []
-        size = 0
-        for place in range(start, len(self._rows)):
-            size += _size(self._rows[place])
-            if place > start and (size > BATCH_BYTES or place - start == BATCH):
-                bounds.append((start, place))
-                start, size = place, _size(self._rows[place])
-        return [*bounds, (start, len(self._rows))] if start < len(self._rows) else bounds
+        places = in_batches(range(start, len(self._rows)), lambda place: _size(self._rows[place]), BATCH)
+        return [(some[0], some[-1] + 1) for some in places]
 
     def encode(self, start: int, end: int, *, batched: bool) -> bytes:
         """The request of these rows."""
@@ -104,6 +101,26 @@ class EquivalenceList(ReportList):
 
 def _is_long(row: Mapping[str, Any]) -> bool:
     return hasattr(row.get("outhash_siginfo"), "parts")  # a LongText, which few need
+
+
+def in_batches(items: Iterable[_T], size_of: Callable[[_T], int], most: int) -> Iterator[list[_T]]:
+    """The items of each request: `most` at most, and BATCH_BYTES in all, unless one alone has more."""
+    some: list[_T] = []
+    size = 0
+    for item in items:
+        more = size_of(item)
+        if some and (len(some) >= most or size + more > BATCH_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(item)
+        size += more
+    if some:
+        yield some
+
+
+def weight_of(row: Mapping[str, Any]) -> int:
+    """The `weight` of a row that is not JSON yet."""
+    return weight(json_text.encode(row))
 
 
 def weight(row: bytes) -> int:

@@ -6,14 +6,12 @@ garbage collections: mappings get the mark that is current there, and the mark o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-import orjson
 
 from shardhash.base.entry_kinds import GC_MARK
 from shardhash.client.blocking import Client
-from shardhash.client.reports import weight
+from shardhash.client.reports import in_batches, weight_of
 from shardhash.errors import InvokeError
 from shardhash.moving.importing import Wish
 from shardhash.moving.merging import EVERY
@@ -27,8 +25,7 @@ from shardhash.wire.rows import KNOWN, NEW
 MAPPINGS_AT_ONCE = 3000
 ROWS_AT_ONCE = 1000
 USERS_AT_ONCE = 1000
-BYTES_AT_ONCE = 512 << 10
-"""Mappings, rows, and bytes of rows (`weight`), of one request, unless a row alone has more."""
+"""Of one request, if they are short."""
 
 _HASHES = 3
 """Columns of a row that are method and hashes."""
@@ -57,7 +54,7 @@ def import_live(client: Client, wish: Wish, tell: Tell) -> list[SourceReport]:
 
 def _send_mappings(client: Client, source: Source, report: SourceReport, tell: Tell) -> None:
     total = source.size("mappings")
-    for some in _batches(_sound_mappings(source, report), MAPPINGS_AT_ONCE):
+    for some in in_batches(_sound_mappings(source, report), weight_of, MAPPINGS_AT_ONCE):
         answers = client.import_batch(mappings=some)["mappings"]
         for mapping, answer in zip(some, answers, strict=True):
             if answer in (NEW, KNOWN):
@@ -83,7 +80,7 @@ def _sound_mappings(source: Source, report: SourceReport) -> Iterator[dict[str, 
 def _send_rows(client: Client, source: Source, times: SourceTimes, report: SourceReport, tell: Tell) -> None:
     total = source.size("rows")
     done = 0
-    for some in _batches(_sound_rows(source, times, report), ROWS_AT_ONCE):
+    for some in in_batches(_sound_rows(source, times, report), weight_of, ROWS_AT_ONCE):
         for answer in client.import_batch(rows=some)["rows"]:
             report.rows[answer] += 1
         done += len(some)
@@ -112,7 +109,7 @@ def _send_users(client: Client, source: Source, report: SourceReport) -> None:
         {"username": str(name), "token": str(token), "permissions": str(permissions or "").split()}
         for name, token, permissions in source.users()
     ]
-    for some in _batches(users, USERS_AT_ONCE):
+    for some in in_batches(users, weight_of, USERS_AT_ONCE):
         _send_some_users(client, some, report)
 
 
@@ -140,17 +137,3 @@ def _can_be_asked(*words: object) -> bool:
     return all(
         isinstance(word, str) and is_token(word) and len(word) <= MAX_TOKEN and "\0" not in word for word in words
     )
-
-
-def _batches(rows: Iterable[dict[str, Any]], most: int) -> Iterator[Sequence[dict[str, Any]]]:
-    some: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        more = weight(orjson.dumps(row))
-        if some and (len(some) >= most or size + more > BYTES_AT_ONCE):
-            yield some
-            some, size = [], 0
-        some.append(row)
-        size += more
-    if some:
-        yield some

@@ -16,6 +16,7 @@ import pytest
 from shardhash import cli
 from shardhash.base.timestamps import from_iso, to_iso
 from shardhash.client import create_client
+from shardhash.client.reports import in_batches, weight_of
 from shardhash.coordinator.limits import ServerLimits
 from shardhash.moving import live
 from shardhash.shard.storage.filesystem import OsFileSystem
@@ -244,7 +245,7 @@ def test_the_live_move(live_import: Live, tmp_path: Path, start_server: Start, o
 def test_a_request_of_rows_has_no_more_values_than_servers_take() -> None:
     """The last one of a batch may be the one with many."""
     plain, odd = {"outhash_siginfo": "," * 40}, {"outhash_siginfo": "," * 15_000}
-    batches = list(live._batches([*[plain] * 380, odd, *[plain] * 300, odd, odd], live.ROWS_AT_ONCE))
+    batches = list(in_batches([*[plain] * 380, odd, *[plain] * 300, odd, odd], weight_of, live.ROWS_AT_ONCE))
     assert sum(map(len, batches)) == 683
     for some in batches:
         check_values(orjson.dumps(some), ServerLimits().values)

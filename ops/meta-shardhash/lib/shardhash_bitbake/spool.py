@@ -93,19 +93,19 @@ class Spool:
         if not self._sending.exists():
             return 0
         reports = sorted(_parse(self._sending.read_bytes()), key=_tries)
+        fresh = [report for report in reports if not _tries(report)]
+        parts = [fresh[at : at + TOGETHER] for at in range(0, len(fresh), TOGETHER)]
+        parts += [[suspect] for suspect in reports[len(fresh) :]]
         sent = 0
-        while sent < len(reports):
-            count = 1 if _tries(reports[sent]) else TOGETHER
-            some = [one for one in reports[sent : sent + count] if _tries(one) == _tries(reports[sent])]
+        for some in parts:
             try:
-                send([{name: value for name, value in one.items() if name != _TRIES} for one in some])
+                send([{name: value for name, value in report.items() if name != _TRIES} for report in some])
             except ConnectionError as error:
-                rest = reports[sent + len(some) :]
+                left = reports[sent:]
                 if isinstance(error.__cause__ or error, ConnectionResetError):
-                    again = [{**one, _TRIES: _tries(one) + 1} for one in some]
-                    self._rewrite(rest + [one for one in again if _tries(one) < MOST_TRIES])
-                else:
-                    self._rewrite([*some, *rest])
+                    again = [{**report, _TRIES: _tries(report) + 1} for report in some]
+                    left = left[len(some) :] + [report for report in again if _tries(report) < MOST_TRIES]
+                self._rewrite(left)
                 raise
             sent += len(some)
         self._sending.unlink()
